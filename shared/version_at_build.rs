@@ -15,7 +15,9 @@ const OF_A_PACKAGE: [&str; 4] = ["src", "build.rs", "Cargo.toml", "coordinator.p
 pub(crate) fn tell(packages: &[&str]) {
     println!("cargo::rerun-if-env-changed=IMAGENET_COMMIT");
     println!("cargo::rerun-if-changed=build.rs");
-    let given = env::var("IMAGENET_COMMIT").ok().filter(|commit| !commit.is_empty());
+    let given = env::var("IMAGENET_COMMIT")
+        .ok()
+        .filter(|commit| !commit.is_empty());
     let version = env::var("CARGO_PKG_VERSION").unwrap_or_default();
     match given.or_else(|| commit(packages)) {
         Some(commit) => println!("cargo::rustc-env=IMAGENET_VERSION={version} ({commit})"),
@@ -36,20 +38,32 @@ fn commit(packages: &[&str]) -> Option<String> {
             println!("cargo::rerun-if-changed={path}");
         }
     }
-    let of_packages = packages.iter().flat_map(|package| OF_A_PACKAGE.map(|part| format!("../{package}/{part}")));
+    let of_packages = packages
+        .iter()
+        .flat_map(|package| OF_A_PACKAGE.map(|part| format!("../{package}/{part}")));
     let all = of_packages.chain(["../Cargo.toml".to_owned(), "../Cargo.lock".to_owned()]);
     let sources: Vec<String> = all.filter(|source| Path::new(source).exists()).collect();
     for source in &sources {
         println!("cargo::rerun-if-changed={source}");
     }
-    let status = ["status", "--porcelain", "--"].into_iter().chain(sources.iter().map(String::as_str));
-    let dirty = if git(&status.collect::<Vec<_>>())?.is_empty() { "" } else { "-dirty" };
+    let status = ["status", "--porcelain", "--"]
+        .into_iter()
+        .chain(sources.iter().map(String::as_str));
+    let dirty = if git(&status.collect::<Vec<_>>())?.is_empty() {
+        ""
+    } else {
+        "-dirty"
+    };
     Some(git(&["rev-parse", "--short=12", "HEAD"])? + dirty)
 }
 
 /// Standard output of a git command; `None` if git is missing or fails.
 fn git(arguments: &[&str]) -> Option<String> {
-    let output = Command::new("git").arg("--no-optional-locks").args(arguments).output().ok()?;
+    let output = Command::new("git")
+        .arg("--no-optional-locks")
+        .args(arguments)
+        .output()
+        .ok()?;
     let said = String::from_utf8(output.stdout).ok()?;
     output.status.success().then(|| said.trim_end().to_owned())
 }

@@ -16,8 +16,16 @@ const LIMIT: u64 = 150 << 20;
 /// A class that is rejected for an extension header just above the limit.
 fn oversized_header(kind: u8) -> Segments {
     let length = 65 << 10;
-    let header = Entry::of_kind(kind, "x").stating_size(length).gnu().header().to_vec();
-    Segments::new(vec![Segment::Bytes(header), Segment::Fill { byte: b'a', length }]).with_end_marker()
+    let header = Entry::of_kind(kind, "x")
+        .stating_size(length)
+        .gnu()
+        .header()
+        .to_vec();
+    Segments::new(vec![
+        Segment::Bytes(header),
+        Segment::Fill { byte: b'a', length },
+    ])
+    .with_end_marker()
 }
 
 #[test]
@@ -40,14 +48,32 @@ fn ten_large_tars_at_once_stay_below_the_limit() {
         serve(oversized_header(kind));
     }
     let args = ["--workers", "10", "--delete-tar", "--durability", "process"];
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(args);
     let job = job.deadline(Duration::from_mins(5));
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(10, 0, 6));
-    assert!(job.failures().iter().all(|line| line.contains(" - TarError: ")), "{:?}", job.failures());
-    for (wnid, files) in wnids.iter().zip([2000, 20, 2000, 200, 200, 200, 200, 200, 200, 200]) {
-        let names = std::fs::read_dir(job.class_folder(wnid)).unwrap().map(|entry| entry.unwrap().file_name());
-        assert_eq!(names.filter(|name| name != MANIFEST).count(), files, "{wnid}");
+    assert!(
+        job.failures()
+            .iter()
+            .all(|line| line.contains(" - TarError: ")),
+        "{:?}",
+        job.failures()
+    );
+    for (wnid, files) in wnids
+        .iter()
+        .zip([2000, 20, 2000, 200, 200, 200, 200, 200, 200, 200])
+    {
+        let names = std::fs::read_dir(job.class_folder(wnid))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name());
+        assert_eq!(
+            names.filter(|name| name != MANIFEST).count(),
+            files,
+            "{wnid}"
+        );
     }
     let Some(peak) = finished.peak_memory else {
         println!("skipped: the peak memory of a process is not known on this system");

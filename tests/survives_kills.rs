@@ -53,7 +53,17 @@ impl RepeatedJob {
         let jobs = 0;
         let killed = 0;
         let checked = 0;
-        let mut repeated = Self { seed, random, origin, tars, longest, jobs, killed, checked, resumed: [0; 2] };
+        let mut repeated = Self {
+            seed,
+            random,
+            origin,
+            tars,
+            longest,
+            jobs,
+            killed,
+            checked,
+            resumed: [0; 2],
+        };
         let undisturbed = Instant::now();
         let (job, deletes) = repeated.job();
         job.assert_ended(&job.run(), 0, Table::of(repeated.tars.len() as u64, 0, 0));
@@ -73,7 +83,10 @@ impl RepeatedJob {
             args.extend(["--durability", "process"]);
         }
         let wnids = self.tars.iter().map(|(wnid, _)| wnid.as_str());
-        (Job::new().classes(wnids).origin(&self.origin).args(args), deletes)
+        (
+            Job::new().classes(wnids).origin(&self.origin).args(args),
+            deletes,
+        )
     }
 
     /// Kills and finishes jobs; returns a summary.
@@ -91,17 +104,32 @@ impl RepeatedJob {
                 }
                 running.kill();
                 self.killed += 1;
-                let when = format!("SEED={}, kill {} of job {} after {instant:?}", self.seed, self.killed, self.jobs);
+                let when = format!(
+                    "SEED={}, kill {} of job {} after {instant:?}",
+                    self.seed, self.killed, self.jobs
+                );
                 self.checked += self.assert_complete(job.target_path(), &when);
             }
             // A kill after the last report leaves a finished run, so each class counts as success
             // or as skipped.
             job.assert_all_there(&job.run(), self.tars.len() as u64);
             self.assert_finished(&job, deletes);
-            let resumed = self.origin.all_requests().iter().filter(|request| request.status == 206).count();
+            let resumed = self
+                .origin
+                .all_requests()
+                .iter()
+                .filter(|request| request.status == 206)
+                .count();
             self.resumed[usize::from(deletes)] += resumed;
         }
-        let Self { seed, killed, jobs, checked, resumed, .. } = self;
+        let Self {
+            seed,
+            killed,
+            jobs,
+            checked,
+            resumed,
+            ..
+        } = self;
         format!(
             "SEED={seed}: {killed} kills in {jobs} jobs; {checked} visible folders, all complete; {resumed:?} requests \
              resumed at journal entries"
@@ -116,7 +144,10 @@ impl RepeatedJob {
             let folder = target.join(wnid);
             if visible.contains(wnid) {
                 assert_eq!(difference(tar, &folder), None, "{when}: {wnid}");
-                assert!(folder.join(MANIFEST).is_file(), "{when}: {wnid} has no manifest");
+                assert!(
+                    folder.join(MANIFEST).is_file(),
+                    "{when}: {wnid} has no manifest"
+                );
             }
             if let Ok(found) = std::fs::read(target.join(format!("{wnid}.tar"))) {
                 assert!(found == *tar, "{when}: {wnid}.tar is not complete");
@@ -128,7 +159,11 @@ impl RepeatedJob {
     /// Panics unless all classes are complete, with all tars or with none.
     fn assert_finished(&self, job: &Job, deletes: bool) {
         let when = format!("SEED={}, job {} finished", self.seed, self.jobs);
-        assert_eq!(self.assert_complete(job.target_path(), &when), self.tars.len(), "{when}");
+        assert_eq!(
+            self.assert_complete(job.target_path(), &when),
+            self.tars.len(),
+            "{when}"
+        );
         let expected = if deletes { 0 } else { self.tars.len() };
         assert_eq!(tars(job.target_path()).len(), expected, "{when}");
     }
@@ -136,20 +171,37 @@ impl RepeatedJob {
 
 #[test]
 fn killed_at_any_instant_nothing_visible_is_incomplete_and_the_next_run_finishes() {
-    let tars = (1..=4).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 25, 5000..35_000, n)));
+    let tars = (1..=4).map(|n| {
+        (
+            format!("n{n:08}"),
+            images(&format!("n{n:08}"), 25, 5000..35_000, n),
+        )
+    });
     let kills = number_from("KILLS").unwrap_or(60) * 3 / 5;
-    println!("{}", RepeatedJob::new(tars.collect(), 1_000_000).run_with_kills(kills));
+    println!(
+        "{}",
+        RepeatedJob::new(tars.collect(), 1_000_000).run_with_kills(kills)
+    );
 }
 
 /// Classes of 9 MB; a journal entry is written every 4 MB.
 #[test]
 fn a_class_killed_after_a_journal_entry_resumes_there_and_its_kept_tar_equals_the_origins() {
-    let tars = (1..=2).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 180, 40_000..60_000, n)));
+    let tars = (1..=2).map(|n| {
+        (
+            format!("n{n:08}"),
+            images(&format!("n{n:08}"), 180, 40_000..60_000, n),
+        )
+    });
     let kills = number_from("KILLS").unwrap_or(60) * 2 / 5;
     let mut repeated = RepeatedJob::new(tars.collect(), 9_000_000);
     println!("{}", repeated.run_with_kills(kills));
     let both = repeated.resumed.iter().all(|resumed| *resumed > 0);
-    assert!(both || kills < 40, "resumed requests with and without kept tars: {:?}", repeated.resumed);
+    assert!(
+        both || kills < 40,
+        "resumed requests with and without kept tars: {:?}",
+        repeated.resumed
+    );
 }
 
 #[test]
@@ -158,12 +210,17 @@ fn a_killed_class_resumes_at_its_journal() {
     let tar = images("n00000001", 400, 40_000..60_000, 1);
     origin.class("n00000001", tar.clone());
     origin.limit_rate(4_000_000);
-    let job =
-        Job::new().classes(["n00000001"]).origin(&origin).args(["--delete-tar"]).deadline(Duration::from_secs(30));
+    let job = Job::new()
+        .classes(["n00000001"])
+        .origin(&origin)
+        .args(["--delete-tar"])
+        .deadline(Duration::from_secs(30));
     // One slot, so that no slot is free to fetch parts of the class.
     let job = job.args(["--workers", "1"]);
     let mut running = job.start();
-    running.wait_until("twelve megabytes were sent", |_| (origin.bytes_sent() > 12_000_000).then_some(()));
+    running.wait_until("twelve megabytes were sent", |_| {
+        (origin.bytes_sent() > 12_000_000).then_some(())
+    });
     running.kill();
     origin.limit_rate(0);
     origin.forget_requests();

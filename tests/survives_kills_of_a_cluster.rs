@@ -47,11 +47,20 @@ struct Cluster {
 
 impl Cluster {
     fn start(tars: &[(String, Vec<u8>)]) -> Self {
-        let fleet = Fleet::of(tars.to_vec(), &["--lease-ttl", "3s", "--durability", "process"]);
+        let fleet = Fleet::of(
+            tars.to_vec(),
+            &["--lease-ttl", "3s", "--durability", "process"],
+        );
         let fleet = fleet.deadline(Duration::from_mins(6));
         let settled = Settled::new();
         let visible = HashMap::new();
-        let mut cluster = Self { fleet, processes: Default::default(), kills: [0; 4], settled, visible };
+        let mut cluster = Self {
+            fleet,
+            processes: Default::default(),
+            kills: [0; 4],
+            settled,
+            visible,
+        };
         for process in 0..cluster.processes.len() {
             cluster.start_again(process);
         }
@@ -79,12 +88,21 @@ impl Cluster {
             0 => self.kills = [0; 4],
             worker => self.kills[worker] += 1,
         }
-        self.processes[process].take().expect("the process was started").kill();
+        self.processes[process]
+            .take()
+            .expect("the process was started")
+            .kill();
     }
 
     /// Waits for a time; false if a process has ended before.
     fn survives_until(&mut self, instant: Duration) -> bool {
-        let mut ended = || self.processes.iter_mut().flatten().any(|process| !process.is_running()).then_some(());
+        let mut ended = || {
+            self.processes
+                .iter_mut()
+                .flatten()
+                .any(|process| !process.is_running())
+                .then_some(())
+        };
         wait_until(instant, &mut ended).is_none()
     }
 
@@ -93,12 +111,20 @@ impl Cluster {
     fn check(&mut self, when: &str) {
         let settled = self.fleet.settled();
         for (wnid, outcome) in &self.settled {
-            assert_eq!(settled.get(wnid), Some(outcome), "{when}: the acknowledged result of {wnid}");
+            assert_eq!(
+                settled.get(wnid),
+                Some(outcome),
+                "{when}: the acknowledged result of {wnid}"
+            );
         }
         let target = self.fleet.job.target_path();
         let found = classes(target);
         for wnid in settled.keys() {
-            assert!(found.contains(wnid), "{when}: {wnid} is settled and not in the target; {:?}", settled[wnid]);
+            assert!(
+                found.contains(wnid),
+                "{when}: {wnid} is settled and not in the target; {:?}",
+                settled[wnid]
+            );
         }
         for wnid in self.visible.keys() {
             assert!(found.contains(wnid), "{when}: {wnid} has vanished");
@@ -106,9 +132,17 @@ impl Cluster {
         for wnid in found {
             self.visible.entry(wnid).or_insert_with_key(|wnid| {
                 let folder = target.join(wnid);
-                let (_, tar) = self.fleet.tars.iter().find(|(of, _)| of == wnid).expect("the class is in the list");
+                let (_, tar) = self
+                    .fleet
+                    .tars
+                    .iter()
+                    .find(|(of, _)| of == wnid)
+                    .expect("the class is in the list");
                 assert_eq!(difference(tar, &folder), None, "{when}: {wnid}");
-                assert!(folder.join(MANIFEST).is_file(), "{when}: {wnid} has no manifest");
+                assert!(
+                    folder.join(MANIFEST).is_file(),
+                    "{when}: {wnid} has no manifest"
+                );
                 Instant::now()
             });
         }
@@ -118,7 +152,9 @@ impl Cluster {
     /// Slows the origin once more classes are settled than the share of kills that are done.
     fn keep_pace_with(&self, kills: u64, of: u64) {
         let due = self.fleet.tars.len() as u64 * kills * DONE_BY_THE_LAST_KILL / (of * 100);
-        self.fleet.origin.limit_rate(SLOW_AND_FAST[usize::from((self.settled.len() as u64) < due)]);
+        self.fleet
+            .origin
+            .limit_rate(SLOW_AND_FAST[usize::from((self.settled.len() as u64) < due)]);
     }
 
     /// Lets the job finish, checks it, and returns the resulting tree.
@@ -126,11 +162,23 @@ impl Cluster {
         self.fleet.origin.limit_rate(0);
         let [coordinator, workers @ ..] = std::mem::take(&mut self.processes);
         let table = Table::of(self.fleet.tars.len() as u64, 0, 0);
-        self.fleet.assert_done(coordinator.expect("the coordinator was started"), workers.into_iter().flatten(), table);
+        self.fleet.assert_done(
+            coordinator.expect("the coordinator was started"),
+            workers.into_iter().flatten(),
+            table,
+        );
         self.check(when);
         for (wnid, seen) in &self.visible {
-            let late = self.fleet.origin.gets(wnid).into_iter().find(|get| get.at > *seen);
-            assert!(late.is_none(), "{when}: {wnid} was requested again although it was complete: {late:#?}");
+            let late = self
+                .fleet
+                .origin
+                .gets(wnid)
+                .into_iter()
+                .find(|get| get.at > *seen);
+            assert!(
+                late.is_none(),
+                "{when}: {wnid} was requested again although it was complete: {late:#?}"
+            );
         }
         tree(&self.fleet.job)
     }
@@ -144,10 +192,14 @@ fn tree(job: &Job) -> Snapshot {
         if let Thing::File(_, bytes) = thing
             && path.ends_with(MANIFEST)
         {
-            let mut manifest: serde_json::Value = serde_json::from_slice(bytes).expect("a manifest is JSON");
+            let mut manifest: serde_json::Value =
+                serde_json::from_slice(bytes).expect("a manifest is JSON");
             // The origins of two runs have different ports.
             for of_the_run in ["run", "url", "digest"] {
-                assert!(!manifest[of_the_run].take().is_null(), "{of_the_run} is in each manifest");
+                assert!(
+                    !manifest[of_the_run].take().is_null(),
+                    "{of_the_run} is in each manifest"
+                );
             }
             *bytes = manifest.to_string().into_bytes();
         }
@@ -158,9 +210,17 @@ fn tree(job: &Job) -> Snapshot {
 #[track_caller]
 fn assert_same(found: &Snapshot, undisturbed: &Snapshot, when: &str) {
     for (path, thing) in undisturbed {
-        assert!(found.get(path) == Some(thing), "{when}: {} is not as in an undisturbed run", path.display());
+        assert!(
+            found.get(path) == Some(thing),
+            "{when}: {} is not as in an undisturbed run",
+            path.display()
+        );
     }
-    assert_eq!(found.len(), undisturbed.len(), "{when}: there are more entries than after an undisturbed run");
+    assert_eq!(
+        found.len(),
+        undisturbed.len(),
+        "{when}: there are more entries than after an undisturbed run"
+    );
 }
 
 fn number_from(name: &str) -> Option<u64> {
@@ -172,7 +232,12 @@ fn killed_at_any_instant_a_cluster_loses_nothing_and_counts_nothing_twice() {
     let seed = number_from("SEED").unwrap_or_else(rand::random);
     let each = number_from("KILLS").unwrap_or(60);
     let mut random = SmallRng::seed_from_u64(seed);
-    let class = |number| (format!("n{number:08}"), images(&format!("n{number:08}"), 6, 3000..7000, number));
+    let class = |number| {
+        (
+            format!("n{number:08}"),
+            images(&format!("n{number:08}"), 6, 3000..7000, number),
+        )
+    };
     let tars: Vec<_> = (1..=CLASSES).map(class).collect();
     let mut undisturbed = Cluster::start(&tars);
     let expected = undisturbed.finish("undisturbed");
@@ -189,16 +254,24 @@ fn killed_at_any_instant_a_cluster_loses_nothing_and_counts_nothing_twice() {
         while killed != [each; 2] {
             let pause = MAX_KILL_INTERVAL.mul_f64(random.random());
             if turns.is_empty() {
-                turns = [0, 1].map(|kind| vec![kind; (each - killed[kind]).min(KILLS_IN_A_ROW) as usize]).concat();
+                turns = [0, 1]
+                    .map(|kind| vec![kind; (each - killed[kind]).min(KILLS_IN_A_ROW) as usize])
+                    .concat();
                 turns.shuffle(&mut random);
             }
-            let process = if turns.pop() == Some(0) { 0 } else { cluster.worker(&mut random) };
+            let process = if turns.pop() == Some(0) {
+                0
+            } else {
+                cluster.worker(&mut random)
+            };
             if !cluster.survives_until(pause) {
                 break;
             }
             cluster.kill(process);
             killed[process.min(1)] += 1;
-            let when = format!("SEED={seed}, job {jobs}, after kills {killed:?}, the last one of process {process}");
+            let when = format!(
+                "SEED={seed}, job {jobs}, after kills {killed:?}, the last one of process {process}"
+            );
             cluster.check(&when);
             cluster.keep_pace_with(killed[0] + killed[1], 2 * each);
             cluster.start_again(process);

@@ -28,9 +28,18 @@ const TIMEOUT: Duration = Duration::from_mins(1);
 /// Waits until a worker has registered this many times.
 #[track_caller]
 fn wait_for_registrations(fleet: &Fleet, worker: &str, count: usize) {
-    wait_for(&format!("{worker} has registered {count} times"), TIMEOUT, || {
-        lines_with(&fleet.job.log_of(worker), &["registered with the coordinator"]).len() >= count
-    });
+    wait_for(
+        &format!("{worker} has registered {count} times"),
+        TIMEOUT,
+        || {
+            lines_with(
+                &fleet.job.log_of(worker),
+                &["registered with the coordinator"],
+            )
+            .len()
+                >= count
+        },
+    );
 }
 
 fn stop_for(coordinator: &Running, span: Duration) {
@@ -45,7 +54,11 @@ fn stop_for(coordinator: &Running, span: Duration) {
 fn job(stops: u32) -> Duration {
     let fleet = Fleet::new(2, 25, 15_000..25_000, &LEASE).deadline(Duration::from_mins(8));
     for (wnid, _) in &fleet.tars {
-        fleet.origin.script_of(wnid).expect("the class is served").script([Answer::stall_at(100_000)]);
+        fleet
+            .origin
+            .script_of(wnid)
+            .expect("the class is served")
+            .script([Answer::stall_at(100_000)]);
     }
     let coordinator = fleet.start_coordinator();
     let busy = fleet.start_worker("busy", 2);
@@ -76,7 +89,10 @@ fn job(stops: u32) -> Duration {
 
 #[test]
 fn a_coordinator_that_was_stopped_expires_no_session_and_no_class_is_downloaded_twice() {
-    let stops: u32 = std::env::var("STOPS").ok().and_then(|stops| stops.parse().ok()).unwrap_or(2);
+    let stops: u32 = std::env::var("STOPS")
+        .ok()
+        .and_then(|stops| stops.parse().ok())
+        .unwrap_or(2);
     let mut left = stops;
     let mut longest = Duration::ZERO;
     let began = Instant::now();

@@ -48,7 +48,9 @@ pub enum CommandError {
     #[error(transparent)]
     Manual(#[from] ManualError),
     /// The job is done, so the coordinator accepts no retry any more.
-    #[error("try failed classes again: the job is done; start the coordinator again with --retry-failed")]
+    #[error(
+        "try failed classes again: the job is done; start the coordinator again with --retry-failed"
+    )]
     JobDone,
     /// Standard output cannot be written.
     #[error("write to standard output: {0}")]
@@ -59,9 +61,9 @@ impl CommandError {
     /// The reader of the output has closed the pipe. This is not an error.
     fn is_closed_pipe(&self) -> bool {
         match self {
-            Self::Say(error) | Self::Verify(VerifyError::Output(error)) | Self::Init(InitError::Say(error)) => {
-                error.kind() == io::ErrorKind::BrokenPipe
-            }
+            Self::Say(error)
+            | Self::Verify(VerifyError::Output(error))
+            | Self::Init(InitError::Say(error)) => error.kind() == io::ErrorKind::BrokenPipe,
             Self::Manual(error) => error.is_closed_pipe(),
             _ => false,
         }
@@ -98,17 +100,28 @@ async fn execute(
         Command::Resume(arguments) => Some(&arguments.coordinator),
         Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) | Command::Manual(_) => None,
     };
-    for warning in coordinator.map(CoordinatorArgs::warnings).unwrap_or_default() {
+    for warning in coordinator
+        .map(CoordinatorArgs::warnings)
+        .unwrap_or_default()
+    {
         screen.write(format!("warning: {warning}\n").as_bytes());
     }
     Ok(match command {
         Command::Init(arguments) => init::init(&arguments, &mut out).map(|()| Exit::Done)?,
         Command::Status(arguments) => status::run(&arguments, screen, shutdown, &mut out).await?,
-        Command::Retry(arguments) => interruptible(admin::retry(&arguments, &mut out), shutdown).await?,
-        Command::Drain(arguments) => interruptible(admin::drain(&arguments, &mut out), shutdown).await?,
-        Command::Resume(arguments) => interruptible(admin::resume(&arguments, &mut out), shutdown).await?,
+        Command::Retry(arguments) => {
+            interruptible(admin::retry(&arguments, &mut out), shutdown).await?
+        }
+        Command::Drain(arguments) => {
+            interruptible(admin::drain(&arguments, &mut out), shutdown).await?
+        }
+        Command::Resume(arguments) => {
+            interruptible(admin::resume(&arguments, &mut out), shutdown).await?
+        }
         Command::Verify(arguments) => verify::run(&arguments, screen, shutdown, &mut out).await?,
-        Command::DemoOrigin(arguments) => interruptible(demo_origin::run(&arguments, &mut out), shutdown).await?,
+        Command::DemoOrigin(arguments) => {
+            interruptible(demo_origin::run(&arguments, &mut out), shutdown).await?
+        }
         Command::Manual(manual) => {
             write_manual(&manual, &mut out)?;
             Exit::Done
@@ -117,11 +130,15 @@ async fn execute(
 }
 
 fn write_manual(manual: &Manual, out: &mut impl Write) -> Result<(), CommandError> {
-    let Manual::Completions { shell } = manual else { return Ok(manual.write(Config::manual(), out)?) };
+    let Manual::Completions { shell } = manual else {
+        return Ok(manual.write(Config::manual(), out)?);
+    };
     let mut script = Vec::new();
     manual.write(Config::manual(), &mut script)?;
     let script = completions::with_workers(&shell.to_string(), &String::from_utf8_lossy(&script));
-    out.write_all(script.as_bytes()).and_then(|()| out.flush()).map_err(CommandError::Say)
+    out.write_all(script.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(CommandError::Say)
 }
 
 async fn interruptible(
@@ -173,11 +190,30 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         std::fs::create_dir(folder.path().join("n00000001")).unwrap();
         let ended = async |out| {
-            let arguments = VerifyArgs { target: folder.path().to_owned(), strict: false, repair: false, json: false };
-            run(Command::Verify(arguments), &Screen::Silent, &Shutdown::default(), out).await
+            let arguments = VerifyArgs {
+                target: folder.path().to_owned(),
+                strict: false,
+                repair: false,
+                json: false,
+            };
+            run(
+                Command::Verify(arguments),
+                &Screen::Silent,
+                &Shutdown::default(),
+                out,
+            )
+            .await
         };
-        assert_eq!(ended(Refusing(io::ErrorKind::BrokenPipe)).await.unwrap(), Exit::Done);
-        let full = ended(Refusing(io::ErrorKind::StorageFull)).await.unwrap_err();
-        assert!(full.to_string().starts_with("write to standard output: "), "{full}");
+        assert_eq!(
+            ended(Refusing(io::ErrorKind::BrokenPipe)).await.unwrap(),
+            Exit::Done
+        );
+        let full = ended(Refusing(io::ErrorKind::StorageFull))
+            .await
+            .unwrap_err();
+        assert!(
+            full.to_string().starts_with("write to standard output: "),
+            "{full}"
+        );
     }
 }

@@ -143,9 +143,13 @@ impl ConcurrencyController {
         let workers_before = self.totals.workers;
         // What the process did before this session was counted in an earlier session, or is no
         // longer counted.
-        let allocation = self.allocations.entry(id).or_insert_with(|| Allocation::of_new_session(observation));
+        let allocation = self
+            .allocations
+            .entry(id)
+            .or_insert_with(|| Allocation::of_new_session(observation));
         let last = allocation.record(*observation);
-        let since = |number: fn(&Observation) -> u64| number(observation).saturating_sub(number(&last));
+        let since =
+            |number: fn(&Observation) -> u64| number(observation).saturating_sub(number(&last));
         let requests = since(|is| is.requests);
         let cuts = since(|is| is.cuts);
         let refusals = since(|is| is.refusals);
@@ -175,14 +179,21 @@ impl ConcurrencyController {
             // A refusal without `Retry-After` is handled like a failed request. If the origin
             // refuses only this worker, its refusals are not evidence about the number of
             // connections.
-            let refused = if self.waits.is_exclusive(id) { 0 } else { refusals };
+            let refused = if self.waits.is_exclusive(id) {
+                0
+            } else {
+                refusals
+            };
             let report = CutReport {
                 worker: id,
                 cuts: cuts.saturating_add(refused),
                 open: open_before,
                 workers: workers_before,
             };
-            match self.overload_detector.observed(report, self.controller.limit(), now) {
+            match self
+                .overload_detector
+                .observed(report, self.controller.limit(), now)
+            {
                 Diagnosis::None if cuts > 0 => self.controller.postpone(&self.totals, now),
                 Diagnosis::None => {}
                 Diagnosis::Overload { open } => self.back_off(open, now),
@@ -199,7 +210,8 @@ impl ConcurrencyController {
             self.shorten_pause(now);
         }
         if let Some(allocation) = self.allocations.remove(&id) {
-            self.totals.replace(&allocation.last(), &Observation::default());
+            self.totals
+                .replace(&allocation.last(), &Observation::default());
             self.controller.worker_left(&self.totals, now);
             self.update(now);
         }
@@ -207,7 +219,11 @@ impl ConcurrencyController {
 
     /// Ends the waits that the origin has asked for and returns the time left of the longest one.
     pub fn resume(&mut self, now: Instant) -> Duration {
-        let left = self.waits.until().map(|until| until.saturating_duration_since(now)).unwrap_or_default();
+        let left = self
+            .waits
+            .until()
+            .map(|until| until.saturating_duration_since(now))
+            .unwrap_or_default();
         self.waits.end_all();
         self.resumed += 1;
         self.shorten_pause(now);
@@ -247,7 +263,12 @@ impl ConcurrencyController {
 
     /// The state for status displays and metrics.
     pub fn status(&self, now: Instant) -> ConcurrencyStatus {
-        let Counts { requests, cuts, refusals, overloads } = self.counts;
+        let Counts {
+            requests,
+            cuts,
+            refusals,
+            overloads,
+        } = self.counts;
         ConcurrencyStatus {
             limit: self.controller.limit(),
             open: self.totals.open,
@@ -267,21 +288,35 @@ impl ConcurrencyController {
         // If fewer connections fail again, the origin needs a longer pause. If a higher level is
         // retried and fails, the first pause is enough.
         let again = last.is_some_and(|last| open <= last.lowered_to);
-        self.pause = if again { (self.pause * 2).min(LONGEST_PAUSE) } else { FIRST_PAUSE };
+        self.pause = if again {
+            (self.pause * 2).min(LONGEST_PAUSE)
+        } else {
+            FIRST_PAUSE
+        };
         let first_limit = last.map_or(self.controller.limit(), |last| last.first_limit);
-        self.controller.back_off(open, again, self.pause, &self.totals, now);
+        self.controller
+            .back_off(open, again, self.pause, &self.totals, now);
         let limit = self.controller.limit();
-        self.overload = Some(Overload { at: now, first_limit, lowered_to: limit });
+        self.overload = Some(Overload {
+            at: now,
+            first_limit,
+            lowered_to: limit,
+        });
         self.counts.overloads += 1;
         self.overload_detector.reset();
         self.pause_until = now + self.pause;
         self.extend_pause(self.pause_until);
-        self.notices.push(ConcurrencyNotice::Overload { open, limit, rest: self.pause });
+        self.notices.push(ConcurrencyNotice::Overload {
+            open,
+            limit,
+            rest: self.pause,
+        });
     }
 
     fn independent_failures(&mut self, now: Instant) {
         let limit = self.overload.take().map_or(1, |last| last.first_limit);
-        self.controller.independent_failures(limit, &self.totals, now);
+        self.controller
+            .independent_failures(limit, &self.totals, now);
         self.notices.push(ConcurrencyNotice::Independent);
     }
 
@@ -294,7 +329,11 @@ impl ConcurrencyController {
 
     /// Recomputes the end of the pause after waits have ended early.
     fn shorten_pause(&mut self, now: Instant) {
-        let until = self.waits.until().map_or(self.pause_until, |until| until.max(self.pause_until)).max(now);
+        let until = self
+            .waits
+            .until()
+            .map_or(self.pause_until, |until| until.max(self.pause_until))
+            .max(now);
         if until + JITTER < self.quiet_until {
             let rest = self.quiet_until - until;
             self.quiet_until = until;
@@ -305,21 +344,27 @@ impl ConcurrencyController {
     }
 
     fn renew_all_budgets(&mut self) {
-        self.allocations.values_mut().for_each(|allocation| allocation.version += 1);
+        self.allocations
+            .values_mut()
+            .for_each(|allocation| allocation.version += 1);
         self.budget_generation += 1;
     }
 
     fn update(&mut self, now: Instant) {
         self.probe_waits(now);
         self.throughput_meter.observed(self.totals.received, now);
-        if let Some(limit) = self.refusals.observed(self.controller.limit(), &self.totals) {
+        if let Some(limit) = self
+            .refusals
+            .observed(self.controller.limit(), &self.totals)
+        {
             self.controller.lower(limit);
         }
         if now >= self.quiet_until {
             if let Some(after) = self.refusals.ended(&self.totals) {
                 self.controller.wait_ended(after, &self.totals, now);
             }
-            self.controller.observed(&self.totals, self.observe_every, now);
+            self.controller
+                .observed(&self.totals, self.observe_every, now);
         }
         let limit = self.controller.limit();
         if limit != self.announced_limit && !self.controller.is_measuring(&self.totals) {
@@ -332,7 +377,11 @@ impl ConcurrencyController {
         if workers <= FEW_WORKERS || now - self.divided_at >= slowest {
             self.divide(now);
         }
-        let often = if self.controller.is_measuring(&self.totals) { OBSERVE_CLOSELY } else { OBSERVE };
+        let often = if self.controller.is_measuring(&self.totals) {
+            OBSERVE_CLOSELY
+        } else {
+            OBSERVE
+        };
         let every = often.max(slowest);
         if every > self.observe_every * 3 / 2 || every * 3 / 2 < self.observe_every {
             self.observe_every = every;

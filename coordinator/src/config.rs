@@ -24,19 +24,26 @@ pub(crate) mod init;
 mod plan;
 mod rate;
 
-pub use command::{Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, ResumeArgs, RetryArgs, StatusArgs, VerifyArgs};
+pub use command::{
+    Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, ResumeArgs, RetryArgs, StatusArgs,
+    VerifyArgs,
+};
 pub use credentials::{AuthConfig, Exposure};
 pub use init::InitArgs;
 pub use plan::{ClassSource, ConfigError, Plan, SingleHost};
 
 /// Where workers find the coordinator unless `--listen` says something else.
-pub const DEFAULT_LISTEN: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
+pub const DEFAULT_LISTEN: SocketAddr =
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), DEFAULT_PORT);
 /// Where health and metrics are unless `--http` says something else.
 pub const DEFAULT_HTTP: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 8080);
 /// The longest duration that a flag accepts; no clock overflows.
 const LONGEST: Duration = Duration::from_hours(24);
 
-const _: () = assert!(LONGEST.as_millis() <= MAX_LEASE_TTL.as_millis(), "workers keep to each time to live");
+const _: () = assert!(
+    LONGEST.as_millis() <= MAX_LEASE_TTL.as_millis(),
+    "workers keep to each time to live"
+);
 
 const EXAMPLES: &str = "\
 Examples:
@@ -93,7 +100,12 @@ pub struct Config {
 #[command(next_help_heading = "What to download")]
 pub struct OriginConfig {
     /// CSV file with a `wnid` column; other columns are ignored
-    #[arg(long, env = "IMAGENET_FNAME", value_name = "FILE", default_value = "data.csv")]
+    #[arg(
+        long,
+        env = "IMAGENET_FNAME",
+        value_name = "FILE",
+        default_value = "data.csv"
+    )]
     pub fname: PathBuf,
     /// Where the tars are: a base URL, to which `/<wnid>.tar` is added, or a template that holds `{wnid}`
     #[arg(long, env = "IMAGENET_URL", value_name = "URL", default_value = DEFAULT_URL)]
@@ -147,10 +159,22 @@ pub struct TargetConfig {
     pub delete_tar: bool,
     /// What becomes of a class folder that this program did not write. One that it wrote is fetched
     /// again if names, number or sizes of its files differ from its manifest
-    #[arg(long, env = "IMAGENET_EXISTING", value_name = "HOW", value_enum, default_value_t)]
+    #[arg(
+        long,
+        env = "IMAGENET_EXISTING",
+        value_name = "HOW",
+        value_enum,
+        default_value_t
+    )]
     pub existing: Existing,
     /// What a finished class survives
-    #[arg(long, env = "IMAGENET_DURABILITY", value_name = "WHAT", value_enum, default_value_t)]
+    #[arg(
+        long,
+        env = "IMAGENET_DURABILITY",
+        value_name = "WHAT",
+        value_enum,
+        default_value_t
+    )]
     pub durability: Durability,
 }
 
@@ -242,7 +266,9 @@ fn lease_ttl(text: &str) -> Result<Duration, String> {
     let duration = positive(text)?;
     if duration < MIN_LEASE_TTL {
         let shortest = humantime::format_duration(MIN_LEASE_TTL);
-        return Err(format!("the shortest is {shortest}: leases are renewed every third of it, over the network"));
+        return Err(format!(
+            "the shortest is {shortest}: leases are renewed every third of it, over the network"
+        ));
     }
     Ok(duration)
 }

@@ -97,7 +97,9 @@ const CODES: [&str; 17] = [
 /// The full name of a known gRPC method, or `other`.
 pub(crate) fn known_call(path: &str) -> &'static str {
     let mut known = method::ALL.into_iter().chain(HEALTH);
-    known.find(|name| path.strip_prefix('/') == Some(name)).unwrap_or("other")
+    known
+        .find(|name| path.strip_prefix('/') == Some(name))
+        .unwrap_or("other")
 }
 
 /// Durations of calls by method and code. The table has a cell for each combination, so that
@@ -120,7 +122,12 @@ impl Call {
         let name = known_call(path);
         let (service, method) = name.rsplit_once('/').unwrap_or((name, name));
         let service = service.rsplit('.').next().unwrap_or(service);
-        Self { service, method, began: Instant::now(), code: Code::Cancelled }
+        Self {
+            service,
+            method,
+            began: Instant::now(),
+            code: Code::Cancelled,
+        }
     }
 
     /// Sets the status code of the response.
@@ -138,7 +145,11 @@ impl Calls {
     }
 }
 
-pub(crate) fn labels(service: &'static str, method: &'static str, code: &'static str) -> [Label; 3] {
+pub(crate) fn labels(
+    service: &'static str,
+    method: &'static str,
+    code: &'static str,
+) -> [Label; 3] {
     [("service", service), ("method", method), ("code", code)]
 }
 
@@ -168,9 +179,18 @@ mod tests {
             ("Health", "Check", "UNAUTHENTICATED"),
             ("other", "other", "UNIMPLEMENTED"),
         ] {
-            assert!(calls.0.get(&labels(service, method, code)).is_some(), "{service} {method} {code}");
+            assert!(
+                calls.0.get(&labels(service, method, code)).is_some(),
+                "{service} {method} {code}"
+            );
         }
-        assert_eq!(known_call("/imagenet.v1.Coordinator/Renew"), "imagenet.v1.Coordinator/Renew");
-        assert_eq!((known_call(""), known_call("/n02124075")), ("other", "other"));
+        assert_eq!(
+            known_call("/imagenet.v1.Coordinator/Renew"),
+            "imagenet.v1.Coordinator/Renew"
+        );
+        assert_eq!(
+            (known_call(""), known_call("/n02124075")),
+            ("other", "other")
+        );
     }
 }

@@ -93,11 +93,15 @@ impl Demo {
     /// # Errors
     /// [`DemoError`] if the address cannot be used.
     pub async fn listen(address: SocketAddr, download_time: Duration) -> Result<Self, DemoError> {
-        let listener = TcpListener::bind(address).await.map_err(|source| DemoError::Bind { address, source })?;
+        let listener = TcpListener::bind(address)
+            .await
+            .map_err(|source| DemoError::Bind { address, source })?;
         let url = UrlTemplate::parse(&format!("http://{}", listener.local_addr()?))?;
         let classes = wnids();
         let build_router = move || origin::router(&classes, download_time);
-        let router = tokio::task::spawn_blocking(build_router).await.map_err(io::Error::other)?;
+        let router = tokio::task::spawn_blocking(build_router)
+            .await
+            .map_err(io::Error::other)?;
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await });
         let wnids = wnids().into_iter().map(|(wnid, _)| wnid).collect();
@@ -126,7 +130,10 @@ impl Demo {
 }
 
 fn wnids() -> Vec<(Wnid, Script)> {
-    CLASSES.iter().map(|(wnid, script)| (wnid.parse().expect("CLASSES has valid ids"), *script)).collect()
+    CLASSES
+        .iter()
+        .map(|(wnid, script)| (wnid.parse().expect("CLASSES has valid ids"), *script))
+        .collect()
 }
 
 #[cfg(test)]

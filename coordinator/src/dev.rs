@@ -45,14 +45,25 @@ pub struct DevWorkerError(pub String);
 
 /// Both ends of the in-process transport: where a worker connects, and the connections for the
 /// service.
-pub(crate) fn in_process() -> (mpsc::Sender<DuplexStream>, impl Stream<Item = io::Result<DuplexStream>>) {
+pub(crate) fn in_process() -> (
+    mpsc::Sender<DuplexStream>,
+    impl Stream<Item = io::Result<DuplexStream>>,
+) {
     let (connect, connections) = mpsc::channel(MAX_WAITING_CONNECTIONS);
     (connect, ReceiverStream::new(connections).map(Ok))
 }
 
 /// Runs the worker until the job is done or a shutdown is requested.
 pub(crate) async fn run_worker(worker: DevWorker) -> Result<(), DevWorkerError> {
-    let DevWorker { single_host, target, connect, screen, shutdown, counters, counts } = worker;
+    let DevWorker {
+        single_host,
+        target,
+        connect,
+        screen,
+        shutdown,
+        counters,
+        counts,
+    } = worker;
     let config = worker::WorkerConfig {
         name: single_host.name,
         slots: single_host.workers,

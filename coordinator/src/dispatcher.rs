@@ -35,7 +35,8 @@ mod sessions;
 use concurrency::BudgetPublisher;
 use handle::{Command, Reply};
 pub use handle::{
-    DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Reporter, Retried, WorkerStopped,
+    DispatchError, DispatcherHandle, NotInList, Receipt, Renewal, Reported, Reporter, Retried,
+    WorkerStopped,
 };
 use log::DispatcherLog;
 use published::Published;
@@ -72,7 +73,11 @@ pub struct Dispatcher {
 
 impl Dispatcher {
     /// Creates a dispatcher and its handle. Results are answered once the ledger has stored them.
-    pub fn new(table: LeaseTable, controller: ConcurrencyController, ledger: Writer) -> (Self, DispatcherHandle) {
+    pub fn new(
+        table: LeaseTable,
+        controller: ConcurrencyController,
+        ledger: Writer,
+    ) -> (Self, DispatcherHandle) {
         let (sender, commands) = mpsc::channel(QUEUE);
         let published = Published::of(&table);
         let (stopped, stopped_receiver) = watch::channel(None);
@@ -125,7 +130,11 @@ impl Dispatcher {
     #[must_use]
     pub fn with_origin(self, origin: String, logs_first_failure: bool) -> Self {
         let pacing = self.pacing.telling_of(origin.clone());
-        Self { log: DispatcherLog::of(origin, logs_first_failure), pacing, ..self }
+        Self {
+            log: DispatcherLog::of(origin, logs_first_failure),
+            pacing,
+            ..self
+        }
     }
 
     /// Processes commands until the last handle is dropped.
@@ -182,14 +191,17 @@ impl Dispatcher {
         self.counters.expired_sessions.inc_by(ended.len() as u64);
         let mut entry = Entry::default();
         for ended in ended {
-            entry.records.extend(self.session_ended(&ended, "was silent for too long"));
+            entry
+                .records
+                .extend(self.session_ended(&ended, "was silent for too long"));
             entry.closed.push(ended.worker);
         }
         self.log.tick(now);
         self.pacing.tick(now);
         let left = self.time_left.tick(self.table.remaining_bytes(), now);
         self.table.set_time_left(left);
-        self.table.look_for_stragglers(!self.pacing.status(now).quiet.is_zero(), running);
+        self.table
+            .look_for_stragglers(!self.pacing.status(now).quiet.is_zero(), running);
         entry
     }
 
@@ -200,32 +212,66 @@ impl Dispatcher {
         let running = self.running();
         let now = Instant::now();
         match command {
-            Command::Register { worker_info, held, reply } => {
+            Command::Register {
+                worker_info,
+                held,
+                reply,
+            } => {
                 return self.register(&worker_info, &held, reply, running);
             }
-            Command::Renew { renewal: Renewal { session, credential, held, received }, reply } => {
+            Command::Renew {
+                renewal:
+                    Renewal {
+                        session,
+                        credential,
+                        held,
+                        received,
+                    },
+                reply,
+            } => {
                 let renewed = self.table.renew(session, &held, received, running);
                 if renewed.is_ok() {
                     self.time_left.renewed(session, received);
                 }
-                let renamed = credential.map(|credential| self.table.bind_credential(session, credential));
+                let renamed =
+                    credential.map(|credential| self.table.bind_credential(session, credential));
                 self.send(reply, renewed);
-                return Entry { renamed: renamed.into_iter().collect(), ..Entry::default() };
+                return Entry {
+                    renamed: renamed.into_iter().collect(),
+                    ..Entry::default()
+                };
             }
-            Command::Acquire { session, max, held, reply } => {
+            Command::Acquire {
+                session,
+                max,
+                held,
+                reply,
+            } => {
                 self.table.learn_lengths(session, &held);
                 let granted = self.table.acquire(session, max, running);
                 if let Some(Ok(granted)) = self.send(reply, granted) {
                     self.table.take_back(session, &granted.leases);
                 }
             }
-            Command::Report { reporter, results, reply } => return self.reported(&reporter, results, reply, running),
-            Command::Leave { session, reason, reply } => {
+            Command::Report {
+                reporter,
+                results,
+                reply,
+            } => return self.reported(&reporter, results, reply, running),
+            Command::Leave {
+                session,
+                reason,
+                reply,
+            } => {
                 let left = self.left(session, reason);
                 self.send(reply, ());
                 return left;
             }
-            Command::Observe { session, observation, reply } => {
+            Command::Observe {
+                session,
+                observation,
+                reply,
+            } => {
                 let known = self.table.known(session);
                 let budget = known.map(|()| {
                     self.time_left.received(session, observation.received);
@@ -236,20 +282,38 @@ impl Dispatcher {
             }
             Command::FirstFailure { session, failure } => {
                 if let Some(worker) = self.table.worker(session) {
-                    self.log.first_failure(worker, failure, self.table.status().success > 0);
+                    self.log
+                        .first_failure(worker, failure, self.table.status().success > 0);
                 }
             }
             Command::Budget { session, reply } => {
-                let budget = self.table.known(session).map(|()| self.pacing.budget(session, now));
+                let budget = self
+                    .table
+                    .known(session)
+                    .map(|()| self.pacing.budget(session, now));
                 self.send(reply, budget);
             }
-            Command::HeardOf { span, reply } => drop(self.send(reply, self.table.heard_of(span, running))),
+            Command::HeardOf { span, reply } => {
+                self.send(reply, self.table.heard_of(span, running));
+            }
             Command::Fleet { reply } => {
                 let origin = self.pacing.status(now);
                 let workers = self.table.workers(running);
-                self.send(reply, Fleet { job: self.table.status(), phase: self.table.phase(), origin, workers });
+                self.send(
+                    reply,
+                    Fleet {
+                        job: self.table.status(),
+                        phase: self.table.phase(),
+                        origin,
+                        workers,
+                    },
+                );
             }
-            Command::Classes { state, after, reply } => return self.list(state, after, reply),
+            Command::Classes {
+                state,
+                after,
+                reply,
+            } => return self.list(state, after, reply),
             Command::Advice { reply } => {
                 let status = self.table.status();
                 let rows = status.total - self.table.invalid_rows();
@@ -275,7 +339,10 @@ impl Dispatcher {
         let session = reporter.session;
         let is_known = self.table.known(session).is_ok();
         self.table.has_sent_requests(session, reporter.requests);
-        let mut receipt = Receipt { acked: Vec::new(), is_known };
+        let mut receipt = Receipt {
+            acked: Vec::new(),
+            is_known,
+        };
         let mut entry = Entry::default();
         for reported in results {
             let wnid = reported.lease.wnid;
@@ -285,7 +352,8 @@ impl Dispatcher {
             } else {
                 // A failure from an unknown session may still be accepted, once the worker has
                 // registered with the lease that it holds. It is therefore not acknowledged.
-                self.settle(reporter, reported, running, &mut entry) != ReportVerdict::Stale || is_known
+                self.settle(reporter, reported, running, &mut entry) != ReportVerdict::Stale
+                    || is_known
             };
             receipt.acked.extend(is_acked.then_some(wnid));
         }
@@ -300,8 +368,14 @@ impl Dispatcher {
         }
         let forgotten = self.table.retry_failed(wnids);
         tracing::info!(classes = forgotten.len(), "failed classes are tried again");
-        let retried = Retried { classes: forgotten.len() as u64, invalid_rows: self.table.invalid_rows() };
-        Entry { forgotten, ..Entry::confirmed(move || reply.send(Ok(retried)).unwrap_or_default()) }
+        let retried = Retried {
+            classes: forgotten.len() as u64,
+            invalid_rows: self.table.invalid_rows(),
+        };
+        Entry {
+            forgotten,
+            ..Entry::confirmed(move || reply.send(Ok(retried)).unwrap_or_default())
+        }
     }
 
     /// Settles a class and all classes whose state depends on it. The changes go into the entry in
@@ -316,20 +390,37 @@ impl Dispatcher {
         let wnid = lease.wnid;
         let session = reporter.session;
         let position = self.table.position_in_tar(session, wnid);
-        let verdict = self.table.report(session, lease, &outcome, running, rand::random());
+        let verdict = self
+            .table
+            .report(session, lease, &outcome, running, rand::random());
         if let (ReportVerdict::Settled, Outcome::Success(published)) = (verdict, &outcome) {
-            self.time_left.completed(session, published.bytes.saturating_sub(position));
+            self.time_left
+                .completed(session, published.bytes.saturating_sub(position));
         }
         // After a restart of the coordinator a result may arrive before its worker has registered
         // again.
-        let worker = self.table.worker(session).or(reporter.name.as_deref()).map(str::to_owned);
+        let worker = self
+            .table
+            .worker(session)
+            .or(reporter.name.as_deref())
+            .map(str::to_owned);
         match (verdict, &outcome) {
             (ReportVerdict::Settled, Outcome::Failed(failure)) => self.log.failed(wnid, failure),
             (ReportVerdict::Settled | ReportVerdict::Corrected, Outcome::Success(published)) => {
-                tracing::info!(worker, files = published.files, bytes = published.bytes, "{wnid} success");
+                tracing::info!(
+                    worker,
+                    files = published.files,
+                    bytes = published.bytes,
+                    "{wnid} success"
+                );
             }
             (ReportVerdict::Settled | ReportVerdict::Corrected, Outcome::Skipped(published)) => {
-                tracing::info!(worker, files = published.files, bytes = published.bytes, "{wnid} skipped");
+                tracing::info!(
+                    worker,
+                    files = published.files,
+                    bytes = published.bytes,
+                    "{wnid} skipped"
+                );
             }
             (ReportVerdict::Retried, Outcome::Failed(failure)) => {
                 tracing::info!("{wnid} failed, and another worker will try it: {failure}");
@@ -340,13 +431,19 @@ impl Dispatcher {
             (ReportVerdict::Doubted | ReportVerdict::Excused, Outcome::Failed(failure)) => {
                 tracing::info!("{wnid} failed, which may be the origin's fault: {failure}");
             }
-            _ => tracing::debug!(token = %lease.token, ?verdict, "{wnid} reported, and nothing changed"),
+            _ => {
+                tracing::debug!(token = %lease.token, ?verdict, "{wnid} reported, and nothing changed");
+            }
         }
         if verdict == ReportVerdict::Corrected {
             entry.corrected.push(wnid);
         }
         if matches!(verdict, ReportVerdict::Settled | ReportVerdict::Corrected) {
-            entry.records.push(Record { wnid, outcome, worker });
+            entry.records.push(Record {
+                wnid,
+                outcome,
+                worker,
+            });
         }
         entry.records.extend(self.take_given_up());
         verdict
@@ -355,7 +452,10 @@ impl Dispatcher {
     /// Classes that failed without a report about them.
     fn take_given_up(&mut self) -> Vec<Record> {
         let given_up = self.table.take_given_up();
-        given_up.into_iter().map(|(wnid, failure)| self.given_up_record(wnid, failure)).collect()
+        given_up
+            .into_iter()
+            .map(|(wnid, failure)| self.given_up_record(wnid, failure))
+            .collect()
     }
 
     /// The end of the job is published once the ledger has stored it. Otherwise workers could

@@ -57,44 +57,84 @@ pub enum DryRunError {
 ///
 /// # Errors
 /// [`DryRunError`]; also if all requested classes have failed.
-pub(crate) async fn run(plan: &Plan, classes: &ClassList, mut out: impl Write) -> Result<Exit, DryRunError> {
+pub(crate) async fn run(
+    plan: &Plan,
+    classes: &ClassList,
+    mut out: impl Write,
+) -> Result<Exit, DryRunError> {
     let forecast = inspect(&plan.target, classes, &plan.job).await?;
-    let to_ask: Vec<_> = forecast.missing.iter().chain(&forecast.unproved).copied().collect();
+    let to_ask: Vec<_> = forecast
+        .missing
+        .iter()
+        .chain(&forecast.unproved)
+        .copied()
+        .collect();
     let sample = forecast::sample(&plan.job, &to_ask, SAMPLE, plan.ceilings.connections).await?;
     let text = describe(&plan.target, classes, &forecast, &sample);
-    out.write_all(text.as_bytes()).and_then(|()| out.flush()).map_err(DryRunError::Output)?;
+    out.write_all(text.as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(DryRunError::Output)?;
     match sample.failures.first() {
-        Some(failure) if sample.failures.len() == sample.asked => {
-            Err(DryRunError::Hopeless { asked: sample.asked, cause: cause(failure) })
-        }
+        Some(failure) if sample.failures.len() == sample.asked => Err(DryRunError::Hopeless {
+            asked: sample.asked,
+            cause: cause(failure),
+        }),
         _ => Ok(Exit::Done),
     }
 }
 
 /// Runs on a separate thread, because it does file I/O.
-async fn inspect(target: &Path, classes: &ClassList, job: &JobOptions) -> Result<Forecast, DryRunError> {
+async fn inspect(
+    target: &Path,
+    classes: &ClassList,
+    job: &JobOptions,
+) -> Result<Forecast, DryRunError> {
     let path = target.to_owned();
     let wnids = classes.wnids.clone();
     let job = job.clone();
     let mut looking = JoinSet::new();
-    threads::start(&mut looking, "look", move || forecast::look(&path, &wnids, &job))?;
-    let looked = looking.join_next().await.expect("it was started").expect("it does not panic");
-    looked.map_err(|source| DryRunError::Target { path: target.display().to_string(), source })
+    threads::start(&mut looking, "look", move || {
+        forecast::look(&path, &wnids, &job)
+    })?;
+    let looked = looking
+        .join_next()
+        .await
+        .expect("it was started")
+        .expect("it does not panic");
+    looked.map_err(|source| DryRunError::Target {
+        path: target.display().to_string(),
+        source,
+    })
 }
 
 fn describe(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sample) -> String {
     let target = target.display();
     let mut lines = vec!["dry run: nothing is downloaded or changed".to_owned()];
-    let listed = format!("{} in the list", counted(classes.wnids.len() as u64, "class", "classes"));
+    let listed = format!(
+        "{} in the list",
+        counted(classes.wnids.len() as u64, "class", "classes")
+    );
     let invalid = classes.invalid.len() as u64;
-    let invalid = (invalid > 0).then(|| format!("{} without a class id", counted(invalid, "row", "rows")));
+    let invalid =
+        (invalid > 0).then(|| format!("{} without a class id", counted(invalid, "row", "rows")));
     let twice = classes.duplicates;
     let twice = (twice > 0).then(|| counted(twice, "duplicate row", "duplicate rows"));
-    lines.push([Some(listed), invalid, twice].into_iter().flatten().collect::<Vec<_>>().join(", "));
-    lines.push(format!("{} complete in {target}: skipped", forecast.complete.len()));
+    lines.push(
+        [Some(listed), invalid, twice]
+            .into_iter()
+            .flatten()
+            .collect::<Vec<_>>()
+            .join(", "),
+    );
+    lines.push(format!(
+        "{} complete in {target}: skipped",
+        forecast.complete.len()
+    ));
     if !forecast.unproved.is_empty() {
         let folders = counted(forecast.unproved.len() as u64, "folder", "folders");
-        lines.push(format!("{folders} without a manifest in {target}: compared with the tar (see --existing)"));
+        lines.push(format!(
+            "{folders} without a manifest in {target}: compared with the tar (see --existing)"
+        ));
     }
     if !forecast.conflicts.is_empty() {
         let classes = counted(forecast.conflicts.len() as u64, "class", "classes");
@@ -108,7 +148,11 @@ fn describe(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sa
     for failure in &sample.failures {
         *causes.entry(cause(failure)).or_default() += 1;
     }
-    lines.extend(causes.iter().map(|(cause, times)| format!("  {times} of those asked for: {cause}")));
+    lines.extend(
+        causes
+            .iter()
+            .map(|(cause, times)| format!("  {times} of those asked for: {cause}")),
+    );
     if let Some(free) = forecast.free {
         lines.push(format!("{} free in {target}", bytes(free)));
     }
@@ -119,7 +163,11 @@ fn describe(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sa
 /// The classes to download that have a folder, each with the reason why it does not count as
 /// complete.
 fn differing(forecast: &Forecast) -> Vec<String> {
-    let Forecast { differing, differences, .. } = forecast;
+    let Forecast {
+        differing,
+        differences,
+        ..
+    } = forecast;
     if *differing == 0 {
         return Vec::new();
     }
@@ -132,7 +180,11 @@ fn differing(forecast: &Forecast) -> Vec<String> {
     );
     let untold = differing - differences.len() as u64;
     let untold = (untold > 0).then(|| format!("    and {untold} more"));
-    [said].into_iter().chain(differences.iter().map(|line| format!("    {line}"))).chain(untold).collect()
+    [said]
+        .into_iter()
+        .chain(differences.iter().map(|line| format!("    {line}")))
+        .chain(untold)
+        .collect()
 }
 
 fn to_download(forecast: &Forecast, sample: &Sample) -> String {
@@ -146,14 +198,20 @@ fn to_download(forecast: &Forecast, sample: &Sample) -> String {
     match sample.mean_length() {
         _ if count == 0 => "0 to download".to_owned(),
         None => format!("{count} to download ({asked})"),
-        Some(mean) => format!("{count} to download, about {} ({asked})", bytes(mean.saturating_mul(count))),
+        Some(mean) => format!(
+            "{count} to download, about {} ({asked})",
+            bytes(mean.saturating_mul(count))
+        ),
     }
 }
 
 /// The failure's message without the URL, which differs for each class.
 fn cause(failure: &Failure) -> String {
     let text = failure.to_string();
-    text.split(" for url: ").next().unwrap_or_default().to_owned()
+    text.split(" for url: ")
+        .next()
+        .unwrap_or_default()
+        .to_owned()
 }
 
 fn counted(count: u64, one: &str, more: &str) -> String {

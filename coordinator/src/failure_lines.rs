@@ -45,7 +45,13 @@ impl FailureLines {
             cause.not_shown += 1;
             return false;
         }
-        self.causes.insert(text, Cause { shown_at: now, not_shown: 0 });
+        self.causes.insert(
+            text,
+            Cause {
+                shown_at: now,
+                not_shown: 0,
+            },
+        );
         true
     }
 
@@ -72,7 +78,11 @@ impl FailureLines {
 
     fn lines(&mut self, is_due: impl Fn(&Cause) -> bool, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
-        for (text, cause) in self.causes.iter_mut().filter(|(_, cause)| cause.not_shown > 0 && is_due(cause)) {
+        for (text, cause) in self
+            .causes
+            .iter_mut()
+            .filter(|(_, cause)| cause.not_shown > 0 && is_due(cause))
+        {
             cause.shown_at = now;
             let count = mem::take(&mut cause.not_shown);
             let classes = if count == 1 { "class" } else { "classes" };
@@ -96,7 +106,10 @@ mod tests {
     fn missing(number: u32) -> Failure {
         Failure::new(
             FailureKind::HttpError,
-            format!("404 Client Error: Not Found for url: http://h/{}.tar", wnid(number)),
+            format!(
+                "404 Client Error: Not Found for url: http://h/{}.tar",
+                wnid(number)
+            ),
         )
     }
 
@@ -104,13 +117,18 @@ mod tests {
     fn a_cause_is_shown_once_and_then_counted() {
         let mut lines = FailureLines::default();
         let start = Instant::now();
-        let told: Vec<u32> =
-            (1..=1000).filter(|number| lines.is_first(&wnid(*number), &missing(*number), start)).collect();
+        let told: Vec<u32> = (1..=1000)
+            .filter(|number| lines.is_first(&wnid(*number), &missing(*number), start))
+            .collect();
         assert_eq!(told, [1]);
         assert_eq!(lines.due(start), [] as [String; 0]);
         let said = "999 more classes failed: HTTPError: 404 Client Error: Not Found for url: http://h/<wnid>.tar";
         assert_eq!(lines.due(start + REPORT_EVERY), [said]);
-        assert_eq!(lines.rest(start + REPORT_EVERY), [] as [String; 0], "each is counted once");
+        assert_eq!(
+            lines.rest(start + REPORT_EVERY),
+            [] as [String; 0],
+            "each is counted once"
+        );
         assert!(!lines.is_first(&wnid(7), &missing(7), start + REPORT_EVERY));
         assert_eq!(lines.rest(start + REPORT_EVERY).len(), 1);
     }
@@ -119,9 +137,19 @@ mod tests {
     fn the_number_of_lines_is_bounded_for_any_failures() {
         let mut lines = FailureLines::default();
         let now = Instant::now();
-        let odd = |number| Failure::new(FailureKind::TarError, format!("truncated archive: it ends at byte {number}"));
-        let told = (1..=1000).filter(|number| lines.is_first(&wnid(*number), &odd(*number), now)).count();
+        let odd = |number| {
+            Failure::new(
+                FailureKind::TarError,
+                format!("truncated archive: it ends at byte {number}"),
+            )
+        };
+        let told = (1..=1000)
+            .filter(|number| lines.is_first(&wnid(*number), &odd(*number), now))
+            .count();
         assert_eq!(told, MOST_CAUSES + 1);
-        assert_eq!(lines.rest(now), ["979 more classes failed: TarError (of various causes)"]);
+        assert_eq!(
+            lines.rest(now),
+            ["979 more classes failed: TarError (of various causes)"]
+        );
     }
 }

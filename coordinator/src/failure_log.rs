@@ -73,7 +73,10 @@ impl FailureLog {
                 withdrawn: HashSet::new(),
                 is_behind: false,
             }),
-            Err(source) => Err(FailureLogError { source: explained(source, [&path]), path }),
+            Err(source) => Err(FailureLogError {
+                source: explained(source, [&path]),
+                path,
+            }),
         }
     }
 
@@ -95,7 +98,11 @@ impl FailureLog {
     ///
     /// # Errors
     /// As [`FailureLog::note`].
-    pub fn note_invalid(&mut self, row: &InvalidRow, failure: &Failure) -> Result<(), FailureLogError> {
+    pub fn note_invalid(
+        &mut self,
+        row: &InvalidRow,
+        failure: &Failure,
+    ) -> Result<(), FailureLogError> {
         self.add(format!("{} - {failure}\n", shown(row)))
     }
 
@@ -104,7 +111,8 @@ impl FailureLog {
     pub fn withdraw(&mut self, wnids: &[Wnid]) {
         self.withdrawn.extend(wnids.iter().map(Wnid::to_string));
         let withdrawn = &self.withdrawn;
-        self.missing.retain(|line| !withdrawn.contains(class_of(line)));
+        self.missing
+            .retain(|line| !withdrawn.contains(class_of(line)));
     }
 
     /// Writes the missing lines, if there are any and the run has an outcome.
@@ -135,14 +143,21 @@ impl FailureLog {
             }
             // The failure was reported before.
             Err(_) if was_behind => Ok(()),
-            Err(source) => Err(FailureLogError { path: self.path.clone(), source }),
+            Err(source) => Err(FailureLogError {
+                path: self.path.clone(),
+                source,
+            }),
         }
     }
 
     fn add(&mut self, line: String) -> Result<(), FailureLogError> {
         self.noted += line.len();
         self.missing.push(line);
-        if self.noted > WRITE_THRESHOLD { self.catch_up() } else { Ok(()) }
+        if self.noted > WRITE_THRESHOLD {
+            self.catch_up()
+        } else {
+            Ok(())
+        }
     }
 
     fn overwrite(&mut self) -> io::Result<()> {
@@ -172,7 +187,11 @@ impl FailureLog {
             let is_whole = line.ends_with('\n');
             is_whole && !missing.contains(line) && !self.withdrawn.contains(class_of(line))
         };
-        let kept: Vec<String> = text.split_inclusive('\n').filter(counts).map(str::to_owned).collect();
+        let kept: Vec<String> = text
+            .split_inclusive('\n')
+            .filter(counts)
+            .map(str::to_owned)
+            .collect();
         // From here on the file may lose lines that it had.
         self.missing.splice(..0, kept);
         let mut file = open_log(&self.path)?;
@@ -199,7 +218,11 @@ impl Drop for FailureLog {
 
 /// Empties the file. A pipe or a device, which a link may lead to, has no content to remove.
 fn clear(file: &File) -> io::Result<()> {
-    if file.metadata()?.is_file() { file.set_len(0) } else { Ok(()) }
+    if file.metadata()?.is_file() {
+        file.set_len(0)
+    } else {
+        Ok(())
+    }
 }
 
 fn class_of(line: &str) -> &str {
@@ -208,7 +231,11 @@ fn class_of(line: &str) -> &str {
 
 /// The row's value, or a placeholder if it is empty.
 pub fn shown(row: &InvalidRow) -> &str {
-    if row.value.is_empty() { "(empty)" } else { &row.value }
+    if row.value.is_empty() {
+        "(empty)"
+    } else {
+        &row.value
+    }
 }
 
 #[cfg(test)]
@@ -230,26 +257,43 @@ mod tests {
         std::fs::write(folder.path().join(NAME), "n00000001 - of the last run\n").unwrap();
         let mut log = FailureLog::open(folder.path()).unwrap();
         log.catch_up().unwrap();
-        assert_eq!(read(), "n00000001 - of the last run\n", "this run has no outcome yet");
+        assert_eq!(
+            read(),
+            "n00000001 - of the last run\n",
+            "this run has no outcome yet"
+        );
         log.begin();
         log.catch_up().unwrap();
         assert_eq!(read(), "");
         let missing = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
         written(&mut log, "n02124075".parse().unwrap(), &missing).unwrap();
         for (line, value) in [(7, "cat"), (9, "")] {
-            let row = InvalidRow { line, value: value.to_owned(), after: 0 };
-            let failure = Failure::new(FailureKind::InvalidWnid, format!("line {line}: {InvalidWnid}"));
+            let row = InvalidRow {
+                line,
+                value: value.to_owned(),
+                after: 0,
+            };
+            let failure = Failure::new(
+                FailureKind::InvalidWnid,
+                format!("line {line}: {InvalidWnid}"),
+            );
             log.note_invalid(&row, &failure).unwrap();
         }
         log.catch_up().unwrap();
         let rest = "cat - InvalidWnid: line 7: not a WordNet id (n and eight digits, like n02124075)\n\
                     (empty) - InvalidWnid: line 9: not a WordNet id (n and eight digits, like n02124075)\n";
-        assert_eq!(read(), format!("n02124075 - HTTPError: 404 Client Error: Not Found\n{rest}"));
+        assert_eq!(
+            read(),
+            format!("n02124075 - HTTPError: 404 Client Error: Not Found\n{rest}")
+        );
         log.withdraw(&["n02124075".parse().unwrap()]);
         log.catch_up().unwrap();
         assert_eq!(read(), rest);
         written(&mut log, "n00000002".parse().unwrap(), &missing).unwrap();
-        assert_eq!(read(), format!("{rest}n00000002 - HTTPError: 404 Client Error: Not Found\n"));
+        assert_eq!(
+            read(),
+            format!("{rest}n00000002 - HTTPError: 404 Client Error: Not Found\n")
+        );
     }
 
     #[test]
@@ -261,7 +305,10 @@ mod tests {
         written(&mut log, "n00000001".parse().unwrap(), &missing).unwrap();
         std::fs::rename(&path, folder.path().join("rotated")).unwrap();
         written(&mut log, "n00000002".parse().unwrap(), &missing).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), "n00000002 - HTTPError: 404 Client Error: Not Found\n");
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            "n00000002 - HTTPError: 404 Client Error: Not Found\n"
+        );
         std::fs::remove_file(&path).unwrap();
         log.withdraw(&["n00000002".parse().unwrap()]);
         log.catch_up().unwrap();
@@ -301,7 +348,10 @@ mod tests {
         written(&mut log, wnid(4), &missing()).unwrap();
         assert_eq!(std::fs::read_to_string(&path).unwrap(), line(3) + &line(4));
         written(&mut log, wnid(2), &missing()).unwrap();
-        assert_eq!(std::fs::read_to_string(&path).unwrap(), line(3) + &line(4) + &line(2));
+        assert_eq!(
+            std::fs::read_to_string(&path).unwrap(),
+            line(3) + &line(4) + &line(2)
+        );
     }
 
     #[test]

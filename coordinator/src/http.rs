@@ -48,8 +48,18 @@ pub(crate) struct HttpEndpoint {
 impl HttpEndpoint {
     /// A coordinator that is starting, and stops when one of the tokens is cancelled.
     fn new(stopping: [CancellationToken; 2]) -> Self {
-        let coordinator = Arc::new(CoordinatorState { running_job: OnceLock::new(), stopping });
-        Self { metrics: Metrics::new("coordinator", crate::version::VERSION, Arc::clone(&coordinator)), coordinator }
+        let coordinator = Arc::new(CoordinatorState {
+            running_job: OnceLock::new(),
+            stopping,
+        });
+        Self {
+            metrics: Metrics::new(
+                "coordinator",
+                crate::version::VERSION,
+                Arc::clone(&coordinator),
+            ),
+            coordinator,
+        }
     }
 
     /// Binds the address, and answers from now on as long as the tasks live.
@@ -76,7 +86,11 @@ impl CoordinatorState {
             return Err("stopping");
         }
         let running_job = self.running_job.get().ok_or("starting")?;
-        if running_job.handle.phase() == Phase::Recovering { Err("recovering") } else { Ok(()) }
+        if running_job.handle.phase() == Phase::Recovering {
+            Err("recovering")
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -93,7 +107,11 @@ impl Seen for HttpEndpoint {
     }
 
     fn now(&self) -> String {
-        self.coordinator.running_job.get().map(|running_job| in_words(&running_job.handle.pace())).unwrap_or_default()
+        self.coordinator
+            .running_job
+            .get()
+            .map(|running_job| in_words(&running_job.handle.pace()))
+            .unwrap_or_default()
     }
 
     fn metrics(&self) -> &Metrics {
@@ -112,7 +130,10 @@ mod tests {
         assert!(outside.is_alive().await);
         assert_eq!(outside.readiness(), Err("starting"));
         let text = outside.metrics().text().unwrap();
-        assert!(text.contains("\nimagenet_ready 0\n") && !text.contains("imagenet_classes"), "{text}");
+        assert!(
+            text.contains("\nimagenet_ready 0\n") && !text.contains("imagenet_classes"),
+            "{text}"
+        );
         close.cancel();
         assert_eq!(outside.readiness(), Err("stopping"));
     }

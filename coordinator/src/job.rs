@@ -82,8 +82,16 @@ where
 {
     let stays = plan.stay;
     let Some(mut job) = Job::start(plan, classes, screen, shutdown, worker).await? else {
-        let closing = Closing { duplicates: classes.duplicates, ..Closing::default() };
-        return Ok(summed_up(&mut out, screen, &retry_failed::nothing_to_do(classes), closing));
+        let closing = Closing {
+            duplicates: classes.duplicates,
+            ..Closing::default()
+        };
+        return Ok(summed_up(
+            &mut out,
+            screen,
+            &retry_failed::nothing_to_do(classes),
+            closing,
+        ));
     };
     let mut end = job.until_end(screen, shutdown).await;
     if stays && matches!(end, Ok(End::Finished)) {
@@ -98,10 +106,18 @@ where
         Ok(End::Interrupted) => Grace::Limited(RETURN_TIMEOUT),
         Err(error) => {
             job.stop_because(error);
-            Grace::Limited(if job.worker.is_empty() { STOP_NOTICE } else { RETURN_TIMEOUT })
+            Grace::Limited(if job.worker.is_empty() {
+                STOP_NOTICE
+            } else {
+                RETURN_TIMEOUT
+            })
         }
     };
-    let closing = if end.is_ok() { job.closing(classes).await } else { Closing::default() };
+    let closing = if end.is_ok() {
+        job.closing(classes).await
+    } else {
+        Closing::default()
+    };
     let stopped = job.stop(grace, &shutdown.abort).await;
     // An error of the job takes precedence over errors while it stops, which may be its
     // consequences.
@@ -112,10 +128,16 @@ where
         // Also if the signal arrived while the last class was reported.
         _ if status.is_done() => Ok(summed_up(&mut out, screen, &status, closing)),
         End::Finished | End::Interrupted | End::Drained => {
-            let why = if matches!(end, End::Drained) { "its worker was drained" } else { "interrupted" };
+            let why = if matches!(end, End::Drained) {
+                "its worker was drained"
+            } else {
+                "interrupted"
+            };
             let there = status.success + status.skipped;
             let total = status.total;
-            screen.say(&format!("{why}: {there} of {total} classes are there; run the same command again to resume"));
+            screen.say(&format!(
+                "{why}: {there} of {total} classes are there; run the same command again to resume"
+            ));
             Ok(Exit::Interrupted)
         }
     }
@@ -173,10 +195,14 @@ impl Job {
         let mut ledger = retry_failed::open_ledger(&plan)?;
         let digest = digest(classes, &plan.job.url, plan.retry_failed);
         let url = plan.job.url.to_string();
-        let Some(job_classes) = JobClasses::of(&plan, classes, &ledger, &digest, screen).await? else {
+        let Some(job_classes) = JobClasses::of(&plan, classes, &ledger, &digest, screen).await?
+        else {
             return Ok(None);
         };
-        let terms = LeaseTerms { epoch: ledger.next_epoch()?, ttl: plan.lease_ttl };
+        let terms = LeaseTerms {
+            epoch: ledger.next_epoch()?,
+            ttl: plan.lease_ttl,
+        };
         let run = ledger.run(&digest, &url, plan.stay)?;
         plan.job.run_id.clone_from(&run.run_id);
         let mut log = FailureLog::open(&plan.target)?;
@@ -207,27 +233,58 @@ impl Job {
             stopping: shutdown.drain.child_token(),
             close,
             socket: None,
-            own_worker: plan.single_host.as_ref().map(|single_host| single_host.name.clone()),
+            own_worker: plan
+                .single_host
+                .as_ref()
+                .map(|single_host| single_host.name.clone()),
             is_open: listener.is_some(),
         };
-        job.dispatcher.spawn(owner.with_own_worker(job.own_worker.clone()).run());
-        let stop = Shutdown { drain: job.stopping.clone(), abort: job.close.clone() };
+        job.dispatcher
+            .spawn(owner.with_own_worker(job.own_worker.clone()).run());
+        let stop = Shutdown {
+            drain: job.stopping.clone(),
+            abort: job.close.clone(),
+        };
         screen.say(&http::announcement(http));
-        job.listen_in(&plan.target, &plan.job, terms, stop.clone(), listener.is_some());
+        job.listen_in(
+            &plan.target,
+            &plan.job,
+            terms,
+            stop.clone(),
+            listener.is_some(),
+        );
         let mut others = Vec::new();
         if let Some((listener, address)) = listener {
             let credentials = Arc::new(plan.credentials);
             announce(screen, address, &credentials, plan.exposure);
             let auth_layer = AuthLayer::of(Arc::clone(&credentials));
             others.push(Arc::clone(&credentials) as Arc<dyn MetricsSource>);
-            job.serve(&plan.job, terms, auth_layer, auth::incoming(listener, credentials), stop);
+            job.serve(
+                &plan.job,
+                terms,
+                auth_layer,
+                auth::incoming(listener, credentials),
+                stop,
+            );
         }
         if let Some(single_host) = plan.single_host {
-            others.push(job.start_worker(single_host, &plan.job, terms, screen, &shutdown.abort, worker));
+            others.push(job.start_worker(
+                single_host,
+                &plan.job,
+                terms,
+                screen,
+                &shutdown.abort,
+                worker,
+            ));
         }
         let handle = job.handle.clone();
         let commits = job.writer.commits();
-        seen.running_job(RunningJob { handle, epoch: terms.epoch, commits, others });
+        seen.running_job(RunningJob {
+            handle,
+            epoch: terms.epoch,
+            commits,
+            others,
+        });
         Ok(Some(job))
     }
 
@@ -247,14 +304,20 @@ impl Job {
     {
         let counters = Arc::default();
         let (connect, incoming) = dev::in_process();
-        let stop = Shutdown { drain: self.stopping.clone(), abort: self.close.clone() };
+        let stop = Shutdown {
+            drain: self.stopping.clone(),
+            abort: self.close.clone(),
+        };
         self.serve(options, terms, AuthLayer::open(), incoming, stop);
         self.worker.spawn(worker(DevWorker {
             single_host,
             target: self.target.clone(),
             connect,
             screen: screen.clone(),
-            shutdown: Shutdown { drain: self.stopping.clone(), abort: abort.clone() },
+            shutdown: Shutdown {
+                drain: self.stopping.clone(),
+                abort: abort.clone(),
+            },
             counters: Arc::clone(&counters),
             counts: self.handle.watch(),
         }));
@@ -270,12 +333,28 @@ impl Job {
         stop: Shutdown,
     ) where
         I: futures_util::Stream<Item = io::Result<IO>> + Send + 'static,
-        IO: tokio::io::AsyncRead + tokio::io::AsyncWrite + tonic::transport::server::Connected + Unpin + Send + 'static,
+        IO: tokio::io::AsyncRead
+            + tokio::io::AsyncWrite
+            + tonic::transport::server::Connected
+            + Unpin
+            + Send
+            + 'static,
     {
-        self.servers.spawn(service::serve(self.handle.clone(), options.clone(), terms, auth_layer, incoming, stop));
+        self.servers.spawn(service::serve(
+            self.handle.clone(),
+            options.clone(),
+            terms,
+            auth_layer,
+            incoming,
+            stop,
+        ));
     }
 
-    async fn until_end(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
+    async fn until_end(
+        &mut self,
+        screen: &Screen,
+        shutdown: &Shutdown,
+    ) -> Result<End, CoordinatorError> {
         let mut status = self.handle.watch();
         let mut refuses = self.handle.watch_refuses();
         let mut frames = interval(LINE_INTERVAL);
@@ -327,7 +406,9 @@ impl Job {
         ended.map_err(|error| DevWorkerError(format!("run the worker: {error}")))??;
         let stopped = self.handle.watch_stopped().borrow().clone();
         match stopped.filter(|stopped| Some(&stopped.name) == self.own_worker.as_ref()) {
-            Some(WorkerStopped { name, reason }) => Err(CoordinatorError::WorkerStopped { name, reason }),
+            Some(WorkerStopped { name, reason }) => {
+                Err(CoordinatorError::WorkerStopped { name, reason })
+            }
             None => Ok(()),
         }
     }
@@ -337,7 +418,12 @@ impl Job {
 /// part of the digest.
 fn digest(classes: &ClassList, url: &UrlTemplate, retry_failed: bool) -> String {
     let retry = retry_failed.then(|| "--retry-failed".to_owned());
-    list_digest(classes.part_ids().chain(url.query().map(str::to_owned)).chain(retry))
+    list_digest(
+        classes
+            .part_ids()
+            .chain(url.query().map(str::to_owned))
+            .chain(retry),
+    )
 }
 
 #[cfg(test)]

@@ -48,8 +48,8 @@ mod under_way;
 mod verdicts;
 
 pub use answers::{
-    AttemptEvent, ElsewhereEvent, Ended, Granted, Lease, LeaseNotice, Registered, Renewed, ReportVerdict,
-    ReportedLease, UnknownSession,
+    AttemptEvent, ElsewhereEvent, Ended, Granted, Lease, LeaseNotice, Registered, Renewed,
+    ReportVerdict, ReportedLease, UnknownSession,
 };
 use breaker::Breaker;
 pub use breaker::PROBE_EVERY;
@@ -141,7 +141,11 @@ impl LeaseTable {
         let count = wnids.len() as u64;
         Self {
             classes: wnids.iter().copied().map(Class::fresh).collect(),
-            index: wnids.iter().enumerate().map(|(position, wnid)| (*wnid, position)).collect(),
+            index: wnids
+                .iter()
+                .enumerate()
+                .map(|(position, wnid)| (*wnid, position))
+                .collect(),
             returned: BTreeMap::new(),
             last_queued: 0,
             begun_on: HashMap::new(),
@@ -167,7 +171,12 @@ impl LeaseTable {
             last_token: LeaseToken::first(epoch),
             ttl,
             stuck_after: Duration::MAX,
-            status: JobStatus { total: count + invalid, failed: invalid, pending: count, ..JobStatus::default() },
+            status: JobStatus {
+                total: count + invalid,
+                failed: invalid,
+                pending: count,
+                ..JobStatus::default()
+            },
             lengths: Lengths::with_invalid_rows(invalid),
             turn: 0,
             given_up: Vec::new(),
@@ -179,14 +188,20 @@ impl LeaseTable {
     /// classes are not taken.
     #[must_use]
     pub fn expecting_progress_within(self, stuck_after: Duration) -> Self {
-        Self { stuck_after, ..self }
+        Self {
+            stuck_after,
+            ..self
+        }
     }
 
     /// Grants a class to an idle worker if its holder has received nothing for this long. Without
     /// it such classes are not granted.
     #[must_use]
     pub fn expecting_bytes_within(self, patience: Duration) -> Self {
-        Self { silent: Silent::after(patience), ..self }
+        Self {
+            silent: Silent::after(patience),
+            ..self
+        }
     }
 
     /// Restores the outcome of a class from the ledger, before any lease is granted.
@@ -257,18 +272,30 @@ impl LeaseTable {
     /// # Errors
     /// [`UnknownSession`].
     pub fn known(&self, id: SessionId) -> Result<(), UnknownSession> {
-        if self.sessions.by_id.contains_key(&id) { Ok(()) } else { Err(UnknownSession) }
+        if self.sessions.by_id.contains_key(&id) {
+            Ok(())
+        } else {
+            Err(UnknownSession)
+        }
     }
 
     /// The worker of a session that has not ended.
     pub fn worker(&self, id: SessionId) -> Option<&str> {
-        self.sessions.by_id.get(&id).map(|session| session.hello.worker.as_str())
+        self.sessions
+            .by_id
+            .get(&id)
+            .map(|session| session.hello.worker.as_str())
     }
 
     /// The number of workers that were heard of (a registration or a heartbeat) within the last
     /// `span`, or that are expected back.
     pub fn heard_of(&self, span: Duration, now: Instant) -> usize {
-        let fresh = self.sessions.by_id.keys().filter(|id| self.sessions.is_fresh(**id, span, now)).count();
+        let fresh = self
+            .sessions
+            .by_id
+            .keys()
+            .filter(|id| self.sessions.is_fresh(**id, span, now))
+            .count();
         fresh + self.recovery.as_ref().map_or(0, Recovery::missing)
     }
 
@@ -284,7 +311,9 @@ impl LeaseTable {
         now: Instant,
     ) -> Result<Registered, Refused> {
         if !self.names.allow(hello) {
-            return Err(Refused::NameOfAnother { worker: hello.worker.clone() });
+            return Err(Refused::NameOfAnother {
+                worker: hello.worker.clone(),
+            });
         }
         let mut evicted = None;
         let (session, replaced) = match self.sessions.claim(&hello.worker, &hello.instance, now)? {
@@ -294,7 +323,11 @@ impl LeaseTable {
                 (id, None)
             }
             NameClaim::Takeover(id) => {
-                let weight = if self.sessions.is_fresh(id, self.ttl / RENEWALS_PER_TTL, now) { RESTART } else { LOSS };
+                let weight = if self.sessions.is_fresh(id, self.ttl / RENEWALS_PER_TTL, now) {
+                    RESTART
+                } else {
+                    LOSS
+                };
                 let (older, ended) = self.end(id, Some(Loss { weight, at: now }));
                 (self.sessions.open(hello, Some(older), now), Some(ended))
             }
@@ -308,8 +341,18 @@ impl LeaseTable {
         let drop = self.reconcile(session, held, now);
         let survey = self.needs_inventory(session, held, now);
         self.is_back(&hello.worker);
-        let renamed = hello.credential.map(|credential| self.names.bind(&hello.worker, credential));
-        Ok(Registered { session, drop, survey, replaced, evicted, renamed: renamed.unwrap_or_default(), drain_over })
+        let renamed = hello
+            .credential
+            .map(|credential| self.names.bind(&hello.worker, credential));
+        Ok(Registered {
+            session,
+            drop,
+            survey,
+            replaced,
+            evicted,
+            renamed: renamed.unwrap_or_default(),
+            drain_over,
+        })
     }
 
     /// Handles a heartbeat: keeps a session and its leases alive, and returns the leases that the
@@ -330,24 +373,41 @@ impl LeaseTable {
         self.status.received_bytes = self.status.received_bytes.saturating_add(more);
         *before = received_bytes.max(*before);
         if more > 0 {
-            let session = self.sessions.by_id.get_mut(&id).expect("it was renewed just now");
+            let session = self
+                .sessions
+                .by_id
+                .get_mut(&id)
+                .expect("it was renewed just now");
             (session.last_received, session.last_progress) = (now, now);
         }
         // Bytes arrived after the origin was considered unavailable, so it is available again.
-        if more > 0 && self.breaker.open_since().is_some_and(|since| since <= heard_before) {
+        if more > 0
+            && self
+                .breaker
+                .open_since()
+                .is_some_and(|since| since <= heard_before)
+        {
             self.origin_answered(now);
         }
         let drop = self.reconcile(id, held, now);
-        self.first_bytes(held.iter().map(|held| held.bytes).max().unwrap_or_default(), more > 0);
+        self.first_bytes(
+            held.iter().map(|held| held.bytes).max().unwrap_or_default(),
+            more > 0,
+        );
         self.later_bytes(id);
         self.take_back_idle(id, now);
-        Ok(Renewed { drop, drain: self.sessions.by_id[&id].draining })
+        Ok(Renewed {
+            drop,
+            drain: self.sessions.by_id[&id].draining,
+        })
     }
 
     /// Binds a session's name to the credential that its worker shows now, after it has read its
     /// token file again. Only the worker knows its session, so this is safe.
     pub fn bind_credential(&mut self, id: SessionId, credential: CredentialId) -> Renamed {
-        let Some(session) = self.sessions.by_id.get(&id) else { return Renamed::default() };
+        let Some(session) = self.sessions.by_id.get(&id) else {
+            return Renamed::default();
+        };
         self.names.bind(&session.hello.worker, credential)
     }
 
@@ -360,8 +420,17 @@ impl LeaseTable {
     /// Processes timeouts: sessions without a heartbeat end (their tokens stay valid until the
     /// class is granted again), and all deadlines that have passed take effect.
     pub fn tick(&mut self, now: Instant) -> Vec<Ended> {
-        let ended = self.sessions.late(now).into_iter().map(|id| self.expire_session(id, now)).collect();
-        if self.recovery.as_ref().is_some_and(|recovery| recovery.is_over_at(now)) {
+        let ended = self
+            .sessions
+            .late(now)
+            .into_iter()
+            .map(|id| self.expire_session(id, now))
+            .collect();
+        if self
+            .recovery
+            .as_ref()
+            .is_some_and(|recovery| recovery.is_over_at(now))
+        {
             self.end_recovery();
         }
         for position in self.troubles.due(now) {

@@ -72,26 +72,47 @@ impl Ledger {
     /// [`LedgerError`], one sentence with the remedy.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         match std::fs::symlink_metadata(path).map(|metadata| metadata.file_type()) {
-            Ok(kind) if kind.is_dir() => return Err(LedgerError::Directory { path: path.to_owned() }),
+            Ok(kind) if kind.is_dir() => {
+                return Err(LedgerError::Directory {
+                    path: path.to_owned(),
+                });
+            }
             Ok(kind) if !kind.is_file() && !kind.is_symlink() => {
-                return Err(LedgerError::NotAFile { path: path.to_owned() });
+                return Err(LedgerError::NotAFile {
+                    path: path.to_owned(),
+                });
             }
             _ => {}
         }
         let lock = FileLock::take(path).map_err(|error| match error {
             NotLocked::Busy => {
                 let owner = owner(path).unwrap_or_else(|| "another coordinator".to_owned());
-                LedgerError::Busy { path: path.to_owned(), owner }
+                LedgerError::Busy {
+                    path: path.to_owned(),
+                    owner,
+                }
             }
-            NotLocked::File(source) => LedgerError::File { path: path.to_owned(), source: explained(source, [path]) },
+            NotLocked::File(source) => LedgerError::File {
+                path: path.to_owned(),
+                source: explained(source, [path]),
+            },
         })?;
         Self::open_locked(path, lock)
     }
 
     fn open_locked(path: &Path, lock: FileLock) -> Result<Self, LedgerError> {
-        let file = |source| LedgerError::File { path: path.to_owned(), source: explained(source, [path]) };
-        let read = |source| LedgerError::Read { path: path.to_owned(), source };
-        let write = |source| LedgerError::Write { path: path.to_owned(), source };
+        let file = |source| LedgerError::File {
+            path: path.to_owned(),
+            source: explained(source, [path]),
+        };
+        let read = |source| LedgerError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let write = |source| LedgerError::Write {
+            path: path.to_owned(),
+            source,
+        };
         // An absolute path is a file for `SQLite` too, whatever its name: the names `:memory:` and
         // `file:x?mode=memory` would store nothing.
         let absolute = resolved(path).map_err(file)?;
@@ -99,28 +120,54 @@ impl Ledger {
         // The format is checked before anything changes: the tables of this program and their
         // version are created in one transaction.
         let refused = |format| match format {
-            Format { version: 0, has_tables: true } => Some(LedgerError::Foreign { path: path.to_owned() }),
-            Format { version: 0..=VERSION, .. } => None,
-            Format { version: found, .. } => Some(LedgerError::TooNew { path: path.to_owned(), found }),
+            Format {
+                version: 0,
+                has_tables: true,
+            } => Some(LedgerError::Foreign {
+                path: path.to_owned(),
+            }),
+            Format {
+                version: 0..=VERSION,
+                ..
+            } => None,
+            Format { version: found, .. } => Some(LedgerError::TooNew {
+                path: path.to_owned(),
+                found,
+            }),
         };
         if let Some(error) = format(&absolute).and_then(refused) {
             return Err(error);
         }
-        lock.restrict(&absolute).and_then(|()| restrict_beside(&absolute)).map_err(file)?;
+        lock.restrict(&absolute)
+            .and_then(|()| restrict_beside(&absolute))
+            .map_err(file)?;
         let connection = connect(&absolute, lock.sharing).map_err(read)?;
-        let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).map_err(read);
+        let number = |select| {
+            connection
+                .query_row(select, [], |row| row.get::<_, i64>(0))
+                .map_err(read)
+        };
         let found = number("PRAGMA user_version")?;
         let has_tables = number("SELECT count(*) FROM sqlite_schema")? > 0;
-        if let Some(error) = refused(Format { version: found, has_tables }) {
+        if let Some(error) = refused(Format {
+            version: found,
+            has_tables,
+        }) {
             return Err(error);
         }
-        connection.execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;").map_err(read)?;
+        connection
+            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+            .map_err(read)?;
         match found {
             0 => schema::create(&connection).map_err(write)?,
             VERSION => {}
             _ => schema::migrate(&connection, &absolute, found).map_err(write)?,
         }
-        Ok(Self { connection, path: path.to_owned(), _lock: lock })
+        Ok(Self {
+            connection,
+            path: path.to_owned(),
+            _lock: lock,
+        })
     }
 
     /// The epoch of this start: higher than every earlier one, and durable before it is used.
@@ -128,12 +175,18 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Write`].
     pub fn next_epoch(&self) -> Result<u32, LedgerError> {
-        let owner = format!("process {} on {}", std::process::id(), shared::worker_name::host_name());
+        let owner = format!(
+            "process {} on {}",
+            std::process::id(),
+            shared::worker_name::host_name()
+        );
         let update = "UPDATE coordinator SET epoch = epoch + 1, owner = ?1 RETURNING epoch";
         let epoch = self.connection.query_row(update, [owner], |row| row.get(0));
         let epoch = epoch.map_err(|source| self.not_written(source))?;
         // Moves the name out of the write-ahead log, which `owner` does not read.
-        let checkpoint = self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
+        let checkpoint =
+            self.connection
+                .query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()));
         if let Err(error) = checkpoint {
             tracing::debug!(%error, "the ledger's name of its process stays in the write-ahead log");
         }
@@ -146,16 +199,36 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Write`].
-    pub fn run(&mut self, list_digest: &str, url: &str, or_finished: bool) -> Result<Run, LedgerError> {
-        self.run_or_begin(list_digest, url, or_finished).map_err(|source| self.not_written(source))
+    pub fn run(
+        &mut self,
+        list_digest: &str,
+        url: &str,
+        or_finished: bool,
+    ) -> Result<Run, LedgerError> {
+        self.run_or_begin(list_digest, url, or_finished)
+            .map_err(|source| self.not_written(source))
     }
 
-    fn run_or_begin(&mut self, list_digest: &str, url: &str, or_finished: bool) -> rusqlite::Result<Run> {
+    fn run_or_begin(
+        &mut self,
+        list_digest: &str,
+        url: &str,
+        or_finished: bool,
+    ) -> rusqlite::Result<Run> {
         let transaction = self.connection.transaction()?;
         let last = "SELECT id, run_id FROM run WHERE id = (SELECT max(id) FROM run)
                     AND (finished_at IS NULL OR ?3) AND list_digest = ?1 AND url = ?2";
-        let found = |row: &rusqlite::Row<'_>| Ok(Run { row: row.get(0)?, run_id: row.get(1)?, resumed: true });
-        if let Some(run) = transaction.query_row(last, params![list_digest, url, or_finished], found).optional()? {
+        let found = |row: &rusqlite::Row<'_>| {
+            Ok(Run {
+                row: row.get(0)?,
+                run_id: row.get(1)?,
+                resumed: true,
+            })
+        };
+        if let Some(run) = transaction
+            .query_row(last, params![list_digest, url, or_finished], found)
+            .optional()?
+        {
             return Ok(run);
         }
         let run_id = format!("{:032x}", rand::random::<u128>());
@@ -163,11 +236,18 @@ impl Ledger {
         transaction.execute(begin, [&run_id, list_digest, url])?;
         let row = transaction.last_insert_rowid();
         // The last run that settled a class is kept: a run with a wrong URL settles none.
-        transaction.execute("DELETE FROM result WHERE run < (SELECT max(run) FROM result WHERE run < ?1)", [row])?;
+        transaction.execute(
+            "DELETE FROM result WHERE run < (SELECT max(run) FROM result WHERE run < ?1)",
+            [row],
+        )?;
         // Sessions and names of an earlier run do not apply to a new one.
         transaction.execute_batch("DELETE FROM session; DELETE FROM name;")?;
         transaction.commit()?;
-        Ok(Run { row, run_id, resumed: false })
+        Ok(Run {
+            row,
+            run_id,
+            resumed: false,
+        })
     }
 
     /// Calls `each` with every settled class of a run, in the order of settlement.
@@ -175,11 +255,16 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Read`].
     pub fn settled(&self, run: &Run, each: impl FnMut(Record)) -> Result<(), LedgerError> {
-        self.read_settled(run, each).map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+        self.read_settled(run, each)
+            .map_err(|source| LedgerError::Read {
+                path: self.path.clone(),
+                source,
+            })
     }
 
     fn read_settled(&self, run: &Run, mut each: impl FnMut(Record)) -> rusqlite::Result<()> {
-        let select = "SELECT wnid, outcome, kind, message, files, bytes, worker FROM result WHERE run = ?1
+        let select =
+            "SELECT wnid, outcome, kind, message, files, bytes, worker FROM result WHERE run = ?1
                       ORDER BY settled_at";
         let mut statement = self.connection.prepare(select)?;
         let mut rows = statement.query([run.row])?;
@@ -199,7 +284,10 @@ impl Ledger {
     }
 
     fn not_written(&self, source: rusqlite::Error) -> LedgerError {
-        LedgerError::Write { path: self.path.clone(), source }
+        LedgerError::Write {
+            path: self.path.clone(),
+            source,
+        }
     }
 
     fn write(&mut self, run: &Run, lease_ttl: Duration, entries: &[Entry]) -> rusqlite::Result<()> {
@@ -210,22 +298,37 @@ impl Ledger {
         for entry in entries {
             insert(&transaction, run, &entry.records)?;
             for wnid in &entry.forgotten {
-                let mut forget = transaction.prepare_cached("DELETE FROM result WHERE run = ?1 AND wnid = ?2")?;
+                let mut forget = transaction
+                    .prepare_cached("DELETE FROM result WHERE run = ?1 AND wnid = ?2")?;
                 forget.execute(params![run.row, wnid.to_string()])?;
             }
             for worker in &entry.opened {
                 // Also replaces the session of an earlier coordinator: the new time to live applies
                 // to this worker now.
                 let open = "INSERT OR REPLACE INTO session (worker, ttl_ms) VALUES (?1, ?2)";
-                transaction.prepare_cached(open)?.execute(params![worker, ttl])?;
+                transaction
+                    .prepare_cached(open)?
+                    .execute(params![worker, ttl])?;
             }
-            entry.renamed.iter().try_for_each(|renamed| rename(&transaction, renamed))?;
-            entry.drains.iter().try_for_each(|drain| continuation::write_drain(&transaction, drain))?;
+            entry
+                .renamed
+                .iter()
+                .try_for_each(|renamed| rename(&transaction, renamed))?;
+            entry
+                .drains
+                .iter()
+                .try_for_each(|drain| continuation::write_drain(&transaction, drain))?;
             for worker in &entry.closed {
-                transaction.prepare_cached("DELETE FROM session WHERE worker = ?1")?.execute([worker])?;
+                transaction
+                    .prepare_cached("DELETE FROM session WHERE worker = ?1")?
+                    .execute([worker])?;
             }
         }
-        if let Some(mark) = entries.iter().filter_map(|entry| entry.granted.as_ref()).max() {
+        if let Some(mark) = entries
+            .iter()
+            .filter_map(|entry| entry.granted.as_ref())
+            .max()
+        {
             continuation::write_mark(&transaction, run.row, mark)?;
         }
         if entries.iter().any(|entry| entry.finished) {
@@ -238,13 +341,20 @@ impl Ledger {
     }
 }
 
-fn rename(transaction: &Transaction<'_>, Renamed { bound, freed }: &Renamed) -> rusqlite::Result<()> {
+fn rename(
+    transaction: &Transaction<'_>,
+    Renamed { bound, freed }: &Renamed,
+) -> rusqlite::Result<()> {
     if let Some(name) = freed {
-        transaction.prepare_cached("DELETE FROM name WHERE worker = ?1")?.execute([name])?;
+        transaction
+            .prepare_cached("DELETE FROM name WHERE worker = ?1")?
+            .execute([name])?;
     }
     if let Some((name, credential)) = bound {
         let bind = "INSERT OR REPLACE INTO name (worker, credential) VALUES (?1, ?2)";
-        transaction.prepare_cached(bind)?.execute(params![name, credential.0.cast_signed()])?;
+        transaction
+            .prepare_cached(bind)?
+            .execute(params![name, credential.0.cast_signed()])?;
     }
     Ok(())
 }
@@ -253,10 +363,16 @@ fn insert(transaction: &Transaction<'_>, run: &Run, records: &[Record]) -> rusql
     if records.is_empty() {
         return Ok(());
     }
-    let insert = "INSERT OR REPLACE INTO result (run, wnid, outcome, kind, message, files, bytes, worker)
+    let insert =
+        "INSERT OR REPLACE INTO result (run, wnid, outcome, kind, message, files, bytes, worker)
                   VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
     let mut insert = transaction.prepare_cached(insert)?;
-    for Record { wnid, outcome, worker } in records {
+    for Record {
+        wnid,
+        outcome,
+        worker,
+    } in records
+    {
         let (outcome, published, failure) = match outcome {
             Outcome::Success(published) => ("success", Some(published), None),
             Outcome::Skipped(published) => ("skipped", Some(published), None),
@@ -289,18 +405,32 @@ pub fn list_digest(part_ids: impl Iterator<Item = String>) -> String {
 fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
     let wnid: String = row.get(0)?;
     let outcome: String = row.get(1)?;
-    let Ok(wnid) = wnid.parse() else { return Ok(None) };
-    let count = |column| row.get::<_, Option<i64>>(column).map(|count| count.unwrap_or_default().cast_unsigned());
-    let published = Published { files: count(4)?, bytes: count(5)? };
+    let Ok(wnid) = wnid.parse() else {
+        return Ok(None);
+    };
+    let count = |column| {
+        row.get::<_, Option<i64>>(column)
+            .map(|count| count.unwrap_or_default().cast_unsigned())
+    };
+    let published = Published {
+        files: count(4)?,
+        bytes: count(5)?,
+    };
     let outcome = match outcome.as_str() {
         "success" => Outcome::Success(published),
         "skipped" => Outcome::Skipped(published),
         _ => {
-            let Ok(kind) = row.get::<_, String>(2)?.parse::<FailureKind>() else { return Ok(None) };
+            let Ok(kind) = row.get::<_, String>(2)?.parse::<FailureKind>() else {
+                return Ok(None);
+            };
             Outcome::Failed(Failure::new(kind, row.get::<_, String>(3)?))
         }
     };
-    Ok(Some(Record { wnid, outcome, worker: row.get(6)? }))
+    Ok(Some(Record {
+        wnid,
+        outcome,
+        worker: row.get(6)?,
+    }))
 }
 
 #[cfg(test)]
@@ -329,7 +459,11 @@ mod tests {
 
     fn record(number: u32, outcome: Outcome) -> Record {
         let worker = number.is_multiple_of(2).then(|| "host".to_owned());
-        Record { wnid: format!("n{number:08}").parse().unwrap(), outcome, worker }
+        Record {
+            wnid: format!("n{number:08}").parse().unwrap(),
+            outcome,
+            worker,
+        }
     }
 
     fn settled(ledger: &Ledger, run: &Run) -> Vec<Record> {
@@ -339,14 +473,33 @@ mod tests {
     }
 
     fn entry(records: Vec<Record>, finished: bool) -> Entry {
-        Entry { records, finished, ..Entry::default() }
+        Entry {
+            records,
+            finished,
+            ..Entry::default()
+        }
     }
 
     fn results() -> [Record; 3] {
         [
-            record(1, Outcome::Success(Published { files: 3, bytes: 10_240 })),
-            record(2, Outcome::Skipped(Published { files: 1, bytes: u64::MAX })),
-            record(3, Outcome::Failed(Failure::new(FailureKind::Conflict, "it's \"there\""))),
+            record(
+                1,
+                Outcome::Success(Published {
+                    files: 3,
+                    bytes: 10_240,
+                }),
+            ),
+            record(
+                2,
+                Outcome::Skipped(Published {
+                    files: 1,
+                    bytes: u64::MAX,
+                }),
+            ),
+            record(
+                3,
+                Outcome::Failed(Failure::new(FailureKind::Conflict, "it's \"there\"")),
+            ),
         ]
     }
 
@@ -354,11 +507,16 @@ mod tests {
     fn a_database_of_another_program_is_left_as_it_is() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("photos.db");
-        Connection::open(&path).unwrap().execute_batch("CREATE TABLE photo (name TEXT);").unwrap();
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE photo (name TEXT);")
+            .unwrap();
         let before = std::fs::read(&path).unwrap();
         let said = Ledger::open(&path).unwrap_err().to_string();
         assert!(
-            said.ends_with("it is a database of something else and no ledger; give another file with --ledger"),
+            said.ends_with(
+                "it is a database of something else and no ledger; give another file with --ledger"
+            ),
             "{said}"
         );
         assert_eq!(std::fs::read(&path).unwrap(), before);
@@ -372,7 +530,9 @@ mod tests {
         assert_eq!(ledger.next_epoch().unwrap(), 1);
         let begun = ledger.run("list", "url", false).unwrap();
         assert!(!begun.resumed);
-        ledger.write(&begun, TTL, &[entry(results().into(), false)]).unwrap();
+        ledger
+            .write(&begun, TTL, &[entry(results().into(), false)])
+            .unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(&path).unwrap();
         assert_eq!(ledger.next_epoch().unwrap(), 2);
@@ -386,14 +546,26 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let first = ledger.run("list", "url", false).unwrap();
-        ledger.write(&first, TTL, &[entry(results().into(), false)]).unwrap();
+        ledger
+            .write(&first, TTL, &[entry(results().into(), false)])
+            .unwrap();
         let second = ledger.run("other list", "url", false).unwrap();
         let third = ledger.run("other list", "other url", false).unwrap();
         assert!(!second.resumed && !third.resumed);
-        assert_eq!(settled(&ledger, &first), results(), "the second one has settled nothing");
-        ledger.write(&third, TTL, &[entry(results().into(), true)]).unwrap();
+        assert_eq!(
+            settled(&ledger, &first),
+            results(),
+            "the second one has settled nothing"
+        );
+        ledger
+            .write(&third, TTL, &[entry(results().into(), true)])
+            .unwrap();
         let shown = ledger.run("other list", "other url", true).unwrap();
-        assert_eq!((shown.resumed, &shown.run_id), (true, &third.run_id), "unless it was asked for");
+        assert_eq!(
+            (shown.resumed, &shown.run_id),
+            (true, &third.run_id),
+            "unless it was asked for"
+        );
         let fourth = ledger.run("other list", "other url", false).unwrap();
         assert!(!fourth.resumed && settled(&ledger, &fourth).is_empty());
         assert!(
@@ -408,7 +580,16 @@ mod tests {
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
         let good = record(3, Outcome::Success(Published::default()));
-        ledger.write(&run, TTL, &[entry(results().into(), false), entry(vec![good.clone()], false)]).unwrap();
+        ledger
+            .write(
+                &run,
+                TTL,
+                &[
+                    entry(results().into(), false),
+                    entry(vec![good.clone()], false),
+                ],
+            )
+            .unwrap();
         assert_eq!(settled(&ledger, &run).len(), 3);
         assert!(settled(&ledger, &run).contains(&good));
     }
@@ -422,8 +603,15 @@ mod tests {
         let opened = ["one", "other", "one"].map(str::to_owned).into();
         let forgotten = vec![results()[2].wnid];
         let entries = [
-            Entry { opened, ..entry(results().into(), false) },
-            Entry { forgotten, closed: vec!["other".to_owned()], ..Entry::default() },
+            Entry {
+                opened,
+                ..entry(results().into(), false)
+            },
+            Entry {
+                forgotten,
+                closed: vec!["other".to_owned()],
+                ..Entry::default()
+            },
         ];
         ledger.write(&run, TTL, &entries).unwrap();
         assert_eq!(settled(&ledger, &run), results()[..2]);
@@ -433,7 +621,10 @@ mod tests {
         assert!(ledger.run("list", "url", false).unwrap().resumed);
         assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), TTL)]);
         ledger.run("another list", "url", false).unwrap();
-        assert!(ledger.workers().unwrap().is_empty(), "a new run has no workers");
+        assert!(
+            ledger.workers().unwrap().is_empty(),
+            "a new run has no workers"
+        );
     }
 
     #[test]
@@ -442,14 +633,38 @@ mod tests {
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
-        let bound = |name: &str, id| Renamed { bound: Some((name.to_owned(), CredentialId(id))), freed: None };
-        let freed = Renamed { bound: None, freed: Some("left".to_owned()) };
-        let renamed = vec![bound("one", 1), bound("other", u64::MAX), bound("left", 1), bound("one", 2), freed];
-        ledger.write(&run, TTL, &[Entry { renamed, ..Entry::default() }]).unwrap();
+        let bound = |name: &str, id| Renamed {
+            bound: Some((name.to_owned(), CredentialId(id))),
+            freed: None,
+        };
+        let freed = Renamed {
+            bound: None,
+            freed: Some("left".to_owned()),
+        };
+        let renamed = vec![
+            bound("one", 1),
+            bound("other", u64::MAX),
+            bound("left", 1),
+            bound("one", 2),
+            freed,
+        ];
+        ledger
+            .write(
+                &run,
+                TTL,
+                &[Entry {
+                    renamed,
+                    ..Entry::default()
+                }],
+            )
+            .unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(&path).unwrap();
         ledger.run("list", "url", false).unwrap();
-        let expected = [("one".to_owned(), CredentialId(2)), ("other".to_owned(), CredentialId(u64::MAX))];
+        let expected = [
+            ("one".to_owned(), CredentialId(2)),
+            ("other".to_owned(), CredentialId(u64::MAX)),
+        ];
         assert_eq!(ledger.names().unwrap(), expected);
         ledger.run("another list", "url", false).unwrap();
         assert_eq!(ledger.names().unwrap(), []);
@@ -475,19 +690,32 @@ mod tests {
         for sharing in Sharing::ALL {
             let folder = tempfile::tempdir().unwrap();
             let path = folder.path().join("ledger");
-            Connection::open(&path).unwrap().execute_batch(VERSION_1).unwrap();
+            Connection::open(&path)
+                .unwrap()
+                .execute_batch(VERSION_1)
+                .unwrap();
             let mut ledger = Ledger::open_as(&path, sharing).unwrap();
             assert_eq!(ledger.next_epoch().unwrap(), 8);
             let run = ledger.run("list", "url", false).unwrap();
             assert_eq!((run.resumed, run.run_id.as_str()), (true, "old"));
             assert_eq!(settled(&ledger, &run), results()[..1]);
-            ledger.write(&run, TTL, &[entry(results()[1..].into(), false)]).unwrap();
+            ledger
+                .write(&run, TTL, &[entry(results()[1..].into(), false)])
+                .unwrap();
             drop(ledger);
             let before = Connection::open(schema::backup_of(&path, 1)).unwrap();
-            let version: i64 = before.query_row("PRAGMA user_version", [], |row| row.get(0)).unwrap();
-            let kept: i64 = before.query_row("SELECT count(*) FROM result", [], |row| row.get(0)).unwrap();
+            let version: i64 = before
+                .query_row("PRAGMA user_version", [], |row| row.get(0))
+                .unwrap();
+            let kept: i64 = before
+                .query_row("SELECT count(*) FROM result", [], |row| row.get(0))
+                .unwrap();
             assert_eq!((version, kept), (1, 1));
-            assert_eq!(settled(&Ledger::open(&path).unwrap(), &run).len(), 3, "the next start finds it up to date");
+            assert_eq!(
+                settled(&Ledger::open(&path).unwrap(), &run).len(),
+                3,
+                "the next start finds it up to date"
+            );
         }
     }
 
@@ -510,11 +738,27 @@ mod tests {
         let mut ledger = Ledger::open(&path).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
         assert_eq!(settled(&ledger, &run), results()[..1]);
-        assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), Duration::from_secs(30))]);
+        assert_eq!(
+            ledger.workers().unwrap(),
+            [("one".to_owned(), Duration::from_secs(30))]
+        );
         let opened = vec!["one".to_owned()];
         let lease_ttl = Duration::from_mins(5);
-        ledger.write(&run, lease_ttl, &[Entry { opened, ..Entry::default() }]).unwrap();
-        assert_eq!(ledger.workers().unwrap(), [("one".to_owned(), lease_ttl)], "it has registered again");
+        ledger
+            .write(
+                &run,
+                lease_ttl,
+                &[Entry {
+                    opened,
+                    ..Entry::default()
+                }],
+            )
+            .unwrap();
+        assert_eq!(
+            ledger.workers().unwrap(),
+            [("one".to_owned(), lease_ttl)],
+            "it has registered again"
+        );
         assert!(schema::backup_of(&path, 2).exists());
     }
 
@@ -525,13 +769,21 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
-        let many = (0..100_000).map(|number| record(number, Outcome::Success(Published::default()))).collect();
+        let many = (0..100_000)
+            .map(|number| record(number, Outcome::Success(Published::default())))
+            .collect();
         ledger.write(&run, TTL, &[entry(many, false)]).unwrap();
         let temporary_files = || {
             let open = std::fs::read_dir("/proc/self/fd").unwrap().flatten();
             let paths = open.filter_map(|entry| std::fs::read_link(entry.path()).ok());
             // Files without a name, or with one of SQLite's temporary names.
-            paths.filter(|path| ["/#", "/etilqs"].iter().any(|name| path.to_string_lossy().contains(name))).count()
+            paths
+                .filter(|path| {
+                    ["/#", "/etilqs"]
+                        .iter()
+                        .any(|name| path.to_string_lossy().contains(name))
+                })
+                .count()
         };
         let mut rows = 0;
         let mut most = 0;
@@ -552,7 +804,10 @@ mod tests {
         let ledger = Ledger::open(&path).unwrap();
         ledger.next_epoch().unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
-        assert!(refused.contains(&format!("in use by process {}", std::process::id())), "{refused}");
+        assert!(
+            refused.contains(&format!("in use by process {}", std::process::id())),
+            "{refused}"
+        );
         drop(ledger);
         assert!(Ledger::open(&path).is_ok());
     }
@@ -561,32 +816,56 @@ mod tests {
     fn a_newer_format_and_a_file_that_is_no_ledger_are_refused() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
-        Ledger::open(&path).unwrap().connection.execute_batch("PRAGMA user_version = 6").unwrap();
-        assert!(matches!(Ledger::open(&path), Err(LedgerError::TooNew { found: 6, .. })));
+        Ledger::open(&path)
+            .unwrap()
+            .connection
+            .execute_batch("PRAGMA user_version = 6")
+            .unwrap();
+        assert!(matches!(
+            Ledger::open(&path),
+            Err(LedgerError::TooNew { found: 6, .. })
+        ));
         std::fs::write(&path, [b'x'; 4096]).unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
         assert!(refused.contains("move it away"), "{refused}");
         // A database of another program.
         std::fs::remove_file(&path).unwrap();
-        Connection::open(&path).unwrap().execute_batch("CREATE TABLE run (x); PRAGMA user_version = 2").unwrap();
-        let refused = Ledger::open(&path).and_then(|ledger| ledger.next_epoch()).unwrap_err().to_string();
+        Connection::open(&path)
+            .unwrap()
+            .execute_batch("CREATE TABLE run (x); PRAGMA user_version = 2")
+            .unwrap();
+        let refused = Ledger::open(&path)
+            .and_then(|ledger| ledger.next_epoch())
+            .unwrap_err()
+            .to_string();
         assert!(refused.contains("no ledger: move it away"), "{refused}");
     }
 
     #[test]
     fn a_path_that_is_no_regular_file_is_refused_without_waiting() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(matches!(Ledger::open(folder.path()), Err(LedgerError::Directory { .. })));
+        assert!(matches!(
+            Ledger::open(folder.path()),
+            Err(LedgerError::Directory { .. })
+        ));
         let fifo = folder.path().join("fifo");
         // Created by a system call: a child process would for a moment hold the locks of every
         // other test.
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
         for path in [&fifo, Path::new("/dev/null")] {
-            assert!(matches!(Ledger::open(path), Err(LedgerError::NotAFile { .. })), "{}", path.display());
+            assert!(
+                matches!(Ledger::open(path), Err(LedgerError::NotAFile { .. })),
+                "{}",
+                path.display()
+            );
         }
-        let nowhere = Ledger::open(&folder.path().join("nowhere/ledger")).unwrap_err().to_string();
+        let nowhere = Ledger::open(&folder.path().join("nowhere/ledger"))
+            .unwrap_err()
+            .to_string();
         assert!(
-            nowhere.contains("No such file or directory (os error 2); give another file with --ledger"),
+            nowhere.contains(
+                "No such file or directory (os error 2); give another file with --ledger"
+            ),
             "{nowhere}"
         );
     }
@@ -597,7 +876,11 @@ mod tests {
         for name in [":memory:", "file:x?mode=memory"] {
             let path = folder.path().join(name);
             Ledger::open(&path).unwrap().next_epoch().unwrap();
-            assert_eq!(Ledger::open(&path).unwrap().next_epoch().unwrap(), 2, "{name}");
+            assert_eq!(
+                Ledger::open(&path).unwrap().next_epoch().unwrap(),
+                2,
+                "{name}"
+            );
         }
     }
 
@@ -606,18 +889,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
-        ledger.connection.execute_batch("PRAGMA max_page_count = 1").unwrap();
-        let many = (0..10_000).map(|number| record(number, Outcome::Success(Published::default()))).collect();
+        ledger
+            .connection
+            .execute_batch("PRAGMA max_page_count = 1")
+            .unwrap();
+        let many = (0..10_000)
+            .map(|number| record(number, Outcome::Success(Published::default())))
+            .collect();
         let durable = || panic!("confirmed what was not kept");
         let mut threads = JoinSet::new();
         let ended = tokio::runtime::Runtime::new().unwrap().block_on(async {
             let log = FailureLog::open(folder.path()).unwrap();
             let writer = ledger.start_writer(run, TTL, log, &mut threads).unwrap();
-            writer.write(Entry { records: many, ..Entry::confirmed(durable) }).await;
+            writer
+                .write(Entry {
+                    records: many,
+                    ..Entry::confirmed(durable)
+                })
+                .await;
             threads.join_next().await.unwrap().unwrap()
         });
         let said = ended.unwrap_err().to_string();
-        assert!(said.contains("/ledger: database or disk is full (free some space and run"), "{said}");
+        assert!(
+            said.contains("/ledger: database or disk is full (free some space and run"),
+            "{said}"
+        );
     }
 
     #[test]
@@ -626,9 +922,12 @@ mod tests {
         let path = folder.path().join("ledger");
         let mut ledger = Ledger::open(&path).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
-        let records =
-            |from: u32| (from..from + 500).map(|number| record(number, Outcome::Skipped(Published::default())));
-        ledger.write(&run, TTL, &[entry(records(0).collect(), false)]).unwrap();
+        let records = |from: u32| {
+            (from..from + 500).map(|number| record(number, Outcome::Skipped(Published::default())))
+        };
+        ledger
+            .write(&run, TTL, &[entry(records(0).collect(), false)])
+            .unwrap();
         drop(ledger);
         let whole = std::fs::read(&path).unwrap();
         assert_eq!(whole.len() % 512, 0);
@@ -647,7 +946,10 @@ mod tests {
             };
             if let Err(error) = use_it() {
                 let said = error.to_string();
-                assert!(said.contains(&path.display().to_string()) && !said.contains('\n'), "{said}");
+                assert!(
+                    said.contains(&path.display().to_string()) && !said.contains('\n'),
+                    "{said}"
+                );
                 assert!(
                     said.contains("move it away") || matches!(error, LedgerError::TooNew { .. }),
                     "{start}: {said}"

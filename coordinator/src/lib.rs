@@ -56,9 +56,19 @@ pub use crate::{job::CoordinatorError, version::VERSION};
 ///
 /// # Errors
 /// [`CoordinatorError`], one sentence with the remedy.
-pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<Exit, CoordinatorError> {
+pub async fn run(
+    config: Config,
+    screen: Screen,
+    shutdown: Shutdown,
+) -> Result<Exit, CoordinatorError> {
     if let Some(command) = config.command {
-        return Ok(Box::pin(commands::run(command, &screen, &shutdown, Retrying(io::stdout()))).await?);
+        return Ok(Box::pin(commands::run(
+            command,
+            &screen,
+            &shutdown,
+            Retrying(io::stdout()),
+        ))
+        .await?);
     }
     let dry_run = config.origin.dry_run;
     let mut plan = config.plan()?;
@@ -81,7 +91,15 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
     // default.
     limits::raise_open_files(None);
     let out = Output::start("stdout", io::stdout())?;
-    let exit = Box::pin(job::run(plan, &classes, &screen, &shutdown, &out, dev::run_worker)).await;
+    let exit = Box::pin(job::run(
+        plan,
+        &classes,
+        &screen,
+        &shutdown,
+        &out,
+        dev::run_worker,
+    ))
+    .await;
     match &exit {
         Ok(exit) => tracing::info!(code = exit.code(), "finished"),
         // `main` prints it to the screen.
@@ -92,20 +110,30 @@ pub async fn run(config: Config, screen: Screen, shutdown: Shutdown) -> Result<E
 }
 
 /// The classes of the CSV or of the demo. The demo runs until the returned value is dropped.
-async fn classes(plan: &mut Plan, screen: &Screen) -> Result<(ClassList, Option<Demo>), CoordinatorError> {
+async fn classes(
+    plan: &mut Plan,
+    screen: &Screen,
+) -> Result<(ClassList, Option<Demo>), CoordinatorError> {
     match &plan.source {
         ClassSource::Csv(path) => match ClassList::read(path) {
             Ok(classes) => Ok((classes, None)),
-            Err(source @ ClassListError::MissingColumn { .. }) => {
-                Err(CoordinatorError::Column { path: path.clone(), source })
-            }
+            Err(source @ ClassListError::MissingColumn { .. }) => Err(CoordinatorError::Column {
+                path: path.clone(),
+                source,
+            }),
             Err(error) => Err(CoordinatorError::ClassList(error)),
         },
         ClassSource::Demo => {
             let demo = Demo::start().await?;
             screen.say(&demo.announcement());
             plan.job.url = demo.url.clone();
-            Ok((ClassList { wnids: demo.wnids.clone(), ..ClassList::default() }, Some(demo)))
+            Ok((
+                ClassList {
+                    wnids: demo.wnids.clone(),
+                    ..ClassList::default()
+                },
+                Some(demo),
+            ))
         }
     }
 }

@@ -16,5 +16,8 @@ fn main() -> ExitCode {
 async fn run(config: Config, screen: Screen) -> Exit {
     let shutdown = Shutdown::default();
     let job = coordinator::run(config, screen.clone(), shutdown.clone());
-    program::with_signals(&screen, &shutdown, async { job.await.map_err(|error| error.to_string()) }).await
+    program::with_signals(&screen, &shutdown, async {
+        job.await.map_err(|error| error.to_string())
+    })
+    .await
 }

@@ -23,7 +23,10 @@ pub(crate) struct RunningTime {
 impl RunningTime {
     /// Starts at the real time `now`.
     pub(crate) fn starting_at(now: Instant) -> Self {
-        Self { last: now, absent: Duration::ZERO }
+        Self {
+            last: now,
+            absent: Duration::ZERO,
+        }
     }
 
     /// The running time at the current real time `now`.
@@ -50,11 +53,23 @@ mod tests {
         let second = Duration::from_secs(1);
         let mut time = RunningTime::starting_at(start);
         assert_eq!(time.at(start + second), start + second);
-        assert_eq!(time.at(start + 3 * second), start + 3 * second, "a tick that is one second late counts in full");
-        assert_eq!(time.at(start + 93 * second), start + 5 * second, "an absence of 90 s counts as 2 s");
+        assert_eq!(
+            time.at(start + 3 * second),
+            start + 3 * second,
+            "a tick that is one second late counts in full"
+        );
+        assert_eq!(
+            time.at(start + 93 * second),
+            start + 5 * second,
+            "an absence of 90 s counts as 2 s"
+        );
         assert_eq!(time.absent(), 88 * second);
         assert_eq!(time.at(start + 94 * second), start + 6 * second);
-        assert_eq!(time.at(start + 93 * second), start + 6 * second, "the running time never decreases");
+        assert_eq!(
+            time.at(start + 93 * second),
+            start + 6 * second,
+            "the running time never decreases"
+        );
         assert_eq!(time.at(start + 95 * second), start + 7 * second);
     }
 }

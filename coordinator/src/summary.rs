@@ -19,9 +19,17 @@ const NAMED_CAUSES: usize = 6;
 /// # Errors
 /// If `out` is closed.
 pub fn write(mut out: impl Write, status: &JobStatus, duplicates: u64) -> io::Result<()> {
-    let JobStatus { total, success, skipped, failed, .. } = status;
+    let JobStatus {
+        total,
+        success,
+        skipped,
+        failed,
+        ..
+    } = status;
     let rule = "=".repeat(WIDTH);
-    let counts = format!("✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}");
+    let counts = format!(
+        "✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}"
+    );
     let duplicates = match duplicates {
         0 => String::new(),
         1 => "1 duplicate row\n".to_owned(),
@@ -33,19 +41,44 @@ pub fn write(mut out: impl Write, status: &JobStatus, duplicates: u64) -> io::Re
 
 /// The causes of the failures, the most frequent first, the path of the log that names each failed
 /// class, and a remedy for the user.
-pub fn failures_in_words(mut causes: Vec<Cause>, log: &Path, advice: Option<&str>) -> Option<String> {
-    causes.sort_by(|one, other| other.classes.cmp(&one.classes).then_with(|| one.text.cmp(&other.text)));
-    let named = causes.iter().take(NAMED_CAUSES).map(|cause| format!("{} {}", cause.classes, cause.text));
-    let others: u64 = causes.iter().skip(NAMED_CAUSES).map(|cause| cause.classes).sum();
+pub fn failures_in_words(
+    mut causes: Vec<Cause>,
+    log: &Path,
+    advice: Option<&str>,
+) -> Option<String> {
+    causes.sort_by(|one, other| {
+        other
+            .classes
+            .cmp(&one.classes)
+            .then_with(|| one.text.cmp(&other.text))
+    });
+    let named = causes
+        .iter()
+        .take(NAMED_CAUSES)
+        .map(|cause| format!("{} {}", cause.classes, cause.text));
+    let others: u64 = causes
+        .iter()
+        .skip(NAMED_CAUSES)
+        .map(|cause| cause.classes)
+        .sum();
     let others = (others > 0).then(|| format!("{others} for other causes"));
     let named = named.chain(others).collect::<Vec<_>>().join(", ");
     let advice = advice.map_or_else(String::new, |advice| format!(". {advice}"));
-    (!causes.is_empty()).then(|| format!("failed: {named}; each is named in {}{advice}", log.display()))
+    (!causes.is_empty()).then(|| {
+        format!(
+            "failed: {named}; each is named in {}{advice}",
+            log.display()
+        )
+    })
 }
 
 /// The exit code of a finished job.
 pub fn exit(status: &JobStatus) -> Exit {
-    if status.failed == 0 { Exit::Done } else { Exit::SomeFailed }
+    if status.failed == 0 {
+        Exit::Done
+    } else {
+        Exit::SomeFailed
+    }
 }
 
 #[cfg(test)]
@@ -53,7 +86,13 @@ mod tests {
     use super::*;
 
     fn table(duplicates: u64) -> String {
-        let status = JobStatus { total: 100, success: 95, skipped: 3, failed: 2, ..JobStatus::default() };
+        let status = JobStatus {
+            total: 100,
+            success: 95,
+            skipped: 3,
+            failed: 2,
+            ..JobStatus::default()
+        };
         let mut out = Vec::new();
         write(&mut out, &status, duplicates).unwrap();
         String::from_utf8(out).unwrap()
@@ -70,16 +109,28 @@ mod tests {
 
     #[test]
     fn causes_are_counted_and_the_log_is_named() {
-        let cause = |classes, text: &str| Cause { classes, text: text.to_owned() };
+        let cause = |classes, text: &str| Cause {
+            classes,
+            text: text.to_owned(),
+        };
         let log = Path::new("/t/failed_downloads.log");
         assert_eq!(failures_in_words(vec![], log, None), None);
-        let two = vec![cause(1, "InvalidWnid"), cause(12, "HTTPError: 404 Client Error: Not Found")];
+        let two = vec![
+            cause(1, "InvalidWnid"),
+            cause(12, "HTTPError: 404 Client Error: Not Found"),
+        ];
         assert_eq!(
             failures_in_words(two, log, Some("Check --url")).unwrap(),
             "failed: 12 HTTPError: 404 Client Error: Not Found, 1 InvalidWnid; each is named in /t/failed_downloads.log. Check --url"
         );
-        let many =
-            failures_in_words((0..9).map(|number| cause(5, &format!("K{number}"))).collect(), log, None).unwrap();
+        let many = failures_in_words(
+            (0..9)
+                .map(|number| cause(5, &format!("K{number}")))
+                .collect(),
+            log,
+            None,
+        )
+        .unwrap();
         assert_eq!(
             many,
             "failed: 5 K0, 5 K1, 5 K2, 5 K3, 5 K4, 5 K5, 15 for other causes; each is named in /t/failed_downloads.log"
@@ -88,7 +139,12 @@ mod tests {
 
     #[test]
     fn one_failed_class_changes_the_exit_code() {
-        let mut status = JobStatus { total: 2, success: 1, skipped: 1, ..JobStatus::default() };
+        let mut status = JobStatus {
+            total: 2,
+            success: 1,
+            skipped: 1,
+            ..JobStatus::default()
+        };
         assert_eq!(exit(&status), Exit::Done);
         status.failed = 1;
         assert_eq!(exit(&status), Exit::SomeFailed);

@@ -71,11 +71,19 @@ impl Target {
     /// # Errors
     /// [`TargetError`], one sentence with the remedy.
     pub fn prepare(path: &Path) -> Result<Self, TargetError> {
-        let read_only = |source| TargetError::ReadOnly { path: path.to_owned(), source: explained(source, [path]) };
+        let read_only = |source| TargetError::ReadOnly {
+            path: path.to_owned(),
+            source: explained(source, [path]),
+        };
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
-            return Err(TargetError::File { path: path.to_owned() });
+            return Err(TargetError::File {
+                path: path.to_owned(),
+            });
         }
-        fs::create_dir_all(path).map_err(|source| TargetError::Create { path: path.to_owned(), source })?;
+        fs::create_dir_all(path).map_err(|source| TargetError::Create {
+            path: path.to_owned(),
+            source,
+        })?;
         // A check of permissions is not enough: quotas, full disks and network file systems refuse
         // only the write itself.
         let probe = path.join(format!("{PROBE}{:016x}", rand::random::<u64>()));
@@ -85,11 +93,18 @@ impl Target {
         let log_path = path.join(LOG_NAME);
         let log = own_file::open_log(&log_path).map_err(|source| {
             let source = explained(source, [&log_path]);
-            TargetError::Log { path: log_path, source }
+            TargetError::Log {
+                path: log_path,
+                source,
+            }
         })?;
         let unlocked = match log.try_lock() {
             Ok(()) => None,
-            Err(TryLockError::WouldBlock) => return Err(TargetError::Busy { path: path.to_owned() }),
+            Err(TryLockError::WouldBlock) => {
+                return Err(TargetError::Busy {
+                    path: path.to_owned(),
+                });
+            }
             Err(TryLockError::Error(error)) => Some(error),
         };
         // In a folder that cannot be listed the old probe files stay, which does no harm.
@@ -108,7 +123,9 @@ impl Target {
     /// Warns if the file system does not support locks. Call it once the log is open.
     pub fn warn_if_unlocked(&self) {
         if let Some(error) = &self.unlocked {
-            tracing::warn!("the target cannot be locked ({error}): make sure that no other coordinator uses it");
+            tracing::warn!(
+                "the target cannot be locked ({error}): make sure that no other coordinator uses it"
+            );
         }
     }
 }
@@ -133,7 +150,10 @@ mod tests {
         fs::write(path.join(".probe-0123456789abcdef"), "?").unwrap();
         let target = Target::prepare(&path).unwrap();
         assert!(target.unlocked.is_none());
-        let names: Vec<_> = fs::read_dir(&path).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+        let names: Vec<_> = fs::read_dir(&path)
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .collect();
         assert_eq!(names, [LOG_NAME]);
     }
 
@@ -142,7 +162,12 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("a/b");
         drop(Target::prepare(&path).unwrap());
-        for name in [".probe-", ".probe-0123456789abcdeg", ".probe-0123456789abcdef0", "a.probe-0123456789abcdef"] {
+        for name in [
+            ".probe-",
+            ".probe-0123456789abcdeg",
+            ".probe-0123456789abcdef0",
+            "a.probe-0123456789abcdef",
+        ] {
             fs::write(path.join(name), "of another program").unwrap();
         }
         drop(Target::prepare(&path).unwrap());
@@ -153,7 +178,10 @@ mod tests {
     fn a_second_coordinator_is_refused_until_the_first_has_ended() {
         let folder = tempfile::tempdir().unwrap();
         let first = Target::prepare(folder.path()).unwrap();
-        assert!(matches!(Target::prepare(folder.path()), Err(TargetError::Busy { .. })));
+        assert!(matches!(
+            Target::prepare(folder.path()),
+            Err(TargetError::Busy { .. })
+        ));
         drop(first);
         assert!(Target::prepare(folder.path()).is_ok());
     }
@@ -161,8 +189,17 @@ mod tests {
     #[test]
     fn a_path_that_is_no_folder_is_refused() {
         let file = tempfile::NamedTempFile::new().unwrap();
-        assert!(matches!(Target::prepare(file.path()), Err(TargetError::File { .. })));
-        assert!(matches!(Target::prepare(&file.path().join("x")), Err(TargetError::Create { .. })));
-        assert!(matches!(Target::prepare(Path::new("/proc")), Err(TargetError::ReadOnly { .. })));
+        assert!(matches!(
+            Target::prepare(file.path()),
+            Err(TargetError::File { .. })
+        ));
+        assert!(matches!(
+            Target::prepare(&file.path().join("x")),
+            Err(TargetError::Create { .. })
+        ));
+        assert!(matches!(
+            Target::prepare(Path::new("/proc")),
+            Err(TargetError::ReadOnly { .. })
+        ));
     }
 }

@@ -95,7 +95,10 @@ impl TimeLeft {
 
     /// A worker has reported the bytes that its process has received.
     pub(crate) fn received(&mut self, session: SessionId, bytes: u64) {
-        let worker = self.workers.entry(session).or_insert(Received { reported: bytes, since_heartbeat: 0 });
+        let worker = self.workers.entry(session).or_insert(Received {
+            reported: bytes,
+            since_heartbeat: 0,
+        });
         let more = bytes.saturating_sub(worker.reported);
         worker.reported += more;
         worker.since_heartbeat = worker.since_heartbeat.saturating_add(more);
@@ -134,7 +137,9 @@ impl TimeLeft {
         let is_known = (more > 0 || since_progress < STALL_THRESHOLD)
             && self.rate.seconds >= MIN_OBSERVED_SECONDS
             && self.rate.bytes > 0.0;
-        self.left = remaining.filter(|_| is_known).and_then(|remaining| self.estimate(remaining));
+        self.left = remaining
+            .filter(|_| is_known)
+            .and_then(|remaining| self.estimate(remaining));
         self.left
     }
 
@@ -146,7 +151,12 @@ impl TimeLeft {
             self.stalls.seconds += seconds;
             self.stalls.longest = self.stalls.longest.max(seconds);
         }
-        let seconds = if is_stall || is_first { since_last.min(FIRST_INTERVAL) } else { since_last }.as_secs_f64();
+        let seconds = if is_stall || is_first {
+            since_last.min(FIRST_INTERVAL)
+        } else {
+            since_last
+        }
+        .as_secs_f64();
         self.stalls.between += seconds;
         self.rate.note(bytes, seconds, self.window);
     }

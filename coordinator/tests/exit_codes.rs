@@ -43,11 +43,18 @@ fn the_exit_code_is_correct_when_output_cannot_be_written() {
         could_not_run(line, folder.path());
     }
     assert_eq!(
-        shell(r#""$1" --demo >/dev/full 2>/dev/full"#, folder.path()).status.code(),
+        shell(r#""$1" --demo >/dev/full 2>/dev/full"#, folder.path())
+            .status
+            .code(),
         Some(1),
         "one class of the demo fails"
     );
-    assert_eq!(shell(r#""$1" --demo >&- 2>&-"#, folder.path()).status.code(), Some(1));
+    assert_eq!(
+        shell(r#""$1" --demo >&- 2>&-"#, folder.path())
+            .status
+            .code(),
+        Some(1)
+    );
 }
 
 #[test]
@@ -57,8 +64,7 @@ fn an_unreadable_file_is_reported_with_advice() {
         eprintln!("skipped: files of another user need setpriv, prlimit and root");
         return;
     }
-    let prepare =
-        r#""$1" init --advertise here --dir . >/dev/null && chmod 755 . && chmod 644 server.key && chmod 600 data.csv"#;
+    let prepare = r#""$1" init --advertise here --dir . >/dev/null && chmod 755 . && chmod 644 server.key && chmod 600 data.csv"#;
     assert!(shell(prepare, folder.path()).status.success());
     for (flags, said) in [
         (
@@ -78,7 +84,10 @@ fn an_unreadable_file_is_reported_with_advice() {
             r#"setpriv --reuid=54321 --clear-groups "$1" {flags} --listen 127.0.0.1:0 --tls-cert server.pem --tls-key server.key"#
         );
         let error = could_not_run(&line, folder.path());
-        assert!(error.contains(said) && error.lines().count() == 1, "{error}");
+        assert!(
+            error.contains(said) && error.lines().count() == 1,
+            "{error}"
+        );
     }
 }
 
@@ -86,22 +95,44 @@ fn an_unreadable_file_is_reported_with_advice() {
 fn an_unusable_ledger_is_reported_in_one_sentence() {
     let folder = folder();
     for (ledger, said) in [
-        (".", "failed to open the ledger .: it is a folder; name a file with --ledger"),
-        ("/dev/full", "failed to open the ledger /dev/full: it is no regular file; give another one with --ledger"),
-        ("nowhere/x", "failed to open the ledger nowhere/x: No such file or directory (os error 2); give another file"),
-        ("data.csv", "failed to read the ledger data.csv: file is not a database (it is damaged or no ledger: move it"),
+        (
+            ".",
+            "failed to open the ledger .: it is a folder; name a file with --ledger",
+        ),
+        (
+            "/dev/full",
+            "failed to open the ledger /dev/full: it is no regular file; give another one with --ledger",
+        ),
+        (
+            "nowhere/x",
+            "failed to open the ledger nowhere/x: No such file or directory (os error 2); give another file",
+        ),
+        (
+            "data.csv",
+            "failed to read the ledger data.csv: file is not a database (it is damaged or no ledger: move it",
+        ),
     ] {
         let error = could_not_run(&format!(r#""$1" --dev --ledger {ledger}"#), folder.path());
-        assert!(error.contains(said) && error.lines().count() == 1, "{error}");
+        assert!(
+            error.contains(said) && error.lines().count() == 1,
+            "{error}"
+        );
     }
-    assert_eq!(std::fs::read_to_string(folder.path().join("data.csv")).expect("it stays"), "wnid\nn00000001\n");
+    assert_eq!(
+        std::fs::read_to_string(folder.path().join("data.csv")).expect("it stays"),
+        "wnid\nn00000001\n"
+    );
     // A database of this user in a folder that only another user can write to.
     if may_become_another_user() {
-        let prepare = r#""$1" --demo --target t --ledger l >/dev/null 2>&1; chmod 555 .; chown -R 54321 t l"#;
+        let prepare =
+            r#""$1" --demo --target t --ledger l >/dev/null 2>&1; chmod 555 .; chown -R 54321 t l"#;
         shell(prepare, folder.path());
         let line = r#"setpriv --reuid=54321 --clear-groups "$1" --dev --target t --ledger l"#;
         let error = could_not_run(line, folder.path());
-        assert!(error.contains("(give a file in a writable folder with --ledger)"), "{error}");
+        assert!(
+            error.contains("(give a file in a writable folder with --ledger)"),
+            "{error}"
+        );
         assert_eq!(error.lines().count(), 1, "{error}");
     } else {
         eprintln!("skipped: a folder that cannot be written needs setpriv, prlimit and root");
@@ -124,7 +155,10 @@ fn a_failed_start_of_the_runtime_is_reported_in_one_sentence() {
             continue;
         }
         let said = could_not_run(line, folder.path());
-        assert!(said.starts_with("error: failed to start: ") && said.lines().count() == 1, "{said}");
+        assert!(
+            said.starts_with("error: failed to start: ") && said.lines().count() == 1,
+            "{said}"
+        );
     }
 }
 

@@ -20,7 +20,10 @@ impl Backoff {
     /// The wait before retry number `retry` (the first is 0). `random` is drawn by the caller,
     /// uniformly from 0.0 to 1.0.
     pub fn delay(&self, retry: u32, random: f64) -> Duration {
-        let bound = self.base.saturating_mul(2_u32.saturating_pow(retry)).min(self.cap);
+        let bound = self
+            .base
+            .saturating_mul(2_u32.saturating_pow(retry))
+            .min(self.cap);
         bound.mul_f64(random.clamp(0.0, 1.0))
     }
 }
@@ -29,11 +32,16 @@ impl Backoff {
 mod tests {
     use super::*;
 
-    const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
+    const BACKOFF: Backoff = Backoff {
+        base: Duration::from_millis(500),
+        cap: Duration::from_secs(30),
+    };
 
     #[test]
     fn the_bound_doubles_up_to_the_cap() {
-        let bounds: Vec<_> = [0, 1, 2, 5, 6, 31, u32::MAX].map(|retry| BACKOFF.delay(retry, 1.0).as_millis()).into();
+        let bounds: Vec<_> = [0, 1, 2, 5, 6, 31, u32::MAX]
+            .map(|retry| BACKOFF.delay(retry, 1.0).as_millis())
+            .into();
         assert_eq!(bounds, [500, 1000, 2000, 16_000, 30_000, 30_000, 30_000]);
     }
 

@@ -175,18 +175,37 @@ impl ClassList {
     /// [`ClassListError`]; its message is one sentence that names the remedy.
     pub fn read(path: &Path) -> Result<Self, ClassListError> {
         let mut file = open(path)?;
-        let start = file.fill_buf().map_err(|source| ClassListError::Unreadable { path: path.to_owned(), source })?;
+        let start = file
+            .fill_buf()
+            .map_err(|source| ClassListError::Unreadable {
+                path: path.to_owned(),
+                source,
+            })?;
         match start {
-            [] => return Err(ClassListError::Empty { path: path.to_owned() }),
-            [0x1f, 0x8b, ..] => return Err(ClassListError::Gzip { path: path.to_owned() }),
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => return Err(ClassListError::Utf16 { path: path.to_owned() }),
+            [] => {
+                return Err(ClassListError::Empty {
+                    path: path.to_owned(),
+                });
+            }
+            [0x1f, 0x8b, ..] => {
+                return Err(ClassListError::Gzip {
+                    path: path.to_owned(),
+                });
+            }
+            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
+                return Err(ClassListError::Utf16 {
+                    path: path.to_owned(),
+                });
+            }
             [0xef, 0xbb, 0xbf, ..] => file.consume(3),
             _ => {}
         }
         let list = Rows::new(path, file).collect()?;
         match list.invalid.first() {
             _ if !list.wnids.is_empty() => Ok(list),
-            None => Err(ClassListError::NoRows { path: path.to_owned() }),
+            None => Err(ClassListError::NoRows {
+                path: path.to_owned(),
+            }),
             Some(first) => Err(ClassListError::NoValidRow {
                 path: path.to_owned(),
                 bad: list.invalid.len(),
@@ -213,16 +232,27 @@ impl ClassList {
 /// Opens a regular file. Checks the kind first, because opening a pipe can block forever.
 fn open(path: &Path) -> Result<BufReader<File>, ClassListError> {
     let unreadable = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => ClassListError::Missing { path: path.to_owned() },
-        io::ErrorKind::PermissionDenied => ClassListError::Forbidden { path: path.to_owned() },
-        _ => ClassListError::Unreadable { path: path.to_owned(), source },
+        io::ErrorKind::NotFound => ClassListError::Missing {
+            path: path.to_owned(),
+        },
+        io::ErrorKind::PermissionDenied => ClassListError::Forbidden {
+            path: path.to_owned(),
+        },
+        _ => ClassListError::Unreadable {
+            path: path.to_owned(),
+            source,
+        },
     };
     let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
     if kind.is_dir() {
-        return Err(ClassListError::Directory { path: path.to_owned() });
+        return Err(ClassListError::Directory {
+            path: path.to_owned(),
+        });
     }
     if !kind.is_file() {
-        return Err(ClassListError::NotAFile { path: path.to_owned() });
+        return Err(ClassListError::NotAFile {
+            path: path.to_owned(),
+        });
     }
     File::open(path).map(BufReader::new).map_err(unreadable)
 }
@@ -236,8 +266,15 @@ struct Rows<'path> {
 
 impl<'path> Rows<'path> {
     fn new(path: &'path Path, file: BufReader<File>) -> Self {
-        let csv = csv::ReaderBuilder::new().has_headers(false).flexible(true).from_reader(Lines::new(file));
-        Self { path, csv, row: ByteRecord::new() }
+        let csv = csv::ReaderBuilder::new()
+            .has_headers(false)
+            .flexible(true)
+            .from_reader(Lines::new(file));
+        Self {
+            path,
+            csv,
+            row: ByteRecord::new(),
+        }
     }
 
     fn collect(mut self) -> Result<ClassList, ClassListError> {
@@ -250,7 +287,11 @@ impl<'path> Rows<'path> {
                 Ok(wnid) if seen.insert(wnid) => list.wnids.push(wnid),
                 Ok(_) => list.duplicates += 1,
                 Err(_) if !marks_are_data && self.is_marked() => {}
-                Err(_) => list.invalid.push(InvalidRow { line, value: shown(&value), after: list.wnids.len() }),
+                Err(_) => list.invalid.push(InvalidRow {
+                    line,
+                    value: shown(&value),
+                    after: list.wnids.len(),
+                }),
             }
         }
         Ok(list)
@@ -264,12 +305,18 @@ impl<'path> Rows<'path> {
                 Some(column) => return Ok((column, self.is_marked())),
                 None if self.is_marked() => {}
                 None => {
-                    let found: Vec<_> = (0..self.row.len()).map(|column| self.value(column)).collect();
-                    return Err(ClassListError::MissingColumn { found: shown(&found.join(", ")) });
+                    let found: Vec<_> = (0..self.row.len())
+                        .map(|column| self.value(column))
+                        .collect();
+                    return Err(ClassListError::MissingColumn {
+                        found: shown(&found.join(", ")),
+                    });
                 }
             }
         }
-        Err(ClassListError::Empty { path: self.path.to_owned() })
+        Err(ClassListError::Empty {
+            path: self.path.to_owned(),
+        })
     }
 
     /// Whether the row is a single line that begins with an unquoted `#`.
@@ -282,7 +329,10 @@ impl<'path> Rows<'path> {
     fn next(&mut self) -> Result<Option<u64>, ClassListError> {
         loop {
             self.csv.get_mut().in_row = 0;
-            let more = self.csv.read_byte_record(&mut self.row).map_err(|error| self.explain(error))?;
+            let more = self
+                .csv
+                .read_byte_record(&mut self.row)
+                .map_err(|error| self.explain(error))?;
             // The csv crate reports the line after the previous row, without skipping blank lines.
             // `Lines` returns one line at a time, so its count is the line in which the row ends.
             let line = self.csv.get_ref().begun - self.breaks();
@@ -291,7 +341,10 @@ impl<'path> Rows<'path> {
             }
             // If the end is not a row of its own, it is inside quotes that were not closed.
             if !more || self.csv.get_ref().ended || self.holds_rows() {
-                return Err(ClassListError::OpenQuote { path: self.path.to_owned(), line });
+                return Err(ClassListError::OpenQuote {
+                    path: self.path.to_owned(),
+                    line,
+                });
             }
             let blank = |field: &[u8]| field.trim_ascii().is_empty();
             if !self.row.iter().all(blank) {
@@ -301,7 +354,11 @@ impl<'path> Rows<'path> {
     }
 
     fn breaks(&self) -> u64 {
-        self.row.iter().flatten().filter(|byte| **byte == b'\n').count() as u64
+        self.row
+            .iter()
+            .flatten()
+            .filter(|byte| **byte == b'\n')
+            .count() as u64
     }
 
     /// Whether a field of several lines probably contains rows because of an open quote: without
@@ -309,28 +366,48 @@ impl<'path> Rows<'path> {
     fn holds_rows(&self) -> bool {
         let cell = |text: &[u8]| {
             let text = String::from_utf8_lossy(text);
-            text.trim_matches(|character: char| character == '"' || character.is_whitespace()).parse::<Wnid>().is_ok()
+            text.trim_matches(|character: char| character == '"' || character.is_whitespace())
+                .parse::<Wnid>()
+                .is_ok()
         };
         let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
         let in_lines = |field: &&[u8]| field.iter().any(is_break);
         let mut fields = self.row.iter().filter(in_lines);
-        fields.any(|field| field.split(|byte| is_break(byte) || *byte == b',').skip(1).any(cell))
+        fields.any(|field| {
+            field
+                .split(|byte| is_break(byte) || *byte == b',')
+                .skip(1)
+                .any(cell)
+        })
     }
 
     /// A field without the surrounding spaces, and without quotes that follow a space.
     fn value(&self, column: usize) -> String {
         let text = String::from_utf8_lossy(self.row.get(column).unwrap_or_default());
         let text = text.trim();
-        text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text).trim().to_owned()
+        text.strip_prefix('"')
+            .and_then(|text| text.strip_suffix('"'))
+            .unwrap_or(text)
+            .trim()
+            .to_owned()
     }
 
     fn explain(&self, error: csv::Error) -> ClassListError {
         let path = self.path.to_owned();
         let lines = self.csv.get_ref();
         match lines.too_long {
-            Some(TooLong::Line) => ClassListError::LongLine { path, line: lines.begun },
-            Some(TooLong::Row) => ClassListError::LongRow { path, line: lines.begun },
-            None => ClassListError::Unreadable { path, source: error.into() },
+            Some(TooLong::Line) => ClassListError::LongLine {
+                path,
+                line: lines.begun,
+            },
+            Some(TooLong::Row) => ClassListError::LongRow {
+                path,
+                line: lines.begun,
+            },
+            None => ClassListError::Unreadable {
+                path,
+                source: error.into(),
+            },
         }
     }
 }
@@ -339,7 +416,10 @@ impl<'path> Rows<'path> {
 fn shown(value: &str) -> String {
     // Escaping only lengthens a text. Truncating before it limits the work, truncating after it
     // limits the length.
-    printable(&value.chars().take(MAX_SHOWN).collect::<String>()).chars().take(MAX_SHOWN).collect()
+    printable(&value.chars().take(MAX_SHOWN).collect::<String>())
+        .chars()
+        .take(MAX_SHOWN)
+        .collect()
 }
 
 #[cfg(test)]
@@ -352,7 +432,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("data.csv");
         std::fs::write(&path, csv).unwrap();
-        ClassList::read(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "data.csv"))
+        ClassList::read(&path).map_err(|error| {
+            error
+                .to_string()
+                .replace(&path.display().to_string(), "data.csv")
+        })
     }
 
     fn ids(csv: impl AsRef<[u8]>) -> Vec<String> {
@@ -362,7 +446,12 @@ mod tests {
     }
 
     fn bad(csv: &str) -> Vec<(u64, String)> {
-        read(csv).unwrap().invalid.into_iter().map(|row| (row.line, row.value)).collect()
+        read(csv)
+            .unwrap()
+            .invalid
+            .into_iter()
+            .map(|row| (row.line, row.value))
+            .collect()
     }
 
     #[test]
@@ -389,40 +478,77 @@ mod tests {
 
     #[test]
     fn a_repeated_id_is_one_class_and_is_counted() {
-        assert_eq!(read("wnid\nn00000001\nn00000002\nn00000001\nn00000001\n").unwrap().duplicates, 2);
+        assert_eq!(
+            read("wnid\nn00000001\nn00000002\nn00000001\nn00000001\n")
+                .unwrap()
+                .duplicates,
+            2
+        );
     }
 
     #[test]
     fn an_invalid_row_is_kept_with_its_line_and_position() {
         let csv = "wnid,name\n\n# c\nN02124075,x\r\nn00000001,\"a\nb\nc\"\n\"../etc\",\"x\ny\"\n,only a name\n\nn00000002\n-rf";
         let found = [(4, "N02124075"), (8, "../etc"), (10, ""), (13, "-rf")];
-        assert_eq!(bad(csv), found.map(|(line, value)| (line, value.to_owned())));
+        assert_eq!(
+            bad(csv),
+            found.map(|(line, value)| (line, value.to_owned()))
+        );
         let order: Vec<_> = read(csv).unwrap().part_ids().collect();
-        assert_eq!(order, ["N02124075", "n00000001", "../etc", "", "n00000002", "-rf"]);
+        assert_eq!(
+            order,
+            ["N02124075", "n00000001", "../etc", "", "n00000002", "-rf"]
+        );
         assert_eq!(bad("a,wnid\n1,n00000001\nshort\n"), [(3, String::new())]);
         for last in ["end", "end\n", "\"end\"", "end\n\n"] {
-            assert_eq!(bad(&format!("wnid\nn00000001\n{last}")), [(3, "end".to_owned())], "{last:?}");
+            assert_eq!(
+                bad(&format!("wnid\nn00000001\n{last}")),
+                [(3, "end".to_owned())],
+                "{last:?}"
+            );
         }
     }
 
     #[test]
     fn data_that_begins_with_a_comment_mark_is_kept() {
-        assert_eq!(bad("#,wnid\n#1,n00000001\n#2,cat\n# x\n"), [(3, "cat".to_owned()), (4, String::new())]);
-        assert_eq!(bad("id,wnid\n\"#1\",cat\n2,n00000001\n"), [(2, "cat".to_owned())]);
-        assert_eq!(bad("wnid,id\n \"#\"x\nn00000001\n#n00000002\n"), [(2, "\"#\"x".to_owned())]);
-        assert_eq!(bad("wnid,id\n#x,\"a\nb\"\nn00000001\n"), [(2, "#x".to_owned())], "more than a line is no comment");
+        assert_eq!(
+            bad("#,wnid\n#1,n00000001\n#2,cat\n# x\n"),
+            [(3, "cat".to_owned()), (4, String::new())]
+        );
+        assert_eq!(
+            bad("id,wnid\n\"#1\",cat\n2,n00000001\n"),
+            [(2, "cat".to_owned())]
+        );
+        assert_eq!(
+            bad("wnid,id\n \"#\"x\nn00000001\n#n00000002\n"),
+            [(2, "\"#\"x".to_owned())]
+        );
+        assert_eq!(
+            bad("wnid,id\n#x,\"a\nb\"\nn00000001\n"),
+            [(2, "#x".to_owned())],
+            "more than a line is no comment"
+        );
     }
 
     #[test]
     fn an_invalid_value_is_escaped_and_truncated() {
         let csv = format!("wnid\nn00000001\n\u{1b}[2J\0\n{}\n", "ü".repeat(300));
-        assert_eq!(bad(&csv), [(3, "\\u{1b}[2J\\u{0}".to_owned()), (4, "ü".repeat(64))]);
+        assert_eq!(
+            bad(&csv),
+            [(3, "\\u{1b}[2J\\u{0}".to_owned()), (4, "ü".repeat(64))]
+        );
     }
 
     #[test]
     fn the_error_for_a_missing_column_lists_the_columns() {
-        assert_eq!(read("id,name\n1,x\n").unwrap_err(), "CSV file must contain 'wnid' column (found: id, name)");
-        assert_eq!(read("n02124075\n").unwrap_err(), "CSV file must contain 'wnid' column (found: n02124075)");
+        assert_eq!(
+            read("id,name\n1,x\n").unwrap_err(),
+            "CSV file must contain 'wnid' column (found: id, name)"
+        );
+        assert_eq!(
+            read("n02124075\n").unwrap_err(),
+            "CSV file must contain 'wnid' column (found: n02124075)"
+        );
     }
 
     #[test]
@@ -431,7 +557,10 @@ mod tests {
         for csv in ["", "\u{feff}", "\n\n", " \n,\n# c\n"] {
             assert_eq!(read(csv).unwrap_err(), empty);
         }
-        assert_eq!(read("wnid\n\n").unwrap_err(), "read data.csv: it has a header and no rows; add one row per class");
+        assert_eq!(
+            read("wnid\n\n").unwrap_err(),
+            "read data.csv: it has a header and no rows; add one row per class"
+        );
         assert_eq!(
             read("wnid\n\nx\ny\n").unwrap_err(),
             "read data.csv: none of its 2 rows holds a class id like n02124075; the first is line 3: \"x\""
@@ -446,16 +575,40 @@ mod tests {
     fn a_path_that_is_no_text_file_is_refused_without_blocking() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("x");
-        assert!(matches!(ClassList::read(&path), Err(ClassListError::Missing { .. })));
-        assert!(matches!(ClassList::read(folder.path()), Err(ClassListError::Directory { .. })));
+        assert!(matches!(
+            ClassList::read(&path),
+            Err(ClassListError::Missing { .. })
+        ));
+        assert!(matches!(
+            ClassList::read(folder.path()),
+            Err(ClassListError::Directory { .. })
+        ));
         let socket = folder.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        assert!(matches!(ClassList::read(&socket), Err(ClassListError::NotAFile { .. })));
+        assert!(matches!(
+            ClassList::read(&socket),
+            Err(ClassListError::NotAFile { .. })
+        ));
         let fifo = folder.path().join("fifo");
-        assert!(std::process::Command::new("mkfifo").arg(&fifo).status().unwrap().success());
-        assert!(matches!(ClassList::read(&fifo), Err(ClassListError::NotAFile { .. })));
-        assert_eq!(read([0x1f, 0x8b, 8, 0]).unwrap_err(), "read data.csv: it is gzip-compressed: unpack it first");
-        assert_eq!(read(b"\xff\xfew\0n\0").unwrap_err(), "read data.csv: it is UTF-16 text: save it as UTF-8");
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&fifo)
+                .status()
+                .unwrap()
+                .success()
+        );
+        assert!(matches!(
+            ClassList::read(&fifo),
+            Err(ClassListError::NotAFile { .. })
+        ));
+        assert_eq!(
+            read([0x1f, 0x8b, 8, 0]).unwrap_err(),
+            "read data.csv: it is gzip-compressed: unpack it first"
+        );
+        assert_eq!(
+            read(b"\xff\xfew\0n\0").unwrap_err(),
+            "read data.csv: it is UTF-16 text: save it as UTF-8"
+        );
     }
 
     #[test]
@@ -479,10 +632,16 @@ mod tests {
         assert!(read(csv).unwrap_err().ends_with("is a quote left open?"));
         for (csv, line) in [
             ("wnid,x\nn00000001,\"oops\nn00000002,b\n", 2),
-            ("wnid,x\n\nn00000001,\"oops\nn00000002,b\nn00000003,\"c\nn00000004", 3),
+            (
+                "wnid,x\n\nn00000001,\"oops\nn00000002,b\nn00000003,\"c\nn00000004",
+                3,
+            ),
             ("wnid,x\nn00000001,a\nn00000002,\"oops", 3),
             ("wnid,x\nn00000001,a\nn00000002,\"oops\n", 3),
-            ("wnid,x\r\nn00000001,\"oops\r\nn00000002,\"b\r\nn00000003,c\r\n", 2),
+            (
+                "wnid,x\r\nn00000001,\"oops\r\nn00000002,\"b\r\nn00000003,c\r\n",
+                2,
+            ),
             ("x,wnid\n1,n00000001\n2,\"n00000002\n3,\"n00000003\n", 3),
             ("wnid,x\n# not \"so\",\"bad\nn00000001,\"b\n", 2),
             ("\"wnid\nn00000001\n", 1),

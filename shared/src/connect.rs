@@ -45,21 +45,49 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct ConnectArgs {
     /// Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a
     /// certificate
-    #[arg(long, env = "IMAGENET_CONNECT", hide_env_values = true, value_name = "URL", required = true)]
+    #[arg(
+        long,
+        env = "IMAGENET_CONNECT",
+        hide_env_values = true,
+        value_name = "URL",
+        required = true
+    )]
     pub connect: Option<Address>,
     /// File with the token that lets this program in; one that `coordinator init` wrote proves the
     /// coordinator, too
-    #[arg(long, env = "IMAGENET_TOKEN_FILE", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "IMAGENET_TOKEN_FILE",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub token_file: Option<PathBuf>,
     /// Certificate authority of the coordinator, PEM [default: the one that the token names]
-    #[arg(long, env = "IMAGENET_TLS_CA", hide_env_values = true, value_name = "FILE")]
+    #[arg(
+        long,
+        env = "IMAGENET_TLS_CA",
+        hide_env_values = true,
+        value_name = "FILE"
+    )]
     pub tls_ca: Option<PathBuf>,
     /// Certificate that proves this program to the coordinator, PEM; a worker's must
     /// have its --name as CN or DNS name
-    #[arg(long, env = "IMAGENET_TLS_CERT", hide_env_values = true, value_name = "FILE", requires = "tls_key")]
+    #[arg(
+        long,
+        env = "IMAGENET_TLS_CERT",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
     pub tls_cert: Option<PathBuf>,
     /// Private key of that certificate, PEM
-    #[arg(long, env = "IMAGENET_TLS_KEY", hide_env_values = true, value_name = "FILE", requires = "tls_cert")]
+    #[arg(
+        long,
+        env = "IMAGENET_TLS_KEY",
+        hide_env_values = true,
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
     pub tls_key: Option<PathBuf>,
     /// Send the token that `coordinator init` wrote in plaintext to a port of this machine; without
     /// TLS another user's program could listen there and be sent it. For the end of a tunnel, and
@@ -101,7 +129,11 @@ impl ConnectArgs {
         };
         let secret_files = self.token_file.iter().chain(&self.tls_key);
         let readable = secret_files.filter_map(|path| readable_warning(path));
-        is_plaintext.then(|| over_network.to_owned()).into_iter().chain(readable).collect()
+        is_plaintext
+            .then(|| over_network.to_owned())
+            .into_iter()
+            .chain(readable)
+            .collect()
     }
 
     /// Whether the coordinator is on this host, which is the case if each address of its name is
@@ -111,7 +143,9 @@ impl ConnectArgs {
         if address.is_loopback() {
             return true;
         }
-        let Some(host) = address.0.host_str() else { return false };
+        let Some(host) = address.0.host_str() else {
+            return false;
+        };
         // A URL has brackets around an IPv6 address.
         let host = host.trim_matches(['[', ']']);
         match timeout(LOOKUP_TIMEOUT, lookup_host((host, DEFAULT_PORT))).await {
@@ -145,13 +179,20 @@ impl ConnectArgs {
             pair: self.tls_cert.clone().zip(self.tls_key.clone()),
         };
         let credentials = Watched::new(files.paths(), move |sources| files.credentials(sources))?;
-        Ok(Connector::Tcp(Arc::new(TcpConnector::new(&address, credentials)?)))
+        Ok(Connector::Tcp(Arc::new(TcpConnector::new(
+            &address,
+            credentials,
+        )?)))
     }
 }
 
 /// Whether an address is one of this host: the system would use the same address as the source.
 fn is_own(address: IpAddr) -> bool {
-    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    let any: IpAddr = if address.is_ipv4() {
+        Ipv4Addr::UNSPECIFIED.into()
+    } else {
+        Ipv6Addr::UNSPECIFIED.into()
+    };
     let source = UdpSocket::bind((any, 0)).and_then(|socket| {
         // Sends nothing: the system only chooses the source address.
         socket.connect((address, DEFAULT_PORT))?;
@@ -167,7 +208,9 @@ pub struct Address(Url);
 
 impl Default for Address {
     fn default() -> Self {
-        format!("http://127.0.0.1:{DEFAULT_PORT}").parse().expect("it is an address")
+        format!("http://127.0.0.1:{DEFAULT_PORT}")
+            .parse()
+            .expect("it is an address")
     }
 }
 
@@ -208,7 +251,8 @@ impl FromStr for Address {
             return Err(InvalidAddress);
         }
         if !names_port(text) {
-            url.set_port(Some(DEFAULT_PORT)).map_err(|()| InvalidAddress)?;
+            url.set_port(Some(DEFAULT_PORT))
+                .map_err(|()| InvalidAddress)?;
         }
         Ok(Self(url))
     }
@@ -220,7 +264,9 @@ fn names_port(url: &str) -> bool {
     let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
     // An IPv6 address in brackets contains colons.
     let after_host = authority.rsplit(']').next().unwrap_or_default();
-    after_host.rsplit_once(':').is_some_and(|(_, port)| !port.is_empty())
+    after_host
+        .rsplit_once(':')
+        .is_some_and(|(_, port)| !port.is_empty())
 }
 
 /// Reasons for which the arguments are no usable connection.

@@ -50,14 +50,17 @@ pub struct Address {
 /// # Errors
 /// A description of the expected format.
 pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
-    text.parse().map_err(|_| "it takes an IP address and a port, like 127.0.0.1:8080".to_owned())
+    text.parse()
+        .map_err(|_| "it takes an IP address and a port, like 127.0.0.1:8080".to_owned())
 }
 
 /// Why the server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// Another program has the address.
-    #[error("listen on {0}: the address is in use; stop the other program, or give another address with --http")]
+    #[error(
+        "listen on {0}: the address is in use; stop the other program, or give another address with --http"
+    )]
     AddressInUse(SocketAddr),
     /// The address cannot be used.
     #[error("listen on {address}: {source}; give another address with --http")]
@@ -90,17 +93,22 @@ pub trait Seen: Send + Sync + 'static {
 ///
 /// # Errors
 /// [`HttpError`], one sentence that names the flag.
-pub fn listen(Address { address, or_any_port }: Address) -> Result<(TcpListener, SocketAddr), HttpError> {
+pub fn listen(
+    Address {
+        address,
+        or_any_port,
+    }: Address,
+) -> Result<(TcpListener, SocketAddr), HttpError> {
     let mut bound = connections::bind(address);
     if or_any_port && matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
         bound = connections::bind((Ipv4Addr::LOCALHOST, 0).into());
     }
-    bound.and_then(|listener| listener.local_addr().map(|bound| (listener, bound))).map_err(|source| {
-        match source.kind() {
+    bound
+        .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
+        .map_err(|source| match source.kind() {
             io::ErrorKind::AddrInUse => HttpError::AddressInUse(address),
             _ => HttpError::Listen { address, source },
-        }
-    })
+        })
 }
 
 /// The line for people with the address of the server.
@@ -118,14 +126,19 @@ pub async fn serve(listener: TcpListener, program: &'static str, seen: Arc<impl 
     let router = router(program, seen);
     // On an address of the network any host name is accepted: a kubelet uses the address of the
     // pod, and Prometheus uses the name under which it knows the host.
-    let is_local = listener.local_addr().is_ok_and(|address| address.ip().to_canonical().is_loopback());
+    let is_local = listener
+        .local_addr()
+        .is_ok_and(|address| address.ip().to_canonical().is_loopback());
     connections::serve(listener, move |request| {
         let router = router.clone();
         async move {
             if is_local && !host::names_loopback(&request) {
                 return (StatusCode::MISDIRECTED_REQUEST, OTHER_HOST).into_response();
             }
-            router.oneshot(request).await.unwrap_or_else(|error| match error {})
+            router
+                .oneshot(request)
+                .await
+                .unwrap_or_else(|error| match error {})
         }
     })
     .await;
@@ -133,7 +146,10 @@ pub async fn serve(listener: TcpListener, program: &'static str, seen: Arc<impl 
 
 fn router<S: Seen>(program: &'static str, seen: Arc<S>) -> Router {
     Router::new()
-        .route("/", get(move |State(seen): State<Arc<S>>| async move { page(program, &seen.now()) }))
+        .route(
+            "/",
+            get(move |State(seen): State<Arc<S>>| async move { page(program, &seen.now()) }),
+        )
         .route("/healthz", get(healthz::<S>))
         .route("/readyz", get(readyz::<S>))
         .route("/metrics", get(scrape::<S>))
@@ -141,7 +157,11 @@ fn router<S: Seen>(program: &'static str, seen: Arc<S>) -> Router {
 }
 
 fn page(program: &str, now: &str) -> String {
-    let now = if now.is_empty() { String::new() } else { format!("{now}\n\n") };
+    let now = if now.is_empty() {
+        String::new()
+    } else {
+        format!("{now}\n\n")
+    };
     format!(
         "{program} {}\n\n{now}\
          /healthz  200 while the process lives\n\
@@ -154,7 +174,9 @@ fn page(program: &str, now: &str) -> String {
 async fn healthz<S: Seen>(State(seen): State<Arc<S>>) -> Response {
     match timeout(ALIVE_TIMEOUT, seen.is_alive()).await {
         Ok(true) => "ok\n".into_response(),
-        Ok(false) | Err(_) => (StatusCode::SERVICE_UNAVAILABLE, "it does not answer\n").into_response(),
+        Ok(false) | Err(_) => {
+            (StatusCode::SERVICE_UNAVAILABLE, "it does not answer\n").into_response()
+        }
     }
 }
 
@@ -214,7 +236,10 @@ mod tests {
         }
 
         fn readiness(&self) -> Result<(), &'static str> {
-            self.works.load(Ordering::Relaxed).then_some(()).ok_or("starting")
+            self.works
+                .load(Ordering::Relaxed)
+                .then_some(())
+                .ok_or("starting")
         }
 
         fn metrics(&self) -> &Metrics {
@@ -227,12 +252,21 @@ mod tests {
     }
 
     fn start(lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
-        start_at(Address { address: local(0), or_any_port: false }, lives)
+        start_at(
+            Address {
+                address: local(0),
+                or_any_port: false,
+            },
+            lives,
+        )
     }
 
     fn start_at(address: Address, lives: bool) -> (Arc<Program>, SocketAddr, JoinSet<()>) {
-        let program =
-            Program { lives, works: AtomicBool::new(false), metrics: Metrics::new("program", "1", Arc::new(OneGauge)) };
+        let program = Program {
+            lives,
+            works: AtomicBool::new(false),
+            metrics: Metrics::new("program", "1", Arc::new(OneGauge)),
+        };
         let program = Arc::new(program);
         let (listener, address) = listen(address).unwrap();
         let mut task = JoinSet::new();
@@ -247,7 +281,10 @@ mod tests {
     async fn ask_as(address: SocketAddr, request: &str, host: &str) -> String {
         let mut connection = TcpStream::connect(address).await.unwrap();
         connection
-            .write_all(format!("{request} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n").as_bytes())
+            .write_all(
+                format!("{request} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n")
+                    .as_bytes(),
+            )
             .await
             .unwrap();
         let mut answer = String::new();
@@ -259,38 +296,74 @@ mod tests {
     async fn health_readiness_and_metrics_are_served() {
         let (program, address, _task) = start(true);
         let starting = ask(address, "GET /readyz").await;
-        assert!(starting.starts_with("HTTP/1.1 503 ") && starting.ends_with("\r\n\r\nstarting\n"), "{starting}");
+        assert!(
+            starting.starts_with("HTTP/1.1 503 ") && starting.ends_with("\r\n\r\nstarting\n"),
+            "{starting}"
+        );
         program.works.store(true, Ordering::Relaxed);
         for path in ["/readyz", "/healthz"] {
             let answer = ask(address, &format!("GET {path}")).await;
-            assert!(answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok\n"), "{answer}");
+            assert!(
+                answer.starts_with("HTTP/1.1 200 ") && answer.ends_with("\r\n\r\nok\n"),
+                "{answer}"
+            );
         }
         let page = ask(address, "GET /").await;
-        assert!(page.contains("/metrics") && page.contains("content-type: text/plain"), "{page}");
+        assert!(
+            page.contains("/metrics") && page.contains("content-type: text/plain"),
+            "{page}"
+        );
         let metrics = ask(address, "GET /metrics").await;
         assert!(
             metrics.contains("content-type: application/openmetrics-text; version=1.0.0")
                 && metrics.contains("imagenet_one 1\n")
         );
-        assert!(ask(address, "HEAD /metrics").await.starts_with("HTTP/1.1 200 "));
-        assert!(ask(address, "GET /secret").await.starts_with("HTTP/1.1 404 "));
-        assert!(ask(address, "POST /metrics").await.starts_with("HTTP/1.1 405 "));
+        assert!(
+            ask(address, "HEAD /metrics")
+                .await
+                .starts_with("HTTP/1.1 200 ")
+        );
+        assert!(
+            ask(address, "GET /secret")
+                .await
+                .starts_with("HTTP/1.1 404 ")
+        );
+        assert!(
+            ask(address, "POST /metrics")
+                .await
+                .starts_with("HTTP/1.1 405 ")
+        );
     }
 
     #[tokio::test]
     async fn a_program_that_does_not_answer_in_time_is_not_alive() {
         let (_program, address, _task) = start(false);
         let answer = ask(address, "GET /healthz").await;
-        assert!(answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("it does not answer\n"), "{answer}");
+        assert!(
+            answer.starts_with("HTTP/1.1 503 ") && answer.ends_with("it does not answer\n"),
+            "{answer}"
+        );
     }
 
     #[tokio::test]
     async fn a_busy_port_is_an_error_unless_it_is_a_default() {
         let taken = TcpListener::bind(local(0)).await.unwrap();
         let address = taken.local_addr().unwrap();
-        let refused = listen(Address { address, or_any_port: false }).unwrap_err().to_string();
-        assert!(refused.ends_with("or give another address with --http") && refused.contains(&address.to_string()));
-        let (_listener, other) = listen(Address { address, or_any_port: true }).unwrap();
+        let refused = listen(Address {
+            address,
+            or_any_port: false,
+        })
+        .unwrap_err()
+        .to_string();
+        assert!(
+            refused.ends_with("or give another address with --http")
+                && refused.contains(&address.to_string())
+        );
+        let (_listener, other) = listen(Address {
+            address,
+            or_any_port: true,
+        })
+        .unwrap();
         assert!(other.ip().is_loopback() && other != address);
     }
 
@@ -299,14 +372,27 @@ mod tests {
         let (program, address, _task) = start(true);
         program.works.store(true, Ordering::Relaxed);
         let refused = ask_as(address, "GET /metrics", "evil.example:8080").await;
-        assert!(refused.starts_with("HTTP/1.1 421 ") && !refused.contains("imagenet_one"), "{refused}");
-        assert!(refused.contains("ask for it as localhost or 127.0.0.1"), "{refused}");
-        assert!(ask_as(address, "GET /metrics", "127.0.0.1:8080").await.starts_with("HTTP/1.1 200 "));
+        assert!(
+            refused.starts_with("HTTP/1.1 421 ") && !refused.contains("imagenet_one"),
+            "{refused}"
+        );
+        assert!(
+            refused.contains("ask for it as localhost or 127.0.0.1"),
+            "{refused}"
+        );
+        assert!(
+            ask_as(address, "GET /metrics", "127.0.0.1:8080")
+                .await
+                .starts_with("HTTP/1.1 200 ")
+        );
     }
 
     #[tokio::test]
     async fn on_an_address_of_the_network_any_host_name_is_accepted() {
-        let any = Address { address: "0.0.0.0:0".parse().unwrap(), or_any_port: false };
+        let any = Address {
+            address: "0.0.0.0:0".parse().unwrap(),
+            or_any_port: false,
+        };
         let (_program, address, _task) = start_at(any, true);
         let answer = ask_as(local(address.port()), "GET /metrics", "10.1.2.3:8080").await;
         assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
@@ -314,8 +400,14 @@ mod tests {
 
     #[test]
     fn an_address_open_to_other_machines_is_announced_with_a_warning() {
-        assert_eq!(announcement(local(80)), "health and metrics at http://127.0.0.1:80/");
+        assert_eq!(
+            announcement(local(80)),
+            "health and metrics at http://127.0.0.1:80/"
+        );
         let open = announcement("0.0.0.0:80".parse().unwrap());
-        assert!(open.starts_with("warning: health and metrics at http://0.0.0.0:80/ are plaintext"), "{open}");
+        assert!(
+            open.starts_with("warning: health and metrics at http://0.0.0.0:80/ are plaintext"),
+            "{open}"
+        );
     }
 }

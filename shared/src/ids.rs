@@ -33,7 +33,12 @@ impl LeaseToken {
 
 impl fmt::Display for LeaseToken {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(formatter, "{}.{}", self.0 >> 32, self.0 & u64::from(u32::MAX))
+        write!(
+            formatter,
+            "{}.{}",
+            self.0 >> 32,
+            self.0 & u64::from(u32::MAX)
+        )
     }
 }
 
@@ -63,10 +68,19 @@ mod tests {
         let late_in_epoch_one = LeaseToken((1 << 32) | u64::from(u32::MAX));
         assert!(LeaseToken::first(2) > late_in_epoch_one);
         assert_eq!(LeaseToken::first(2).next().to_string(), "2.1");
-        for (token, is_former) in
-            [(0, false), (1, false), (1 << 32, false), ((1 << 32) + 1, true), (2 << 32, false), ((2 << 32) + 1, false)]
-        {
-            assert_eq!(LeaseToken(token).is_of_an_epoch_before(LeaseToken::first(2)), is_former, "{token}");
+        for (token, is_former) in [
+            (0, false),
+            (1, false),
+            (1 << 32, false),
+            ((1 << 32) + 1, true),
+            (2 << 32, false),
+            ((2 << 32) + 1, false),
+        ] {
+            assert_eq!(
+                LeaseToken(token).is_of_an_epoch_before(LeaseToken::first(2)),
+                is_former,
+                "{token}"
+            );
         }
         assert!(late_in_epoch_one.is_of_an_epoch_before(LeaseToken::first(2)));
     }

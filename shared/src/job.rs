@@ -54,7 +54,10 @@ impl JobOptions {
     /// correctly. Every attempt waits for `timeout` and then as long as the origin requests.
     pub fn longest_silence(&self) -> Duration {
         let attempts = self.retries.saturating_add(1);
-        self.timeout.saturating_add(MAX_RETRY_AFTER).saturating_mul(attempts).max(LEAST_SILENCE)
+        self.timeout
+            .saturating_add(MAX_RETRY_AFTER)
+            .saturating_mul(attempts)
+            .max(LEAST_SILENCE)
     }
 }
 
@@ -160,27 +163,40 @@ impl UrlTemplate {
             }
             format!("{}/{PLACEHOLDER}.tar", text.trim_end_matches('/'))
         };
-        let probe = |id: &str| Url::parse(&template.replace(PLACEHOLDER, id)).map_err(InvalidUrl::Unreadable);
+        let probe = |id: &str| {
+            Url::parse(&template.replace(PLACEHOLDER, id)).map_err(InvalidUrl::Unreadable)
+        };
         let one = probe("n00000001")?;
         let other = probe("n00000002")?;
         if !matches!(one.scheme(), "http" | "https") {
             // Without `://` the text before the colon may be a user name, so it is not shown.
-            let scheme = if template.contains("://") { one.scheme() } else { HIDDEN };
+            let scheme = if template.contains("://") {
+                one.scheme()
+            } else {
+                HIDDEN
+            };
             return Err(InvalidUrl::Scheme(scheme.to_owned()));
         }
-        if one.origin() != other.origin() || one.username() != other.username() || one.password() != other.password() {
+        if one.origin() != other.origin()
+            || one.username() != other.username()
+            || one.password() != other.password()
+        {
             return Err(InvalidUrl::Placeholder);
         }
         if one[..Position::AfterQuery] == other[..Position::AfterQuery] {
             return Err(InvalidUrl::NeverSent);
         }
         let shown = without_credentials(&template).replace(ENCODED_PLACEHOLDER, PLACEHOLDER);
-        Ok(Self { text: template, shown })
+        Ok(Self {
+            text: template,
+            shown,
+        })
     }
 
     /// The URL of a class's tar.
     pub fn for_class(&self, wnid: Wnid) -> Url {
-        Url::parse(&self.text.replace(PLACEHOLDER, &wnid.to_string())).expect("the template was tried when it was read")
+        Url::parse(&self.text.replace(PLACEHOLDER, &wnid.to_string()))
+            .expect("the template was tried when it was read")
     }
 
     /// The template as it was given. It may contain credentials, so it must not be logged.
@@ -236,7 +252,10 @@ impl From<JobOptions> for proto::JobOptions {
             headers: job
                 .headers
                 .into_iter()
-                .map(|header| proto::Header { name: header.name, value: header.value })
+                .map(|header| proto::Header {
+                    name: header.name,
+                    value: header.value,
+                })
                 .collect(),
         }
     }
@@ -282,15 +301,28 @@ fn check_job(wire: &proto::JobOptions) -> Result<(), InvalidJob> {
     for (what, found, most) in [
         ("bytes of URL", wire.url_template.len(), LONGEST_URL),
         ("request headers", wire.headers.len(), MAX_HEADERS),
-        ("bytes of request headers", wire.headers.iter().map(header_bytes).sum(), LONGEST_HEADERS),
-        ("bytes of certificates", wire.ca_pem.len(), LONGEST_CERTIFICATES),
+        (
+            "bytes of request headers",
+            wire.headers.iter().map(header_bytes).sum(),
+            LONGEST_HEADERS,
+        ),
+        (
+            "bytes of certificates",
+            wire.ca_pem.len(),
+            LONGEST_CERTIFICATES,
+        ),
     ] {
         if found > most {
             return Err(InvalidJob::TooLarge { what, found, most });
         }
     }
-    let is_word = wire.run_id.len() <= LONGEST_RUN_ID && wire.run_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
-    if is_word { Ok(()) } else { Err(InvalidJob::RunId) }
+    let is_word = wire.run_id.len() <= LONGEST_RUN_ID
+        && wire.run_id.bytes().all(|byte| byte.is_ascii_alphanumeric());
+    if is_word {
+        Ok(())
+    } else {
+        Err(InvalidJob::RunId)
+    }
 }
 
 impl TryFrom<proto::JobOptions> for JobOptions {
@@ -317,7 +349,10 @@ impl TryFrom<proto::JobOptions> for JobOptions {
             headers: wire
                 .headers
                 .into_iter()
-                .map(|header| SecretHeader { name: header.name, value: header.value })
+                .map(|header| SecretHeader {
+                    name: header.name,
+                    value: header.value,
+                })
                 .collect(),
         })
     }
@@ -328,17 +363,30 @@ mod tests {
     use super::*;
 
     fn url(template: &str) -> Result<String, InvalidUrl> {
-        UrlTemplate::parse(template).map(|template| template.for_class("n02124075".parse().unwrap()).to_string())
+        UrlTemplate::parse(template)
+            .map(|template| template.for_class("n02124075".parse().unwrap()).to_string())
     }
 
     #[test]
     fn the_url_of_a_class_is_made_from_a_base_or_a_template() {
         for (template, expected) in [
-            ("https://image-net.org/data/winter21_whole", "https://image-net.org/data/winter21_whole/n02124075.tar"),
-            ("http://127.0.0.1:8080/", "http://127.0.0.1:8080/n02124075.tar"),
-            ("http://127.0.0.1:8080", "http://127.0.0.1:8080/n02124075.tar"),
+            (
+                "https://image-net.org/data/winter21_whole",
+                "https://image-net.org/data/winter21_whole/n02124075.tar",
+            ),
+            (
+                "http://127.0.0.1:8080/",
+                "http://127.0.0.1:8080/n02124075.tar",
+            ),
+            (
+                "http://127.0.0.1:8080",
+                "http://127.0.0.1:8080/n02124075.tar",
+            ),
             ("http://[::1]:8080/a//", "http://[::1]:8080/a/n02124075.tar"),
-            ("https://h/get?id={wnid}&key=1", "https://h/get?id=n02124075&key=1"),
+            (
+                "https://h/get?id={wnid}&key=1",
+                "https://h/get?id=n02124075&key=1",
+            ),
             ("https://u:p@h/x", "https://u:p@h/x/n02124075.tar"),
         ] {
             assert_eq!(url(template).as_deref(), Ok(expected));
@@ -370,35 +418,63 @@ mod tests {
 
     #[test]
     fn an_invalid_url_is_refused_with_the_reason() {
-        assert!(matches!(url("image-net.org/data"), Err(InvalidUrl::Unreadable(_))));
+        assert!(matches!(
+            url("image-net.org/data"),
+            Err(InvalidUrl::Unreadable(_))
+        ));
         assert!(matches!(url(""), Err(InvalidUrl::Unreadable(_))));
         assert_eq!(url("ftp://h/x"), Err(InvalidUrl::Scheme("ftp".to_owned())));
-        assert_eq!(url("file:///etc"), Err(InvalidUrl::Scheme("file".to_owned())));
+        assert_eq!(
+            url("file:///etc"),
+            Err(InvalidUrl::Scheme("file".to_owned()))
+        );
         assert_eq!(url("https://h/x?key=1"), Err(InvalidUrl::Query));
         assert_eq!(url("https://{wnid}.h/x"), Err(InvalidUrl::Placeholder));
-        for template in
-            ["http://h/{wind}.tar", "http://h/{x}/{wnid}.tar", "http://h/{WNID}", "http://h/{wnid", "http://h/{}"]
-        {
-            assert_eq!(url(template), Err(InvalidUrl::OtherPlaceholder), "{template}");
+        for template in [
+            "http://h/{wind}.tar",
+            "http://h/{x}/{wnid}.tar",
+            "http://h/{WNID}",
+            "http://h/{wnid",
+            "http://h/{}",
+        ] {
+            assert_eq!(
+                url(template),
+                Err(InvalidUrl::OtherPlaceholder),
+                "{template}"
+            );
         }
     }
 
     #[test]
     fn a_placeholder_that_is_not_sent_to_the_server_is_refused() {
-        for template in
-            ["http://h/x#{wnid}", "http://h/x?key=1#{wnid}", "http://h/{wnid}/../x", "http://h/{wnid}/%2e%2e/x"]
-        {
+        for template in [
+            "http://h/x#{wnid}",
+            "http://h/x?key=1#{wnid}",
+            "http://h/{wnid}/../x",
+            "http://h/{wnid}/%2e%2e/x",
+        ] {
             assert_eq!(url(template), Err(InvalidUrl::NeverSent), "{template}");
         }
-        assert_eq!(url("http://h/{wnid}#x").as_deref(), Ok("http://h/n02124075#x"));
+        assert_eq!(
+            url("http://h/{wnid}#x").as_deref(),
+            Ok("http://h/n02124075#x")
+        );
         let said = InvalidUrl::NeverSent.to_string();
-        assert!(said.starts_with("{wnid} does not reach the server there (what follows # is never sent)"), "{said}");
+        assert!(
+            said.starts_with(
+                "{wnid} does not reach the server there (what follows # is never sent)"
+            ),
+            "{said}"
+        );
     }
 
     #[test]
     fn secrets_are_not_shown_in_any_spelling_of_the_url() {
         for (template, expected) in [
-            ("https://user:secret@host/x@y", "https://host/x@y/{wnid}.tar"),
+            (
+                "https://user:secret@host/x@y",
+                "https://host/x@y/{wnid}.tar",
+            ),
             ("http:/u:secret@h/x", "http://h/x/{wnid}.tar"),
             ("http:u:secret@h/x", "http://h/x/{wnid}.tar"),
             ("http:\\\\u:secret@h/x", "http://h/x/{wnid}.tar"),
@@ -407,22 +483,50 @@ mod tests {
             ("ht\ntp:/\n/u:sec\nret@h/x", "http://h/x/{wnid}.tar"),
             ("http://secret@h/x", "http://h/x/{wnid}.tar"),
             ("http://u:/secret@h/x", "http://u/secret@h/x/{wnid}.tar"),
-            ("https://h/{wnid}.tar?key=secret", "https://h/{wnid}.tar?key=…"),
-            ("https://h/{wnid}.tar?secret#secret", "https://h/{wnid}.tar?…"),
-            ("https://h/get?id={wnid}&key=secret&a=secret=", "https://h/get?id={wnid}&key=…&a=…"),
-            ("https://h/get?{wnid}&=secret&id=secret{wnid}", "https://h/get?{wnid}&…&id=…"),
+            (
+                "https://h/{wnid}.tar?key=secret",
+                "https://h/{wnid}.tar?key=…",
+            ),
+            (
+                "https://h/{wnid}.tar?secret#secret",
+                "https://h/{wnid}.tar?…",
+            ),
+            (
+                "https://h/get?id={wnid}&key=secret&a=secret=",
+                "https://h/get?id={wnid}&key=…&a=…",
+            ),
+            (
+                "https://h/get?{wnid}&=secret&id=secret{wnid}",
+                "https://h/get?{wnid}&…&id=…",
+            ),
         ] {
             let template = UrlTemplate::parse(template).unwrap();
-            assert_eq!((template.to_string(), format!("{template:?}")), (expected.to_owned(), expected.to_owned()));
-            let class = without_credentials(template.for_class("n02124075".parse().unwrap()).as_str());
+            assert_eq!(
+                (template.to_string(), format!("{template:?}")),
+                (expected.to_owned(), expected.to_owned())
+            );
+            let class =
+                without_credentials(template.for_class("n02124075".parse().unwrap()).as_str());
             assert_eq!(class, expected.replace(PLACEHOLDER, "n02124075"));
         }
-        for refused in ["u:secret@h/x", "user:secret@h/x?y", "http://u:secret@", "secret:x@h/x", "mailto:u:secret@h"] {
+        for refused in [
+            "u:secret@h/x",
+            "user:secret@h/x?y",
+            "http://u:secret@",
+            "secret:x@h/x",
+            "mailto:u:secret@h",
+        ] {
             let error = UrlTemplate::parse(refused).unwrap_err();
             assert!(!format!("{error} {error:?}").contains("secret"), "{error}");
-            assert!(!without_credentials(refused).contains(":secret"), "{refused}");
+            assert!(
+                !without_credentials(refused).contains(":secret"),
+                "{refused}"
+            );
         }
-        let header = SecretHeader { name: "Cookie".to_owned(), value: b"secret".to_vec() };
+        let header = SecretHeader {
+            name: "Cookie".to_owned(),
+            value: b"secret".to_vec(),
+        };
         assert!(!format!("{header:?}").contains("secret"));
     }
 
@@ -433,25 +537,85 @@ mod tests {
             run_id: "0af3".to_owned(),
             ..proto::JobOptions::default()
         };
-        let header = |bytes| proto::Header { name: "A".to_owned(), value: vec![b'b'; bytes] };
+        let header = |bytes| proto::Header {
+            name: "A".to_owned(),
+            value: vec![b'b'; bytes],
+        };
         for (wire, said) in [
-            (proto::JobOptions { url_template: String::new(), ..job() }, "it is no URL"),
-            (proto::JobOptions { url_template: format!("https://h/{}", "x".repeat(9000)), ..job() }, "bytes of URL"),
-            (proto::JobOptions { headers: vec![header(1); 257], ..job() }, "request headers are 257"),
-            (proto::JobOptions { headers: vec![header(1); 400_000], ..job() }, "request headers are 400000"),
-            (proto::JobOptions { headers: vec![header(1000); 100], ..job() }, "bytes of request headers"),
-            (proto::JobOptions { ca_pem: vec![b'-'; 600_000], ..job() }, "bytes of certificates"),
-            (proto::JobOptions { run_id: "\u{1b}[2J".to_owned(), ..job() }, "the id of its run"),
-            (proto::JobOptions { run_id: "a".repeat(65), ..job() }, "the id of its run"),
+            (
+                proto::JobOptions {
+                    url_template: String::new(),
+                    ..job()
+                },
+                "it is no URL",
+            ),
+            (
+                proto::JobOptions {
+                    url_template: format!("https://h/{}", "x".repeat(9000)),
+                    ..job()
+                },
+                "bytes of URL",
+            ),
+            (
+                proto::JobOptions {
+                    headers: vec![header(1); 257],
+                    ..job()
+                },
+                "request headers are 257",
+            ),
+            (
+                proto::JobOptions {
+                    headers: vec![header(1); 400_000],
+                    ..job()
+                },
+                "request headers are 400000",
+            ),
+            (
+                proto::JobOptions {
+                    headers: vec![header(1000); 100],
+                    ..job()
+                },
+                "bytes of request headers",
+            ),
+            (
+                proto::JobOptions {
+                    ca_pem: vec![b'-'; 600_000],
+                    ..job()
+                },
+                "bytes of certificates",
+            ),
+            (
+                proto::JobOptions {
+                    run_id: "\u{1b}[2J".to_owned(),
+                    ..job()
+                },
+                "the id of its run",
+            ),
+            (
+                proto::JobOptions {
+                    run_id: "a".repeat(65),
+                    ..job()
+                },
+                "the id of its run",
+            ),
         ] {
             let refused = JobOptions::try_from(wire).unwrap_err().to_string();
             assert!(refused.contains(said), "{refused}");
         }
         for (sent, taken) in [(0, 1), (1, 1), (u64::MAX, LONGEST_TIMEOUT_MS)] {
-            let job = JobOptions::try_from(proto::JobOptions { timeout_ms: sent, ..job() }).unwrap();
+            let job = JobOptions::try_from(proto::JobOptions {
+                timeout_ms: sent,
+                ..job()
+            })
+            .unwrap();
             assert_eq!(job.timeout, Duration::from_millis(taken));
         }
-        let status = JobStatus { success: u64::MAX, skipped: u64::MAX, failed: 1, ..JobStatus::default() };
+        let status = JobStatus {
+            success: u64::MAX,
+            skipped: u64::MAX,
+            failed: 1,
+            ..JobStatus::default()
+        };
         assert_eq!((status.settled(), status.is_done()), (u64::MAX, false));
     }
 
@@ -466,7 +630,10 @@ mod tests {
             existing: Existing::Replace,
             durability: Durability::Process,
             ca_pem: b"pem".to_vec(),
-            headers: vec![SecretHeader { name: "A".to_owned(), value: b"b".to_vec() }],
+            headers: vec![SecretHeader {
+                name: "A".to_owned(),
+                value: b"b".to_vec(),
+            }],
         };
         let back = JobOptions::try_from(proto::JobOptions::from(job.clone())).unwrap();
         assert_eq!(format!("{job:?}"), format!("{back:?}"));

@@ -52,7 +52,10 @@ impl Screen {
         }
         let terminal = Box::new(Terminal::new(output.clone()));
         let target = ProgressDrawTarget::term_like_with_hz(terminal, FRAMES_PER_SECOND);
-        Ok(Self::Bars { bars: MultiProgress::with_draw_target(target), output })
+        Ok(Self::Bars {
+            bars: MultiProgress::with_draw_target(target),
+            output,
+        })
     }
 
     /// Writes a line above the bars.
@@ -124,7 +127,9 @@ impl JobLine {
         let bar = match screen {
             Screen::Bars { bars, .. } => {
                 let bar = bars.add(ProgressBar::new_spinner());
-                bar.set_style(ProgressStyle::with_template("{msg}").expect("a template of one field"));
+                bar.set_style(
+                    ProgressStyle::with_template("{msg}").expect("a template of one field"),
+                );
                 Some(bar)
             }
             Screen::Plain(_) | Screen::Silent => None,
@@ -143,7 +148,11 @@ impl JobLine {
     pub fn update(&mut self, status: &JobStatus) {
         let now = Instant::now();
         self.received.push_back((now, status.received_bytes));
-        while self.received.front().is_some_and(|(then, _)| now - *then > RATE_WINDOW) {
+        while self
+            .received
+            .front()
+            .is_some_and(|(then, _)| now - *then > RATE_WINDOW)
+        {
             self.received.pop_front();
         }
         let known = self.estimate.map(|(left, _)| left);
@@ -156,7 +165,8 @@ impl JobLine {
             && now - self.last_plain.unwrap_or(self.started) >= PLAIN_INTERVAL
         {
             self.last_plain = Some(now);
-            self.screen.write(format!("{}\n", self.text(status, now)).as_bytes());
+            self.screen
+                .write(format!("{}\n", self.text(status, now)).as_bytes());
         }
     }
 
@@ -170,10 +180,16 @@ impl JobLine {
     fn text(&self, status: &JobStatus, now: Instant) -> String {
         let rate = self.received.front().map_or(0.0, |(then, bytes)| {
             let seconds = (now - *then).as_secs_f64();
-            if seconds > 0.0 { approximate(status.received_bytes.saturating_sub(*bytes)) / seconds } else { 0.0 }
+            if seconds > 0.0 {
+                approximate(status.received_bytes.saturating_sub(*bytes)) / seconds
+            } else {
+                0.0
+            }
         });
         // A worker receives the estimate every few seconds, so the time since then is subtracted.
-        let left = self.estimate.map(|(left, since)| left.saturating_sub(now - since));
+        let left = self
+            .estimate
+            .map(|(left, since)| left.saturating_sub(now - since));
         describe(status, rate, left)
     }
 }
@@ -190,7 +206,10 @@ fn describe(status: &JobStatus, bytes_per_second: f64, left: Option<Duration>) -
     parts.push(format!("of {} classes", status.total));
     parts.push(format!("{}B", short(approximate(status.received_bytes))));
     parts.push(format!("{}B/s", short(bytes_per_second)));
-    parts.push(format!("{} left", left.map_or_else(|| "--:--".to_owned(), clock)));
+    parts.push(format!(
+        "{} left",
+        left.map_or_else(|| "--:--".to_owned(), clock)
+    ));
     parts.join(", ")
 }
 
@@ -218,11 +237,17 @@ pub fn short(number: f64) -> String {
 
 /// `mm:ss`, and `h:mm:ss` from an hour on, to the nearest second.
 pub fn clock(duration: Duration) -> String {
-    let seconds = duration.saturating_add(Duration::from_millis(500)).as_secs();
+    let seconds = duration
+        .saturating_add(Duration::from_millis(500))
+        .as_secs();
     let hours = seconds / 3600;
     let minutes = seconds / 60 % 60;
     let seconds = seconds % 60;
-    if hours > 0 { format!("{hours}:{minutes:02}:{seconds:02}") } else { format!("{minutes:02}:{seconds:02}") }
+    if hours > 0 {
+        format!("{hours}:{minutes:02}:{seconds:02}")
+    } else {
+        format!("{minutes:02}:{seconds:02}")
+    }
 }
 
 #[cfg(test)]
@@ -232,9 +257,20 @@ mod tests {
     #[test]
     fn a_line_is_shown_for_counts_of_any_size() {
         let most = u64::MAX;
-        for (total, success, failed) in [(most, 1, 0), (most, most, most), (0, most, 1), (most, 0, 0)] {
-            let status = JobStatus { total, success, failed, received_bytes: most, ..JobStatus::default() };
-            assert!(describe(&status, 0.0, Some(Duration::MAX)).contains("classes"), "{status:?}");
+        for (total, success, failed) in
+            [(most, 1, 0), (most, most, most), (0, most, 1), (most, 0, 0)]
+        {
+            let status = JobStatus {
+                total,
+                success,
+                failed,
+                received_bytes: most,
+                ..JobStatus::default()
+            };
+            assert!(
+                describe(&status, 0.0, Some(Duration::MAX)).contains("classes"),
+                "{status:?}"
+            );
         }
     }
 
@@ -242,7 +278,11 @@ mod tests {
     async fn an_estimate_decreases_with_time_until_the_next_one_and_is_dropped_in_a_stall() {
         let mut line = JobLine::new(&Screen::Silent);
         let mut shown = |time_left| {
-            let status = JobStatus { total: 2, time_left, ..JobStatus::default() };
+            let status = JobStatus {
+                total: 2,
+                time_left,
+                ..JobStatus::default()
+            };
             line.update(&status);
             line.text(&status, Instant::now())
         };
@@ -267,7 +307,10 @@ mod tests {
         }
         assert_eq!(clock(Duration::from_secs(23)), "00:23");
         assert_eq!(clock(Duration::from_secs(3723)), "1:02:03");
-        assert_eq!([4400, 4500, 59_700].map(|ms| clock(Duration::from_millis(ms))), ["00:04", "00:05", "01:00"]);
+        assert_eq!(
+            [4400, 4500, 59_700].map(|ms| clock(Duration::from_millis(ms))),
+            ["00:04", "00:05", "01:00"]
+        );
         assert_eq!(clock(Duration::MAX), "5124095576030431:00:15");
     }
 
@@ -285,7 +328,14 @@ mod tests {
             describe(&status, 25.3e6, Some(Duration::from_secs(90))),
             "20 done, 30 skipped, 5 failed, of 100 classes, 1.20GB, 25.3MB/s, 01:30 left"
         );
-        let fresh = JobStatus { total: 2, pending: 2, ..JobStatus::default() };
-        assert_eq!(describe(&fresh, 0.0, None), "0 done, of 2 classes, 0B, 0B/s, --:-- left");
+        let fresh = JobStatus {
+            total: 2,
+            pending: 2,
+            ..JobStatus::default()
+        };
+        assert_eq!(
+            describe(&fresh, 0.0, None),
+            "0 done, of 2 classes, 0B, 0B/s, --:-- left"
+        );
     }
 }

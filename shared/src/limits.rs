@@ -23,7 +23,10 @@ pub fn raise_open_files(needed: Option<u64>) -> Option<u64> {
             limit.current
         }
         Err(error) => {
-            tracing::info!(limit = before, "the limit on open files could not be raised: {error}");
+            tracing::info!(
+                limit = before,
+                "the limit on open files could not be raised: {error}"
+            );
             Some(before)
         }
     }
@@ -32,7 +35,10 @@ pub fn raise_open_files(needed: Option<u64>) -> Option<u64> {
 /// Prevents core dumps of this process, which would contain tokens and keys. The hard limit is
 /// unchanged, so `prlimit --core=unlimited --pid PID` permits a dump if one is needed.
 pub fn forbid_core_dumps() {
-    let limit = Rlimit { current: Some(0), ..getrlimit(Resource::Core) };
+    let limit = Rlimit {
+        current: Some(0),
+        ..getrlimit(Resource::Core)
+    };
     // Lowering a soft limit is always permitted.
     setrlimit(Resource::Core, limit).ok();
 }

@@ -34,7 +34,10 @@ pub struct Entry {
 pub fn list(folder: &Path) -> io::Result<Listing> {
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     let opened = openat(CWD, folder, flags, Mode::empty())?;
-    Ok(Listing { entries: Dir::new(opened)?, folder: folder.to_owned() })
+    Ok(Listing {
+        entries: Dir::new(opened)?,
+        folder: folder.to_owned(),
+    })
 }
 
 impl Iterator for Listing {
@@ -51,7 +54,11 @@ impl Iterator for Listing {
                 continue;
             }
             let path = self.folder.join(&name);
-            return Some(Ok(Entry { name, path, kind: found.file_type() }));
+            return Some(Ok(Entry {
+                name,
+                path,
+                kind: found.file_type(),
+            }));
         }
     }
 }
@@ -99,10 +106,20 @@ mod tests {
         for name in &names {
             fs::write(folder.path().join(name), "").unwrap();
         }
-        let entries = list(folder.path()).unwrap().collect::<io::Result<Vec<_>>>().unwrap();
-        let folders: Vec<_> = entries.iter().filter(|entry| entry.is_folder().unwrap()).map(Entry::name).collect();
+        let entries = list(folder.path())
+            .unwrap()
+            .collect::<io::Result<Vec<_>>>()
+            .unwrap();
+        let folders: Vec<_> = entries
+            .iter()
+            .filter(|entry| entry.is_folder().unwrap())
+            .map(Entry::name)
+            .collect();
         assert_eq!(folders, ["folder"]);
-        let found: BTreeSet<String> = entries.iter().map(|entry| entry.text().unwrap().to_owned()).collect();
+        let found: BTreeSet<String> = entries
+            .iter()
+            .map(|entry| entry.text().unwrap().to_owned())
+            .collect();
         assert_eq!(found.len(), names.len() + 2);
         assert!(found.is_superset(&names));
         assert!(list(&folder.path().join("file-0")).is_err());
@@ -113,7 +130,10 @@ mod tests {
         let file = tempfile::tempfile().unwrap();
         // The kernel cannot list a regular file, so the first read fails like one on a failing
         // disk.
-        let mut listing = Listing { entries: Dir::new(file).unwrap(), folder: PathBuf::new() };
+        let mut listing = Listing {
+            entries: Dir::new(file).unwrap(),
+            folder: PathBuf::new(),
+        };
         assert!(listing.next().is_some_and(|entry| entry.is_err()));
     }
 }

@@ -66,11 +66,16 @@ impl Manual {
                 let name = program.get_name().to_owned();
                 let mut script = Vec::new();
                 clap_complete::generate(*shell, &mut program, name, &mut script);
-                out.write_all(&script).and_then(|()| out.flush()).map_err(ManualError::Stdout)
+                out.write_all(&script)
+                    .and_then(|()| out.flush())
+                    .map_err(ManualError::Stdout)
             }
             Self::Man { dir } => {
                 let written = std::fs::create_dir_all(dir).and_then(|()| write_pages(program, dir));
-                written.map_err(|source| ManualError::Pages { dir: dir.clone(), source })
+                written.map_err(|source| ManualError::Pages {
+                    dir: dir.clone(),
+                    source,
+                })
             }
         }
     }
@@ -84,7 +89,12 @@ fn write_pages(program: Command, dir: &Path) -> io::Result<()> {
     program.build();
     let mut left = vec![program];
     while let Some(command) = left.pop() {
-        left.extend(command.get_subcommands().filter(|command| !command.is_hide_set()).cloned());
+        left.extend(
+            command
+                .get_subcommands()
+                .filter(|command| !command.is_hide_set())
+                .cloned(),
+        );
         let page = Man::new(command);
         let mut text = Vec::new();
         page.render(&mut text)?;

@@ -20,7 +20,9 @@ use prometheus_client::{
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Upper bounds of the buckets in seconds: from a commit on a fast disk to a long poll.
-const BOUNDS: [f64; 14] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0];
+const BOUNDS: [f64; 14] = [
+    0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+];
 
 /// A histogram of durations in seconds.
 #[derive(Debug, Clone)]
@@ -72,33 +74,48 @@ pub type Label = (&'static str, &'static str);
 impl Page<'_> {
     /// A single value that can increase and decrease.
     pub fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.0.encode_descriptor(name, help, None, MetricType::Gauge)?.encode_gauge(&value)
+        self.0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?
+            .encode_gauge(&value)
     }
 
     /// Values that can increase and decrease, distinguished by a label.
     pub fn gauges(&mut self, name: &str, help: &str, values: &[(Label, u64)]) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Gauge)?;
-        values.iter().try_for_each(|(label, value)| metric.encode_family(&[*label])?.encode_gauge(value))
+        let mut metric = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Gauge)?;
+        values
+            .iter()
+            .try_for_each(|(label, value)| metric.encode_family(&[*label])?.encode_gauge(value))
     }
 
     /// A single value that only increases. The suffix `_total` is added to its name.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let mut metric = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Counter)?;
         metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
     }
 
     /// Values that only increase, distinguished by a label. The suffix `_total` is added to their
     /// name.
     pub fn counters(&mut self, name: &str, help: &str, values: &[(Label, u64)]) -> fmt::Result {
-        let mut metric = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let mut metric = self
+            .0
+            .encode_descriptor(name, help, None, MetricType::Counter)?;
         values.iter().try_for_each(|(label, value)| {
-            metric.encode_family(&[*label])?.encode_counter::<NoLabelSet, _, u64>(value, None)
+            metric
+                .encode_family(&[*label])?
+                .encode_counter::<NoLabelSet, _, u64>(value, None)
         })
     }
 
     /// A metric, or a family of metrics told apart by labels.
     pub fn metric(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
-        metric.encode(self.0.encode_descriptor(name, help, None, metric.metric_type())?)
+        metric.encode(
+            self.0
+                .encode_descriptor(name, help, None, metric.metric_type())?,
+        )
     }
 }
 
@@ -119,7 +136,12 @@ impl<S: MetricsSource> Collector for Named<S> {
         let mut page = Page(encoder);
         let build = [("program", self.program), ("version", self.version)];
         page.0
-            .encode_descriptor("build_info", "Which program this is; always 1.", None, MetricType::Gauge)?
+            .encode_descriptor(
+                "build_info",
+                "Which program this is; always 1.",
+                None,
+                MetricType::Gauge,
+            )?
             .encode_family(&build)?
             .encode_gauge(&1_u64)?;
         self.source.write(&mut page)
@@ -129,9 +151,17 @@ impl<S: MetricsSource> Collector for Named<S> {
 impl Metrics {
     /// The metrics of a source, with the prefix `imagenet_`, and `build_info`, which names the
     /// program.
-    pub fn new(program: &'static str, version: &'static str, source: Arc<impl MetricsSource>) -> Self {
+    pub fn new(
+        program: &'static str,
+        version: &'static str,
+        source: Arc<impl MetricsSource>,
+    ) -> Self {
         let mut registry = Registry::with_prefix("imagenet");
-        registry.register_collector(Box::new(Named { program, version, source }));
+        registry.register_collector(Box::new(Named {
+            program,
+            version,
+            source,
+        }));
         Self(registry)
     }
 
@@ -162,7 +192,11 @@ mod tests {
     impl MetricsSource for Everything {
         fn write(&self, page: &mut Page<'_>) -> fmt::Result {
             page.gauge("slots", "Downloads at once.", 3)?;
-            page.gauges("classes", "Classes by state.", &[(("state", "failed"), 1), (("state", "pending"), 2)])?;
+            page.gauges(
+                "classes",
+                "Classes by state.",
+                &[(("state", "failed"), 1), (("state", "pending"), 2)],
+            )?;
             page.counter("received_bytes", "Bytes from the origin.", 10)?;
             page.counters("reports", "Results.", &[(("outcome", "success"), u64::MAX)])?;
             page.metric("commit_seconds", "Commits.", &self.commits)?;
@@ -175,9 +209,14 @@ mod tests {
         let everything = Everything::default();
         for seconds in [0.0004, 0.001, 0.2, 100.0] {
             everything.commits.record(Duration::from_secs_f64(seconds));
-            everything.calls.get_or_create(&[("code", "Ok")]).record(Duration::from_secs_f64(seconds));
+            everything
+                .calls
+                .get_or_create(&[("code", "Ok")])
+                .record(Duration::from_secs_f64(seconds));
         }
-        let text = Metrics::new("worker", "1.2 (3f2a)", Arc::new(everything)).text().unwrap();
+        let text = Metrics::new("worker", "1.2 (3f2a)", Arc::new(everything))
+            .text()
+            .unwrap();
         for lines in [
             "# HELP imagenet_build_info Which program this is; always 1.\n# TYPE imagenet_build_info gauge\n\
              imagenet_build_info{program=\"worker\",version=\"1.2 (3f2a)\"} 1\n"

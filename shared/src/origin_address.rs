@@ -28,7 +28,10 @@ mod tests {
     #[test]
     fn the_port_is_always_included_and_credentials_never() {
         for (url, address) in [
-            ("https://image-net.org/data/n1.tar", "https://image-net.org:443"),
+            (
+                "https://image-net.org/data/n1.tar",
+                "https://image-net.org:443",
+            ),
             ("http://user:secret@host/?token=1", "http://host:80"),
             ("http://127.0.0.1:8099/x", "http://127.0.0.1:8099"),
             ("https://[::1]/x", "https://[::1]:443"),

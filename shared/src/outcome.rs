@@ -61,7 +61,13 @@ impl Failure {
     /// is truncated.
     pub fn new(kind: FailureKind, message: impl fmt::Display) -> Self {
         let message = printable_within(&message.to_string(), LONGEST_MESSAGE);
-        Self { kind, message, suspect: kind.usual_suspect(), lacks_space: false, refusal: None }
+        Self {
+            kind,
+            message,
+            suspect: kind.usual_suspect(),
+            lacks_space: false,
+            refusal: None,
+        }
     }
 
     /// The same failure, with a cause that differs from the usual one of its kind.
@@ -73,13 +79,20 @@ impl Failure {
     /// The same failure, of a class that the origin refused.
     #[must_use]
     pub fn refused(self, refusal: Refusal) -> Self {
-        Self { refusal: Some(refusal), ..self }
+        Self {
+            refusal: Some(refusal),
+            ..self
+        }
     }
 
     /// The same failure, of a class for which the worker lacks disk space.
     #[must_use]
     pub fn lacking_space(self) -> Self {
-        Self { suspect: Suspect::Host, lacks_space: true, ..self }
+        Self {
+            suspect: Suspect::Host,
+            lacks_space: true,
+            ..self
+        }
     }
 }
 
@@ -168,7 +181,11 @@ impl FailureKind {
     /// another host tries the class.
     pub fn usual_suspect(self) -> Suspect {
         match self {
-            Self::HttpError | Self::NotATar | Self::TarError | Self::InvalidWnid | Self::LeaseLost => Suspect::Class,
+            Self::HttpError
+            | Self::NotATar
+            | Self::TarError
+            | Self::InvalidWnid
+            | Self::LeaseLost => Suspect::Class,
             Self::Timeout | Self::ConnectionError => Suspect::Origin,
             Self::StorageError | Self::Conflict => Suspect::Host,
         }
@@ -200,13 +217,19 @@ impl FromStr for FailureKind {
     type Err = UnknownKind;
 
     fn from_str(text: &str) -> Result<Self, UnknownKind> {
-        Self::ALL.into_iter().find(|kind| kind.to_string() == text).ok_or(UnknownKind)
+        Self::ALL
+            .into_iter()
+            .find(|kind| kind.to_string() == text)
+            .ok_or(UnknownKind)
     }
 }
 
 impl From<Outcome> for proto::Outcome {
     fn from(outcome: Outcome) -> Self {
-        let wire = |published: Published| proto::Published { files: published.files, bytes: published.bytes };
+        let wire = |published: Published| proto::Published {
+            files: published.files,
+            bytes: published.bytes,
+        };
         let kind = match outcome {
             Outcome::Success(published) => proto::outcome::Kind::Success(wire(published)),
             Outcome::Skipped(published) => proto::outcome::Kind::Skipped(wire(published)),
@@ -235,7 +258,10 @@ impl TryFrom<proto::Outcome> for Outcome {
     type Error = UnknownOutcome;
 
     fn try_from(wire: proto::Outcome) -> Result<Self, UnknownOutcome> {
-        let published = |wire: proto::Published| Published { files: wire.files, bytes: wire.bytes };
+        let published = |wire: proto::Published| Published {
+            files: wire.files,
+            bytes: wire.bytes,
+        };
         Ok(match wire.kind.ok_or(UnknownOutcome)? {
             proto::outcome::Kind::Success(wire) => Self::Success(published(wire)),
             proto::outcome::Kind::Skipped(wire) => Self::Skipped(published(wire)),
@@ -243,8 +269,13 @@ impl TryFrom<proto::Outcome> for Outcome {
                 let suspect = wire.suspect().into();
                 let lacks_space = wire.lacks_space;
                 let refusal = Refusal::from_wire(wire.refusal(), wire.refusal_status);
-                let failure = Failure::new(kind_of(wire.kind(), suspect), wire.message).suspecting(suspect);
-                Self::Failed(Failure { lacks_space, refusal, ..failure })
+                let failure =
+                    Failure::new(kind_of(wire.kind(), suspect), wire.message).suspecting(suspect);
+                Self::Failed(Failure {
+                    lacks_space,
+                    refusal,
+                    ..failure
+                })
             }
         })
     }
@@ -313,12 +344,22 @@ mod tests {
 
     #[test]
     fn every_outcome_survives_the_wire() {
-        let published = Published { files: 3, bytes: 10_240 };
+        let published = Published {
+            files: 3,
+            bytes: 10_240,
+        };
         let failures = FailureKind::ALL.map(|kind| Outcome::Failed(Failure::new(kind, "why")));
         let refused = Failure::new(FailureKind::HttpError, "why").refused(Refusal::Status(404));
-        let others = [Outcome::Success(published), Outcome::Skipped(published), Outcome::Failed(refused)];
+        let others = [
+            Outcome::Success(published),
+            Outcome::Skipped(published),
+            Outcome::Failed(refused),
+        ];
         for outcome in others.into_iter().chain(failures) {
-            assert_eq!(Outcome::try_from(proto::Outcome::from(outcome.clone())), Ok(outcome));
+            assert_eq!(
+                Outcome::try_from(proto::Outcome::from(outcome.clone())),
+                Ok(outcome)
+            );
         }
     }
 
@@ -332,7 +373,10 @@ mod tests {
 
     #[test]
     fn an_outcome_of_a_newer_protocol_is_refused() {
-        assert_eq!(Outcome::try_from(proto::Outcome { kind: None }), Err(UnknownOutcome));
+        assert_eq!(
+            Outcome::try_from(proto::Outcome { kind: None }),
+            Err(UnknownOutcome)
+        );
     }
 
     #[test]
@@ -349,9 +393,15 @@ mod tests {
                     suspect: proto::Suspect::from(suspect).into(),
                     ..proto::Failure::default()
                 };
-                let outcome = proto::Outcome { kind: Some(proto::outcome::Kind::Failure(wire)) };
+                let outcome = proto::Outcome {
+                    kind: Some(proto::outcome::Kind::Failure(wire)),
+                };
                 let expected = Failure::new(kind, "why").suspecting(suspect);
-                assert_eq!(Outcome::try_from(outcome), Ok(Outcome::Failed(expected)), "{number}");
+                assert_eq!(
+                    Outcome::try_from(outcome),
+                    Ok(Outcome::Failed(expected)),
+                    "{number}"
+                );
             }
         }
     }
@@ -372,7 +422,10 @@ mod tests {
         let mut tried = 0;
         for character in ranges.into_iter().flatten() {
             let escaped = printable(&format!("a{character}b"));
-            assert!(escaped.bytes().all(|byte| (b' '..0x7f).contains(&byte)), "{escaped:?}");
+            assert!(
+                escaped.bytes().all(|byte| (b' '..0x7f).contains(&byte)),
+                "{escaped:?}"
+            );
             tried += 1;
         }
         assert_eq!(tried, 32 + 33 + 1 + 1 + 5 + 7 + 10 + 1 + 127);
@@ -399,7 +452,13 @@ mod tests {
 
     #[test]
     fn control_characters_reach_no_terminal() {
-        let failure = Failure::new(FailureKind::TarError, "unsafe path \"\u{1b}[2J\u{202e}gpj\"\n");
-        assert_eq!(failure.to_string(), "TarError: unsafe path \"\\u{1b}[2J\\u{202e}gpj\"\\n");
+        let failure = Failure::new(
+            FailureKind::TarError,
+            "unsafe path \"\u{1b}[2J\u{202e}gpj\"\n",
+        );
+        assert_eq!(
+            failure.to_string(),
+            "TarError: unsafe path \"\\u{1b}[2J\\u{202e}gpj\"\\n"
+        );
     }
 }

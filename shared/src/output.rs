@@ -85,10 +85,17 @@ impl Output {
         report: impl Fn(&io::Error) + Send + 'static,
     ) -> Result<Self, NoThread> {
         let queue = Arc::<Queue>::default();
-        let writer =
-            Writer { queue: Arc::clone(&queue), sink: Retrying(sink), report, missing_lines: MissingLines::default() };
+        let writer = Writer {
+            queue: Arc::clone(&queue),
+            sink: Retrying(sink),
+            report,
+            missing_lines: MissingLines::default(),
+        };
         threads::spawn(name, move || writer.run())?;
-        Ok(Self { _open: Arc::new(CloseOnDrop(Arc::clone(&queue))), queue })
+        Ok(Self {
+            _open: Arc::new(CloseOnDrop(Arc::clone(&queue))),
+            queue,
+        })
     }
 
     /// Queues whole lines.
@@ -127,7 +134,10 @@ impl Output {
                 return Err(timed_out_error());
             }
             let is_stuck = |state: &mut State| state.is_busy() && state.steps == seen;
-            let waited = self.queue.changed.wait_timeout_while(state, limit, is_stuck);
+            let waited = self
+                .queue
+                .changed
+                .wait_timeout_while(state, limit, is_stuck);
             let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state = now;
             if timeout.timed_out() {
@@ -197,7 +207,10 @@ impl Queue {
         }
         state.is_writing = true;
         state.steps += 1;
-        Some((std::mem::take(&mut state.waiting), std::mem::take(&mut state.dropped)))
+        Some((
+            std::mem::take(&mut state.waiting),
+            std::mem::take(&mut state.dropped),
+        ))
     }
 
     fn step(&self) {
@@ -245,12 +258,20 @@ impl<W: Write, R: Fn(&io::Error)> Writer<W, R> {
             };
             let whole = [note.as_bytes(), &text, missing.as_bytes()].concat();
             let (written, result) = self.write(&whole);
-            let is_cut = whole[..written].last().map_or(self.missing_lines.is_cut, |last| *last != b'\n');
+            let is_cut = whole[..written]
+                .last()
+                .map_or(self.missing_lines.is_cut, |last| *last != b'\n');
             match &result {
                 Ok(()) => self.missing_lines = MissingLines::default(),
                 Err(error) => {
-                    let kept = if written < note.len() { self.missing_lines.lines } else { 0 };
-                    let rest = text.get(written.saturating_sub(note.len())..).unwrap_or_default();
+                    let kept = if written < note.len() {
+                        self.missing_lines.lines
+                    } else {
+                        0
+                    };
+                    let rest = text
+                        .get(written.saturating_sub(note.len())..)
+                        .unwrap_or_default();
                     let is_first = self.missing_lines.error_text.is_none();
                     self.missing_lines = MissingLines {
                         lines: kept + lines(rest) + dropped,
@@ -285,9 +306,14 @@ impl<W: Write, R: Fn(&io::Error)> Writer<W, R> {
 impl MissingLines {
     /// The line to write in the place of missing lines; empty if none are missing.
     fn note(&self) -> String {
-        let Some(error_text) = &self.error_text else { return String::new() };
+        let Some(error_text) = &self.error_text else {
+            return String::new();
+        };
         let end_of_line = if self.is_cut { "\n" } else { "" };
-        format!("{end_of_line}(lines that could not be written here: {}; {error_text})\n", self.lines)
+        format!(
+            "{end_of_line}(lines that could not be written here: {}; {error_text})\n",
+            self.lines
+        )
     }
 }
 
@@ -319,12 +345,17 @@ impl<W: Write> Write for Retrying<W> {
 /// The first bytes of a text, up to a line end if there is one.
 fn chunk(text: &[u8]) -> &[u8] {
     let longest = &text[..text.len().min(CHUNK)];
-    let end = longest.iter().rposition(|byte| *byte == b'\n').map_or(longest.len(), |at| at + 1);
+    let end = longest
+        .iter()
+        .rposition(|byte| *byte == b'\n')
+        .map_or(longest.len(), |at| at + 1);
     &longest[..end]
 }
 
 fn lines(text: &[u8]) -> u64 {
-    let ends = text.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    let ends = text
+        .split(|byte| *byte == b'\n')
+        .filter(|line| !line.is_empty());
     ends.count() as u64
 }
 
@@ -342,8 +373,13 @@ mod tests {
 
     impl Write for Scripted {
         fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-            self.writes.send(String::from_utf8_lossy(text).into_owned()).ok();
-            self.answers.recv().unwrap_or(Ok(text.len())).map(|written| written.min(text.len()))
+            self.writes
+                .send(String::from_utf8_lossy(text).into_owned())
+                .ok();
+            self.answers
+                .recv()
+                .unwrap_or(Ok(text.len()))
+                .map(|written| written.min(text.len()))
         }
 
         fn flush(&mut self) -> io::Result<()> {
@@ -354,7 +390,11 @@ mod tests {
     fn scripted() -> (Output, Receiver<String>, Sender<io::Result<usize>>) {
         let (writes, written) = channel();
         let (answer, answers) = channel();
-        (Output::start("test", Scripted { writes, answers }).unwrap(), written, answer)
+        (
+            Output::start("test", Scripted { writes, answers }).unwrap(),
+            written,
+            answer,
+        )
     }
 
     const ALL: io::Result<usize> = Ok(usize::MAX);
@@ -390,15 +430,21 @@ mod tests {
         let (answer, answers) = channel();
         let report = move |error: &io::Error| reports.send(error.kind()).unwrap();
         let output = Output::reporting("test", Scripted { writes, answers }, report).unwrap();
-        for result in
-            [Err(ErrorKind::StorageFull), Err(ErrorKind::StorageFull), Ok(usize::MAX), Err(ErrorKind::BrokenPipe)]
-        {
+        for result in [
+            Err(ErrorKind::StorageFull),
+            Err(ErrorKind::StorageFull),
+            Ok(usize::MAX),
+            Err(ErrorKind::BrokenPipe),
+        ] {
             answer.send(result.map_err(io::Error::from)).unwrap();
             output.write(b"line\n");
             output.flush().ok();
         }
         drop(output);
-        assert_eq!(reported.iter().collect::<Vec<_>>(), [ErrorKind::StorageFull, ErrorKind::BrokenPipe]);
+        assert_eq!(
+            reported.iter().collect::<Vec<_>>(),
+            [ErrorKind::StorageFull, ErrorKind::BrokenPipe]
+        );
     }
 
     #[test]
@@ -416,7 +462,11 @@ mod tests {
         let next = written.recv().unwrap();
         output.flush().unwrap();
         let text: String = [next].into_iter().chain(written.try_iter()).collect();
-        assert!(text.len() <= QUEUE_LIMIT + 100 && !text.contains("a frame"), "{}", text.len());
+        assert!(
+            text.len() <= QUEUE_LIMIT + 100 && !text.contains("a frame"),
+            "{}",
+            text.len()
+        );
         assert!(text.ends_with("x\n(lines that were dropped here: 7; the reader was too slow)\n"));
     }
 

@@ -22,14 +22,17 @@ use std::{
 
 use rustix::{
     fs::{
-        AtFlags, CWD, Mode, OFlags, RawMode, fcntl_getfl, fcntl_setfl, openat, readlinkat, renameat, statat, unlinkat,
+        AtFlags, CWD, Mode, OFlags, RawMode, fcntl_getfl, fcntl_setfl, openat, readlinkat,
+        renameat, statat, unlinkat,
     },
     io::Errno,
     process::geteuid,
 };
 
 use crate::{
-    ownership::{NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others},
+    ownership::{
+        NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others,
+    },
     path_owners,
 };
 
@@ -59,7 +62,9 @@ pub enum Access {
 
 /// Whether an error is a [`NotOurs`]: the file or folder does not belong to this program.
 pub fn is_refused(error: &io::Error) -> bool {
-    error.get_ref().is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotOurs>)
+    error
+        .get_ref()
+        .is_some_and(<dyn std::error::Error + Send + Sync>::is::<NotOurs>)
 }
 
 /// Opens a regular file of any owner for reading.
@@ -148,8 +153,9 @@ pub fn open_folder(path: &Path) -> io::Result<File> {
 pub fn replace(path: &Path, content: &[u8], mode: RawMode) -> io::Result<()> {
     let entry = FolderEntry::of(path)?;
     let (name, mut file) = entry.create_temporary(mode)?;
-    let renamed =
-        file.write_all(content).and_then(|()| Ok(renameat(&entry.folder, &*name, &entry.folder, entry.name)?));
+    let renamed = file
+        .write_all(content)
+        .and_then(|()| Ok(renameat(&entry.folder, &*name, &entry.folder, entry.name)?));
     if renamed.is_err() {
         unlinkat(&entry.folder, &*name, AtFlags::empty())?;
     }
@@ -166,13 +172,20 @@ pub fn replace(path: &Path, content: &[u8], mode: RawMode) -> io::Result<()> {
 /// [`NotOurs`], or the error of the file system.
 pub fn check_private_folder(path: &Path) -> io::Result<()> {
     let absolute = std::path::absolute(path)?;
-    let existing = absolute.ancestors().find(|folder| folder.symlink_metadata().is_ok()).ok_or(ErrorKind::NotFound)?;
+    let existing = absolute
+        .ancestors()
+        .find(|folder| folder.symlink_metadata().is_ok())
+        .ok_or(ErrorKind::NotFound)?;
     // With user namespaces the owner of the root folder can be shown as another user. That user can
     // replace every file anyway.
-    let ownership = Ownership { folder: Some(Path::new("/").metadata()?.uid()), ..Ownership::strict() };
+    let ownership = Ownership {
+        folder: Some(Path::new("/").metadata()?.uid()),
+        ..Ownership::strict()
+    };
     let shown = || FolderEntry::of(&existing.join(PROBE)).and_then(|entry| entry.user_here());
     let accepts = |found: &Metadata| {
-        ownership.accepts(found) || shown().is_ok_and(|user| ownership.shown_as(user).accepts(found))
+        ownership.accepts(found)
+            || shown().is_ok_and(|user| ownership.shown_as(user).accepts(found))
     };
     path_owners::check(&absolute, accepts)?;
     let found = existing.metadata()?;
@@ -186,7 +199,11 @@ pub fn check_private_folder(path: &Path) -> io::Result<()> {
     if accepts(&found) {
         return Ok(());
     }
-    Err(NotOurs::FolderOfAnother { owner: found.uid(), user: ownership.user }.into())
+    Err(NotOurs::FolderOfAnother {
+        owner: found.uid(),
+        user: ownership.user,
+    }
+    .into())
 }
 
 /// Returns an error unless this program made a folder.
@@ -210,7 +227,9 @@ pub fn restrict(file: &File, mode: RawMode) -> io::Result<()> {
         return Ok(());
     }
     match file.set_permissions(Permissions::from_mode(now & mode)) {
-        Err(_) if found.uid() != geteuid().as_raw() && is_writable_by_others(&found) => Err(NotOurs::Writable.into()),
+        Err(_) if found.uid() != geteuid().as_raw() && is_writable_by_others(&found) => {
+            Err(NotOurs::Writable.into())
+        }
         _ => Ok(()),
     }
 }
@@ -220,7 +239,11 @@ pub fn restrict(file: &File, mode: RawMode) -> io::Result<()> {
 /// # Errors
 /// [`NotOurs::Linked`], or the error of the file system.
 pub fn check_alone(file: &File) -> io::Result<()> {
-    if file.metadata()?.nlink() > 1 { Err(NotOurs::Linked.into()) } else { Ok(()) }
+    if file.metadata()?.nlink() > 1 {
+        Err(NotOurs::Linked.into())
+    } else {
+        Ok(())
+    }
 }
 
 /// A name in an open folder, so that all checks refer to the same folder.
@@ -232,23 +255,39 @@ struct FolderEntry<'path> {
 impl<'path> FolderEntry<'path> {
     fn of(path: &'path Path) -> io::Result<Self> {
         let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
-        let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let parent = path
+            .parent()
+            .filter(|parent| !parent.as_os_str().is_empty());
         let folder = openat(CWD, parent.unwrap_or(Path::new(".")), HOLDS, Mode::empty())?;
-        Ok(Self { folder: folder.into(), name })
+        Ok(Self {
+            folder: folder.into(),
+            name,
+        })
     }
 
     /// Opens a regular file.
     fn open(&self, access: Access) -> io::Result<File> {
-        match openat(&self.folder, self.name, flags(access) | OFlags::NOFOLLOW, Mode::empty()) {
+        match openat(
+            &self.folder,
+            self.name,
+            flags(access) | OFlags::NOFOLLOW,
+            Mode::empty(),
+        ) {
             Ok(file) => {
                 let file = File::from(file);
                 let found = file.metadata()?;
                 if found.is_dir() {
                     return Err(ErrorKind::IsADirectory.into());
                 }
-                if found.is_file() { Ok(file) } else { Err(NotOurs::NotAFile.into()) }
+                if found.is_file() {
+                    Ok(file)
+                } else {
+                    Err(NotOurs::NotAFile.into())
+                }
             }
-            Err(Errno::LOOP) => Err(self.link()?.map_or(Errno::LOOP.into(), |owner| NotOurs::Link { owner }.into())),
+            Err(Errno::LOOP) => Err(self
+                .link()?
+                .map_or(Errno::LOOP.into(), |owner| NotOurs::Link { owner }.into())),
             // The file is a pipe without a reader, or a socket.
             Err(Errno::NXIO) => Err(NotOurs::NotAFile.into()),
             Err(error) => Err(error.into()),
@@ -256,7 +295,11 @@ impl<'path> FolderEntry<'path> {
     }
 
     fn mode(&self, mode: RawMode) -> io::Result<RawMode> {
-        Ok(if is_shared(&self.folder.metadata()?) { mode | GROUP } else { mode })
+        Ok(if is_shared(&self.folder.metadata()?) {
+            mode | GROUP
+        } else {
+            mode
+        })
     }
 
     fn open_or_create(&self, access: Access, mode: RawMode) -> io::Result<File> {
@@ -281,10 +324,12 @@ impl<'path> FolderEntry<'path> {
 
     fn check_owner(&self, found: &Metadata) -> io::Result<()> {
         let ownership = Ownership::within(&self.folder.metadata()?);
-        ownership.check(found).or_else(|refused| match self.user_here() {
-            Ok(user) if ownership.shown_as(user).accepts(found) => Ok(()),
-            _ => Err(refused.into()),
-        })
+        ownership
+            .check(found)
+            .or_else(|refused| match self.user_here() {
+                Ok(user) if ownership.shown_as(user).accepts(found) => Ok(()),
+                _ => Err(refused.into()),
+            })
     }
 
     /// The owner that the folder's file system shows for files of this process.
@@ -321,14 +366,19 @@ impl<'path> FolderEntry<'path> {
         let after = look()?;
         let owner = before.st_uid;
         let same = |one: &rustix::fs::Stat, other: &rustix::fs::Stat| {
-            let inode = |stat: &rustix::fs::Stat| (stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec);
+            let inode = |stat: &rustix::fs::Stat| {
+                (stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)
+            };
             inode(one) == inode(other)
         };
         let is_ours = [geteuid().as_raw(), self.folder.metadata()?.uid()].contains(&owner);
         if !is_ours || !same(&before, &after) {
             return Err(NotOurs::Link { owner }.into());
         }
-        Ok(Path::new(OsStr::new(leads.to_str().map_err(|_| NotOurs::Link { owner })?)).to_owned())
+        Ok(Path::new(OsStr::new(
+            leads.to_str().map_err(|_| NotOurs::Link { owner })?,
+        ))
+        .to_owned())
     }
 }
 
@@ -339,13 +389,28 @@ fn log_as(path: &Path, access: Access) -> io::Result<File> {
     let leads = match entry.link() {
         Ok(Some(_)) => entry.followed()?,
         Ok(None) => {
-            return if access == Access::Read { entry.open(access) } else { entry.open_or_create(access, mode) };
+            return if access == Access::Read {
+                entry.open(access)
+            } else {
+                entry.open_or_create(access, mode)
+            };
         }
-        Err(error) if is_missing(&error) && access != Access::Read => return entry.open_or_create(access, mode),
+        Err(error) if is_missing(&error) && access != Access::Read => {
+            return entry.open_or_create(access, mode);
+        }
         Err(error) => return Err(error),
     };
-    let create = if access == Access::Read { OFlags::empty() } else { OFlags::CREATE };
-    let file = File::from(openat(&entry.folder, &leads, flags(access) | create, Mode::from_raw_mode(mode))?);
+    let create = if access == Access::Read {
+        OFlags::empty()
+    } else {
+        OFlags::CREATE
+    };
+    let file = File::from(openat(
+        &entry.folder,
+        &leads,
+        flags(access) | create,
+        Mode::from_raw_mode(mode),
+    )?);
     let kind = file.metadata()?.file_type();
     if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
         fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
@@ -357,7 +422,9 @@ fn log_as(path: &Path, access: Access) -> io::Result<File> {
 #[cfg(target_os = "linux")]
 const HOLDS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
 #[cfg(not(target_os = "linux"))]
-const HOLDS: OFlags = OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
+const HOLDS: OFlags = OFlags::RDONLY
+    .union(OFlags::DIRECTORY)
+    .union(OFlags::CLOEXEC);
 
 /// Non-blocking, because opening a pipe can wait forever. It has no effect on a regular file.
 fn flags(access: Access) -> OFlags {
@@ -388,21 +455,35 @@ mod tests {
     }
 
     fn refusal<T>(opened: io::Result<T>) -> NotOurs {
-        let Err(error) = opened else { panic!("it was opened") };
-        *error.get_ref().and_then(|why| why.downcast_ref()).unwrap_or_else(|| panic!("{error}"))
+        let Err(error) = opened else {
+            panic!("it was opened")
+        };
+        *error
+            .get_ref()
+            .and_then(|why| why.downcast_ref())
+            .unwrap_or_else(|| panic!("{error}"))
     }
 
     /// Runs a function on a thread, so that a function that waits does not hang the tests.
     fn without_waiting<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
         let (done, ended) = mpsc::channel();
         thread::spawn(move || done.send(run()));
-        ended.recv_timeout(Duration::from_secs(20)).expect("the function does not wait")
+        ended
+            .recv_timeout(Duration::from_secs(20))
+            .expect("the function does not wait")
     }
 
     fn every_way(path: &Path) -> Vec<io::Result<File>> {
-        let access = [Access::Read, Access::Write, Access::ReadWrite, Access::Append];
+        let access = [
+            Access::Read,
+            Access::Write,
+            Access::ReadWrite,
+            Access::Append,
+        ];
         let opened = access.into_iter().map(|access| open(path, access));
-        let made = access.into_iter().map(|access| open_or_create(path, access, 0o600));
+        let made = access
+            .into_iter()
+            .map(|access| open_or_create(path, access, 0o600));
         opened.chain(made).chain([open_regular(path)]).collect()
     }
 
@@ -412,14 +493,25 @@ mod tests {
         let path = |name: &str| folder.path().join(name);
         symlink(path("secret"), path("link")).unwrap();
         symlink("missing", path("dangling")).unwrap();
-        mknodat(CWD, path("pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        mknodat(
+            CWD,
+            path("pipe"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
         let socket = std::os::unix::net::UnixListener::bind(path("socket")).unwrap();
         for name in ["link", "dangling", "pipe", "socket"] {
             let path = path(name);
             for opened in without_waiting(move || every_way(&path)) {
                 let why = refusal(opened);
                 let is_link = matches!(why, NotOurs::Link { .. });
-                assert_eq!(is_link, !["pipe", "socket"].contains(&name), "{name}: {why}");
+                assert_eq!(
+                    is_link,
+                    !["pipe", "socket"].contains(&name),
+                    "{name}: {why}"
+                );
                 assert!(is_link || why == NotOurs::NotAFile, "{name}: {why}");
             }
         }
@@ -435,37 +527,80 @@ mod tests {
     fn a_missing_file_is_created_with_the_mode_and_opened_again() {
         let folder = folder();
         let path = folder.path().join("new");
-        assert_eq!(open(&path, Access::Read).unwrap_err().kind(), ErrorKind::NotFound);
+        assert_eq!(
+            open(&path, Access::Read).unwrap_err().kind(),
+            ErrorKind::NotFound
+        );
         for text in ["one", "two"] {
-            open_or_create(&path, Access::Append, 0o600).unwrap().write_all(text.as_bytes()).unwrap();
+            open_or_create(&path, Access::Append, 0o600)
+                .unwrap()
+                .write_all(text.as_bytes())
+                .unwrap();
         }
         assert_eq!(fs::read_to_string(&path).unwrap(), "onetwo");
         assert_eq!(path.metadata().unwrap().mode() & 0o777, 0o600);
         fs::hard_link(&path, folder.path().join("other")).unwrap();
-        assert_eq!(refusal(open_or_create(&path, Access::Append, 0o600)), NotOurs::Linked);
-        assert!(open(&path, Access::Read).is_ok(), "a checkpoint's files are linked while they are taken over");
+        assert_eq!(
+            refusal(open_or_create(&path, Access::Append, 0o600)),
+            NotOurs::Linked
+        );
+        assert!(
+            open(&path, Access::Read).is_ok(),
+            "a checkpoint's files are linked while they are taken over"
+        );
     }
 
     #[test]
     fn a_log_follows_a_link_of_its_own_user_even_to_a_pipe() {
         let folder = folder();
         let path = |name: &str| folder.path().join(name);
-        for (name, leads) in [("file", "elsewhere"), ("device", "/dev/null"), ("pipe", "a pipe")] {
+        for (name, leads) in [
+            ("file", "elsewhere"),
+            ("device", "/dev/null"),
+            ("pipe", "a pipe"),
+        ] {
             symlink(leads, path(name)).unwrap();
         }
-        open_log(&path("file")).unwrap().write_all(b"line\n").unwrap();
+        open_log(&path("file"))
+            .unwrap()
+            .write_all(b"line\n")
+            .unwrap();
         assert_eq!(read_log(&path("file")).unwrap(), b"line\n");
         assert_eq!(fs::read_to_string(path("elsewhere")).unwrap(), "line\n");
-        open_log(&path("device")).unwrap().write_all(b"line\n").unwrap();
+        open_log(&path("device"))
+            .unwrap()
+            .write_all(b"line\n")
+            .unwrap();
         assert_eq!(read_log(&path("device")).unwrap(), b"");
-        mknodat(CWD, path("a pipe"), FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+        mknodat(
+            CWD,
+            path("a pipe"),
+            FileType::Fifo,
+            Mode::from_raw_mode(0o600),
+            0,
+        )
+        .unwrap();
         let pipe = path("pipe");
         let error = without_waiting(move || open_log(&pipe)).unwrap_err();
-        assert_eq!(error.raw_os_error(), Some(Errno::NXIO.raw_os_error()), "a pipe that nothing reads");
-        let _reader = File::options().read(true).write(true).open(path("a pipe")).unwrap();
-        open_log(&path("pipe")).unwrap().write_all(b"line\n").unwrap();
+        assert_eq!(
+            error.raw_os_error(),
+            Some(Errno::NXIO.raw_os_error()),
+            "a pipe that nothing reads"
+        );
+        let _reader = File::options()
+            .read(true)
+            .write(true)
+            .open(path("a pipe"))
+            .unwrap();
+        open_log(&path("pipe"))
+            .unwrap()
+            .write_all(b"line\n")
+            .unwrap();
         assert_eq!(refusal(open_log(&path("a pipe"))), NotOurs::NotAFile);
-        assert_eq!(open_log(folder.path()).unwrap_err().kind(), ErrorKind::IsADirectory);
+        assert_eq!(
+            open_log(folder.path()).unwrap_err().kind(),
+            ErrorKind::IsADirectory
+        );
     }
 
     #[test]
@@ -509,14 +644,25 @@ mod tests {
             chown(&path, Some(file), Some(group)).unwrap();
             chown(folder.path(), Some(folders), Some(7)).unwrap();
             fs::set_permissions(folder.path(), Permissions::from_mode(mode)).unwrap();
-            for opened in [open(&path, Access::Read), open_or_create(&path, Access::Append, 0o600)] {
+            for opened in [
+                open(&path, Access::Read),
+                open_or_create(&path, Access::Append, 0o600),
+            ] {
                 let case = (folders, file, format!("{mode:o}"), group);
-                assert_eq!(opened.as_ref().err().map(is_refused), (!is_opened).then_some(true), "{case:?}");
+                assert_eq!(
+                    opened.as_ref().err().map(is_refused),
+                    (!is_opened).then_some(true),
+                    "{case:?}"
+                );
             }
             assert!(open_regular(&path).is_ok(), "of any owner");
         }
         let link = folder.path().join("link");
-        for (folders, owner, is_followed) in [(0, 0, true), (0, attacker, false), (attacker, attacker, true)] {
+        for (folders, owner, is_followed) in [
+            (0, 0, true),
+            (0, attacker, false),
+            (attacker, attacker, true),
+        ] {
             fs::remove_file(&link).unwrap_or_default();
             symlink("secret", &link).unwrap();
             std::os::unix::fs::lchown(&link, Some(owner), None).unwrap();
@@ -549,12 +695,19 @@ mod tests {
         ] {
             chown(&folder, Some(owner), Some(group)).unwrap();
             fs::set_permissions(&folder, Permissions::from_mode(mode)).unwrap();
-            for (path, is_accepted) in
-                [(folder.clone(), inside), (folder.join("new"), missing), (folder.join("new/deep"), missing)]
-            {
+            for (path, is_accepted) in [
+                (folder.clone(), inside),
+                (folder.join("new"), missing),
+                (folder.join("new/deep"), missing),
+            ] {
                 let checked = check_private_folder(&path);
                 let refused = checked.as_ref().err().map(is_refused);
-                assert_eq!(refused, (!is_accepted).then_some(true), "{}, {owner}, {mode:o}", path.display());
+                assert_eq!(
+                    refused,
+                    (!is_accepted).then_some(true),
+                    "{}, {owner}, {mode:o}",
+                    path.display()
+                );
             }
             assert_eq!(fs::read_dir(&folder).unwrap().count(), 0);
         }
@@ -568,7 +721,11 @@ mod tests {
             symlink("folder", &link).unwrap();
             std::os::unix::fs::lchown(&link, Some(owner), None).unwrap();
             let refused = check_private_folder(&link).err();
-            assert_eq!(refused.as_ref().map(is_refused), (!is_accepted).then_some(true), "{owner}: {refused:?}");
+            assert_eq!(
+                refused.as_ref().map(is_refused),
+                (!is_accepted).then_some(true),
+                "{owner}: {refused:?}"
+            );
         }
     }
 
@@ -589,7 +746,11 @@ mod tests {
         assert_eq!(fs::read_to_string(path("secret")).unwrap(), PRIVATE);
         fs::create_dir(path("folder")).unwrap();
         assert!(replace(&path("folder"), b"content", 0o640).is_err());
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 6, "a temporary file is left");
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            6,
+            "a temporary file is left"
+        );
     }
 
     /// As on NFS with `root_squash`: files that root makes belong to another user.
@@ -618,7 +779,17 @@ mod tests {
         });
         let (twice, refused) = squashed.join().unwrap();
         assert_eq!(twice.map(Result::unwrap), [54_430; 2]);
-        assert_eq!(refused, NotOurs::Owner { owner: 54_421, user: 0 });
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3, "a probe is left");
+        assert_eq!(
+            refused,
+            NotOurs::Owner {
+                owner: 54_421,
+                user: 0
+            }
+        );
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            3,
+            "a probe is left"
+        );
     }
 }

@@ -17,19 +17,30 @@ const USERS: &str = "/etc/passwd";
 /// If access was refused, adds the first of the paths that this process may not use, and its owner,
 /// to the error. Any other error is returned unchanged. For a path that does not exist, its folder
 /// is checked.
-pub fn explained<P: AsRef<Path>>(error: io::Error, paths: impl IntoIterator<Item = P>) -> io::Error {
+pub fn explained<P: AsRef<Path>>(
+    error: io::Error,
+    paths: impl IntoIterator<Item = P>,
+) -> io::Error {
     if error.kind() != io::ErrorKind::PermissionDenied {
         return error;
     }
     let user = geteuid().as_raw();
-    let refused = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| !may_use(path, found.is_dir()));
-    let in_the_way = paths.into_iter().filter_map(|path| existing(path.as_ref())).find(refused);
-    let Some((path, owner)) = in_the_way.and_then(|path| fs::metadata(&path).ok().map(|found| (path, found.uid())))
+    let refused =
+        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| !may_use(path, found.is_dir()));
+    let in_the_way = paths
+        .into_iter()
+        .filter_map(|path| existing(path.as_ref()))
+        .find(refused);
+    let Some((path, owner)) =
+        in_the_way.and_then(|path| fs::metadata(&path).ok().map(|found| (path, found.uid())))
     else {
         return error;
     };
     let said = if owner == user {
-        format!("{error}, because {} is not writable; change its mode (chmod u+rwX)", path.display())
+        format!(
+            "{error}, because {} is not writable; change its mode (chmod u+rwX)",
+            path.display()
+        )
     } else {
         format!(
             "{error}, because {} belongs to {}, and this program runs as {}; run it as {}, or change the owner (chown -R)",
@@ -44,7 +55,9 @@ pub fn explained<P: AsRef<Path>>(error: io::Error, paths: impl IntoIterator<Item
 
 /// The path, or the folder in which it would be created.
 fn existing(path: &Path) -> Option<PathBuf> {
-    path.ancestors().find(|path| path.symlink_metadata().is_ok()).map(Path::to_owned)
+    path.ancestors()
+        .find(|path| path.symlink_metadata().is_ok())
+        .map(Path::to_owned)
 }
 
 fn may_use(path: &Path, is_folder: bool) -> bool {
@@ -82,7 +95,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let error = explained(io::ErrorKind::NotFound.into(), [folder.path()]);
         assert_eq!(error.kind(), io::ErrorKind::NotFound);
-        let error = explained(refused(), [folder.path(), &folder.path().join("missing/deep")]);
+        let error = explained(
+            refused(),
+            [folder.path(), &folder.path().join("missing/deep")],
+        );
         assert_eq!(error.to_string(), refused().to_string());
     }
 
@@ -94,9 +110,15 @@ mod tests {
         }
         let error = explained(refused(), ["/etc/shadow"]);
         assert_eq!(error.kind(), io::ErrorKind::PermissionDenied);
-        assert!(error.to_string().contains("/etc/shadow belongs to root"), "{error}");
+        assert!(
+            error.to_string().contains("/etc/shadow belongs to root"),
+            "{error}"
+        );
         let error = explained(refused(), ["/etc/new"]);
-        assert!(error.to_string().contains("/etc belongs to root"), "{error}");
+        assert!(
+            error.to_string().contains("/etc belongs to root"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -49,7 +49,9 @@ pub enum NotOurs {
     #[error("it is a hard link, and its other name may be a file of something else: remove it")]
     Linked,
     /// Others can write to it, so its content may be of another user.
-    #[error("other users can write to it: see what is in it, then take that right away (chmod go-w)")]
+    #[error(
+        "other users can write to it: see what is in it, then take that right away (chmod go-w)"
+    )]
     Writable,
     /// A folder for secrets that another user made.
     #[error(
@@ -102,13 +104,21 @@ impl Ownership {
     /// `fs.protected_regular`.
     pub fn within(folder: &Metadata) -> Self {
         let group = is_shared(folder).then(|| folder.gid());
-        Self { user: geteuid().as_raw(), folder: Some(folder.uid()), group }
+        Self {
+            user: geteuid().as_raw(),
+            folder: Some(folder.uid()),
+            group,
+        }
     }
 
     /// The rule for folders whose entries are used by name for longer than one call. Their owner
     /// could replace an entry in between, so only this process's user and root are accepted.
     pub fn strict() -> Self {
-        Self { user: geteuid().as_raw(), folder: None, group: None }
+        Self {
+            user: geteuid().as_raw(),
+            folder: None,
+            group: None,
+        }
     }
 
     /// The same rule on a file system that shows this process's files as those of another user.
@@ -128,7 +138,14 @@ impl Ownership {
     /// # Errors
     /// [`NotOurs::Owner`].
     pub fn check(self, found: &Metadata) -> Result<(), NotOurs> {
-        if self.accepts(found) { Ok(()) } else { Err(NotOurs::Owner { owner: found.uid(), user: self.user }) }
+        if self.accepts(found) {
+            Ok(())
+        } else {
+            Err(NotOurs::Owner {
+                owner: found.uid(),
+                user: self.user,
+            })
+        }
     }
 }
 

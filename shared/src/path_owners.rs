@@ -101,8 +101,14 @@ mod tests {
         for name in ["relative", "a", "a/b", "a/b/absolute"] {
             assert!(all.contains(&inode(name)), "{name}");
         }
-        assert!(!seen("a/b").unwrap().contains(&inode("a/b")), "the last one is not checked");
-        assert_eq!(seen("loop/x").unwrap_err().raw_os_error(), Some(Errno::LOOP.raw_os_error()));
+        assert!(
+            !seen("a/b").unwrap().contains(&inode("a/b")),
+            "the last one is not checked"
+        );
+        assert_eq!(
+            seen("loop/x").unwrap_err().raw_os_error(),
+            Some(Errno::LOOP.raw_os_error())
+        );
     }
 
     #[test]
@@ -131,7 +137,11 @@ mod tests {
             ("ours/../link/deep", false),
         ] {
             let refused = check(&path(name), |found| Ownership::strict().accepts(found)).err();
-            assert_eq!(refused.as_ref().map(is_refused), (!is_accepted).then_some(true), "{name}: {refused:?}");
+            assert_eq!(
+                refused.as_ref().map(is_refused),
+                (!is_accepted).then_some(true),
+                "{name}: {refused:?}"
+            );
         }
     }
 }

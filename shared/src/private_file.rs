@@ -49,7 +49,9 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
     let file = File::open(path)?;
     let metadata = file.metadata()?;
     if has(&metadata, OTHERS_WRITE) {
-        return Err(NotRead::Writable(WritableByOthers { path: path.to_owned() }));
+        return Err(NotRead::Writable(WritableByOthers {
+            path: path.to_owned(),
+        }));
     }
     // A vector that grows would leave copies in memory.
     let expected = usize::try_from(metadata.len().min(MAX_LENGTH)).unwrap_or_default();
@@ -64,11 +66,14 @@ pub fn read(path: &Path) -> Result<Zeroizing<Vec<u8>>, NotRead> {
 /// A warning for the log if every user can read the file, with the command that changes the
 /// permissions.
 pub fn readable_warning(path: &Path) -> Option<String> {
-    let is_of_a_pod = path.read_link().is_ok_and(|target| target.starts_with(KUBERNETES_DATA));
+    let is_of_a_pod = path
+        .read_link()
+        .is_ok_and(|target| target.starts_with(KUBERNETES_DATA));
     let is_readable = path.metadata().is_ok_and(|found| has(&found, OTHERS_READ));
     let path = path.display();
-    (is_readable && !is_of_a_pod)
-        .then(|| format!("every user of this machine can read the secret in {path}; run `chmod o= {path}`"))
+    (is_readable && !is_of_a_pod).then(|| {
+        format!("every user of this machine can read the secret in {path}; run `chmod o= {path}`")
+    })
 }
 
 fn has(metadata: &Metadata, permission: u32) -> bool {
@@ -102,9 +107,15 @@ mod tests {
             assert_eq!(refused, is_writable, "{mode:o}");
         }
         let said = readable_warning(&path).unwrap();
-        assert!(said.ends_with(&format!("run `chmod o= {}`", path.display())), "{said}");
+        assert!(
+            said.ends_with(&format!("run `chmod o= {}`", path.display())),
+            "{said}"
+        );
         let refused = WritableByOthers { path: path.clone() }.to_string();
-        assert!(refused.ends_with(&format!("run `chmod o-w {}`", path.display())), "{refused}");
+        assert!(
+            refused.ends_with(&format!("run `chmod o-w {}`", path.display())),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -114,8 +125,14 @@ mod tests {
         std::fs::write(&path, vec![b'a'; 1 << 20]).unwrap();
         assert_eq!(read(&path).unwrap().len(), 1 << 20);
         std::fs::write(&path, vec![b'a'; (1 << 20) + 1]).unwrap();
-        assert_eq!(read(&path).unwrap_err().to_string(), "it is longer than 1 MiB");
-        assert!(matches!(read(Path::new("/dev/zero")), Err(NotRead::File(_))));
+        assert_eq!(
+            read(&path).unwrap_err().to_string(),
+            "it is longer than 1 MiB"
+        );
+        assert!(matches!(
+            read(Path::new("/dev/zero")),
+            Err(NotRead::File(_))
+        ));
     }
 
     #[test]

@@ -20,7 +20,9 @@ pub fn remove_left(folder: &Path) -> io::Result<()> {
     for entry in list(folder)? {
         let entry = entry?;
         let digits = entry.text().and_then(|name| name.strip_prefix(PROBE));
-        if digits.is_some_and(|digits| digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())) {
+        if digits.is_some_and(|digits| {
+            digits.len() == DIGITS && digits.bytes().all(|byte| byte.is_ascii_hexdigit())
+        }) {
             fs::remove_file(entry.path()).unwrap_or_default();
         }
     }
@@ -34,8 +36,16 @@ mod tests {
     #[test]
     fn probes_are_removed_and_nothing_else() {
         let folder = tempfile::tempdir().unwrap();
-        let others = [".probe-", ".probe-0123456789abcdeg", ".probe-0123456789abcdef0", "a.probe-0123456789abcdef"];
-        for name in others.into_iter().chain([".probe-0123456789abcdef", ".probe-fedcba9876543210"]) {
+        let others = [
+            ".probe-",
+            ".probe-0123456789abcdeg",
+            ".probe-0123456789abcdef0",
+            "a.probe-0123456789abcdef",
+        ];
+        for name in others
+            .into_iter()
+            .chain([".probe-0123456789abcdef", ".probe-fedcba9876543210"])
+        {
             fs::write(folder.path().join(name), "").unwrap();
         }
         fs::create_dir(folder.path().join(".probe-0000000000000000")).unwrap();

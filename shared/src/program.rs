@@ -80,7 +80,12 @@ pub async fn with_signals(
     };
     let (result, first_signal) = match shutdown.on_signals() {
         Ok(first_signal) => (work.await, first_signal.get().copied()),
-        Err(error) => (Err(format!("listen for signals: {error}; allow the process more threads and files")), None),
+        Err(error) => (
+            Err(format!(
+                "listen for signals: {error}; allow the process more threads and files"
+            )),
+            None,
+        ),
     };
     match result {
         // A signal that was received after the work was done has no effect.
@@ -97,23 +102,37 @@ pub async fn with_signals(
 /// signal would end the process. The handler stays installed.
 fn survive_file_size_limit() -> Result<(), String> {
     let installed = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
-    installed.map(drop).map_err(|error| format!("listen for signals: {error}"))
+    installed
+        .map(drop)
+        .map_err(|error| format!("listen for signals: {error}"))
 }
 
 /// Starts a runtime with one thread in its pool. If the system refuses a thread, tokio panics and
 /// then waits forever for the threads that it has started, so the panic hook exits.
-#[expect(clippy::exit, reason = "nothing has begun yet, and to unwind would wait for ever")]
+#[expect(
+    clippy::exit,
+    reason = "nothing has begun yet, and to unwind would wait for ever"
+)]
 fn start() -> io::Result<Runtime> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {
-        std::process::exit(report(&cannot_start(&"the system has no thread left")).code().into());
+        std::process::exit(
+            report(&cannot_start(&"the system has no thread left"))
+                .code()
+                .into(),
+        );
     }));
     let builder = &mut Builder::new_multi_thread();
-    builder.enable_all().max_blocking_threads(POOL_THREADS).thread_keep_alive(POOL_KEEP_ALIVE);
+    builder
+        .enable_all()
+        .max_blocking_threads(POOL_THREADS)
+        .thread_keep_alive(POOL_KEEP_ALIVE);
     let runtime = builder.build();
     if let Ok(runtime) = &runtime {
         // The task can fail only by a panic.
-        runtime.block_on(runtime.spawn_blocking(|| {})).unwrap_or_default();
+        runtime
+            .block_on(runtime.spawn_blocking(|| {}))
+            .unwrap_or_default();
     }
     panic::set_hook(hook);
     runtime

@@ -41,8 +41,20 @@ const ANSWER_TIME: Duration = Duration::from_secs(5);
 
 const _: () = {
     let longest_answer = LONG_POLL.as_millis() + ANSWER_TIME.as_millis();
-    assert!(LONG_POLL_TIMEOUT.as_millis() > longest_answer, "a long poll is answered before its time limit");
-    assert!(RENEWALS_PER_TTL >= 2, "one lost renewal does not cost the lease");
-    assert!(MIN_LEASE_TTL.as_millis() < MAX_LEASE_TTL.as_millis(), "some time to live is valid");
-    assert!(MAX_SLOTS as usize <= MAX_BATCH, "a worker can name all its leases in one message");
+    assert!(
+        LONG_POLL_TIMEOUT.as_millis() > longest_answer,
+        "a long poll is answered before its time limit"
+    );
+    assert!(
+        RENEWALS_PER_TTL >= 2,
+        "one lost renewal does not cost the lease"
+    );
+    assert!(
+        MIN_LEASE_TTL.as_millis() < MAX_LEASE_TTL.as_millis(),
+        "some time to live is valid"
+    );
+    assert!(
+        MAX_SLOTS as usize <= MAX_BATCH,
+        "a worker can name all its leases in one message"
+    );
 };

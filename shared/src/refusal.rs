@@ -20,7 +20,8 @@ impl Refusal {
     /// Whether two refusals may have the same cause: for a wrong path or a missing login, even a
     /// single server may answer with different statuses, pages and redirects.
     pub fn may_have_the_cause_of(self, other: Self) -> bool {
-        let is_answer = |refusal| matches!(refusal, Self::Status(_) | Self::NotATar | Self::Redirect);
+        let is_answer =
+            |refusal| matches!(refusal, Self::Status(_) | Self::NotATar | Self::Redirect);
         self == other || (is_answer(self) && is_answer(other))
     }
 
@@ -37,9 +38,15 @@ impl Refusal {
                 "A login is missing or has expired: give it with --header-file (a line like \"Cookie: NAME=VALUE\" or \
                  \"Authorization: Bearer TOKEN\"), and check --url",
             ),
-            Self::Status(407) => Some("The proxy asks for a login: give it in HTTP_PROXY or HTTPS_PROXY"),
-            Self::Status(404 | 410) => Some("There is nothing under these URLs: check the path in --url"),
-            Self::Status(_) | Self::Redirect => Some("Check --url, and --header-file if the origin needs a login"),
+            Self::Status(407) => {
+                Some("The proxy asks for a login: give it in HTTP_PROXY or HTTPS_PROXY")
+            }
+            Self::Status(404 | 410) => {
+                Some("There is nothing under these URLs: check the path in --url")
+            }
+            Self::Status(_) | Self::Redirect => {
+                Some("Check --url, and --header-file if the origin needs a login")
+            }
             Self::NotATar => Some(
                 "If it is a page to log in, give the login with --header-file (a line like \"Cookie: NAME=VALUE\"), \
                  otherwise check --url",
@@ -90,7 +97,11 @@ mod tests {
             let (wire, status) = Refusal::to_wire(refusal);
             assert_eq!(Refusal::from_wire(wire, status), refusal);
         }
-        assert_eq!(Refusal::from_wire(proto::Refusal::Status, 70_000), None, "not an HTTP status");
+        assert_eq!(
+            Refusal::from_wire(proto::Refusal::Status, 70_000),
+            None,
+            "not an HTTP status"
+        );
     }
 
     #[test]
@@ -104,7 +115,10 @@ mod tests {
             (Refusal::NotATar, "--header-file"),
             (Refusal::Redirect, "--url"),
         ] {
-            assert!(refusal.advice().is_some_and(|advice| advice.contains(flag)), "{refusal:?}");
+            assert!(
+                refusal.advice().is_some_and(|advice| advice.contains(flag)),
+                "{refusal:?}"
+            );
         }
     }
 }

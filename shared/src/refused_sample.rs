@@ -43,23 +43,40 @@ pub struct OriginRefuses {
 impl OriginRefuses {
     /// What the failures of all refused classes have in common; `None` if there are none, or one is
     /// not a refusal.
-    pub fn of<'failure>(failures: impl IntoIterator<Item = &'failure Failure>, midway: bool) -> Option<Self> {
+    pub fn of<'failure>(
+        failures: impl IntoIterator<Item = &'failure Failure>,
+        midway: bool,
+    ) -> Option<Self> {
         let mut ways: BTreeMap<String, (usize, Refusal, &Failure)> = BTreeMap::new();
         let mut classes = 0;
         for failure in failures {
             let refusal = failure.refusal?;
-            ways.entry(format!("{refusal:?}")).or_insert((0, refusal, failure)).0 += 1;
+            ways.entry(format!("{refusal:?}"))
+                .or_insert((0, refusal, failure))
+                .0 += 1;
             classes += 1;
         }
         let (count, refusal, failure) = ways.into_values().max_by_key(|(count, ..)| *count)?;
-        Some(Self { refusal, failure: failure.clone(), classes, otherwise: classes - count, midway })
+        Some(Self {
+            refusal,
+            failure: failure.clone(),
+            classes,
+            otherwise: classes - count,
+            midway,
+        })
     }
 }
 
 /// Worded to follow the address of the origin and a colon.
 impl fmt::Display for OriginRefuses {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { failure, classes, otherwise, midway, .. } = self;
+        let Self {
+            failure,
+            classes,
+            otherwise,
+            midway,
+            ..
+        } = self;
         let which = if *midway { "last" } else { "first" };
         let place = if *midway { "rest of the list" } else { "list" };
         write!(
@@ -68,7 +85,11 @@ impl fmt::Display for OriginRefuses {
         )?;
         match otherwise {
             0 => write!(formatter, " in the same way ({failure})"),
-            otherwise => write!(formatter, ", {} of them like this ({failure})", classes - otherwise),
+            otherwise => write!(
+                formatter,
+                ", {} of them like this ({failure})",
+                classes - otherwise
+            ),
         }
     }
 }
@@ -85,9 +106,15 @@ mod tests {
         assert!(all.into_iter().eq(0..SAMPLE));
         let mut positions: Vec<usize> = spread(1000).collect();
         assert!(positions[..SAMPLE / 2].is_sorted_by(|one, next| one < next && next - one <= 106));
-        assert!(positions[SAMPLE / 2 - 1] > 900, "the first half reaches the end of the list");
+        assert!(
+            positions[SAMPLE / 2 - 1] > 900,
+            "the first half reaches the end of the list"
+        );
         positions.sort_unstable();
-        assert_eq!((positions.len(), positions[0], positions[19]), (SAMPLE, 0, 999));
+        assert_eq!(
+            (positions.len(), positions[0], positions[19]),
+            (SAMPLE, 0, 999)
+        );
         assert!(positions.is_sorted_by(|one, next| one < next && next - one <= 53));
     }
 
@@ -97,9 +124,21 @@ mod tests {
         let with_status = |status| failure.clone().refused(Refusal::Status(status));
         let failures = [with_status(404), with_status(403), with_status(403)];
         let refuses = OriginRefuses::of(&failures, false).unwrap();
-        assert_eq!((refuses.refusal, refuses.classes, refuses.otherwise), (Refusal::Status(403), 3, 1));
-        assert!(refuses.to_string().ends_with("were refused, 2 of them like this (HTTPError: no)"), "{refuses}");
+        assert_eq!(
+            (refuses.refusal, refuses.classes, refuses.otherwise),
+            (Refusal::Status(403), 3, 1)
+        );
+        assert!(
+            refuses
+                .to_string()
+                .ends_with("were refused, 2 of them like this (HTTPError: no)"),
+            "{refuses}"
+        );
         assert_eq!(OriginRefuses::of(&[], false), None);
-        assert_eq!(OriginRefuses::of(&[failure], false), None, "no answer of the origin");
+        assert_eq!(
+            OriginRefuses::of(&[failure], false),
+            None,
+            "no answer of the origin"
+        );
     }
 }

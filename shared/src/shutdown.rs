@@ -51,27 +51,29 @@ impl Shutdown {
         let shutdown = self.clone();
         let noted = Arc::clone(&first);
         let (begun, has_begun) = mpsc::channel();
-        thread::Builder::new().name("signals".to_owned()).spawn(move || {
-            // A task of another runtime must not drop a runtime, so this thread creates it.
-            let listening = Signals::listen().and_then(|listening| {
-                signals().thread_unblock()?;
-                Ok(listening)
-            });
-            let (runtime, mut signals) = match listening {
-                Ok(listening) => listening,
-                Err(error) => return begun.send(Err(error)).unwrap_or_default(),
-            };
-            begun.send(Ok(())).unwrap_or_default();
-            runtime.block_on(async {
-                let exit = signals.next().await;
-                noted.get_or_init(|| exit);
-                shutdown.drain.cancel();
-                signals.next().await;
-                shutdown.abort.cancel();
-                sleep(GRACE).await;
-                exit_process(exit);
-            });
-        })?;
+        thread::Builder::new()
+            .name("signals".to_owned())
+            .spawn(move || {
+                // A task of another runtime must not drop a runtime, so this thread creates it.
+                let listening = Signals::listen().and_then(|listening| {
+                    signals().thread_unblock()?;
+                    Ok(listening)
+                });
+                let (runtime, mut signals) = match listening {
+                    Ok(listening) => listening,
+                    Err(error) => return begun.send(Err(error)).unwrap_or_default(),
+                };
+                begun.send(Ok(())).unwrap_or_default();
+                runtime.block_on(async {
+                    let exit = signals.next().await;
+                    noted.get_or_init(|| exit);
+                    shutdown.drain.cancel();
+                    signals.next().await;
+                    shutdown.abort.cancel();
+                    sleep(GRACE).await;
+                    exit_process(exit);
+                });
+            })?;
         has_begun.recv().map_err(io::Error::other)??;
         Ok(first)
     }
@@ -88,7 +90,12 @@ pub(crate) fn leave_signals_to_their_thread() -> io::Result<()> {
 }
 
 fn signals() -> SigSet {
-    [nix::sys::signal::Signal::SIGINT, nix::sys::signal::Signal::SIGTERM].into_iter().collect()
+    [
+        nix::sys::signal::Signal::SIGINT,
+        nix::sys::signal::Signal::SIGTERM,
+    ]
+    .into_iter()
+    .collect()
 }
 
 /// The streams of both signals.
@@ -103,7 +110,10 @@ impl Signals {
         let runtime = Builder::new_current_thread().enable_all().build()?;
         let signals = {
             let _inside = runtime.enter();
-            Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? }
+            Self {
+                interrupt: signal(SignalKind::interrupt())?,
+                terminate: signal(SignalKind::terminate())?,
+            }
         };
         Ok((runtime, signals))
     }
@@ -116,7 +126,10 @@ impl Signals {
     }
 }
 
-#[expect(clippy::exit, reason = "whatever still runs is blocked, and must not keep the process alive")]
+#[expect(
+    clippy::exit,
+    reason = "whatever still runs is blocked, and must not keep the process alive"
+)]
 fn exit_process(exit: Exit) {
     std::process::exit(exit.code().into());
 }

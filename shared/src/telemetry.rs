@@ -35,9 +35,15 @@ pub mod trace;
 use escaped::Escaped;
 
 /// Variables with the collector's address; if one is set, spans are exported.
-const ENDPOINTS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT"];
+const ENDPOINTS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+];
 /// Variables with the collector's protocol; only `grpc` is supported.
-const PROTOCOLS: [&str; 2] = ["OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL"];
+const PROTOCOLS: [&str; 2] = [
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL",
+    "OTEL_EXPORTER_OTLP_PROTOCOL",
+];
 /// Lines of these crates may go to the screen; those of libraries only to the log.
 const OWN_CRATES: [&str; 3] = ["coordinator", "worker", "shared"];
 /// Spans of these targets go to the collector; those of libraries do not.
@@ -73,7 +79,11 @@ impl Telemetry {
     ///
     /// # Errors
     /// [`TelemetryError`] if the environment has settings that cannot be applied.
-    pub fn start(log: File, screen: &Screen, service: &'static str) -> Result<Self, TelemetryError> {
+    pub fn start(
+        log: File,
+        screen: &Screen,
+        service: &'static str,
+    ) -> Result<Self, TelemetryError> {
         let mut filter = EnvFilter::builder()
             .with_default_directive(LevelFilter::INFO.into())
             .from_env()
@@ -97,12 +107,19 @@ impl Telemetry {
             .without_time()
             .with_target(false)
             .with_writer(Escaped(screen.clone()))
-            .with_filter(LevelFilter::WARN.and(of_own_crates.with_max_level_hint(LevelFilter::TRACE)));
+            .with_filter(
+                LevelFilter::WARN.and(of_own_crates.with_max_level_hint(LevelFilter::TRACE)),
+            );
         let collector = Collector::from_environment();
-        let spans = collector.as_ref().map(|collector| collector.export(service)).transpose()?.flatten();
+        let spans = collector
+            .as_ref()
+            .map(|collector| collector.export(service))
+            .transpose()?
+            .flatten();
         let to_collector = spans.as_ref().map(|spans| {
             let ours = filter_fn(|metadata| {
-                *metadata.level() <= Level::INFO && TRACED_TARGETS.contains(&crate_of(metadata.target()))
+                *metadata.level() <= Level::INFO
+                    && TRACED_TARGETS.contains(&crate_of(metadata.target()))
             });
             tracing_opentelemetry::layer()
                 .with_tracer(spans.tracer(service))
@@ -110,8 +127,16 @@ impl Telemetry {
                 .with_threads(false)
                 .with_filter(ours.with_max_level_hint(LevelFilter::INFO))
         });
-        tracing_subscriber::registry().with(to_file).with(to_screen).with(to_collector).init();
-        if let Some(Collector { unsupported: Some(protocol), .. }) = collector {
+        tracing_subscriber::registry()
+            .with(to_file)
+            .with(to_screen)
+            .with(to_collector)
+            .init();
+        if let Some(Collector {
+            unsupported: Some(protocol),
+            ..
+        }) = collector
+        {
             tracing::warn!(
                 "traces are not exported: only OTLP over gRPC is spoken here, not {protocol}; set {} to grpc",
                 PROTOCOLS[1]
@@ -131,7 +156,8 @@ impl Telemetry {
     }
 
     async fn flush_spans(spans: SdkTracerProvider) {
-        match tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(FLUSH_TIMEOUT)).await {
+        match tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(FLUSH_TIMEOUT)).await
+        {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::info!(%error, "the last spans were not delivered"),
             Err(error) => tracing::debug!(%error, "the export of spans ended badly"),
@@ -143,7 +169,10 @@ impl Telemetry {
 fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
     let screen = screen.clone();
     let report = move |error: &io::Error| {
-        screen.write(format!("the detailed log cannot be written, and lacks lines from here on: {error}\n").as_bytes());
+        screen.write(
+            format!("the detailed log cannot be written, and lacks lines from here on: {error}\n")
+                .as_bytes(),
+        );
     };
     Output::reporting("log", log, report)
 }
@@ -151,7 +180,11 @@ fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
 /// Reports panics in the log and on the screen, without waiting for a lock that the panicking
 /// thread may hold.
 fn report_panics(log: &Output, screen: &Screen) {
-    let outputs: Vec<Output> = [Some(log), screen.output()].into_iter().flatten().cloned().collect();
+    let outputs: Vec<Output> = [Some(log), screen.output()]
+        .into_iter()
+        .flatten()
+        .cloned()
+        .collect();
     panic::set_hook(Box::new(move |panic| {
         let text = describe(panic);
         for output in &outputs {
@@ -167,11 +200,19 @@ fn report_panics(log: &Output, screen: &Screen) {
 fn describe(panic: &PanicHookInfo<'_>) -> String {
     let thread = thread::current();
     let name = thread.name().unwrap_or("without a name");
-    let place = panic.location().map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let place = panic
+        .location()
+        .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
     let backtrace = Backtrace::capture();
-    let backtrace =
-        if backtrace.status() == BacktraceStatus::Captured { format!("{backtrace}\n") } else { String::new() };
-    format!("\nthread {name} panicked at {place}: {}\n{backtrace}", panic.payload_as_str().unwrap_or("no message"))
+    let backtrace = if backtrace.status() == BacktraceStatus::Captured {
+        format!("{backtrace}\n")
+    } else {
+        String::new()
+    };
+    format!(
+        "\nthread {name} panicked at {place}: {}\n{backtrace}",
+        panic.payload_as_str().unwrap_or("no message")
+    )
 }
 
 /// Settings of the collector from the environment.
@@ -183,11 +224,21 @@ struct Collector {
 
 impl Collector {
     fn from_environment() -> Option<Self> {
-        let is_off = variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        let is_off = variable("OTEL_SDK_DISABLED")
+            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
             || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value != "otlp");
-        let endpoint = ENDPOINTS.iter().find_map(|name| variable(name)).filter(|_| !is_off)?;
-        let unsupported = PROTOCOLS.iter().find_map(|name| variable(name)).filter(|protocol| protocol != "grpc");
-        Some(Self { endpoint, unsupported })
+        let endpoint = ENDPOINTS
+            .iter()
+            .find_map(|name| variable(name))
+            .filter(|_| !is_off)?;
+        let unsupported = PROTOCOLS
+            .iter()
+            .find_map(|name| variable(name))
+            .filter(|protocol| protocol != "grpc");
+        Some(Self {
+            endpoint,
+            unsupported,
+        })
     }
 
     /// Starts the export, which reads its other settings from the environment itself: headers, time
@@ -204,10 +255,20 @@ impl Collector {
         // Checks that the system has a thread for the exporter, which panics without one.
         threads::probe("traces")?;
         let named = Resource::builder().build();
-        let is_named =
-            named.get(&Key::new("service.name")).is_some_and(|name| !name.as_str().starts_with("unknown_service"));
-        let resource = if is_named { named } else { Resource::builder().with_service_name(service).build() };
-        Ok(Some(SdkTracerProvider::builder().with_resource(resource).with_batch_exporter(exporter).build()))
+        let is_named = named
+            .get(&Key::new("service.name"))
+            .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
+        let resource = if is_named {
+            named
+        } else {
+            Resource::builder().with_service_name(service).build()
+        };
+        Ok(Some(
+            SdkTracerProvider::builder()
+                .with_resource(resource)
+                .with_batch_exporter(exporter)
+                .build(),
+        ))
     }
 }
 

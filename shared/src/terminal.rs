@@ -24,7 +24,10 @@ pub(crate) struct Terminal {
 
 impl Terminal {
     pub(crate) fn new(output: Output) -> Self {
-        Self { output, frame: Mutex::default() }
+        Self {
+            output,
+            frame: Mutex::default(),
+        }
     }
 
     fn frame(&self) -> MutexGuard<'_, String> {
@@ -46,7 +49,8 @@ impl Terminal {
 fn size() -> (u16, u16) {
     let reported = rustix::termios::tcgetwinsize(io::stderr()).ok();
     let size = reported.map(|size| (size.ws_col, size.ws_row));
-    size.filter(|(columns, rows)| *columns > 0 && *rows > 0).unwrap_or(DEFAULT_SIZE)
+    size.filter(|(columns, rows)| *columns > 0 && *rows > 0)
+        .unwrap_or(DEFAULT_SIZE)
 }
 
 impl TermLike for Terminal {
@@ -95,7 +99,8 @@ impl TermLike for Terminal {
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.output.write_frame(std::mem::take(&mut *self.frame()).as_bytes());
+        self.output
+            .write_frame(std::mem::take(&mut *self.frame()).as_bytes());
         Ok(())
     }
 }

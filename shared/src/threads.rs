@@ -50,7 +50,9 @@ pub fn start<T: Send + 'static>(
     spawn(name, thread)?;
     threads.spawn(async {
         // The panic hook has reported the panic.
-        end.await.expect("the thread sends its result").unwrap_or_else(|panic| resume_unwind(panic))
+        end.await
+            .expect("the thread sends its result")
+            .unwrap_or_else(|panic| resume_unwind(panic))
     });
     Ok(())
 }
@@ -66,9 +68,15 @@ pub fn probe(name: &str) -> Result<(), NoThread> {
 }
 
 /// Starts a thread outside of any runtime.
-pub(crate) fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> Result<JoinHandle<()>, NoThread> {
+pub(crate) fn spawn(
+    name: &str,
+    work: impl FnOnce() + Send + 'static,
+) -> Result<JoinHandle<()>, NoThread> {
     let started = thread::Builder::new().name(name.to_owned()).spawn(work);
-    started.map_err(|source| NoThread { name: name.to_owned(), source })
+    started.map_err(|source| NoThread {
+        name: name.to_owned(),
+        source,
+    })
 }
 
 /// Waits until all threads have ended, at most for this time.
@@ -102,7 +110,10 @@ mod tests {
     async fn a_join_set_gets_the_result_and_the_panic_of_a_thread() {
         let mut threads = JoinSet::new();
         start(&mut threads, "ends", || Handle::try_current().is_ok()).unwrap();
-        assert!(threads.join_next().await.unwrap().unwrap(), "it has the runtime's context");
+        assert!(
+            threads.join_next().await.unwrap().unwrap(),
+            "it has the runtime's context"
+        );
         start(&mut threads, "panics", || panic!("part of the test")).unwrap();
         assert!(threads.join_next().await.unwrap().unwrap_err().is_panic());
     }

@@ -71,14 +71,22 @@ const CREDENTIAL_ENDINGS: [&str; 13] = [
 /// Prefixes of names in signed URLs of Amazon's and Google's storage.
 const SIGNED_URLS: [&str; 2] = ["x-amz-", "x-goog-"];
 /// Short names of credentials; the whole name must match.
-const SHORT_CREDENTIALS: [&str; 11] = ["k", "p", "s", "t", "pw", "sk", "st", "pin", "otp", "sid", "code"];
+const SHORT_CREDENTIALS: [&str; 11] = [
+    "k", "p", "s", "t", "pw", "sk", "st", "pin", "otp", "sid", "code",
+];
 /// Maximum length of a shown value in characters.
 const LONGEST_VALUE: usize = 32;
 /// Maximum length of a row of letters and digits: a longer row may be an unguessable id.
 const LONGEST_WORD: usize = 11;
 /// Longer words that are common in names of data sets.
-const LONG_WORDS: [&str; 6] =
-    ["classification", "classifications", "localization", "localisation", "segmentation", "representation"];
+const LONG_WORDS: [&str; 6] = [
+    "classification",
+    "classifications",
+    "localization",
+    "localisation",
+    "segmentation",
+    "representation",
+];
 /// A row of letters and digits of at least this length is no word if it changes between letters and
 /// digits at least twice.
 const SHORTEST_MIX: usize = 6;
@@ -92,15 +100,30 @@ const SHORTEST_NAME: usize = 4;
 /// Whether a URL, or a template of one, has a user, a password or a secret in its query.
 pub(crate) fn has_secrets(url: &str) -> bool {
     let parsed = Url::parse(url).ok();
-    let has_user = parsed.as_ref().is_none_or(|url| !url.username().is_empty() || url.password().is_some());
-    has_user || parsed.as_ref().and_then(Url::query).unwrap_or_default().split('&').any(is_secret)
+    let has_user = parsed
+        .as_ref()
+        .is_none_or(|url| !url.username().is_empty() || url.password().is_some());
+    has_user
+        || parsed
+            .as_ref()
+            .and_then(Url::query)
+            .unwrap_or_default()
+            .split('&')
+            .any(is_secret)
 }
 
 /// The URL for logs: without `user:password@`, without a fragment, and with the secrets in its
 /// query hidden. If the text is no URL, nothing of it is shown.
 pub fn without_credentials(url: &str) -> String {
-    let Ok(mut url) = Url::parse(url) else { return HIDDEN.to_owned() };
-    if url.set_username("").and_then(|()| url.set_password(None)).is_err() && !url.has_host() {
+    let Ok(mut url) = Url::parse(url) else {
+        return HIDDEN.to_owned();
+    };
+    if url
+        .set_username("")
+        .and_then(|()| url.set_password(None))
+        .is_err()
+        && !url.has_host()
+    {
         return format!("{}:{HIDDEN}", url.scheme());
     }
     url.set_fragment(None);
@@ -123,9 +146,15 @@ fn shown(parameter: &str) -> String {
 
 /// Whether a parameter of a query contains a secret. The text is as in the URL.
 fn is_secret(parameter: &str) -> bool {
-    let Some((name, value)) = form_urlencoded::parse(parameter.as_bytes()).next() else { return false };
+    let Some((name, value)) = form_urlencoded::parse(parameter.as_bytes()).next() else {
+        return false;
+    };
     // A parameter without `=`, or with an empty name, counts as a name and as a value.
-    let value = if parameter.contains('=') { value } else { name.clone() };
+    let value = if parameter.contains('=') {
+        value
+    } else {
+        name.clone()
+    };
     let value = value.replace(PLACEHOLDER, "");
     let is_class = value.is_empty() || value.parse::<Wnid>().is_ok();
     !is_class && (names_credential(&name) || has_credential_word(&value) || looks_random(&value))
@@ -133,17 +162,26 @@ fn is_secret(parameter: &str) -> bool {
 
 fn names_credential(name: &str) -> bool {
     let lowercase = name.to_ascii_lowercase();
-    SIGNED_URLS.iter().any(|start| lowercase.replace('_', "-").starts_with(start))
+    SIGNED_URLS
+        .iter()
+        .any(|start| lowercase.replace('_', "-").starts_with(start))
         || SHORT_CREDENTIALS.contains(&lowercase.as_str())
         || has_credential_word(name)
 }
 
 fn has_credential_word(text: &str) -> bool {
     let is_credential = |word: &String| {
-        CREDENTIAL_WORDS.contains(&word.as_str()) || CREDENTIAL_ENDINGS.iter().any(|ending| word.ends_with(ending))
+        CREDENTIAL_WORDS.contains(&word.as_str())
+            || CREDENTIAL_ENDINGS
+                .iter()
+                .any(|ending| word.ends_with(ending))
     };
     // Capitals can be anywhere: `PassWord`.
-    let letters = text.chars().filter(char::is_ascii_alphabetic).collect::<String>().to_ascii_lowercase();
+    let letters = text
+        .chars()
+        .filter(char::is_ascii_alphabetic)
+        .collect::<String>()
+        .to_ascii_lowercase();
     words_of(text).iter().any(is_credential) || CREDENTIAL_WORDS.contains(&letters.as_str())
 }
 
@@ -171,7 +209,8 @@ fn words_of(name: &str) -> Vec<String> {
 
 /// Whether a value is anything other than a few words and numbers.
 fn looks_random(value: &str) -> bool {
-    let is_plain = |character: char| character.is_ascii_alphanumeric() || "-_.,/+~ ".contains(character);
+    let is_plain =
+        |character: char| character.is_ascii_alphanumeric() || "-_.,/+~ ".contains(character);
     let mut words = value.split(|character: char| !character.is_ascii_alphanumeric());
     value.len() > LONGEST_VALUE || !value.chars().all(is_plain) || !words.all(is_word)
 }
@@ -182,26 +221,42 @@ fn is_word(word: &str) -> bool {
         return true;
     }
     let pairs = || word.as_bytes().windows(2);
-    let changes = pairs().filter(|pair| pair[0].is_ascii_digit() != pair[1].is_ascii_digit()).count();
-    let capitals = pairs().filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase()).count();
+    let changes = pairs()
+        .filter(|pair| pair[0].is_ascii_digit() != pair[1].is_ascii_digit())
+        .count();
+    let capitals = pairs()
+        .filter(|pair| pair[0].is_ascii_lowercase() && pair[1].is_ascii_uppercase())
+        .count();
     let is_cased = word.bytes().any(|byte| byte.is_ascii_lowercase())
         && word.bytes().skip(1).any(|byte| byte.is_ascii_uppercase());
     let is_mix = match changes {
         0 => false,
         1 => is_cased && word.len() >= SHORTEST_CASED_MIX,
-        _ => word.len() >= if is_cased { SHORTEST_CASED_MIX } else { SHORTEST_MIX },
+        _ => {
+            word.len()
+                >= if is_cased {
+                    SHORTEST_CASED_MIX
+                } else {
+                    SHORTEST_MIX
+                }
+        }
     };
     word.len() <= LONGEST_WORD && !is_mix && capitals < 3
 }
 
 /// Whether it is a word, a number and a unit, like `imagenet21k`.
 fn is_sized_name(word: &str) -> bool {
-    let Some(number) = word.find(|character: char| character.is_ascii_digit()) else { return false };
+    let Some(number) = word.find(|character: char| character.is_ascii_digit()) else {
+        return false;
+    };
     let (name, rest) = word.split_at(number);
     let unit = rest.trim_start_matches(|character: char| character.is_ascii_digit());
     let is_short = word.len() <= LONGEST_WORD + 2 && rest.len() - unit.len() <= 4;
     let is_one_case = name.bytes().skip(1).all(|byte| byte.is_ascii_lowercase());
-    name.len() >= SHORTEST_NAME && is_one_case && is_short && UNITS.contains(&unit.to_ascii_lowercase().as_str())
+    name.len() >= SHORTEST_NAME
+        && is_one_case
+        && is_short
+        && UNITS.contains(&unit.to_ascii_lowercase().as_str())
 }
 
 #[cfg(test)]
@@ -285,7 +340,11 @@ mod tests {
             assert_eq!(has_secrets(&url), is_secret, "{query}");
             let shown = without_credentials(&url);
             assert_eq!(shown.contains(HIDDEN), is_secret, "{query}: {shown}");
-            assert_eq!(shown.ends_with(&format!("?{query}")), !is_secret, "{query}: {shown}");
+            assert_eq!(
+                shown.ends_with(&format!("?{query}")),
+                !is_secret,
+                "{query}: {shown}"
+            );
         }
         for (url, is_secret) in [
             ("https://h/x", false),
@@ -308,7 +367,10 @@ mod tests {
             ("=c7Gh29xKq0Zp&dl", "…&dl"),
             ("id=n02124075&x=9f86d081884c7d65", "id=n02124075&x=…"),
         ] {
-            assert_eq!(without_credentials(&format!("https://u:p@h/x?{query}#f")), format!("https://h/x?{shown}"));
+            assert_eq!(
+                without_credentials(&format!("https://u:p@h/x?{query}#f")),
+                format!("https://h/x?{shown}")
+            );
         }
     }
 }

@@ -19,7 +19,9 @@ impl FromStr for Wnid {
     fn from_str(text: &str) -> Result<Self, InvalidWnid> {
         match text.as_bytes() {
             [b'n', digits @ ..] if digits.len() == 8 && digits.iter().all(u8::is_ascii_digit) => {
-                Ok(Self(digits.iter().fold(0, |number, digit| number * 10 + u32::from(digit - b'0'))))
+                Ok(Self(digits.iter().fold(0, |number, digit| {
+                    number * 10 + u32::from(digit - b'0')
+                })))
             }
             _ => Err(InvalidWnid),
         }

@@ -5,8 +5,10 @@
 /// # Errors
 /// A sentence that says what a name is.
 pub fn parse_name(text: &str) -> Result<String, String> {
-    let fits = |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
-    if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(fits) {
+    let fits =
+        |character: char| character.is_ascii_alphanumeric() || matches!(character, '.' | '_' | '-');
+    if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(fits)
+    {
         return Err(
             "a name has 1 to 64 letters, digits, '.', '_' and '-', and begins with a letter or digit".to_owned()
         );

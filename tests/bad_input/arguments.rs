@@ -24,12 +24,24 @@ fn invalid_flags_are_rejected_by_name() {
         (&["--max-connections", "0"], "--max-connections"),
         (&["--lease-ttl", "0s"], "--lease-ttl"),
         (&["--http", "nowhere"], "--http"),
-        (&["--http", "localhost:0"], "it takes an IP address and a port, like 127.0.0.1:8080"),
-        (&["--http", ":8080"], "it takes an IP address and a port, like 127.0.0.1:8080"),
-        (&["--listen", "foo:1"], "it takes an IP address and a port, like 127.0.0.1:8080"),
+        (
+            &["--http", "localhost:0"],
+            "it takes an IP address and a port, like 127.0.0.1:8080",
+        ),
+        (
+            &["--http", ":8080"],
+            "it takes an IP address and a port, like 127.0.0.1:8080",
+        ),
+        (
+            &["--listen", "foo:1"],
+            "it takes an IP address and a port, like 127.0.0.1:8080",
+        ),
         (&["--no-such-flag"], "--no-such-flag"),
     ] {
-        let job = Job::new().classes([WNID]).origin(&origin).args(args.iter().copied());
+        let job = Job::new()
+            .classes([WNID])
+            .origin(&origin)
+            .args(args.iter().copied());
         job.assert_could_not_run(&job.run(), &[word]);
     }
     assert_eq!(origin.all_requests().len(), 0);
@@ -38,11 +50,20 @@ fn invalid_flags_are_rejected_by_name() {
 #[test]
 fn a_boolean_variable_with_another_value_is_rejected() {
     let origin = Origin::start();
-    let job = Job::new().classes([WNID]).origin(&origin).variable("IMAGENET_DELETE_TAR", "vielleicht");
-    job.assert_could_not_run(&job.run(), &["'vielleicht' for '--delete-tar': it is neither yes nor no"]);
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .variable("IMAGENET_DELETE_TAR", "vielleicht");
+    job.assert_could_not_run(
+        &job.run(),
+        &["'vielleicht' for '--delete-tar': it is neither yes nor no"],
+    );
     let job = Job::new().variable("IMAGENET_JSON", "2");
     let status = job.start_with(["status"]).wait();
-    job.assert_could_not_run(&status, &["'2' for '--json': it is neither yes nor no; give true or false"]);
+    job.assert_could_not_run(
+        &status,
+        &["'2' for '--json': it is neither yes nor no; give true or false"],
+    );
     assert_eq!(origin.all_requests().len(), 0);
 }
 
@@ -93,7 +114,10 @@ fn a_url_may_end_in_slashes_have_a_path_or_be_a_template() {
         ("/get/{wnid}.tar?key=1", "/get/n00000001.tar?key=1"),
     ] {
         origin.forget_requests();
-        let job = Job::new().classes([WNID]).url(&format!("{}{tail}", origin.url())).args(["--delete-tar"]);
+        let job = Job::new()
+            .classes([WNID])
+            .url(&format!("{}{tail}", origin.url()))
+            .args(["--delete-tar"]);
         job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
         assert_class_is(&tar, &job.class_folder(WNID));
         assert_eq!(origin.gets(WNID)[0].path, path);
@@ -108,7 +132,10 @@ fn an_origin_may_have_an_ipv6_address() {
     };
     let tar = images(WNID, 2, 100..900, 1);
     origin.class(WNID, tar.clone());
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(["--delete-tar"]);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(&tar, &job.class_folder(WNID));
 }
@@ -118,15 +145,30 @@ fn credentials_in_a_url_are_used_and_never_shown() {
     let origin = Origin::start();
     origin.class(WNID, images(WNID, 2, 100..900, 1));
     let url = origin.url().replace("http://", "http://user:s3cr3t@");
-    let job = Job::new().classes([WNID, "n99999999"]).url(&url).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes([WNID, "n99999999"])
+        .url(&url)
+        .args(["--delete-tar"]);
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(1, 0, 1));
     // Base64 of `user:s3cr3t`.
-    assert_eq!(origin.gets(WNID)[0].header("authorization"), Some("Basic dXNlcjpzM2NyM3Q="));
-    let read = |name: &str| std::fs::read_to_string(job.target_path().join(name)).unwrap_or_default();
+    assert_eq!(
+        origin.gets(WNID)[0].header("authorization"),
+        Some("Basic dXNlcjpzM2NyM3Q=")
+    );
+    let read =
+        |name: &str| std::fs::read_to_string(job.target_path().join(name)).unwrap_or_default();
     let manifest = read("n00000001/.manifest.json");
-    for text in [read("imagenet_downloader.log"), read("failed_downloads.log"), manifest, finished.stderr] {
-        assert!(!text.contains("s3cr3t") && !text.contains("dXNlcjpzM2NyM3Q"), "{text}");
+    for text in [
+        read("imagenet_downloader.log"),
+        read("failed_downloads.log"),
+        manifest,
+        finished.stderr,
+    ] {
+        assert!(
+            !text.contains("s3cr3t") && !text.contains("dXNlcjpzM2NyM3Q"),
+            "{text}"
+        );
     }
 }
 
@@ -134,5 +176,8 @@ fn credentials_in_a_url_are_used_and_never_shown() {
 fn a_worker_without_connect_is_an_error() {
     let job = Job::new();
     job.assert_could_not_run(&job.start_worker_with([]).wait(), &["--connect"]);
-    job.assert_could_not_run(&job.start_worker_with(["--connect", "nonsense"]).wait(), &["connect"]);
+    job.assert_could_not_run(
+        &job.start_worker_with(["--connect", "nonsense"]).wait(),
+        &["connect"],
+    );
 }

@@ -11,8 +11,14 @@ use tests::{
 
 fn setting(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
     let origin = Origin::start();
-    let tars: Vec<(String, Vec<u8>)> =
-        (1..=count).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 2, 100..900, n))).collect();
+    let tars: Vec<(String, Vec<u8>)> = (1..=count)
+        .map(|n| {
+            (
+                format!("n{n:08}"),
+                images(&format!("n{n:08}"), 2, 100..900, n),
+            )
+        })
+        .collect();
     for (wnid, tar) in &tars {
         origin.class(wnid, tar.clone());
     }
@@ -30,7 +36,10 @@ fn unusual_but_valid_lists_are_read_in_full() {
         "index , wnid , label\n1,  n00000001 ,a\n\n\n2,\tn00000002,b\n\n3,n00000003 ,\"a\nb\"\n\n",
         "wnid,label\nn00000001\nn00000002,b,too,many\nn00000003,c\n",
     ] {
-        let job = Job::new().csv_text(text).origin(&origin).args(["--delete-tar"]);
+        let job = Job::new()
+            .csv_text(text)
+            .origin(&origin)
+            .args(["--delete-tar"]);
         job.assert_ended(&job.run(), 0, Table::of(3, 0, 0));
         for (wnid, tar) in &tars {
             assert_class_is(tar, &job.class_folder(wnid));
@@ -41,7 +50,9 @@ fn unusual_but_valid_lists_are_read_in_full() {
 #[test]
 fn a_repeated_id_is_one_class() {
     let (origin, _tars) = setting(2);
-    let job = Job::new().classes(["n00000001", "n00000002", "n00000001", "n00000001"]).origin(&origin);
+    let job = Job::new()
+        .classes(["n00000001", "n00000002", "n00000001", "n00000001"])
+        .origin(&origin);
     job.assert_ended(&job.run(), 0, Table::of(2, 0, 0).with_duplicates(2));
     assert_eq!(origin.gets("n00000001").len(), 1);
     // Also if no class is left to download.
@@ -53,7 +64,10 @@ fn a_repeated_id_is_one_class() {
 fn failures_are_counted_by_cause_before_the_table_with_the_path_of_their_log() {
     let (origin, _tars) = setting(1);
     origin.class("n00000004", vec![0; 1024]);
-    origin.script_of("n00000004").expect("the class is served").forever(Answer::html());
+    origin
+        .script_of("n00000004")
+        .expect("the class is served")
+        .forever(Answer::html());
     let listed = ["n00000001", "n00000002", "n00000003", "n00000004", "cat"];
     let job = Job::new().classes(listed).origin(&origin);
     let ended = job.run();
@@ -63,7 +77,11 @@ fn failures_are_counted_by_cause_before_the_table_with_the_path_of_their_log() {
         "failed: 2 HTTPError: 404 Client Error: Not Found, 1 InvalidWnid, 1 NotATar; each is named in {}",
         log.display()
     );
-    assert!(ended.stderr.lines().any(|said| said == line), "{}", ended.stderr);
+    assert!(
+        ended.stderr.lines().any(|said| said == line),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -86,25 +104,47 @@ fn a_row_without_an_id_is_reported_with_its_line_and_the_others_are_done() {
         "n0000\u{0}0001",
         &long,
     ];
-    let rows: Vec<String> = junk.iter().map(|value| format!("{value},label\n")).collect();
-    let text = format!("wnid,label\nn00000001,good\n{}n00000002,good\n", rows.concat());
-    let job = Job::new().csv_text(text).origin(&origin).args(["--delete-tar"]);
+    let rows: Vec<String> = junk
+        .iter()
+        .map(|value| format!("{value},label\n"))
+        .collect();
+    let text = format!(
+        "wnid,label\nn00000001,good\n{}n00000002,good\n",
+        rows.concat()
+    );
+    let job = Job::new()
+        .csv_text(text)
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(2, 0, junk.len() as u64));
     let failures = job.failures();
     assert_eq!(failures.len(), junk.len(), "{failures:#?}");
     for (line, number) in failures.iter().zip(3..) {
-        assert!(line.contains("InvalidWnid") && line.contains(&number.to_string()), "no line {number}: {line}");
+        assert!(
+            line.contains("InvalidWnid") && line.contains(&number.to_string()),
+            "no line {number}: {line}"
+        );
         assert!(!line.contains(char::is_control), "{line:?}");
     }
-    assert!(origin.all_requests().iter().all(|request| !junk.contains(&request.wnid.as_str())));
+    assert!(
+        origin
+            .all_requests()
+            .iter()
+            .all(|request| !junk.contains(&request.wnid.as_str()))
+    );
     assert!(!tests::folders::holds(job.folder(), "escaped"));
 }
 
 #[test]
 fn a_list_without_a_wnid_column_is_rejected() {
     let (origin, _tars) = setting(1);
-    for text in ["id,label\nn00000001,a\n", "n00000001\n", "wnids\nn00000001\n", "a;wnid\n1;n00000001\n"] {
+    for text in [
+        "id,label\nn00000001,a\n",
+        "n00000001\n",
+        "wnids\nn00000001\n",
+        "a;wnid\n1;n00000001\n",
+    ] {
         let job = Job::new().csv_text(text).origin(&origin);
         job.assert_could_not_run(&job.run(), &["CSV file must contain 'wnid' column"]);
     }
@@ -114,7 +154,13 @@ fn a_list_without_a_wnid_column_is_rejected() {
 #[test]
 fn a_list_without_any_id_is_an_error() {
     let (origin, _tars) = setting(1);
-    for text in ["", "\n\n", "wnid\n", "wnid,label\n\n\n", "wnid\njunk\nn123\n"] {
+    for text in [
+        "",
+        "\n\n",
+        "wnid\n",
+        "wnid,label\n\n\n",
+        "wnid\njunk\nn123\n",
+    ] {
         let job = Job::new().csv_text(text).origin(&origin);
         job.assert_could_not_run(&job.run(), &["data.csv"]);
     }
@@ -131,12 +177,17 @@ fn a_list_that_is_not_a_text_file_is_reported_as_such() {
     let job = job.csv_at(&folder);
     job.assert_could_not_run(&job.run(), &[]);
     let compressed = folder.join("data.csv.gz");
-    std::fs::write(&compressed, b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xff\xfe\xfd\x80\x81\x82").unwrap();
+    std::fs::write(
+        &compressed,
+        b"\x1f\x8b\x08\0\0\0\0\0\0\x03\xff\xfe\xfd\x80\x81\x82",
+    )
+    .unwrap();
     let job = job.csv_at(&compressed);
     job.assert_could_not_run(&job.run(), &["data.csv.gz"]);
     let fifo = folder.join("fifo");
     let mode = rustix::fs::Mode::from_raw_mode(0o600);
-    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0).expect("a fifo can be made");
+    rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, mode, 0)
+        .expect("a fifo can be made");
     let job = job.csv_at(&fifo);
     job.assert_could_not_run(&job.run(), &["fifo"]);
 }
@@ -152,5 +203,9 @@ fn a_line_of_a_gigabyte_does_not_fill_the_memory() {
     let job = job.csv_at(path);
     let finished = job.run();
     job.assert_could_not_run(&finished, &[]);
-    assert!(finished.peak_memory.is_none_or(|bytes| bytes < 150 << 20), "{:?}", finished.peak_memory);
+    assert!(
+        finished.peak_memory.is_none_or(|bytes| bytes < 150 << 20),
+        "{:?}",
+        finished.peak_memory
+    );
 }

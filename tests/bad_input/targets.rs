@@ -46,7 +46,10 @@ fn a_missing_target_is_created_and_a_link_to_a_target_is_followed() {
     let origin = Origin::start();
     let tar = images(WNID, 2, 100..900, 1);
     origin.class(WNID, tar.clone());
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let deep = job.folder().join("not/yet/there");
     let job = job.target(&deep);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
@@ -63,9 +66,14 @@ fn a_second_coordinator_on_the_same_target_is_refused() {
     let tar = images(WNID, 20, 10_000..20_000, 1);
     origin.class(WNID, tar.clone());
     origin.limit_rate(20_000);
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let mut first = job.start();
-    first.wait_until("the download is under way", |_| (origin.bytes_sent() > 10_000).then_some(()));
+    first.wait_until("the download is under way", |_| {
+        (origin.bytes_sent() > 10_000).then_some(())
+    });
     let second = job.run();
     job.assert_could_not_run(&second, &["coordinator", "--target"]);
     assert!(first.is_running(), "the first coordinator keeps running");

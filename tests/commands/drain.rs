@@ -16,14 +16,29 @@ use super::{SLOW, ask, command, origin_of, status};
 fn the_drained_worker_finishes_its_leases_and_ends_and_another_does_the_rest() {
     let (origin, wnids) = origin_of(8);
     origin.limit_rate(SLOW);
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let coordinator = job.start_coordinator();
     let connect = format!("http://{}", coordinator.address);
     let target = job.target_path().to_str().expect("a plain path");
-    let start =
-        |name| job.start_worker_with(["--connect", &connect, "--name", name, "--workers", "2", "--target", target]);
+    let start = |name| {
+        job.start_worker_with([
+            "--connect",
+            &connect,
+            "--name",
+            name,
+            "--workers",
+            "2",
+            "--target",
+            target,
+        ])
+    };
     let mut leaves = start("leaves");
-    leaves.wait_until("it holds two leases", |_| (status(&job, &coordinator)["leased"] == 2).then_some(()));
+    leaves.wait_until("it holds two leases", |_| {
+        (status(&job, &coordinator)["leased"] == 2).then_some(())
+    });
 
     let unknown = ask(&job, &coordinator, &["drain", "absent"]);
     let words = ["failed to drain a worker: there is no worker absent; these are there: leaves"];
@@ -33,17 +48,29 @@ fn the_drained_worker_finishes_its_leases_and_ends_and_another_does_the_rest() {
 
     let drained = ask(&job, &coordinator, &["drain", "leaves"]);
     assert_eq!(drained.code, Some(0), "{}", drained.stderr);
-    assert_eq!(drained.stdout, "worker leaves takes nothing new, finishes what it holds and ends\n");
-    assert_eq!(status(&job, &coordinator)["workers"][0]["state"], json!("draining"));
+    assert_eq!(
+        drained.stdout,
+        "worker leaves takes nothing new, finishes what it holds and ends\n"
+    );
+    assert_eq!(
+        status(&job, &coordinator)["workers"][0]["state"],
+        json!("draining")
+    );
     origin.limit_rate(0);
     let ended = leaves.wait();
     assert_eq!(ended.code, Some(0), "{}", ended.stderr);
     let left = status(&job, &coordinator);
-    assert_eq!((&left["success"], &left["leased"], &left["pending"]), (&json!(2), &json!(0), &json!(6)));
+    assert_eq!(
+        (&left["success"], &left["leased"], &left["pending"]),
+        (&json!(2), &json!(0), &json!(6))
+    );
     assert_eq!(left["workers"], json!([]));
 
     let gone = ask(&job, &coordinator, &["drain", "leaves"]);
-    job.assert_could_not_run(&gone, &["failed to drain a worker: there is no worker leaves; no worker is there now"]);
+    job.assert_could_not_run(
+        &gone,
+        &["failed to drain a worker: there is no worker leaves; no worker is there now"],
+    );
 
     let stays = start("stays");
     assert_eq!(stays.wait().code, Some(0));
@@ -60,19 +87,28 @@ fn a_drain_survives_a_kill_of_the_coordinator_and_ends_with_the_worker() {
     fleet.origin.limit_rate(SLOW);
     let coordinator = fleet.start_coordinator();
     let mut leaves = fleet.start_worker("leaves", 2);
-    leaves.wait_until("it holds two leases", |_| (status_of(&fleet)?["leased"] == 2).then_some(()));
-    let drained = fleet.job.start_with(["drain", "leaves", "--connect", &fleet.url()]).wait();
+    leaves.wait_until("it holds two leases", |_| {
+        (status_of(&fleet)?["leased"] == 2).then_some(())
+    });
+    let drained = fleet
+        .job
+        .start_with(["drain", "leaves", "--connect", &fleet.url()])
+        .wait();
     assert_eq!(drained.code, Some(0), "{}", drained.stderr);
     coordinator.kill();
     let mut coordinator = fleet.start_coordinator();
     coordinator.wait_until("the worker has registered again", |_| {
         let status = status_of(&fleet)?;
-        (status["workers"][0]["name"] == "leaves").then(|| assert_eq!(status["workers"][0]["state"], json!("draining")))
+        (status["workers"][0]["name"] == "leaves")
+            .then(|| assert_eq!(status["workers"][0]["state"], json!("draining")))
     });
     fleet.origin.limit_rate(0);
     assert_eq!(leaves.wait().code, Some(0));
     let left = status_of(&fleet).expect("the coordinator waits for another worker");
-    assert_eq!((&left["success"], &left["leased"], &left["pending"]), (&json!(2), &json!(0), &json!(4)));
+    assert_eq!(
+        (&left["success"], &left["leased"], &left["pending"]),
+        (&json!(2), &json!(0), &json!(4))
+    );
 
     let again = fleet.start_worker("leaves", 2);
     fleet.assert_done(coordinator, [again], Table::of(6, 0, 0));
@@ -86,14 +122,24 @@ fn a_drained_worker_does_not_join_the_next_run() {
     fleet.origin.limit_rate(SLOW);
     let coordinator = fleet.start_coordinator();
     let mut leaves = fleet.start_worker("leaves", 1);
-    leaves.wait_until("it holds a lease", |_| (status_of(&fleet)?["leased"] == 1).then_some(()));
-    let drained = fleet.job.start_with(["drain", "leaves", "--connect", &fleet.url()]).wait();
+    leaves.wait_until("it holds a lease", |_| {
+        (status_of(&fleet)?["leased"] == 1).then_some(())
+    });
+    let drained = fleet
+        .job
+        .start_with(["drain", "leaves", "--connect", &fleet.url()])
+        .wait();
     assert_eq!(drained.code, Some(0), "{}", drained.stderr);
     let has_received = || has_line(&fleet.job.log_of("leaves"), &["asked to end"]);
-    leaves.wait_until("it has received the drain", |_| has_received().then_some(()));
+    leaves.wait_until("it has received the drain", |_| {
+        has_received().then_some(())
+    });
     coordinator.kill();
     fleet.origin.limit_rate(0);
-    let job = Job::new().classes(["n00000002", "n00000003"]).origin(&fleet.origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes(["n00000002", "n00000003"])
+        .origin(&fleet.origin)
+        .args(["--delete-tar"]);
     let coordinator = job.start_coordinator_at(fleet.address());
     assert_eq!(leaves.wait().code, Some(0));
     assert_eq!(fleet.gets("n00000002") + fleet.gets("n00000003"), 0);
@@ -111,7 +157,9 @@ fn job_on_one_host(args: &[&str]) -> (Origin, Vec<String>, Job) {
     }
     origin.limit_rate(SLOW);
     let common = ["--delete-tar", "--workers", "2", "--name", "only"];
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin);
     (origin, wnids, job.args(common.iter().chain(args).copied()))
 }
 
@@ -134,7 +182,8 @@ fn a_drain_of_the_only_worker_ends_the_job_and_the_same_command_resumes() {
     origin.limit_rate(0);
     let finished = running.wait();
     assert_eq!(finished.code, Some(130), "{}", finished.stderr);
-    let sentence = "its worker was drained: 2 of 6 classes are there; run the same command again to resume";
+    let sentence =
+        "its worker was drained: 2 of 6 classes are there; run the same command again to resume";
     assert!(finished.stderr.contains(sentence), "{}", finished.stderr);
     assert!(!finished.stderr.contains("error: "), "{}", finished.stderr);
     job.assert_ended(&job.run(), 0, Table::of(6, 0, 0));
@@ -154,17 +203,32 @@ fn with_listen_a_drain_of_the_own_worker_leaves_the_job_to_other_workers() {
     assert_eq!(command(&job, ["drain", "only"]).code, Some(0));
     origin.limit_rate(0);
     running.wait_until("the worker has left", |running| {
-        running.stderr().contains("was drained; the job goes on with other workers").then_some(())
+        running
+            .stderr()
+            .contains("was drained; the job goes on with other workers")
+            .then_some(())
     });
     let connect = format!("http://{address}");
     let target = job.target_path().to_str().expect("a plain path").to_owned();
-    let other = job.start_worker_with(["--connect", &connect, "--name", "other", "--target", &target]);
+    let other = job.start_worker_with([
+        "--connect",
+        &connect,
+        "--name",
+        "other",
+        "--target",
+        &target,
+    ]);
     assert_eq!(other.wait().code, Some(0));
     job.assert_ended(&running.wait(), 0, Table::of(6, 0, 0));
 }
 
 /// The output of `status --json`, if the coordinator answers.
 fn status_of(fleet: &Fleet) -> Option<serde_json::Value> {
-    let status = Running::wait(fleet.job.start_with(["status", "--json", "--connect", &fleet.url()]));
+    let status =
+        Running::wait(
+            fleet
+                .job
+                .start_with(["status", "--json", "--connect", &fleet.url()]),
+        );
     serde_json::from_str(&status.stdout).ok()
 }

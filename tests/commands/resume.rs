@@ -15,22 +15,44 @@ use super::{ask, origin_of, status};
 fn all_workers_send_requests_again_including_the_one_that_got_retry_after() {
     let (origin, wnids) = origin_of(12);
     let refusal = || Answer::too_many_requests(900);
-    origin.script_of(&wnids[5]).expect("the class is served").script([refusal()]);
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    origin
+        .script_of(&wnids[5])
+        .expect("the class is served")
+        .script([refusal()]);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let coordinator = job.start_coordinator();
     let nothing = ask(&job, &coordinator, &["resume"]);
-    assert_eq!((nothing.code, nothing.stdout.as_str()), (Some(0), "the origin has asked for no wait\n"));
+    assert_eq!(
+        (nothing.code, nothing.stdout.as_str()),
+        (Some(0), "the origin has asked for no wait\n")
+    );
 
     let connect = format!("http://{}", coordinator.address);
     let target = job.target_path().to_str().expect("a plain path");
     let workers = ["one", "other"].map(|name| {
-        job.start_worker_with(["--connect", &connect, "--name", name, "--workers", "2", "--target", target])
+        job.start_worker_with([
+            "--connect",
+            &connect,
+            "--name",
+            name,
+            "--workers",
+            "2",
+            "--target",
+            target,
+        ])
     });
     let quiet = |status: &Value| status["origin"]["quiet_ms"].as_u64().expect("a number");
-    wait_for("requests to the origin are paused", Duration::from_mins(1), || {
-        let status = status(&job, &coordinator);
-        quiet(&status) > 600_000 && status["origin"]["connections"] == 0
-    });
+    wait_for(
+        "requests to the origin are paused",
+        Duration::from_mins(1),
+        || {
+            let status = status(&job, &coordinator);
+            quiet(&status) > 600_000 && status["origin"]["connections"] == 0
+        },
+    );
     let output = ask(&job, &coordinator, &["resume"]);
     assert_eq!(output.code, Some(0), "{}", output.stderr);
     let words = "the workers ask the origin again now; it had asked to wait for another 14m ";

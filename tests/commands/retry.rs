@@ -11,22 +11,35 @@ use tests::{
 use super::{ask, command, origin_of};
 
 const MISSING: [&str; 3] = ["n00000011", "n00000012", "n00000013"];
-const ROW: &str = "1 row of the list holds no class id and stays failed until the list is corrected";
+const ROW: &str =
+    "1 row of the list holds no class id and stays failed until the list is corrected";
 
 #[test]
 fn missing_classes_are_downloaded_once_the_origin_has_them() {
     let (origin, wnids) = origin_of(1);
     // Keeps the job running.
-    origin.script_of(&wnids[0]).expect("the class is served").script([Answer::stall_at(10_000)]);
-    let listed = wnids.iter().map(String::as_str).chain(MISSING).chain(["cat"]);
-    let job = Job::new().classes(listed).origin(&origin).args(["--delete-tar"]);
+    origin
+        .script_of(&wnids[0])
+        .expect("the class is served")
+        .script([Answer::stall_at(10_000)]);
+    let listed = wnids
+        .iter()
+        .map(String::as_str)
+        .chain(MISSING)
+        .chain(["cat"]);
+    let job = Job::new()
+        .classes(listed)
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let mut coordinator = job.start_coordinator();
     let worker = job.start_worker("w1", &coordinator, job.target_path());
     let connect = format!("http://{}", coordinator.address);
-    coordinator.running.wait_until("the three classes and the row have failed", |_| {
-        let output = command(&job, ["status", "--json", "--connect", &connect]);
-        output.stdout.contains("\"failed\":4").then_some(())
-    });
+    coordinator
+        .running
+        .wait_until("the three classes and the row have failed", |_| {
+            let output = command(&job, ["status", "--json", "--connect", &connect]);
+            output.stdout.contains("\"failed\":4").then_some(())
+        });
     assert_eq!(job.failures().len(), 4);
     let listed = ask(&job, &coordinator, &["status", "--classes"]);
     for line in [
@@ -34,11 +47,22 @@ fn missing_classes_are_downloaded_once_the_origin_has_them() {
         "failed classes:\n  n00000011  w1  HTTPError: 404 Client Error: Not Found for url: ",
         "\n1 row of the list holds no class id and failed: the failure log names them\n",
     ] {
-        assert!(listed.stdout.contains(line), "no {line:?} in:\n{}{}", listed.stdout, listed.stderr);
+        assert!(
+            listed.stdout.contains(line),
+            "no {line:?} in:\n{}{}",
+            listed.stdout,
+            listed.stderr
+        );
     }
     let listed = ask(&job, &coordinator, &["status", "--classes", "--json"]);
-    let lines = listed.stdout.lines().map(|line| serde_json::from_str(line).expect("one object per line"));
-    let states: Vec<Value> = lines.skip(1).map(|line: Value| line["state"].clone()).collect();
+    let lines = listed
+        .stdout
+        .lines()
+        .map(|line| serde_json::from_str(line).expect("one object per line"));
+    let states: Vec<Value> = lines
+        .skip(1)
+        .map(|line: Value| line["state"].clone())
+        .collect();
     assert_eq!(states, ["leased", "failed", "failed", "failed"]);
 
     let foreign = ask(&job, &coordinator, &["retry", MISSING[0], "n99999999"]);
@@ -49,33 +73,52 @@ fn missing_classes_are_downloaded_once_the_origin_has_them() {
     let none = ask(&job, &coordinator, &["retry", &wnids[0]]);
     assert_eq!(
         (none.code, none.stdout.as_str()),
-        (Some(0), "no failed class to try again; 1 of those named has not failed\n")
+        (
+            Some(0),
+            "no failed class to try again; 1 of those named has not failed\n"
+        )
     );
 
     for (wnid, seed) in MISSING.iter().zip(11..) {
         origin.class(wnid, images(wnid, 5, 10_000..20_000, seed));
     }
     let one = ask(&job, &coordinator, &["retry", MISSING[1], MISSING[1]]);
-    assert_eq!((one.code, one.stdout.as_str()), (Some(0), "1 failed class is tried again\n"), "{}", one.stderr);
+    assert_eq!(
+        (one.code, one.stdout.as_str()),
+        (Some(0), "1 failed class is tried again\n"),
+        "{}",
+        one.stderr
+    );
     coordinator
         .running
-        .wait_until("the named class is complete", |_| job.class_folder(MISSING[1]).exists().then_some(()));
+        .wait_until("the named class is complete", |_| {
+            job.class_folder(MISSING[1]).exists().then_some(())
+        });
     assert!(!job.class_folder(MISSING[0]).exists() && !job.class_folder(MISSING[2]).exists());
 
     let rest = ask(&job, &coordinator, &["retry"]);
     assert_eq!(
         (rest.code, rest.stdout.as_str()),
-        (Some(0), format!("2 failed classes are tried again; {ROW}\n").as_str()),
+        (
+            Some(0),
+            format!("2 failed classes are tried again; {ROW}\n").as_str()
+        ),
         "{}",
         rest.stderr
     );
-    coordinator.running.wait_until("the other classes are complete", |_| {
-        (job.class_folder(MISSING[0]).exists() && job.class_folder(MISSING[2]).exists()).then_some(())
-    });
+    coordinator
+        .running
+        .wait_until("the other classes are complete", |_| {
+            (job.class_folder(MISSING[0]).exists() && job.class_folder(MISSING[2]).exists())
+                .then_some(())
+        });
     origin.end_stalls();
     assert_eq!(worker.wait().code, Some(0));
     job.assert_ended(&coordinator.running.wait(), 1, Table::of(4, 0, 1));
     assert_eq!(job.failures().len(), 1);
     let log = job.log();
-    assert!(has_line(&log, &["n00000012 success", "worker=\"w1\""]), "{log}");
+    assert!(
+        has_line(&log, &["n00000012 success", "worker=\"w1\""]),
+        "{log}"
+    );
 }

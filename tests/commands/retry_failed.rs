@@ -20,7 +20,10 @@ const MISSING: [&str; 2] = ["n00000011", "n00000012"];
 fn half_failed() -> (Origin, Job) {
     let (origin, wnids) = origin_of(2);
     let listed = wnids.iter().map(String::as_str).chain(MISSING);
-    let job = Job::new().classes(listed).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes(listed)
+        .origin(&origin)
+        .args(["--delete-tar"]);
     job.assert_ended(&job.run(), 1, Table::of(2, 0, 2));
     assert_eq!(job.failures().len(), 2);
     (origin, job.args(["--delete-tar", "--retry-failed"]))
@@ -39,8 +42,17 @@ fn only_failed_classes_are_requested_and_next_time_only_those_that_failed_again(
     job.assert_ended(&finished, 1, Table::of(1, 2, 1));
     let message = "trying again the 2 classes that the last run has left failed\n";
     assert!(finished.stderr.contains(message), "{}", finished.stderr);
-    let requested: Vec<String> = origin.all_requests().into_iter().map(|request| request.wnid).collect();
-    assert!(requested.iter().all(|wnid| MISSING.contains(&wnid.as_str())), "{requested:?}");
+    let requested: Vec<String> = origin
+        .all_requests()
+        .into_iter()
+        .map(|request| request.wnid)
+        .collect();
+    assert!(
+        requested
+            .iter()
+            .all(|wnid| MISSING.contains(&wnid.as_str())),
+        "{requested:?}"
+    );
     // Failures of the run before are not in the log.
     assert_eq!(job.failures().len(), 1, "{:?}", job.failures());
     assert!(job.failure_of(MISSING[1]).starts_with("HTTPError: 404"));
@@ -51,10 +63,14 @@ fn only_failed_classes_are_requested_and_next_time_only_those_that_failed_again(
     origin.forget_requests();
     let finished = job.run();
     job.assert_ended(&finished, 0, Table::of(2, 2, 0));
-    let message =
-        "1 class that the last run has left complete is not there any more or damaged, and is part of this job\n";
+    let message = "1 class that the last run has left complete is not there any more or damaged, and is part of this job\n";
     assert!(finished.stderr.contains(message), "{}", finished.stderr);
-    assert_eq!(origin.all_requests().len(), 2, "{:?}", origin.all_requests());
+    assert_eq!(
+        origin.all_requests().len(),
+        2,
+        "{:?}",
+        origin.all_requests()
+    );
     assert_eq!(job.failures(), Vec::<String>::new());
 
     let nothing = job.run();
@@ -82,7 +98,10 @@ fn rows_that_the_last_run_did_not_reach_are_reported_and_invalid_rows_count_as_f
     assert!(finished.stderr.contains(message), "{}", finished.stderr);
     assert!(job.failure_of("cat").starts_with("InvalidWnid: line 6"));
     assert_eq!(origin.requests("n00000077").len(), 0);
-    assert_eq!(classes(job.target_path()), ["n00000001", "n00000002", "n00000011", "n00000012"]);
+    assert_eq!(
+        classes(job.target_path()),
+        ["n00000001", "n00000002", "n00000011", "n00000012"]
+    );
     // No class has failed, but not every class is complete.
     let words = [
         "failed to try again what failed: nothing has, but the last run did not come to 1 class of the list; the same \
@@ -93,18 +112,36 @@ fn rows_that_the_last_run_did_not_reach_are_reported_and_invalid_rows_count_as_f
     let job = job.csv_text("wnid\nn00000001\nn00000011\nn00000012\ncat\n");
     let nothing = job.run();
     job.assert_ended(&nothing, 1, Table::of(0, 3, 1));
-    assert!(nothing.stderr.contains("1 row of the list holds no class id: line 5: cat\n"), "{}", nothing.stderr);
-    assert!(job.failure_of("cat").starts_with("InvalidWnid: line 6"), "the log is still that of the last run");
+    assert!(
+        nothing
+            .stderr
+            .contains("1 row of the list holds no class id: line 5: cat\n"),
+        "{}",
+        nothing.stderr
+    );
+    assert!(
+        job.failure_of("cat").starts_with("InvalidWnid: line 6"),
+        "the log is still that of the last run"
+    );
 }
 
 #[test]
 fn a_retry_of_another_list_does_not_change_the_last_run() {
     let (origin, mut job) = half_failed();
     let failures = job.failures();
-    let listed = format!("wnid\nn00000001\nn00000002\n{}\n{}\n", MISSING[0], MISSING[1]);
+    let listed = format!(
+        "wnid\nn00000001\nn00000002\n{}\n{}\n",
+        MISSING[0], MISSING[1]
+    );
     for (list, words) in [
-        ("wnid\nn00000077\n", "was of another list, for it came to no class of this one; run the same command without"),
-        ("wnid\nn00000001\nn00000077\n", "nothing has, but the last run did not come to 1 class of the list; the same"),
+        (
+            "wnid\nn00000077\n",
+            "was of another list, for it came to no class of this one; run the same command without",
+        ),
+        (
+            "wnid\nn00000001\nn00000077\n",
+            "nothing has, but the last run did not come to 1 class of the list; the same",
+        ),
     ] {
         let other = job.csv_text(list);
         other.assert_could_not_run(&other.run(), &["failed to try again what failed: ", words]);
@@ -125,14 +162,24 @@ fn an_interrupted_retry_resumes_with_the_same_command() {
     let (origin, job) = half_failed();
     serve(&origin, MISSING[0]);
     serve(&origin, MISSING[1]);
-    origin.script_of(MISSING[1]).expect("the class is served").script([Answer::stall_at(10_000)]);
+    origin
+        .script_of(MISSING[1])
+        .expect("the class is served")
+        .script([Answer::stall_at(10_000)]);
     for signal in [Signal::KILL, Signal::INT] {
         let mut running = job.start();
-        running.wait_until("the first class is complete", |_| job.class_folder(MISSING[0]).exists().then_some(()));
-        running.wait_until("the second class is in progress", |_| (!origin.gets(MISSING[1]).is_empty()).then_some(()));
+        running.wait_until("the first class is complete", |_| {
+            job.class_folder(MISSING[0]).exists().then_some(())
+        });
+        running.wait_until("the second class is in progress", |_| {
+            (!origin.gets(MISSING[1]).is_empty()).then_some(())
+        });
         running.signal(signal);
         drop(running.wait());
-        origin.script_of(MISSING[1]).expect("the class is served").script([Answer::stall_at(20_000)]);
+        origin
+            .script_of(MISSING[1])
+            .expect("the class is served")
+            .script([Answer::stall_at(20_000)]);
         origin.forget_requests();
     }
     origin.end_stalls();
@@ -147,17 +194,30 @@ fn an_interrupted_retry_resumes_with_the_same_command() {
 #[track_caller]
 fn finished_table(stdout: &str) -> Table {
     let table = Table::read(stdout);
-    assert_eq!((table.success, table.skipped, table.failed), (2, 2, 0), "{stdout}");
+    assert_eq!(
+        (table.success, table.skipped, table.failed),
+        (2, 2, 0),
+        "{stdout}"
+    );
     table
 }
 
 #[test]
 fn without_a_last_run_there_is_nothing_to_retry() {
     let (origin, wnids) = origin_of(1);
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--retry-failed"]);
-    let words =
-        ["failed to find the last run in the ledger", "there is none; run the same command without --retry-failed"];
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(["--retry-failed"]);
+    let words = [
+        "failed to find the last run in the ledger",
+        "there is none; run the same command without --retry-failed",
+    ];
     job.assert_could_not_run(&job.run(), &words);
-    assert!(!job.target_path().join(".imagenet_downloader.ledger").exists());
+    assert!(
+        !job.target_path()
+            .join(".imagenet_downloader.ledger")
+            .exists()
+    );
     assert_eq!(origin.all_requests().len(), 0);
 }

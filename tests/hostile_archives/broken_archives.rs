@@ -11,14 +11,24 @@ use tests::{
 use super::{HostileJob, after_a_good_file, assert_rejected};
 
 fn three_files() -> Vec<Entry> {
-    (1..=3).map(|number| Entry::file(format!("{number}.JPEG"), &[number; 1000])).collect()
+    (1..=3)
+        .map(|number| Entry::file(format!("{number}.JPEG"), &[number; 1000]))
+        .collect()
 }
 
 #[test]
 fn a_tar_that_ends_before_its_end_marker_is_rejected() {
     let whole = tar_of(three_files());
     let entries = without_end_marker(three_files());
-    let cuts = [300, BLOCK, BLOCK + 300, 3 * BLOCK, 3 * BLOCK + 1, 4 * BLOCK, entries.len() - 1];
+    let cuts = [
+        300,
+        BLOCK,
+        BLOCK + 300,
+        3 * BLOCK,
+        3 * BLOCK + 1,
+        4 * BLOCK,
+        entries.len() - 1,
+    ];
     assert_rejected(cuts.map(|length| whole[..length].to_vec()));
     // A single byte could be the start of any file.
     let mut hostile = HostileJob::new();
@@ -58,7 +68,9 @@ fn damaged_headers_are_rejected() {
         bit_flip,
         after_a_good_file([last().with_wrong_checksum()]),
         after_a_good_file([last().with_size_field([0xFF; 12])]),
-        after_a_good_file([last().with_size_field(*b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")]),
+        after_a_good_file([
+            last().with_size_field(*b"\x80\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff")
+        ]),
         after_a_good_file([last().with_size_field(*b"-0000000001\0")]),
         after_a_good_file([last().with_size_field(*b"000000000x1\0")]),
         after_a_good_file([last().with_size_field(*b"99999999999\0")]),
@@ -98,9 +110,17 @@ fn pax_size_samples() -> Vec<Vec<u8>> {
         after_a_good_file([Entry::pax(&[("size", "512")]), outer(inner.len() as u64)]),
         // The size twice in one PAX header, and in two PAX headers.
         after_a_good_file([Entry::pax(&[("size", "0"), ("size", &length)]), outer(0)]),
-        after_a_good_file([Entry::pax(&[("size", &length)]), Entry::pax(&[("size", "0")]), outer(0)]),
+        after_a_good_file([
+            Entry::pax(&[("size", &length)]),
+            Entry::pax(&[("size", "0")]),
+            outer(0),
+        ]),
         // A PAX header between a long name and its file.
-        after_a_good_file([Entry::long_name("outer.JPEG"), Entry::pax(&[("size", &length)]), outer(0)]),
+        after_a_good_file([
+            Entry::long_name("outer.JPEG"),
+            Entry::pax(&[("size", &length)]),
+            outer(0),
+        ]),
     ]
 }
 
@@ -108,19 +128,32 @@ fn pax_size_samples() -> Vec<Vec<u8>> {
 fn a_size_that_is_given_twice_means_the_same_to_every_reader() {
     let origin = Origin::start();
     let samples = pax_size_samples();
-    let wnids: Vec<String> = (1..=samples.len()).map(|number| format!("n{number:08}")).collect();
+    let wnids: Vec<String> = (1..=samples.len())
+        .map(|number| format!("n{number:08}"))
+        .collect();
     for (wnid, tar) in wnids.iter().zip(&samples) {
         origin.class(wnid, tar.clone());
     }
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let finished = job.run();
     let table = Table::read(&finished.stdout);
-    job.assert_ended(&finished, i32::from(table.failed > 0), Table::of(table.success, 0, table.failed));
+    job.assert_ended(
+        &finished,
+        i32::from(table.failed > 0),
+        Table::of(table.success, 0, table.failed),
+    );
     for (wnid, tar) in wnids.iter().zip(&samples) {
         if job.class_folder(wnid).exists() {
             assert_class_is(tar, &job.class_folder(wnid));
         } else {
-            assert!(job.failure_of(wnid).starts_with("TarError: "), "{:?}", job.failures());
+            assert!(
+                job.failure_of(wnid).starts_with("TarError: "),
+                "{:?}",
+                job.failures()
+            );
         }
     }
 }
@@ -140,7 +173,10 @@ fn malformed_pax_headers_are_rejected() {
         raw(b"14 size=0x200\n"),
         raw(b"30 size=99999999999999999999\n"),
         raw(b"11 path\0=abc\n"),
-        after_a_good_file([Entry::pax(&[("size", "184467440737095516150")]), Entry::file("a.JPEG", b"a")]),
+        after_a_good_file([
+            Entry::pax(&[("size", "184467440737095516150")]),
+            Entry::file("a.JPEG", b"a"),
+        ]),
         // An extension header without a following entry.
         after_a_good_file([Entry::pax(&[("path", "a.JPEG")])]),
         after_a_good_file([Entry::long_name("a.JPEG")]),

@@ -20,7 +20,10 @@ fn accepted(tar: &[u8]) -> Job {
 fn accepted_as(tar: &[u8], plainer: &[u8]) -> Job {
     let origin = Origin::start();
     origin.class(WNID, tar.to_vec());
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(["--delete-tar"]);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(plainer, &job.class_folder(WNID));
     job
@@ -28,7 +31,11 @@ fn accepted_as(tar: &[u8], plainer: &[u8]) -> Job {
 
 #[test]
 fn modes_owners_and_attributes_of_the_archive_are_ignored() {
-    let attribute = [("SCHILY.xattr.user.evil", "1"), ("mtime", "0.5"), ("uname", "root")];
+    let attribute = [
+        ("SCHILY.xattr.user.evil", "1"),
+        ("mtime", "0.5"),
+        ("uname", "root"),
+    ];
     let tar = tar_of([
         Entry::file("setuid.JPEG", b"1").mode(0o6755).owner(0),
         Entry::file("open.JPEG", b"2").mode(0o777),
@@ -44,12 +51,30 @@ fn modes_owners_and_attributes_of_the_archive_are_ignored() {
         let path = job.class_folder(WNID).join(name);
         let found = path.metadata().unwrap();
         let mode = found.permissions().mode() & 0o7777;
-        assert_eq!(mode, plain.permissions().mode() & 0o7777 & 0o644, "{name}: {mode:o}");
-        assert_eq!((found.uid(), found.gid()), (plain.uid(), plain.gid()), "{name}");
+        assert_eq!(
+            mode,
+            plain.permissions().mode() & 0o7777 & 0o644,
+            "{name}: {mode:o}"
+        );
+        assert_eq!(
+            (found.uid(), found.gid()),
+            (plain.uid(), plain.gid()),
+            "{name}"
+        );
         let mut names = [0; 256];
-        assert_eq!(rustix::fs::listxattr(&path, &mut names[..]).unwrap_or(0), 0, "{name}");
+        assert_eq!(
+            rustix::fs::listxattr(&path, &mut names[..]).unwrap_or(0),
+            0,
+            "{name}"
+        );
     }
-    let folder = job.class_folder(WNID).metadata().unwrap().permissions().mode() & 0o7777;
+    let folder = job
+        .class_folder(WNID)
+        .metadata()
+        .unwrap()
+        .permissions()
+        .mode()
+        & 0o7777;
     assert_eq!(folder & !0o755, 0, "{folder:o}");
 }
 
@@ -89,14 +114,21 @@ fn a_size_in_base_256_is_accepted() {
     let mut field = [0; 12];
     field[0] = 0x80;
     field[11] = 100;
-    accepted(&tar_of([Entry::file("a.JPEG", &[1; 100]).with_size_field(field)]));
+    accepted(&tar_of([
+        Entry::file("a.JPEG", &[1; 100]).with_size_field(field)
+    ]));
 }
 
 #[test]
 fn an_empty_file_whose_size_has_no_digit_is_empty() {
     for field in [[0; 12], *b"           \0"] {
         let written = |empty: Entry| {
-            tar_of([Entry::file("a.JPEG", b"1"), empty, Entry::folder("./"), Entry::file("b.JPEG", &[2; 600])])
+            tar_of([
+                Entry::file("a.JPEG", b"1"),
+                empty,
+                Entry::folder("./"),
+                Entry::file("b.JPEG", &[2; 600]),
+            ])
         };
         let empty = || Entry::file("empty.JPEG", b"");
         accepted_as(&written(empty().with_size_field(field)), &written(empty()));

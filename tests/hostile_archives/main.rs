@@ -36,7 +36,11 @@ impl HostileJob {
     fn new() -> Self {
         let origin = Origin::start();
         origin.class(GOOD, images(GOOD, 20, 1000..20_000, 1));
-        Self { origin, job: Job::new(), wnids: Vec::new() }
+        Self {
+            origin,
+            job: Job::new(),
+            wnids: Vec::new(),
+        }
     }
 
     /// The folder that a path traversal would reach; it contains only files of the job.
@@ -56,19 +60,39 @@ impl HostileJob {
     fn assert_all_rejected(self, kinds: &[&str]) -> Vec<String> {
         let Self { origin, job, wnids } = self;
         let all = wnids.iter().map(String::as_str).chain([GOOD]);
-        let job = job.classes(all).origin(&origin).args(["--delete-tar", "--retries", "1", "--workers", "4"]);
+        let job = job.classes(all).origin(&origin).args([
+            "--delete-tar",
+            "--retries",
+            "1",
+            "--workers",
+            "4",
+        ]);
         let before = outside(&job);
         let finished = job.run();
         job.assert_ended(&finished, 1, Table::of(1, 0, wnids.len() as u64));
-        assert_eq!(outside(&job), before, "something outside the target has changed");
-        assert_eq!(classes(job.target_path()), [GOOD], "an archive that was rejected is visible");
+        assert_eq!(
+            outside(&job),
+            before,
+            "something outside the target has changed"
+        );
+        assert_eq!(
+            classes(job.target_path()),
+            [GOOD],
+            "an archive that was rejected is visible"
+        );
         assert_class_is(&images(GOOD, 20, 1000..20_000, 1), &job.class_folder(GOOD));
         for wnid in &wnids {
-            assert_eq!(origin.gets(wnid).len(), 1, "{wnid}: a rejected archive is not downloaded again");
+            assert_eq!(
+                origin.gets(wnid).len(),
+                1,
+                "{wnid}: a rejected archive is not downloaded again"
+            );
         }
         let failures: Vec<String> = wnids.iter().map(|wnid| job.failure_of(wnid)).collect();
         for (wnid, failure) in wnids.iter().zip(&failures) {
-            let as_told = kinds.iter().any(|kind| failure.starts_with(&format!("{kind}: ")));
+            let as_told = kinds
+                .iter()
+                .any(|kind| failure.starts_with(&format!("{kind}: ")));
             assert!(as_told, "{wnid}: {failure}\n{failures:#?}");
         }
         failures
@@ -77,9 +101,12 @@ impl HostileJob {
 
 /// Names of all entries beside the target, without the programs' output files.
 fn outside(job: &Job) -> Vec<String> {
-    let all = snapshot(job.folder()).into_iter().map(|(path, thing)| (path.display().to_string(), thing));
+    let all = snapshot(job.folder())
+        .into_iter()
+        .map(|(path, thing)| (path.display().to_string(), thing));
     let ours = all.filter(|(path, _)| !path.starts_with("target") && !path.starts_with("output"));
-    ours.map(|(path, thing)| format!("{path}: {thing:?}")).collect()
+    ours.map(|(path, thing)| format!("{path}: {thing:?}"))
+        .collect()
 }
 
 /// Panics unless each tar is rejected as broken or unsafe.

@@ -36,11 +36,28 @@ fn a_name_that_leads_out_of_the_folder_rejects_the_archive() {
     for name in names {
         hostile.add(after_a_good_file([Entry::file(name, b"evil")]));
     }
-    hostile.add(after_a_good_file([Entry::file("escaped", b"evil").prefix("..")]));
-    hostile.add(after_a_good_file([Entry::long_name(&long), Entry::file("short", b"evil")]));
-    hostile.add(after_a_good_file([Entry::long_name("../escaped"), Entry::file("harmless.JPEG", b"evil")]));
-    for path in ["../escaped", absolute.as_str(), "nul\0inside", "line\nbreak", ""] {
-        hostile.add(after_a_good_file([Entry::pax(&[("path", path)]), Entry::file("harmless.JPEG", b"evil")]));
+    hostile.add(after_a_good_file([
+        Entry::file("escaped", b"evil").prefix("..")
+    ]));
+    hostile.add(after_a_good_file([
+        Entry::long_name(&long),
+        Entry::file("short", b"evil"),
+    ]));
+    hostile.add(after_a_good_file([
+        Entry::long_name("../escaped"),
+        Entry::file("harmless.JPEG", b"evil"),
+    ]));
+    for path in [
+        "../escaped",
+        absolute.as_str(),
+        "nul\0inside",
+        "line\nbreak",
+        "",
+    ] {
+        hostile.add(after_a_good_file([
+            Entry::pax(&[("path", path)]),
+            Entry::file("harmless.JPEG", b"evil"),
+        ]));
     }
     let failures = hostile.assert_all_rejected(&["TarError"]);
     let steers = |character: char| character.is_control();
@@ -64,10 +81,18 @@ fn links_reject_the_archive_whatever_follows() {
         after_a_good_file([link(&outside), Entry::folder("link").mode(0o777)]),
         after_a_good_file([link("first.JPEG")]),
         after_a_good_file([Entry::hard_link("link", &canary)]),
-        after_a_good_file([Entry::hard_link("link", &canary), Entry::file("link", b"evil")]),
+        after_a_good_file([
+            Entry::hard_link("link", &canary),
+            Entry::file("link", b"evil"),
+        ]),
         after_a_good_file([Entry::hard_link("link", "first.JPEG")]),
         after_a_good_file([Entry::hard_link("link", "/etc/passwd")]),
-        tar_of([Entry::of_kind(b'K', "././@LongLink").with_body(b"/etc/passwd\0").gnu(), link("short")]),
+        tar_of([
+            Entry::of_kind(b'K', "././@LongLink")
+                .with_body(b"/etc/passwd\0")
+                .gnu(),
+            link("short"),
+        ]),
     ] {
         hostile.add(tar);
     }
@@ -80,8 +105,14 @@ fn devices_fifos_and_other_special_files_reject_the_archive() {
     assert_rejected(b"346MVDNAXZ9?".iter().map(|kind| of_kind(*kind)));
     // A global header changes the meaning of all entries that follow.
     assert_rejected([
-        after_a_good_file([Entry::global_pax(&[("comment", "hello")]), Entry::file("a.JPEG", b"a")]),
-        after_a_good_file([Entry::global_pax(&[("path", "../escaped")]), Entry::file("a.JPEG", b"a")]),
+        after_a_good_file([
+            Entry::global_pax(&[("comment", "hello")]),
+            Entry::file("a.JPEG", b"a"),
+        ]),
+        after_a_good_file([
+            Entry::global_pax(&[("path", "../escaped")]),
+            Entry::file("a.JPEG", b"a"),
+        ]),
     ]);
 }
 
@@ -90,7 +121,10 @@ fn two_files_of_one_name_reject_the_archive() {
     assert_rejected([
         after_a_good_file([Entry::file("first.JPEG", b"other")]),
         after_a_good_file([Entry::file("./first.JPEG", b"other")]),
-        after_a_good_file([Entry::pax(&[("path", "first.JPEG")]), Entry::file("second.JPEG", b"other")]),
+        after_a_good_file([
+            Entry::pax(&[("path", "first.JPEG")]),
+            Entry::file("second.JPEG", b"other"),
+        ]),
     ]);
 }
 

@@ -22,7 +22,10 @@ fn for_each(name: &str, ending: impl Fn(Planted, u32) -> Ending<'static>) {
                     give(scene.target(), 0, mode);
                 }
                 scene.plant(planted, &scene.target().join(name));
-                scene.run(&format!("{planted:?} under {name} in {mode:o}"), ending(planted, mode));
+                scene.run(
+                    &format!("{planted:?} under {name} in {mode:o}"),
+                    ending(planted, mode),
+                );
             }
         }
     }
@@ -30,12 +33,16 @@ fn for_each(name: &str, ending: impl Fn(Planted, u32) -> Ending<'static>) {
 
 #[test]
 fn nothing_is_written_through_the_name_of_the_detailed_log() {
-    for_each("imagenet_downloader.log", |_, _| Ending::Refused(&["imagenet_downloader.log", "remove it"]));
+    for_each("imagenet_downloader.log", |_, _| {
+        Ending::Refused(&["imagenet_downloader.log", "remove it"])
+    });
 }
 
 #[test]
 fn nothing_is_written_through_the_name_of_the_failure_log() {
-    for_each("failed_downloads.log", |_, _| Ending::Refused(&["failed_downloads.log", "remove it"]));
+    for_each("failed_downloads.log", |_, _| {
+        Ending::Refused(&["failed_downloads.log", "remove it"])
+    });
 }
 
 #[test]
@@ -48,18 +55,26 @@ fn nothing_is_written_through_the_name_of_the_ledger() {
 
 #[test]
 fn nothing_is_read_or_written_through_the_names_of_the_ledgers_other_files() {
-    for_each(".imagenet_downloader.ledger-wal", |_, _| Ending::Refused(&["ledger-wal: it ", "remove it"]));
-    for_each(".imagenet_downloader.ledger-shm", |_, _| Ending::Refused(&["ledger-shm: it ", "remove it"]));
-    for_each(".imagenet_downloader.ledger-journal", |_, _| Ending::Refused(&["ledger-journal: it ", "remove it"]));
+    for_each(".imagenet_downloader.ledger-wal", |_, _| {
+        Ending::Refused(&["ledger-wal: it ", "remove it"])
+    });
+    for_each(".imagenet_downloader.ledger-shm", |_, _| {
+        Ending::Refused(&["ledger-shm: it ", "remove it"])
+    });
+    for_each(".imagenet_downloader.ledger-journal", |_, _| {
+        Ending::Refused(&["ledger-journal: it ", "remove it"])
+    });
 }
 
 #[test]
 fn the_id_of_the_storage_is_not_read_through_a_link() {
-    for_each(".imagenet_downloader.storage", |planted, mode| match (planted, mode) {
-        // A file without a valid id is replaced if possible.
-        (Planted::File | Planted::HardLink, 0o777) => Ending::Done,
-        (Planted::File | Planted::HardLink, _) => Ending::DoneOrRefused,
-        _ => Ending::Refused(&[".imagenet_downloader.storage: it ", "remove it"]),
+    for_each(".imagenet_downloader.storage", |planted, mode| {
+        match (planted, mode) {
+            // A file without a valid id is replaced if possible.
+            (Planted::File | Planted::HardLink, 0o777) => Ending::Done,
+            (Planted::File | Planted::HardLink, _) => Ending::DoneOrRefused,
+            _ => Ending::Refused(&[".imagenet_downloader.storage: it ", "remove it"]),
+        }
     });
 }
 
@@ -84,7 +99,11 @@ fn a_manifest_is_not_written_through_a_link() {
                 unpack_by_hand(&scene.tar, &class);
                 give(&class, victim, 0o777);
                 scene.plant(planted, &class.join(name));
-                let ending = if name == ".manifest.json" { Ending::DoneOrFailed } else { Ending::Done };
+                let ending = if name == ".manifest.json" {
+                    Ending::DoneOrFailed
+                } else {
+                    Ending::Done
+                };
                 scene.run(&format!("{planted:?} under {name}"), ending);
             }
         }
@@ -99,7 +118,12 @@ fn an_image_of_a_verified_folder_is_not_read_through_a_link() {
             let scene = Scene::new(victim, 0o755, 0o755);
             let class = scene.job.class_folder(WNID);
             unpack_by_hand(&scene.tar, &class);
-            let image = fs::read_dir(&class).unwrap().next().unwrap().unwrap().path();
+            let image = fs::read_dir(&class)
+                .unwrap()
+                .next()
+                .unwrap()
+                .unwrap()
+                .path();
             fs::remove_file(&image).unwrap();
             attackers(&class);
             set_mode(&class, 0o777);
@@ -116,10 +140,21 @@ fn a_workers_log_is_not_written_through_a_link() {
             let scene = Scene::new(victim, 0o755, 0o1777);
             scene.plant(planted, &scene.target().join("imagenet_downloader.w.log"));
             let target = scene.target().to_str().unwrap();
-            let args = ["--connect", "http://127.0.0.1:1", "--name", "w", "--target", target];
+            let args = [
+                "--connect",
+                "http://127.0.0.1:1",
+                "--name",
+                "w",
+                "--target",
+                target,
+            ];
             let finished = scene.job.start_worker_with(args).wait();
             let words = ["imagenet_downloader.w.log", "remove it"];
-            scene.check(&format!("{planted:?} under the log of a worker"), &finished, Ending::Refused(&words));
+            scene.check(
+                &format!("{planted:?} under the log of a worker"),
+                &finished,
+                Ending::Refused(&words),
+            );
         }
     }
 }

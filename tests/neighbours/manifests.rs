@@ -8,7 +8,9 @@ use tests::{
     folders::snapshot,
 };
 
-use crate::scene::{ATTACKER, Ending, Scene, WNID, attackers_file, attackers_folder, give, set_mode, victims};
+use crate::scene::{
+    ATTACKER, Ending, Scene, WNID, attackers_file, attackers_folder, give, set_mode, victims,
+};
 
 /// Group id of the users who share a target.
 const GROUP: u32 = 54_412;
@@ -17,7 +19,12 @@ const OTHER_SEED: u64 = 2;
 /// Changes the owner and group of a published class and its files.
 fn change_owner_of_class(class: &Path, user: u32, group: u32) {
     for file in fs::read_dir(class).expect("the class exists") {
-        chown(file.expect("the folder can be listed").path(), Some(user), Some(group)).expect("root may");
+        chown(
+            file.expect("the folder can be listed").path(),
+            Some(user),
+            Some(group),
+        )
+        .expect("root may");
     }
     chown(class, Some(user), Some(group)).expect("root may");
 }
@@ -48,18 +55,26 @@ fn set_up(victim: u32, case: &Case, tar: Vec<u8>) -> Scene {
 fn a_manifest_of_another_user_is_not_trusted_in_a_world_writable_target() {
     for victim in victims() {
         // With the set-group-ID bit, new entries of any user inherit the group of the folder.
-        for (mode, group) in
-            [(0o1777, ATTACKER), (0o777, ATTACKER), (0o3777, ATTACKER), (0o3777, GROUP), (0o2777, GROUP)]
-        {
-            let case = Case { class: ATTACKER, group, target: 0, mode };
+        for (mode, group) in [
+            (0o1777, ATTACKER),
+            (0o777, ATTACKER),
+            (0o3777, ATTACKER),
+            (0o3777, GROUP),
+            (0o2777, GROUP),
+        ] {
+            let case = Case {
+                class: ATTACKER,
+                group,
+                target: 0,
+                mode,
+            };
             let scene = set_up(victim, &case, images(WNID, 3, 10_000..20_000, OTHER_SEED));
             let class = scene.job.class_folder(WNID);
             let before = snapshot(&class);
             let finished = scene.job.run();
             assert_eq!(finished.code, Some(1), "{mode:o}: {}", finished.stderr);
             let failure = scene.job.failure_of(WNID);
-            let message =
-                "Conflict: the folder is another user's, so its manifest proves nothing, and is not the origin's";
+            let message = "Conflict: the folder is another user's, so its manifest proves nothing, and is not the origin's";
             assert!(failure.starts_with(message), "{failure}");
             assert!(snapshot(&class) == before, "the folder was changed");
 
@@ -67,9 +82,19 @@ fn a_manifest_of_another_user_is_not_trusted_in_a_world_writable_target() {
             // written into its folder.
             let scene = set_up(victim, &case, images(WNID, 6, 10_000..20_000, 1));
             let before = snapshot(&scene.job.class_folder(WNID));
-            scene.run("a class of another user, as long as the origin's", Ending::Done);
-            assert_eq!(scene.origin.requests(WNID).len(), 1, "the length is requested from the origin");
-            assert!(snapshot(&scene.job.class_folder(WNID)) == before, "the folder was changed");
+            scene.run(
+                "a class of another user, as long as the origin's",
+                Ending::Done,
+            );
+            assert_eq!(
+                scene.origin.requests(WNID).len(),
+                1,
+                "the length is requested from the origin"
+            );
+            assert!(
+                snapshot(&scene.job.class_folder(WNID)) == before,
+                "the folder was changed"
+            );
         }
     }
 }
@@ -78,18 +103,64 @@ fn a_manifest_of_another_user_is_not_trusted_in_a_world_writable_target() {
 fn a_manifest_is_trusted_where_other_users_cannot_write_it() {
     for victim in victims() {
         for case in [
-            Case { class: victim, group: victim, target: 0, mode: 0o1777 },
-            Case { class: 0, group: 0, target: victim, mode: 0o1777 },
-            Case { class: ATTACKER, group: ATTACKER, target: ATTACKER, mode: 0o1777 },
-            Case { class: ATTACKER, group: GROUP, target: victim, mode: 0o3775 },
-            Case { class: ATTACKER, group: GROUP, target: victim, mode: 0o2775 },
-            Case { class: ATTACKER, group: ATTACKER, target: victim, mode: 0o2775 },
-            Case { class: ATTACKER, group: ATTACKER, target: victim, mode: 0o755 },
+            Case {
+                class: victim,
+                group: victim,
+                target: 0,
+                mode: 0o1777,
+            },
+            Case {
+                class: 0,
+                group: 0,
+                target: victim,
+                mode: 0o1777,
+            },
+            Case {
+                class: ATTACKER,
+                group: ATTACKER,
+                target: ATTACKER,
+                mode: 0o1777,
+            },
+            Case {
+                class: ATTACKER,
+                group: GROUP,
+                target: victim,
+                mode: 0o3775,
+            },
+            Case {
+                class: ATTACKER,
+                group: GROUP,
+                target: victim,
+                mode: 0o2775,
+            },
+            Case {
+                class: ATTACKER,
+                group: ATTACKER,
+                target: victim,
+                mode: 0o2775,
+            },
+            Case {
+                class: ATTACKER,
+                group: ATTACKER,
+                target: victim,
+                mode: 0o755,
+            },
         ] {
             let scene = set_up(victim, &case, images(WNID, 3, 10_000..20_000, OTHER_SEED));
             let finished = scene.job.run();
-            assert_eq!(finished.code, Some(0), "{:o}: {}", case.mode, finished.stderr);
-            assert!(scene.origin.requests(WNID).is_empty(), "{:o}: {:?}", case.mode, scene.origin.requests(WNID));
+            assert_eq!(
+                finished.code,
+                Some(0),
+                "{:o}: {}",
+                case.mode,
+                finished.stderr
+            );
+            assert!(
+                scene.origin.requests(WNID).is_empty(),
+                "{:o}: {:?}",
+                case.mode,
+                scene.origin.requests(WNID)
+            );
         }
     }
 }
@@ -104,7 +175,10 @@ fn a_tar_of_another_user_is_not_unpacked_in_a_world_writable_target() {
             let tar = scene.target().join("n00000001.tar");
             attackers_file(&tar, &images(WNID, 3, 10_000..20_000, OTHER_SEED));
             chown(&tar, None, Some(group)).expect("root may");
-            scene.run(&format!("a tar of the attacker in {mode:o}"), Ending::DoneOrFailed);
+            scene.run(
+                &format!("a tar of the attacker in {mode:o}"),
+                Ending::DoneOrFailed,
+            );
             let class = scene.job.class_folder(WNID);
             assert!(
                 !class.exists() || difference(&scene.tar, &class).is_none(),
@@ -119,10 +193,26 @@ fn a_tar_of_another_user_is_not_unpacked_in_a_world_writable_target() {
 fn an_entry_that_cannot_be_moved_is_a_conflict_before_the_first_request() {
     for victim in victims() {
         for (what, args, message) in [
-            ("an empty folder", &["--delete-tar"][..], "Conflict: the folder under the class's name is another user's"),
-            ("an empty folder", &[], "Conflict: the folder under the class's name is another user's"),
-            ("a folder", &["--existing", "replace"], "Conflict: the folder under the class's name is another user's"),
-            ("a tar", &[], "Conflict: the file under the tar's name is another user's and cannot be renamed"),
+            (
+                "an empty folder",
+                &["--delete-tar"][..],
+                "Conflict: the folder under the class's name is another user's",
+            ),
+            (
+                "an empty folder",
+                &[],
+                "Conflict: the folder under the class's name is another user's",
+            ),
+            (
+                "a folder",
+                &["--existing", "replace"],
+                "Conflict: the folder under the class's name is another user's",
+            ),
+            (
+                "a tar",
+                &[],
+                "Conflict: the file under the tar's name is another user's and cannot be renamed",
+            ),
         ] {
             let mut scene = Scene::new(victim, 0o755, 0o755);
             let [class, tar] = [WNID, "n00000001.tar"].map(|name| scene.target().join(name));
@@ -134,7 +224,10 @@ fn an_entry_that_cannot_be_moved_is_a_conflict_before_the_first_request() {
                 attackers_file(&class.join("other.JPEG"), b"of the attacker");
             }
             give(scene.target(), 0, 0o1777);
-            let args = ["--workers", "1", "--durability", "process"].iter().chain(args).copied();
+            let args = ["--workers", "1", "--durability", "process"]
+                .iter()
+                .chain(args)
+                .copied();
             scene.job = scene.job.args(args);
             let before = snapshot(scene.target());
             let finished = scene.job.run();
@@ -146,10 +239,16 @@ fn an_entry_that_cannot_be_moved_is_a_conflict_before_the_first_request() {
             assert_eq!(finished.code, Some(1), "{what}: {}", finished.stderr);
             let failure = scene.job.failure_of(WNID);
             assert!(failure.starts_with(message), "{what}: {failure}");
-            assert!(scene.origin.all_requests().is_empty(), "{what}: {:?}", scene.origin.all_requests());
+            assert!(
+                scene.origin.all_requests().is_empty(),
+                "{what}: {:?}",
+                scene.origin.all_requests()
+            );
             let after = snapshot(scene.target());
             assert!(
-                before.iter().all(|(path, thing)| after.get(path) == Some(thing)),
+                before
+                    .iter()
+                    .all(|(path, thing)| after.get(path) == Some(thing)),
                 "{what}: the target was changed"
             );
         }

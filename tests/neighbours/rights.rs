@@ -15,12 +15,16 @@ use crate::scene::{Ending, Scene, WNID, give, set_mode, victims};
 const GROUP: u32 = 54_412;
 
 fn mode(path: &Path) -> Option<u32> {
-    path.symlink_metadata().ok().map(|found| found.mode() & 0o7777)
+    path.symlink_metadata()
+        .ok()
+        .map(|found| found.mode() & 0o7777)
 }
 
 fn count_images(area: &Path) -> usize {
     let attempts = fs::read_dir(area).into_iter().flatten().flatten();
-    attempts.map(|attempt| fs::read_dir(attempt.path().join("class")).map_or(0, Iterator::count)).sum()
+    attempts
+        .map(|attempt| fs::read_dir(attempt.path().join("class")).map_or(0, Iterator::count))
+        .sum()
 }
 
 /// Starts a run under a umask, calls `look` while the origin stalls in the middle of the class, and
@@ -28,12 +32,17 @@ fn count_images(area: &Path) -> usize {
 #[track_caller]
 fn in_the_middle(mut scene: Scene, umask: &str, look: impl Fn(&Scene)) -> Scene {
     let user = scene.victim.to_string();
-    let shell = format!("umask {umask}; exec setpriv --reuid {user} --regid {user} --clear-groups \"$@\"");
+    let shell =
+        format!("umask {umask}; exec setpriv --reuid {user} --regid {user} --clear-groups \"$@\"");
     scene.job = scene.job.under(["sh", "-c", &shell, "sh"]);
     scene.stall_at_half();
     let mut running = scene.job.start();
-    running.wait_until("half of the tar was sent", |_| (scene.origin.bytes_sent() > 10_000).then_some(()));
-    running.wait_until("the logs exist", |_| mode(&scene.target().join("failed_downloads.log")));
+    running.wait_until("half of the tar was sent", |_| {
+        (scene.origin.bytes_sent() > 10_000).then_some(())
+    });
+    running.wait_until("the logs exist", |_| {
+        mode(&scene.target().join("failed_downloads.log"))
+    });
     look(&scene);
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
@@ -53,12 +62,21 @@ fn logs_and_the_ledger_are_not_writable_by_others_and_the_staging_folder_is_priv
                     (".imagenet_downloader.ledger-wal", 0o640),
                     (".imagenet_downloader.ledger-shm", 0o640),
                 ] {
-                    let found = mode(&scene.target().join(name)).unwrap_or_else(|| panic!("there is no {name}"));
+                    let found = mode(&scene.target().join(name))
+                        .unwrap_or_else(|| panic!("there is no {name}"));
                     assert_eq!(found & !most, 0, "{name} has {found:o} under umask {umask}");
                 }
-                assert_eq!(mode(&scene.place.join(".images.partial")), Some(0o700), "umask {umask}");
+                assert_eq!(
+                    mode(&scene.place.join(".images.partial")),
+                    Some(0o700),
+                    "umask {umask}"
+                );
             });
-            assert_eq!(mode(&scene.place.join(".images.partial")), Some(0o700), "umask {umask}");
+            assert_eq!(
+                mode(&scene.place.join(".images.partial")),
+                Some(0o700),
+                "umask {umask}"
+            );
         }
     }
 }
@@ -68,14 +86,21 @@ fn permissions_of_an_earlier_run_that_are_too_wide_are_corrected() {
     for victim in victims() {
         let scene = Scene::new(victim, 0o1777, 0o755);
         scene.run("the former run", Ending::Done);
-        let names = ["imagenet_downloader.log", "failed_downloads.log", ".imagenet_downloader.ledger"];
+        let names = [
+            "imagenet_downloader.log",
+            "failed_downloads.log",
+            ".imagenet_downloader.ledger",
+        ];
         for name in names {
             set_mode(&scene.target().join(name), 0o666);
         }
         fs::create_dir(scene.place.join(".images.partial")).unwrap();
         give(&scene.place.join(".images.partial"), victim, 0o755);
         scene.run("the next run", Ending::Done);
-        assert_eq!(names.map(|name| mode(&scene.target().join(name))), [Some(0o644), Some(0o644), Some(0o640)]);
+        assert_eq!(
+            names.map(|name| mode(&scene.target().join(name))),
+            [Some(0o644), Some(0o644), Some(0o640)]
+        );
     }
 }
 
@@ -96,15 +121,30 @@ fn members_of_a_group_that_shares_the_target_resume_each_others_classes() {
     let coordinator = scene.job.start_coordinator();
     let area = scene.place.join(".shared.partial");
     let start = |name: &str, user: &str| {
-        let shell = format!("umask 002; exec setpriv --reuid {user} --regid {user} --groups {GROUP} \"$@\"");
+        let shell = format!(
+            "umask 002; exec setpriv --reuid {user} --regid {user} --groups {GROUP} \"$@\""
+        );
         let mut worker = Command::new("sh");
-        worker.args(["-c", &shell, "sh"]).arg(program("worker")).arg("--target").arg(&shared);
-        worker.args(["--workers", "1", "--name", name, "--connect", &format!("http://{}", coordinator.address)]);
+        worker
+            .args(["-c", &shell, "sh"])
+            .arg(program("worker"))
+            .arg("--target")
+            .arg(&shared);
+        worker.args([
+            "--workers",
+            "1",
+            "--name",
+            name,
+            "--connect",
+            &format!("http://{}", coordinator.address),
+        ]);
         scene.job.start_program(worker)
     };
     scene.stall_at_half();
     let mut first = start("member", "54410");
-    first.wait_until("images are in the area", |_| (count_images(&area) > 1).then_some(()));
+    first.wait_until("images are in the area", |_| {
+        (count_images(&area) > 1).then_some(())
+    });
     assert_eq!(mode(&area), Some(0o2770));
     first.signal(Signal::TERM);
     assert_eq!(first.wait().code, Some(143));
@@ -112,7 +152,10 @@ fn members_of_a_group_that_shares_the_target_resume_each_others_classes() {
     let second = start("member", "54413").wait();
     assert_eq!(second.code, Some(0), "{}", second.stderr);
     assert_class_is(&scene.tar, &shared.join(WNID));
-    assert!(scene.origin.gets(WNID)[0].start() > 0, "the class was not resumed");
+    assert!(
+        scene.origin.gets(WNID)[0].start() > 0,
+        "the class was not resumed"
+    );
     assert!(!area.exists());
     assert_eq!(coordinator.running.wait().code, Some(0));
     scene.origin.end_stalls();
@@ -129,11 +172,20 @@ fn a_member_of_a_group_that_shares_the_target_continues_the_logs_and_the_ledger_
         set_mode(folder, 0o2775);
     }
     for user in ["54410", "54413"] {
-        let shell = format!("umask 002; exec setpriv --reuid {user} --regid {user} --groups {GROUP} \"$@\"");
+        let shell = format!(
+            "umask 002; exec setpriv --reuid {user} --regid {user} --groups {GROUP} \"$@\""
+        );
         scene.job = scene.job.under(["sh", "-c", &shell, "sh"]);
         let finished = scene.job.start().wait();
         assert_eq!(finished.code, Some(0), "{user}: {}", finished.stderr);
     }
-    let names = ["imagenet_downloader.log", "failed_downloads.log", ".imagenet_downloader.ledger"];
-    assert_eq!(names.map(|name| mode(&scene.target().join(name))), [Some(0o664), Some(0o664), Some(0o660)]);
+    let names = [
+        "imagenet_downloader.log",
+        "failed_downloads.log",
+        ".imagenet_downloader.ledger",
+    ];
+    assert_eq!(
+        names.map(|name| mode(&scene.target().join(name))),
+        [Some(0o664), Some(0o664), Some(0o660)]
+    );
 }

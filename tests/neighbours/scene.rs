@@ -63,8 +63,14 @@ pub(crate) enum Planted {
 }
 
 impl Planted {
-    pub(crate) const ALL: [Self; 6] =
-        [Self::Link, Self::HardLink, Self::Dangling, Self::Endless, Self::Pipe, Self::File];
+    pub(crate) const ALL: [Self; 6] = [
+        Self::Link,
+        Self::HardLink,
+        Self::Dangling,
+        Self::Endless,
+        Self::Pipe,
+        Self::File,
+    ];
 }
 
 /// The required outcome of a run.
@@ -99,7 +105,10 @@ impl Scene {
         let origin = Origin::start();
         let tar = images(WNID, 6, 10_000..20_000, 1);
         origin.class(WNID, tar.clone());
-        let job = Job::new().classes([WNID]).origin(&origin).deadline(DEADLINE);
+        let job = Job::new()
+            .classes([WNID])
+            .origin(&origin)
+            .deadline(DEADLINE);
         let folder = job.folder().to_owned();
         set_mode(&folder, 0o755);
         let [host, home] = ["host", "home"].map(|name| folder.join(name));
@@ -109,20 +118,43 @@ impl Scene {
         give(&images, victim, target);
         for name in ["", "storage", "probe", "n00000001.private"] {
             fs::create_dir_all(home.join(name)).expect("the folder is writable");
-            fs::write(home.join(name).join("file"), SECRET.repeat(4000)).expect("the folder is writable");
+            fs::write(home.join(name).join("file"), SECRET.repeat(4000))
+                .expect("the folder is writable");
             give(&home.join(name).join("file"), victim, 0o600);
             give(&home.join(name), victim, 0o700);
         }
         give(&home, victim, 0o700);
         let user = victim.to_string();
-        let job = job.target(images).args(["--workers", "1", "--retries", "0", "--durability", "process"]);
+        let job = job.target(images).args([
+            "--workers",
+            "1",
+            "--retries",
+            "0",
+            "--durability",
+            "process",
+        ]);
         let job = if victim == 0 {
             job
         } else {
-            job.under(["setpriv", "--reuid", &user, "--regid", &user, "--clear-groups"])
+            job.under([
+                "setpriv",
+                "--reuid",
+                &user,
+                "--regid",
+                &user,
+                "--clear-groups",
+            ])
         };
         let private = snapshot(&home);
-        Self { victim, origin, tar, job, place: host, home, private }
+        Self {
+            victim,
+            origin,
+            tar,
+            job,
+            place: host,
+            home,
+            private,
+        }
     }
 
     pub(crate) fn target(&self) -> &Path {
@@ -132,7 +164,10 @@ impl Scene {
     /// The next transfer stalls after half of the tar. Returns that number of bytes.
     pub(crate) fn stall_at_half(&self) -> u64 {
         let half = self.tar.len() as u64 / 2;
-        self.origin.script_of(WNID).expect("the class is served").script([Answer::stall_at(half)]);
+        self.origin
+            .script_of(WNID)
+            .expect("the class is served")
+            .script([Answer::stall_at(half)]);
         half
     }
 
@@ -149,12 +184,15 @@ impl Scene {
     /// Creates an entry of the attacker at a path.
     pub(crate) fn plant(&self, planted: Planted, path: &Path) {
         match planted {
-            Planted::HardLink => return fs::hard_link(self.secret(), path).expect("the name is free"),
+            Planted::HardLink => {
+                return fs::hard_link(self.secret(), path).expect("the name is free");
+            }
             Planted::Link => symlink(self.secret(), path).expect("the name is free"),
             Planted::Dangling => symlink(self.home.join("new"), path).expect("the name is free"),
             Planted::Endless => symlink("/dev/zero", path).expect("the name is free"),
             Planted::Pipe => {
-                mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0).expect("the name is free");
+                mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o666), 0)
+                    .expect("the name is free");
                 set_mode(path, 0o666);
             }
             Planted::File => {
@@ -175,25 +213,46 @@ impl Scene {
 
     /// Files that contain private bytes, without hard links to the private file.
     fn leaked(&self) -> Vec<PathBuf> {
-        let inode = |path: &Path| path.symlink_metadata().map(|found| found.ino()).unwrap_or_default();
+        let inode = |path: &Path| {
+            path.symlink_metadata()
+                .map(|found| found.ino())
+                .unwrap_or_default()
+        };
         let secret = inode(&self.secret());
         let holds = |thing: &Thing| match thing {
-            Thing::File(_, content) => content.windows(SECRET.len()).any(|part| part == SECRET.as_bytes()),
+            Thing::File(_, content) => content
+                .windows(SECRET.len())
+                .any(|part| part == SECRET.as_bytes()),
             _ => false,
         };
-        let found = snapshot(&self.place).into_iter().filter(|(_, thing)| holds(thing));
-        found.map(|(path, _)| path).filter(|path| inode(&self.place.join(path)) != secret).collect()
+        let found = snapshot(&self.place)
+            .into_iter()
+            .filter(|(_, thing)| holds(thing));
+        found
+            .map(|(path, _)| path)
+            .filter(|path| inode(&self.place.join(path)) != secret)
+            .collect()
     }
 
     /// Panics unless the run had the required outcome, changed and leaked nothing private, and kept
     /// within the memory limit.
     #[track_caller]
     pub(crate) fn check(&self, case: &str, finished: &Finished, ending: Ending<'_>) {
-        let what = format!("{case}, victim {}: {:?}\n{}", self.victim, finished.code, finished.stderr);
-        assert!(snapshot(&self.home) == self.private, "private files were changed: {what}");
+        let what = format!(
+            "{case}, victim {}: {:?}\n{}",
+            self.victim, finished.code, finished.stderr
+        );
+        assert!(
+            snapshot(&self.home) == self.private,
+            "private files were changed: {what}"
+        );
         let leaked = self.leaked();
         assert!(leaked.is_empty(), "private bytes in {leaked:?}: {what}");
-        assert!(finished.peak_memory.is_none_or(|peak| peak < MAX_MEMORY), "{:?}: {what}", finished.peak_memory);
+        assert!(
+            finished.peak_memory.is_none_or(|peak| peak < MAX_MEMORY),
+            "{:?}: {what}",
+            finished.peak_memory
+        );
         assert!(!finished.stderr.contains("panicked"), "{what}");
         match ending {
             Ending::Refused(words) => {
@@ -210,10 +269,16 @@ impl Scene {
                 assert_class_is(&self.tar, &self.job.class_folder(WNID));
             }
             Ending::DoneOrRefused => {
-                assert!(finished.code == Some(2) && finished.stderr.contains("error: failed to "), "{what}");
+                assert!(
+                    finished.code == Some(2) && finished.stderr.contains("error: failed to "),
+                    "{what}"
+                );
             }
             Ending::DoneOrFailed => {
-                assert!(finished.code == Some(1) && self.job.failures().len() == 1, "{what}");
+                assert!(
+                    finished.code == Some(1) && self.job.failures().len() == 1,
+                    "{what}"
+                );
             }
         }
         print_line(&format!("held: {case}, victim {}", self.victim));

@@ -11,7 +11,8 @@ use serde_json::json;
 use tests::{archives::files, folders::snapshot, running::Signal};
 
 use crate::scene::{
-    Ending, Planted, Scene, WNID, attackers, attackers_file, attackers_folder, give, set_mode, victims,
+    Ending, Planted, Scene, WNID, attackers, attackers_file, attackers_folder, give, set_mode,
+    victims,
 };
 
 /// Mode of a folder that every user can write to, such as /tmp.
@@ -25,7 +26,9 @@ fn area(scene: &Scene) -> PathBuf {
 /// Offset of the second header of the tar.
 fn second_header(tar: &[u8]) -> usize {
     let size = str::from_utf8(&tar[124..135]).expect("digits");
-    512 + usize::from_str_radix(size, 8).expect("a size").next_multiple_of(512)
+    512 + usize::from_str_radix(size, 8)
+        .expect("a size")
+        .next_multiple_of(512)
 }
 
 /// A journal that claims that the first bytes of its tar are those of an empty file.
@@ -73,8 +76,14 @@ fn a_staging_folder_of_another_user_is_rejected_and_not_changed() {
                 },
                 "--staging",
             ];
-            scene.run(&format!("an area with mode {mode:o}"), Ending::Refused(&words));
-            assert!(snapshot(&area(&scene)) == before, "the staging folder was changed");
+            scene.run(
+                &format!("an area with mode {mode:o}"),
+                Ending::Refused(&words),
+            );
+            assert!(
+                snapshot(&area(&scene)) == before,
+                "the staging folder was changed"
+            );
         }
     }
 }
@@ -85,13 +94,19 @@ fn a_link_or_a_file_under_the_staging_folders_name_is_rejected() {
         let scene = Scene::new(victim, LIKE_TMP, 0o755);
         symlink(scene.home(), area(&scene)).unwrap();
         attackers(&area(&scene));
-        let words = [".images.partial: it is a symbolic link of user 54411", "remove it", "--staging"];
+        let words = [
+            ".images.partial: it is a symbolic link of user 54411",
+            "remove it",
+            "--staging",
+        ];
         scene.run("a link to a private folder", Ending::Refused(&words));
         for planted in Planted::ALL {
             let scene = Scene::new(victim, LIKE_TMP, 0o755);
             scene.plant(planted, &area(&scene));
-            scene
-                .run(&format!("{planted:?} under the area's name"), Ending::Refused(&[".images.partial", "--staging"]));
+            scene.run(
+                &format!("{planted:?} under the area's name"),
+                Ending::Refused(&[".images.partial", "--staging"]),
+            );
         }
     }
 }
@@ -105,9 +120,19 @@ fn a_staging_folder_that_others_can_write_to_is_rejected_and_nothing_is_lost() {
             plant_attempt(&scene, &area(&scene));
             give(&area(&scene), victim, mode);
             let before = snapshot(&area(&scene));
-            let words = [".images.partial", "other users can write to it", "chmod go-w"];
-            scene.run(&format!("an area with mode {mode:o}"), Ending::Refused(&words));
-            assert!(snapshot(&area(&scene)) == before, "the staging folder was changed");
+            let words = [
+                ".images.partial",
+                "other users can write to it",
+                "chmod go-w",
+            ];
+            scene.run(
+                &format!("an area with mode {mode:o}"),
+                Ending::Refused(&words),
+            );
+            assert!(
+                snapshot(&area(&scene)) == before,
+                "the staging folder was changed"
+            );
             // Also if the mode is corrected without an inspection: attempts of other users are not
             // used.
             set_mode(&area(&scene), 0o700);
@@ -135,23 +160,38 @@ fn a_staging_folder_of_another_user_in_the_target_is_neither_used_nor_removed() 
         attackers_folder(&former.join("n00000002.1/replaced"));
         let before = snapshot(&former);
         scene.run("an area of the attacker", Ending::Done);
-        assert!(snapshot(&former) == before, "the former staging folder was changed");
-        assert!(!scene.job.class_folder("n00000002").exists(), "files of the attacker were published");
+        assert!(
+            snapshot(&former) == before,
+            "the former staging folder was changed"
+        );
+        assert!(
+            !scene.job.class_folder("n00000002").exists(),
+            "files of the attacker were published"
+        );
     }
 }
 
 /// All parts of an attempt, even if there is no known way to plant them.
 #[test]
 fn files_planted_in_an_attempt_are_not_followed() {
-    let names = ["journal", "tar", "class", "parts", "parts/0.0123456789abcdef", "class/first", "replaced"];
+    let names = [
+        "journal",
+        "tar",
+        "class",
+        "parts",
+        "parts/0.0123456789abcdef",
+        "class/first",
+        "replaced",
+    ];
     let victims = victims();
     // The kills wait for journal entries, so the cases run in parallel.
     thread::scope(|scope| {
         for name in names {
             let victims = &victims;
             scope.spawn(move || {
-                for (victim, planted) in
-                    victims.iter().flat_map(|victim| Planted::ALL.map(|planted| (*victim, planted)))
+                for (victim, planted) in victims
+                    .iter()
+                    .flat_map(|victim| Planted::ALL.map(|planted| (*victim, planted)))
                 {
                     plant_in_attempt(victim, name, planted);
                 }
@@ -165,7 +205,10 @@ fn plant_in_attempt(victim: u32, name: &str, planted: Planted) {
     let scene = Scene::new(victim, LIKE_TMP, 0o755);
     let attempt = area(&scene).join(ATTEMPT);
     interrupted(&scene, &attempt);
-    let first = files(&scene.tar).into_keys().next().expect("the tar has images");
+    let first = files(&scene.tar)
+        .into_keys()
+        .next()
+        .expect("the tar has images");
     let place = attempt.join(name.replace("first", &first));
     if place.is_dir() {
         fs::remove_dir_all(&place).expect("root may remove it");
@@ -176,7 +219,10 @@ fn plant_in_attempt(victim: u32, name: &str, planted: Planted) {
         give(&attempt.join("parts"), victim, 0o755);
     }
     scene.plant(planted, &place);
-    scene.run(&format!("{planted:?} as {name} of an attempt"), Ending::DoneOrFailed);
+    scene.run(
+        &format!("{planted:?} as {name} of an attempt"),
+        Ending::DoneOrFailed,
+    );
 }
 
 #[test]
@@ -214,8 +260,13 @@ fn interrupted(scene: &Scene, attempt: &Path) {
     let mut running = scene.job.start();
     running.wait_until("half of the tar was sent", |_| {
         let attempts = fs::read_dir(area(scene)).into_iter().flatten().flatten();
-        let found = attempts.map(|entry| entry.path()).find(|path| path.join("class").is_dir())?;
-        let lines = fs::read_to_string(found.join("journal")).ok()?.lines().count();
+        let found = attempts
+            .map(|entry| entry.path())
+            .find(|path| path.join("class").is_dir())?;
+        let lines = fs::read_to_string(found.join("journal"))
+            .ok()?
+            .lines()
+            .count();
         (lines > 2).then(|| fs::rename(found, attempt).expect("root may rename it"))
     });
     running.signal(Signal::KILL);

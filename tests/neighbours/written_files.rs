@@ -14,9 +14,15 @@ const OTHER: u32 = 54_411;
 fn run_as(user: u32, name: &str, words: &[&str]) -> (Option<i32>, String) {
     let user = user.to_string();
     let mut command = Command::new("setpriv");
-    command.args(["--reuid", &user, "--regid", &user, "--clear-groups"]).arg(program(name)).args(words);
+    command
+        .args(["--reuid", &user, "--regid", &user, "--clear-groups"])
+        .arg(program(name))
+        .args(words);
     let output = command.output().expect("setpriv runs");
-    (output.status.code(), String::from_utf8_lossy(&output.stderr).into_owned())
+    (
+        output.status.code(),
+        String::from_utf8_lossy(&output.stderr).into_owned(),
+    )
 }
 
 fn text(path: &Path) -> &str {
@@ -40,10 +46,18 @@ fn manual_pages_replace_links_and_do_not_follow_them() {
                 symlink(&private, &page).unwrap();
                 attackers(&page);
                 let (code, message) = run_as(victim, name, &["man", text(&pages)]);
-                assert_eq!(fs::read_to_string(&private).unwrap(), "private", "{name}, {mode:o}");
+                assert_eq!(
+                    fs::read_to_string(&private).unwrap(),
+                    "private",
+                    "{name}, {mode:o}"
+                );
                 assert_eq!(code, Some(0), "{message}");
                 assert!(page.symlink_metadata().unwrap().is_file());
-                assert!(fs::read_to_string(&page).unwrap().contains("IMAGENET_TARGET"));
+                assert!(
+                    fs::read_to_string(&page)
+                        .unwrap()
+                        .contains("IMAGENET_TARGET")
+                );
             }
         }
     }
@@ -53,9 +67,21 @@ fn manual_pages_replace_links_and_do_not_follow_them() {
 fn init_writes_no_secrets_to_folders_that_other_users_can_change() {
     for victim in victims() {
         for (owner, mode, message) in [
-            (OTHER, 0o777, "every user of this host can write to it: give a folder to which only you can write with"),
-            (victim, 0o1777, "every user of this host can write to it: give a folder to which only you can write with"),
-            (OTHER, 0o755, "it belongs to user 54411, and this program runs as "),
+            (
+                OTHER,
+                0o777,
+                "every user of this host can write to it: give a folder to which only you can write with",
+            ),
+            (
+                victim,
+                0o1777,
+                "every user of this host can write to it: give a folder to which only you can write with",
+            ),
+            (
+                OTHER,
+                0o755,
+                "it belongs to user 54411, and this program runs as ",
+            ),
         ] {
             let host = tempfile::tempdir().unwrap();
             set_mode(host.path(), 0o755);
@@ -67,12 +93,18 @@ fn init_writes_no_secrets_to_folders_that_other_users_can_change() {
             let token = folder.join("worker.token");
             for (words, flag) in [
                 (["--dir", text(&folder), "--advertise", "h"], "--dir"),
-                (["--dir", text(&own), "--worker-token-file", text(&token)], "--worker-token-file"),
+                (
+                    ["--dir", text(&own), "--worker-token-file", text(&token)],
+                    "--worker-token-file",
+                ),
             ] {
                 let words: Vec<&str> = ["init"].into_iter().chain(words).collect();
                 let (code, error) = run_as(victim, "coordinator", &words);
                 assert_eq!(code, Some(2), "{error}");
-                assert!(error.contains(message) && error.trim_end().ends_with(&format!(" with {flag}")), "{error}");
+                assert!(
+                    error.contains(message) && error.trim_end().ends_with(&format!(" with {flag}")),
+                    "{error}"
+                );
                 assert_eq!(error.lines().count(), 1, "{error}");
                 let made = [&folder, &own].map(|path| path.read_dir().unwrap().count());
                 assert_eq!(made, [0, 0], "{flag}, {mode:o}");
@@ -99,9 +131,11 @@ fn init_follows_no_link_and_uses_no_folder_of_another_user() {
             give(&path(folder), victim, 0o755);
         }
         attackers(&path("theirs"));
-        for (link, destination, of_attacker) in
-            [("link", "own", true), ("own link", "link", false), ("good", "own", false)]
-        {
+        for (link, destination, of_attacker) in [
+            ("link", "own", true),
+            ("own link", "link", false),
+            ("good", "own", false),
+        ] {
             symlink(destination, path(link)).unwrap();
             if of_attacker {
                 attackers(&path(link));
@@ -109,23 +143,43 @@ fn init_follows_no_link_and_uses_no_folder_of_another_user() {
                 std::os::unix::fs::lchown(path(link), Some(victim), None).unwrap();
             }
         }
-        for dir in ["link/deep", "link/deep/new", "link/deep/new/trust", "own link/deep", "theirs/own/trust"] {
+        for dir in [
+            "link/deep",
+            "link/deep/new",
+            "link/deep/new/trust",
+            "own link/deep",
+            "theirs/own/trust",
+        ] {
             let dir = path(dir);
             let token = dir.join("worker.token");
             let own = path("own/deep");
             for words in [
                 &["init", "--dir", text(&dir)][..],
-                &["init", "--dir", text(&own), "--worker-token-file", text(&token)],
+                &[
+                    "init",
+                    "--dir",
+                    text(&own),
+                    "--worker-token-file",
+                    text(&token),
+                ],
             ] {
                 let (code, error) = run_as(victim, "coordinator", words);
                 assert_eq!(code, Some(2), "{words:?} {error}");
                 let message = "its path leads through a folder or link of user 54411, who can replace what is in it";
                 assert!(error.contains(message), "{words:?} {error}");
                 assert_eq!(error.lines().count(), 1, "{error}");
-                assert_eq!(fs::read_dir(path("own/deep")).unwrap().count(), 0, "{words:?}");
+                assert_eq!(
+                    fs::read_dir(path("own/deep")).unwrap().count(),
+                    0,
+                    "{words:?}"
+                );
             }
         }
-        let (code, error) = run_as(victim, "coordinator", &["init", "--dir", text(&path("good/deep/new"))]);
+        let (code, error) = run_as(
+            victim,
+            "coordinator",
+            &["init", "--dir", text(&path("good/deep/new"))],
+        );
         assert_eq!(code, Some(0), "{error}");
         assert_eq!(fs::read_dir(path("own/deep/new")).unwrap().count(), 8);
     }

@@ -11,11 +11,16 @@ use crate::{ProxiedFleet, SHORT_LEASE, TIMEOUT};
 #[test]
 fn high_latency_costs_no_lease_and_no_throughput() {
     let proxied = ProxiedFleet::with(12, 250_000, &SHORT_LEASE);
-    proxied.proxy.delay(Duration::from_millis(150), Duration::from_millis(100));
+    proxied
+        .proxy
+        .delay(Duration::from_millis(150), Duration::from_millis(100));
     let began = Instant::now();
     let workers = ["far", "farther"].map(|name| proxied.worker(name, 2));
     proxied.assert_nothing_lost_or_repeated(workers);
-    println!("twelve classes of two seconds each, four at a time, with high latency: {:.1?}", began.elapsed());
+    println!(
+        "twelve classes of two seconds each, four at a time, with high latency: {:.1?}",
+        began.elapsed()
+    );
 }
 
 /// Ten classes with 8 KB/s for reports, leases and heartbeats.
@@ -32,13 +37,21 @@ fn a_coordinator_that_moves_is_found_through_its_name() {
     let proxied = ProxiedFleet::with(3, 150_000, &SHORT_LEASE);
     let mut worker = proxied.worker("far", 1);
     let first = proxied.fleet.tars[0].0.clone();
-    worker.wait_until("a class is in progress", |_| (proxied.fleet.gets(&first) > 0).then_some(()));
+    worker.wait_until("a class is in progress", |_| {
+        (proxied.fleet.gets(&first) > 0).then_some(())
+    });
     // Stopped, and restarted at another address behind the same name.
     proxied.proxy.refuse(true);
     proxied.proxy.cut();
-    let ProxiedFleet { fleet, proxy, coordinator } = proxied;
+    let ProxiedFleet {
+        fleet,
+        proxy,
+        coordinator,
+    } = proxied;
     coordinator.kill();
-    wait_for("the class is complete", TIMEOUT, || fleet.job.class_folder(&first).exists());
+    wait_for("the class is complete", TIMEOUT, || {
+        fleet.job.class_folder(&first).exists()
+    });
     let elsewhere = lasting_address();
     let coordinator = fleet.job.start_coordinator_at(elsewhere);
     proxy.forward_to(elsewhere);

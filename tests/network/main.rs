@@ -7,7 +7,9 @@ mod partitions;
 
 use std::{net::TcpStream, time::Duration};
 
-use tests::{chaos_proxy::ChaosProxy, cluster::Table, fleet::Fleet, running::Running, wait::wait_for};
+use tests::{
+    chaos_proxy::ChaosProxy, cluster::Table, fleet::Fleet, running::Running, wait::wait_for,
+};
 
 /// The shortest lease; the classes of a silent worker are reassigned ten seconds after its end.
 const SHORT_LEASE: [&str; 2] = ["--lease-ttl", "3s"];
@@ -32,8 +34,14 @@ impl ProxiedFleet {
         let proxy = ChaosProxy::start(fleet.address());
         let coordinator = fleet.start_coordinator();
         // Otherwise a worker that starts earlier would lose its first call and log that.
-        wait_for("the coordinator listens", TIMEOUT, || TcpStream::connect(fleet.address()).is_ok());
-        Self { fleet, proxy, coordinator }
+        wait_for("the coordinator listens", TIMEOUT, || {
+            TcpStream::connect(fleet.address()).is_ok()
+        });
+        Self {
+            fleet,
+            proxy,
+            coordinator,
+        }
     }
 
     /// Starts a worker that connects through the proxy.
@@ -44,7 +52,9 @@ impl ProxiedFleet {
     /// Waits until a class is complete.
     #[track_caller]
     fn wait_for_class(&self, wnid: &str) {
-        wait_for(&format!("{wnid} is complete"), TIMEOUT, || self.fleet.job.class_folder(wnid).exists());
+        wait_for(&format!("{wnid} is complete"), TIMEOUT, || {
+            self.fleet.job.class_folder(wnid).exists()
+        });
     }
 
     /// Panics unless every class was downloaded once and counted once.

@@ -11,7 +11,8 @@ use tests::{
 
 const WNID: &str = "n00000001";
 /// Replaces `closedir` of the C library, which the standard library calls.
-const CLOSEDIR: &str = "#include <errno.h>\nint closedir(void *folder) { (void)folder; errno = EIO; return -1; }\n";
+const CLOSEDIR: &str =
+    "#include <errno.h>\nint closedir(void *folder) { (void)folder; errno = EIO; return -1; }\n";
 
 /// The job is interrupted, resumes and cleans up, so all code that lists folders runs.
 #[test]
@@ -19,10 +20,17 @@ fn a_folder_whose_listing_cannot_be_closed_does_not_fail_the_job() {
     let origin = Origin::start();
     let tar = images(WNID, 20, 10_000..20_000, 1);
     origin.class(WNID, tar.clone());
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--workers", "1"]);
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(["--delete-tar", "--workers", "1"]);
     let [source, library] = ["closedir.c", "closedir.so"].map(|name| job.folder().join(name));
     fs::write(&source, CLOSEDIR).unwrap();
-    let compiled = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).status();
+    let compiled = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .status();
     if !compiled.is_ok_and(|status| status.success()) {
         return println!("skipped: needs a C compiler that makes libraries");
     }
@@ -30,7 +38,9 @@ fn a_folder_whose_listing_cannot_be_closed_does_not_fail_the_job() {
     origin.limit_rate(tar.len() as u64);
     let mut running = job.start();
     let half = tar.len() as u64 / 2;
-    running.wait_until("half of the tar was sent", |_| (origin.bytes_sent() > half).then_some(()));
+    running.wait_until("half of the tar was sent", |_| {
+        (origin.bytes_sent() > half).then_some(())
+    });
     running.signal(Signal::KILL);
     running.wait();
     origin.limit_rate(0);

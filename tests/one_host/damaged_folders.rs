@@ -15,7 +15,14 @@ use tests::{
     running::Finished,
 };
 
-const CLASSES: [&str; 6] = ["n00000001", "n00000002", "n00000003", "n00000004", "n00000005", "n00000006"];
+const CLASSES: [&str; 6] = [
+    "n00000001",
+    "n00000002",
+    "n00000003",
+    "n00000004",
+    "n00000005",
+    "n00000006",
+];
 
 fn tar(wnid: &str) -> Vec<u8> {
     images(wnid, 5, 11_000..20_000, 1)
@@ -27,7 +34,10 @@ fn finished(args: &[&str]) -> (Origin, Job) {
     for wnid in CLASSES {
         origin.class(wnid, tar(wnid));
     }
-    let job = Job::new().classes(CLASSES).origin(&origin).args(args.iter().copied());
+    let job = Job::new()
+        .classes(CLASSES)
+        .origin(&origin)
+        .args(args.iter().copied());
     job.assert_ended(&job.run(), 0, Table::of(6, 0, 0));
     origin.forget_requests();
     (origin, job)
@@ -39,12 +49,18 @@ fn image(job: &Job, wnid: &str, number: u32) -> PathBuf {
 
 fn set_len(path: &Path, length: u64) {
     let opened = fs::File::options().write(true).open(path);
-    opened.and_then(|file| file.set_len(length)).expect("the folder is ours");
+    opened
+        .and_then(|file| file.set_len(length))
+        .expect("the folder is ours");
 }
 
 #[track_caller]
 fn assert_prints(finished: &Finished, line: &str) {
-    assert!(finished.stderr.contains(line), "{line:?} is not in:\n{}", finished.stderr);
+    assert!(
+        finished.stderr.contains(line),
+        "{line:?} is not in:\n{}",
+        finished.stderr
+    );
 }
 
 /// The folder to which the job moves files that a manifest does not list.
@@ -71,12 +87,25 @@ fn classes_with_other_names_counts_or_sizes_of_files_are_downloaded_again() {
                 "n00000001/n00000001_2.JPEG has 30000 bytes, the manifest says {length}: the class is fetched again"
             ),
         );
-        assert_prints(&ended, "n00000003/n00000003_1.JPEG is missing: the class is fetched again");
-        assert_prints(&ended, "n00000004/n00000004_1.JPEG is missing: the class is fetched again");
-        assert_prints(&ended, "4 class folders differed from their manifests and were replaced");
+        assert_prints(
+            &ended,
+            "n00000003/n00000003_1.JPEG is missing: the class is fetched again",
+        );
+        assert_prints(
+            &ended,
+            "n00000004/n00000004_1.JPEG is missing: the class is fetched again",
+        );
+        assert_prints(
+            &ended,
+            "4 class folders differed from their manifests and were replaced",
+        );
         for wnid in CLASSES {
             assert_class_is(&tar(wnid), &job.class_folder(wnid));
-            assert_eq!(origin.gets(wnid).len(), usize::from(wnid != "n00000006"), "{wnid}");
+            assert_eq!(
+                origin.gets(wnid).len(),
+                usize::from(wnid != "n00000006"),
+                "{wnid}"
+            );
         }
         // The next run has nothing to do.
         origin.forget_requests();
@@ -109,11 +138,20 @@ fn additional_files_are_detected_and_kept() {
             set_aside(&job).display()
         ),
     );
-    assert_prints(&ended, "n00000001: 3 entries are not in its manifest and kept in ");
+    assert_prints(
+        &ended,
+        "n00000001: 3 entries are not in its manifest and kept in ",
+    );
     assert_class_is(&tar("n00000001"), &folder);
     let kept = set_aside(&job).join("n00000001");
-    assert_eq!(fs::read_to_string(kept.join("n00000001_99.JPEG")).unwrap(), "of the user");
-    assert_eq!(fs::read_to_string(kept.join(".notes")).unwrap(), "hidden, of the user");
+    assert_eq!(
+        fs::read_to_string(kept.join("n00000001_99.JPEG")).unwrap(),
+        "of the user"
+    );
+    assert_eq!(
+        fs::read_to_string(kept.join(".notes")).unwrap(),
+        "hidden, of the user"
+    );
     assert_eq!(fs::read_to_string(kept.join("more/deep")).unwrap(), "deep");
     assert_eq!(fs::read_dir(&kept).unwrap().count(), 3);
 
@@ -122,7 +160,10 @@ fn additional_files_are_detected_and_kept() {
     job.assert_ended(&job.run(), 0, Table::of(1, 5, 0));
     let again = set_aside(&job).join("n00000001.1/n00000001_99.JPEG");
     assert_eq!(fs::read_to_string(again).unwrap(), "again");
-    assert_eq!(fs::read_to_string(kept.join("n00000001_99.JPEG")).unwrap(), "of the user");
+    assert_eq!(
+        fs::read_to_string(kept.join("n00000001_99.JPEG")).unwrap(),
+        "of the user"
+    );
     assert_eq!(origin.gets("n00000001").len(), 2);
 }
 
@@ -130,10 +171,17 @@ fn additional_files_are_detected_and_kept() {
 #[test]
 fn replace_keeps_files_that_the_user_added_to_a_class() {
     let (_origin, job) = finished(&["--delete-tar", "--existing", "replace"]);
-    fs::write(job.class_folder("n00000001").join("notes.txt"), "of the user").unwrap();
+    fs::write(
+        job.class_folder("n00000001").join("notes.txt"),
+        "of the user",
+    )
+    .unwrap();
     job.assert_ended(&job.run(), 0, Table::of(1, 5, 0));
     assert_class_is(&tar("n00000001"), &job.class_folder("n00000001"));
-    assert_eq!(fs::read_to_string(set_aside(&job).join("n00000001/notes.txt")).unwrap(), "of the user");
+    assert_eq!(
+        fs::read_to_string(set_aside(&job).join("n00000001/notes.txt")).unwrap(),
+        "of the user"
+    );
 }
 
 /// An entry at the tar's path matters only if a tar is to be written.
@@ -155,7 +203,10 @@ fn a_complete_class_is_skipped_even_if_the_path_of_its_tar_is_occupied() {
         let message = "Conflict: a folder or a link stands under the tar's name";
         assert_eq!(keeps_tars.failure_of(wnid), message);
     }
-    assert!(origin.all_requests().is_empty(), "the conflict is found before the first request");
+    assert!(
+        origin.all_requests().is_empty(),
+        "the conflict is found before the first request"
+    );
     assert!(names[0].is_symlink() && names[1].join("folder").is_dir());
 }
 
@@ -173,10 +224,19 @@ fn a_class_whose_additional_files_cannot_be_moved_is_a_conflict_and_stays() {
         let before = snapshot(&folder);
         job.assert_ended(&job.run(), 1, Table::of(0, 5, 1));
         let failure = job.failure_of("n00000001");
-        assert!(failure.starts_with("Conflict: its folder has files that its manifest does not list"), "{failure}");
-        assert!(failure.ends_with("; move them out of the folder and run the same command again"), "{failure}");
+        assert!(
+            failure.starts_with("Conflict: its folder has files that its manifest does not list"),
+            "{failure}"
+        );
+        assert!(
+            failure.ends_with("; move them out of the folder and run the same command again"),
+            "{failure}"
+        );
         assert_eq!(snapshot(&folder), before);
-        assert!(origin.all_requests().is_empty(), "the conflict is found before the first request");
+        assert!(
+            origin.all_requests().is_empty(),
+            "the conflict is found before the first request"
+        );
     }
 }
 
@@ -185,7 +245,9 @@ fn a_damaged_folder_stays_until_the_class_is_downloaded_again() {
     let (origin, job) = finished(&["--delete-tar", "--retries", "0"]);
     fs::remove_file(image(&job, "n00000001", 1)).unwrap();
     let before = snapshot(&job.class_folder("n00000001"));
-    origin.class("n00000001", tar("n00000001")).forever(Answer::status(404));
+    origin
+        .class("n00000001", tar("n00000001"))
+        .forever(Answer::status(404));
     job.assert_ended(&job.run(), 1, Table::of(0, 5, 1));
     assert_eq!(snapshot(&job.class_folder("n00000001")), before);
     origin.class("n00000001", tar("n00000001"));
@@ -210,9 +272,16 @@ fn classes_whose_kept_tars_are_to_be_removed_do_not_count_as_missing() {
     let job = job.args(["--delete-tar"]);
     let ended = job.run();
     job.assert_ended(&ended, 0, Table::of(0, 6, 0));
-    assert!(!ended.stderr.contains("missing or damaged"), "{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("missing or damaged"),
+        "{}",
+        ended.stderr
+    );
     for wnid in CLASSES {
-        assert!(!job.target_path().join(format!("{wnid}.tar")).exists(), "{wnid}");
+        assert!(
+            !job.target_path().join(format!("{wnid}.tar")).exists(),
+            "{wnid}"
+        );
     }
     assert!(origin.all_requests().is_empty());
 }
@@ -224,7 +293,10 @@ fn a_class_is_repaired_from_a_kept_tar_without_a_request() {
     job.assert_ended(&job.run(), 0, Table::of(1, 5, 0));
     assert_class_is(&tar("n00000001"), &job.class_folder("n00000001"));
     assert_eq!(origin.all_requests().len(), 0);
-    assert_eq!(fs::read(job.target_path().join("n00000001.tar")).unwrap(), tar("n00000001"));
+    assert_eq!(
+        fs::read(job.target_path().join("n00000001.tar")).unwrap(),
+        tar("n00000001")
+    );
 }
 
 #[test]
@@ -233,16 +305,26 @@ fn retry_failed_checks_that_the_other_classes_are_still_complete() {
     let retry = job.args(["--delete-tar", "--retry-failed"]);
     let nothing = retry.run();
     retry.assert_ended(&nothing, 0, Table::of(0, 6, 0));
-    assert_prints(&nothing, "nothing to try again: the last run has left every class of the list complete\n");
+    assert_prints(
+        &nothing,
+        "nothing to try again: the last run has left every class of the list complete\n",
+    );
 
     fs::remove_dir_all(retry.class_folder("n00000001")).unwrap();
     fs::remove_file(image(&retry, "n00000002", 1)).unwrap();
     fs::remove_file(retry.class_folder("n00000003").join(MANIFEST)).unwrap();
     let ended = retry.run();
     retry.assert_ended(&ended, 0, Table::of(2, 4, 0));
-    assert_prints(&ended, "3 classes that the last run has left complete are not there any more");
+    assert_prints(
+        &ended,
+        "3 classes that the last run has left complete are not there any more",
+    );
     for wnid in CLASSES {
         assert_class_is(&tar(wnid), &retry.class_folder(wnid));
     }
-    assert_eq!(origin.gets("n00000003").len(), 0, "the class is verified and adopted");
+    assert_eq!(
+        origin.gets("n00000003").len(),
+        0,
+        "the class is verified and adopted"
+    );
 }

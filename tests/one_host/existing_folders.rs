@@ -17,15 +17,26 @@ fn setting() -> (Origin, Vec<u8>, Job) {
     let origin = Origin::start();
     let tar = images(WNID, 6, 11_000..20_000, 1);
     origin.class(WNID, tar.clone());
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(["--delete-tar"]);
     (origin, tar, job)
 }
 
 #[track_caller]
 fn assert_conflict(job: &Job, origin: &Origin, before: &Snapshot) {
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
-    assert!(job.failure_of(WNID).starts_with("Conflict: "), "{:?}", job.failures());
-    assert_eq!(snapshot(&job.class_folder(WNID)), *before, "the folder was changed");
+    assert!(
+        job.failure_of(WNID).starts_with("Conflict: "),
+        "{:?}",
+        job.failures()
+    );
+    assert_eq!(
+        snapshot(&job.class_folder(WNID)),
+        *before,
+        "the folder was changed"
+    );
     let sent: u64 = origin.gets(WNID).iter().map(|get| get.sent).sum();
     assert!(sent <= 1, "nothing is downloaded for a folder that stays");
 }
@@ -35,16 +46,26 @@ fn a_folder_of_another_tool_is_verified_and_adopted() {
     let (origin, tar, job) = setting();
     unpack_by_hand(&tar, &job.class_folder(WNID));
     job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
-    let methods: Vec<String> = origin.requests(WNID).into_iter().map(|request| request.method).collect();
+    let methods: Vec<String> = origin
+        .requests(WNID)
+        .into_iter()
+        .map(|request| request.method)
+        .collect();
     assert_eq!(methods, ["HEAD"]);
     assert_class_is(&tar, &job.class_folder(WNID));
-    let manifest = fs::read(job.class_folder(WNID).join(MANIFEST)).expect("an adopted folder gets a manifest");
-    let manifest: serde_json::Value = serde_json::from_slice(&manifest).expect("a manifest is JSON");
+    let manifest =
+        fs::read(job.class_folder(WNID).join(MANIFEST)).expect("an adopted folder gets a manifest");
+    let manifest: serde_json::Value =
+        serde_json::from_slice(&manifest).expect("a manifest is JSON");
     assert!(manifest.is_object());
 
     origin.forget_requests();
     job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
-    assert_eq!(origin.all_requests().len(), 0, "an adopted folder needs no request");
+    assert_eq!(
+        origin.all_requests().len(),
+        0,
+        "an adopted folder needs no request"
+    );
 }
 
 #[test]
@@ -102,11 +123,26 @@ fn an_origin_that_cannot_verify_a_folder_is_a_conflict_only_if_permanent() {
         let job = job.args(["--delete-tar", "--retries", "1"]);
         job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
         let failure = job.failure_of(WNID);
-        assert!(failure.starts_with(failure_begins) && failure.contains(&status.to_string()), "{failure}");
-        assert_eq!(snapshot(&job.class_folder(WNID)), before, "the folder was changed");
+        assert!(
+            failure.starts_with(failure_begins) && failure.contains(&status.to_string()),
+            "{failure}"
+        );
+        assert_eq!(
+            snapshot(&job.class_folder(WNID)),
+            before,
+            "the folder was changed"
+        );
         // A HEAD, and a GET for what the HEAD did not tell, which is retried where that can help.
-        let methods: Vec<String> = origin.requests(WNID).into_iter().map(|request| request.method).collect();
-        let expected = if status == 503 { &["HEAD", "GET", "GET"][..] } else { &["HEAD", "GET"] };
+        let methods: Vec<String> = origin
+            .requests(WNID)
+            .into_iter()
+            .map(|request| request.method)
+            .collect();
+        let expected = if status == 503 {
+            &["HEAD", "GET", "GET"][..]
+        } else {
+            &["HEAD", "GET"]
+        };
         assert_eq!(methods, expected, "{status}");
     }
 }
@@ -119,7 +155,9 @@ fn a_head_without_a_length_or_with_a_wrong_one_verifies_nothing() {
         Answer::plain().stating_length(20_480),
         Answer::plain().without_length(),
         Answer::plain().chunked(),
-        Answer::plain().header("Content-Encoding", "gzip").stating_length(1000),
+        Answer::plain()
+            .header("Content-Encoding", "gzip")
+            .stating_length(1000),
         Answer::status(405),
         Answer::status(501),
         Answer::status(500),
@@ -129,7 +167,10 @@ fn a_head_without_a_length_or_with_a_wrong_one_verifies_nothing() {
         let (origin, tar, job) = setting();
         unpack_by_hand(&tar, &job.class_folder(WNID));
         let head_text = format!("{head:?}");
-        origin.script_of(WNID).expect("the class is served").heads(head);
+        origin
+            .script_of(WNID)
+            .expect("the class is served")
+            .heads(head);
         job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
         let gets = origin.gets(WNID);
         assert_eq!((gets.len(), gets[0].sent), (1, 1), "{head_text}");
@@ -143,12 +184,21 @@ fn without_any_length_a_folder_is_not_verified() {
     let (origin, tar, job) = setting();
     unpack_by_hand(&tar, &job.class_folder(WNID));
     let before = snapshot(&job.class_folder(WNID));
-    origin.class(WNID, tar).forever(Answer::plain().chunked().ignoring_range());
+    origin
+        .class(WNID, tar)
+        .forever(Answer::plain().chunked().ignoring_range());
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     let failure = job.failure_of(WNID);
-    assert!(failure.starts_with("Conflict: ") && failure.contains("does not say how long the tar is"), "{failure}");
+    assert!(
+        failure.starts_with("Conflict: ") && failure.contains("does not say how long the tar is"),
+        "{failure}"
+    );
     assert!(failure.contains("--existing replace"), "{failure}");
-    assert_eq!(snapshot(&job.class_folder(WNID)), before, "the folder was changed");
+    assert_eq!(
+        snapshot(&job.class_folder(WNID)),
+        before,
+        "the folder was changed"
+    );
 }
 
 #[test]
@@ -169,7 +219,11 @@ fn a_link_under_the_final_name_is_a_conflict_and_never_followed() {
         let link = job.class_folder(WNID);
         std::os::unix::fs::symlink(leads_to, &link).unwrap();
         job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
-        assert!(job.failure_of(WNID).starts_with("Conflict: "), "{:?}", job.failures());
+        assert!(
+            job.failure_of(WNID).starts_with("Conflict: "),
+            "{:?}",
+            job.failures()
+        );
         assert_eq!(fs::read_link(&link).unwrap(), leads_to);
         assert_eq!(snapshot(&elsewhere), before);
         assert_eq!(origin.gets(WNID).len(), 0);
@@ -182,7 +236,11 @@ fn a_file_under_the_final_name_is_a_conflict() {
     let (origin, _tar, job) = setting();
     fs::write(job.class_folder(WNID), "mine").unwrap();
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
-    assert!(job.failure_of(WNID).starts_with("Conflict: "), "{:?}", job.failures());
+    assert!(
+        job.failure_of(WNID).starts_with("Conflict: "),
+        "{:?}",
+        job.failures()
+    );
     assert_eq!(fs::read(job.class_folder(WNID)).unwrap(), b"mine");
     assert_eq!(origin.gets(WNID).len(), 0);
 }
@@ -194,8 +252,15 @@ fn an_edited_or_cut_manifest_is_a_conflict() {
     let path = job.class_folder(WNID).join(MANIFEST);
     let good = fs::read(&path).unwrap();
     let mut edited = good.clone();
-    let digit = edited.iter().rposition(u8::is_ascii_digit).expect("a manifest holds numbers");
-    edited[digit] = if edited[digit] == b'9' { b'8' } else { edited[digit] + 1 };
+    let digit = edited
+        .iter()
+        .rposition(u8::is_ascii_digit)
+        .expect("a manifest holds numbers");
+    edited[digit] = if edited[digit] == b'9' {
+        b'8'
+    } else {
+        edited[digit] + 1
+    };
     for bad in [edited, good[..good.len() / 2].to_vec(), Vec::new()] {
         fs::write(&path, bad).unwrap();
         origin.forget_requests();

@@ -29,7 +29,11 @@ fn interrupt(signal: Signal, code: i32, args: &[&str]) -> Table {
     origin.class(LARGE, large.clone());
     origin.limit_rate(1_000_000);
     let deadline = Duration::from_secs(15);
-    let job = Job::new().classes([SMALL, LARGE]).origin(&origin).args(args.iter().copied()).deadline(deadline);
+    let job = Job::new()
+        .classes([SMALL, LARGE])
+        .origin(&origin)
+        .args(args.iter().copied())
+        .deadline(deadline);
 
     let mut running = job.start();
     running.wait_until("three megabytes were sent", |_| {
@@ -51,7 +55,11 @@ fn interrupt(signal: Signal, code: i32, args: &[&str]) -> Table {
     assert_eq!(gets.len(), 1, "{gets:#?}");
     assert!(gets[0].if_range.is_some());
     // Data in kernel buffers at the interruption and the incomplete image may be sent again.
-    assert!(gets[0].start() >= sent / 2, "resumed at {} of {sent}", gets[0].start());
+    assert!(
+        gets[0].start() >= sent / 2,
+        "resumed at {} of {sent}",
+        gets[0].start()
+    );
     assert_eq!(gets[0].start() + gets[0].sent, large.len() as u64);
     assert_eq!(origin.gets(SMALL).len(), 0);
     table
@@ -85,10 +93,17 @@ fn an_interrupted_run_continues_its_counts() {
 #[test]
 fn a_job_that_waits_for_a_silent_origin_ends_at_once() {
     let origin = Origin::start();
-    origin.class(SMALL, images(SMALL, 2, 1000..2000, 1)).forever(Answer::silence());
-    let job = Job::new().classes([SMALL]).origin(&origin).deadline(Duration::from_secs(15));
+    origin
+        .class(SMALL, images(SMALL, 2, 1000..2000, 1))
+        .forever(Answer::silence());
+    let job = Job::new()
+        .classes([SMALL])
+        .origin(&origin)
+        .deadline(Duration::from_secs(15));
     let mut running = job.start();
-    running.wait_until("the origin gets the request", |_| (!origin.gets(SMALL).is_empty()).then_some(()));
+    running.wait_until("the origin gets the request", |_| {
+        (!origin.gets(SMALL).is_empty()).then_some(())
+    });
     running.signal(Signal::INT);
     assert_eq!(running.wait().code, Some(130));
 }
@@ -96,10 +111,21 @@ fn a_job_that_waits_for_a_silent_origin_ends_at_once() {
 #[test]
 fn a_job_that_waits_for_a_retry_after_ends_at_once() {
     let origin = Origin::start();
-    origin.class(SMALL, images(SMALL, 2, 1000..2000, 1)).forever(Answer::too_many_requests(600));
-    let job = Job::new().classes([SMALL]).origin(&origin).deadline(Duration::from_secs(15));
+    origin
+        .class(SMALL, images(SMALL, 2, 1000..2000, 1))
+        .forever(Answer::too_many_requests(600));
+    let job = Job::new()
+        .classes([SMALL])
+        .origin(&origin)
+        .deadline(Duration::from_secs(15));
     let mut running = job.start();
-    running.wait_until("the origin answers", |_| origin.gets(SMALL).first().filter(|get| get.status == 429).map(drop));
+    running.wait_until("the origin answers", |_| {
+        origin
+            .gets(SMALL)
+            .first()
+            .filter(|get| get.status == 429)
+            .map(drop)
+    });
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
 }
@@ -119,9 +145,18 @@ fn sigterm_does_not_wait_for_the_verification_of_a_folder() {
     let tar = images(SMALL, 2, 1000..2000, 1);
     origin.class(SMALL, tar.clone()).forever(Answer::silence());
     // A request may be unanswered for two minutes.
-    let job = Job::new().classes([SMALL]).origin(&origin).deadline(Duration::from_mins(1));
+    let job = Job::new()
+        .classes([SMALL])
+        .origin(&origin)
+        .deadline(Duration::from_mins(1));
     unpack_by_hand(&tar, &job.class_folder(SMALL));
-    let is_asked = |_: &Running| origin.requests(SMALL).iter().any(|request| request.method == "HEAD").then_some(());
+    let is_asked = |_: &Running| {
+        origin
+            .requests(SMALL)
+            .iter()
+            .any(|request| request.method == "HEAD")
+            .then_some(())
+    };
 
     let mut in_one_process = job.start();
     in_one_process.wait_until("the origin gets the request", is_asked);
@@ -148,7 +183,10 @@ fn ctrl_c_does_not_wait_for_a_backoff() {
         origin.class(wnid, tar).forever(cut);
     }
     let args = ["--workers", "40", "--retries", "30"];
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(args);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(args);
     let mut running = job.start();
     running.wait_until("every class was cut three times and one five times", |_| {
         let most = wnids.iter().map(|wnid| origin.gets(wnid).len()).max()?;

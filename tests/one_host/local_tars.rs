@@ -25,7 +25,10 @@ fn setting(args: &[&str]) -> (Origin, Vec<u8>, Job) {
     let origin = Origin::start();
     let tar = images(WNID, 6, 11_000..20_000, 1);
     origin.class(WNID, tar.clone());
-    let job = Job::new().classes([WNID]).origin(&origin).args(args.iter().copied());
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(args.iter().copied());
     (origin, tar, job)
 }
 
@@ -41,13 +44,20 @@ fn write_tar(job: &Job, bytes: &[u8]) {
 
 fn set_modified(job: &Job, at: SystemTime) {
     let opened = fs::File::options().write(true).open(path(job));
-    opened.and_then(|file| file.set_modified(at)).expect("the folder is writable");
+    opened
+        .and_then(|file| file.set_modified(at))
+        .expect("the folder is writable");
 }
 
 /// Offsets of the requests for the class, and the total of the bytes sent.
 fn requested(origin: &Origin) -> (Vec<u64>, u64) {
     let gets = origin.gets(WNID);
-    (gets.iter().map(tests::request_log::Request::start).collect(), gets.iter().map(|get| get.sent).sum())
+    (
+        gets.iter()
+            .map(tests::request_log::Request::start)
+            .collect(),
+        gets.iter().map(|get| get.sent).sum(),
+    )
 }
 
 #[test]
@@ -61,7 +71,11 @@ fn a_complete_tar_is_unpacked_and_not_moved() {
             assert_eq!(fs::read(path(&job)).unwrap(), tar, "{args:?}");
         }
         // The tar is verified once, by its length.
-        let methods: Vec<String> = origin.requests(WNID).into_iter().map(|request| request.method).collect();
+        let methods: Vec<String> = origin
+            .requests(WNID)
+            .into_iter()
+            .map(|request| request.method)
+            .collect();
         assert_eq!(methods, ["HEAD"]);
         // A run that keeps tars does not record it as a tar of this program either.
         let job = job.args(["--delete-tar"]);
@@ -117,7 +131,11 @@ fn an_incomplete_tar_is_resumed_if_it_matches_the_origin() {
         let rest = tar.len() - INCOMPLETE_LENGTH;
         let samples = 2 * (INCOMPLETE_LENGTH / 16) + 1;
         assert!(sent <= (rest + samples) as u64, "{sent} bytes for {rest}");
-        let expected = if keeps { &tar[..] } else { &tar[..INCOMPLETE_LENGTH] };
+        let expected = if keeps {
+            &tar[..]
+        } else {
+            &tar[..INCOMPLETE_LENGTH]
+        };
         assert_eq!(fs::read(path(&job)).unwrap(), expected);
         assert_eq!(tars(job.target_path()).len(), 1);
     }
@@ -132,11 +150,31 @@ fn an_unverified_tar_is_downloaded_from_its_start_and_the_file_stays() {
     damaged_end[INCOMPLETE_LENGTH - 100] ^= 1;
     let without_dates = Answer::plain().without_validators();
     for (what, bytes, at, answer) in [
-        ("older than the origin's", &whole[..INCOMPLETE_LENGTH], Some(long_ago), None),
-        ("of another version", &other[..INCOMPLETE_LENGTH], None, None),
+        (
+            "older than the origin's",
+            &whole[..INCOMPLETE_LENGTH],
+            Some(long_ago),
+            None,
+        ),
+        (
+            "of another version",
+            &other[..INCOMPLETE_LENGTH],
+            None,
+            None,
+        ),
         ("with a damaged end", &damaged_end, None, None),
-        ("without validators", &whole[..INCOMPLETE_LENGTH], None, Some(without_dates)),
-        ("without ranges", &whole[..INCOMPLETE_LENGTH], None, Some(Answer::plain().ignoring_range())),
+        (
+            "without validators",
+            &whole[..INCOMPLETE_LENGTH],
+            None,
+            Some(without_dates),
+        ),
+        (
+            "without ranges",
+            &whole[..INCOMPLETE_LENGTH],
+            None,
+            Some(Answer::plain().ignoring_range()),
+        ),
         ("no tar", &b"<html>".repeat(4000), None, None),
     ] {
         for keeps in [false, true] {
@@ -168,7 +206,11 @@ fn a_file_with_a_control_file_of_another_downloader_is_not_used() {
         let mut preallocated = tar.clone();
         preallocated[40_000..].fill(0);
         write_tar(&job, &preallocated);
-        fs::write(job.target_path().join(format!("n00000001.tar.{control}")), "").unwrap();
+        fs::write(
+            job.target_path().join(format!("n00000001.tar.{control}")),
+            "",
+        )
+        .unwrap();
         job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
         assert_class_is(&tar, &job.class_folder(WNID));
         assert_eq!(fs::read(path(&job)).unwrap(), preallocated);
@@ -185,15 +227,26 @@ fn an_empty_tar_is_replaced_and_a_tar_of_a_few_blocks_is_not_resumed() {
         assert_class_is(&tar, &job.class_folder(WNID));
         assert_eq!(origin.gets(WNID).len(), 1);
         assert_eq!(fs::read(path(&job)).unwrap(), tar);
-        assert_eq!(job.target_path().join("n00000001.tar.1").exists(), length > 0);
+        assert_eq!(
+            job.target_path().join("n00000001.tar.1").exists(),
+            length > 0
+        );
     }
 }
 
 /// Offset of the header of an image, which is the end of the preceding image.
 fn header_of(tar: &[u8], number: u32) -> usize {
     let name = format!("{WNID}_{number}.JPEG");
-    let begins = |block: &[u8]| block.windows(name.len()).take(100).any(|bytes| bytes == name.as_bytes());
-    tar.chunks(512).position(begins).expect("the tar has the image") * 512
+    let begins = |block: &[u8]| {
+        block
+            .windows(name.len())
+            .take(100)
+            .any(|bytes| bytes == name.as_bytes())
+    };
+    tar.chunks(512)
+        .position(begins)
+        .expect("the tar has the image")
+        * 512
 }
 
 /// A tar with its end marker before the header of image 4, and a tar of the full length whose rest
@@ -217,9 +270,14 @@ fn a_valid_tar_with_missing_images_is_not_used_and_stays() {
             let ended = job.run();
             job.assert_ended(&ended, 0, Table::of(1, 0, 0));
             assert_class_is(&tar, &job.class_folder(WNID));
-            let message = "n00000001: the tar in the target is not used, because its files make a tar of ";
+            let message =
+                "n00000001: the tar in the target is not used, because its files make a tar of ";
             assert!(ended.stderr.contains(message), "{what}: {}", ended.stderr);
-            let user_tar = if args.is_empty() { job.target_path().join("n00000001.tar.1") } else { path(&job) };
+            let user_tar = if args.is_empty() {
+                job.target_path().join("n00000001.tar.1")
+            } else {
+                path(&job)
+            };
             assert_eq!(fs::read(user_tar).unwrap(), *tar_without_images, "{what}");
             assert_eq!(
                 requested(&origin).1,
@@ -257,7 +315,11 @@ fn tars_that_differ_only_in_padding_are_equal() {
 /// prove the length, a request of the first byte does.
 #[test]
 fn a_complete_tar_is_verified_as_a_folder_without_a_manifest_is() {
-    for head in [Answer::status(405), Answer::plain().stating_length(20_480), Answer::plain().without_length()] {
+    for head in [
+        Answer::status(405),
+        Answer::plain().stating_length(20_480),
+        Answer::plain().without_length(),
+    ] {
         let (origin, tar, job) = setting(&["--delete-tar"]);
         write_tar(&job, &tar);
         let case = format!("{head:?}");
@@ -275,13 +337,19 @@ fn a_complete_tar_is_not_used_without_a_length_from_the_origin() {
     origin.class(WNID, tar.clone()).forever(Answer::status(503));
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     let failure = job.failure_of(WNID);
-    assert!(failure.starts_with("HTTPError: 503 Server Error"), "{failure}");
+    assert!(
+        failure.starts_with("HTTPError: 503 Server Error"),
+        "{failure}"
+    );
     assert!(!job.class_folder(WNID).exists());
 
-    origin.class(WNID, tar.clone()).forever(Answer::plain().chunked().ignoring_range());
+    origin
+        .class(WNID, tar.clone())
+        .forever(Answer::plain().chunked().ignoring_range());
     let ended = job.run();
     job.assert_ended(&ended, 0, Table::of(1, 0, 0));
-    let message = "is not used, because the origin does not say how long its tar is; the class is downloaded";
+    let message =
+        "is not used, because the origin does not say how long its tar is; the class is downloaded";
     assert!(ended.stderr.contains(message), "{}", ended.stderr);
     assert_class_is(&tar, &job.class_folder(WNID));
     assert_eq!(fs::read(path(&job)).unwrap(), tar);
@@ -292,7 +360,10 @@ fn a_complete_tar_is_not_used_without_a_length_from_the_origin() {
 fn an_archive_of_tars_is_rejected_as_a_class() {
     for existing in ["adopt", "trust"] {
         let (origin, tar, job) = setting(&["--delete-tar", "--existing", existing]);
-        let outer = tar_of([Entry::file("n00000001.tar", &tar), Entry::file("n00000002.tar", &tar)]);
+        let outer = tar_of([
+            Entry::file("n00000001.tar", &tar),
+            Entry::file("n00000002.tar", &tar),
+        ]);
         write_tar(&job, &outer);
         job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
         assert_class_is(&tar, &job.class_folder(WNID));

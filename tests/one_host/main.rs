@@ -37,9 +37,17 @@ fn flaky(number: u64) -> Vec<Answer> {
         2 => vec![Answer::status(503), Answer::cut_at(0)],
         3 => vec![Answer::status(504), Answer::cut_at(700)],
         4 => vec![Answer::too_many_requests(1)],
-        5 => vec![Answer::cut_at(5000), Answer::cut_at(20_000), Answer::reset_at(1)],
+        5 => vec![
+            Answer::cut_at(5000),
+            Answer::cut_at(20_000),
+            Answer::reset_at(1),
+        ],
         6 => vec![Answer::reset_at(30_000)],
-        7 => vec![Answer::cut_at(512), Answer::cut_at(512), Answer::cut_at(512)],
+        7 => vec![
+            Answer::cut_at(512),
+            Answer::cut_at(512),
+            Answer::cut_at(512),
+        ],
         8 => vec![Answer::plain().hanging_up()],
         9 => vec![Answer::plain().without_length()],
         10 => vec![Answer::plain().chunked()],
@@ -50,20 +58,32 @@ fn flaky(number: u64) -> Vec<Answer> {
 #[test]
 fn a_flaky_origin_loses_no_class_and_a_second_run_has_nothing_to_do() {
     let origin = Origin::start();
-    let tars: Vec<(String, Vec<u8>)> =
-        (1..=12).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 8, 1000..20_000, n))).collect();
+    let tars: Vec<(String, Vec<u8>)> = (1..=12)
+        .map(|n| {
+            (
+                format!("n{n:08}"),
+                images(&format!("n{n:08}"), 8, 1000..20_000, n),
+            )
+        })
+        .collect();
     for (number, (wnid, tar)) in (1..).zip(&tars) {
         origin.class(wnid, tar.clone()).script(flaky(number));
     }
     let wnids: Vec<&str> = tars.iter().map(|(wnid, _)| wnid.as_str()).collect();
     let args = ["--delete-tar", "--workers", "4"];
-    let job = Job::new().classes(wnids.iter().copied().chain([MISSING])).origin(&origin).args(args);
+    let job = Job::new()
+        .classes(wnids.iter().copied().chain([MISSING]))
+        .origin(&origin)
+        .args(args);
 
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(12, 0, 1));
     let failures = job.failures();
     assert_eq!(failures.len(), 1, "{failures:?}");
-    assert!(failures[0].starts_with("n99999999 - HTTPError: 404 Client Error"), "{failures:?}");
+    assert!(
+        failures[0].starts_with("n99999999 - HTTPError: 404 Client Error"),
+        "{failures:?}"
+    );
     assert_eq!(origin.gets(MISSING).len(), 1);
     assert_eq!(classes(job.target_path()), wnids);
     for (wnid, tar) in &tars {
@@ -71,14 +91,22 @@ fn a_flaky_origin_loses_no_class_and_a_second_run_has_nothing_to_do() {
         assert!(job.class_folder(wnid).join(".manifest.json").is_file());
     }
     let log = job.log();
-    assert!(has_line(&log, &["n00000001"]), "the detailed log names the class: {log}");
+    assert!(
+        has_line(&log, &["n00000001"]),
+        "the detailed log names the class: {log}"
+    );
     assert_lines(&log, 0, &["\u{1b}"]);
 
     origin.forget_requests();
     let job = job.classes(wnids);
     job.assert_ended(&job.run(), 0, Table::of(0, 12, 0));
     assert_eq!(job.failures(), Vec::<String>::new());
-    assert_eq!(origin.all_requests().len(), 0, "{:#?}", origin.all_requests());
+    assert_eq!(
+        origin.all_requests().len(),
+        0,
+        "{:#?}",
+        origin.all_requests()
+    );
 }
 
 #[test]
@@ -97,7 +125,9 @@ fn failed_classes_are_retried_by_the_same_command() {
 fn the_kept_tar_equals_the_origins() {
     let origin = Origin::start();
     let tar = images("n00000001", 8, 1000..20_000, 1);
-    origin.class("n00000001", tar.clone()).script([Answer::cut_at(30_001), Answer::cut_at(5000)]);
+    origin
+        .class("n00000001", tar.clone())
+        .script([Answer::cut_at(30_001), Answer::cut_at(5000)]);
     let job = Job::new().classes(["n00000001"]).origin(&origin);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(&tar, &job.class_folder("n00000001"));
@@ -113,11 +143,17 @@ fn with_delete_tar_no_tar_is_written() {
     let tar = images("n00000001", 60, 10_000..20_000, 1);
     origin.class("n00000001", tar.clone());
     origin.limit_rate(1_000_000);
-    let job = Job::new().classes(["n00000001"]).origin(&origin).args(["--delete-tar"]);
+    let job = Job::new()
+        .classes(["n00000001"])
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let mut running = job.start();
     wait_for("the job ends", Duration::from_mins(1), || {
         let longest = longest_file(&staging(job.target_path()));
-        assert!(longest.as_ref().is_none_or(|(length, _)| *length <= 20_000), "larger than any image: {longest:?}");
+        assert!(
+            longest.as_ref().is_none_or(|(length, _)| *length <= 20_000),
+            "larger than any image: {longest:?}"
+        );
         assert_eq!(tars(job.target_path()), Vec::<std::path::PathBuf>::new());
         !running.is_running()
     });
@@ -145,9 +181,16 @@ fn no_more_downloads_run_at_once_than_workers_are_asked_for() {
         origin.class(wnid, images(wnid, 4, 10_000..20_000, 1));
     }
     origin.limit_rate(200_000);
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--workers", "3"]);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(["--workers", "3"]);
     job.assert_ended(&job.run(), 0, Table::of(9, 0, 0));
-    assert!((2..=3).contains(&origin.most_transfers()), "{} at once", origin.most_transfers());
+    assert!(
+        (2..=3).contains(&origin.most_transfers()),
+        "{} at once",
+        origin.most_transfers()
+    );
 }
 
 #[test]
@@ -159,6 +202,9 @@ fn the_demo_shows_success_and_failure_without_a_network() {
     let table = Table::read(&finished.stdout);
     assert_eq!(table, Table::of(table.success, table.skipped, table.failed));
     assert!(table.success > 0 && table.failed > 0, "{table:?}");
-    assert_eq!(classes(job.target_path()).len() as u64, table.success + table.skipped);
+    assert_eq!(
+        classes(job.target_path()).len() as u64,
+        table.success + table.skipped
+    );
     assert_eq!(job.failures().len() as u64, table.failed);
 }

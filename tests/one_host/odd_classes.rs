@@ -20,7 +20,14 @@ const WNIDS: [&str; 3] = ["n00000001", "n00000002", "n00000003"];
 /// The second of three classes, so that another one is left when it fails.
 const ODD: &str = WNIDS[1];
 /// Command prefix that runs a program as a user who owns no files.
-const AS_UNPRIVILEGED: [&str; 6] = ["setpriv", "--reuid", "65534", "--regid", "65534", "--clear-groups"];
+const AS_UNPRIVILEGED: [&str; 6] = [
+    "setpriv",
+    "--reuid",
+    "65534",
+    "--regid",
+    "65534",
+    "--clear-groups",
+];
 
 /// A job of three classes and its origin.
 struct Setting {
@@ -38,7 +45,11 @@ impl Setting {
         }
         let args = ["--workers", "1"].iter().chain(args).copied();
         let job = Job::new().classes(WNIDS).origin(&origin).args(args);
-        Self { _origin: origin, tars, job }
+        Self {
+            _origin: origin,
+            tars,
+            job,
+        }
     }
 
     /// Unpacks the odd class without a manifest, as another tool does.
@@ -51,7 +62,12 @@ impl Setting {
         let Self { job, tars, .. } = self;
         job.assert_ended(&job.run(), 1, Table::of(2, 0, 1));
         let failure = job.failure_of(ODD);
-        assert!(["StorageError: ", "Conflict: "].iter().any(|kind| failure.starts_with(kind)), "{failure}");
+        assert!(
+            ["StorageError: ", "Conflict: "]
+                .iter()
+                .any(|kind| failure.starts_with(kind)),
+            "{failure}"
+        );
         for (wnid, tar) in WNIDS.iter().zip(tars).filter(|(wnid, _)| **wnid != ODD) {
             assert_class_is(tar, &job.class_folder(wnid));
         }
@@ -71,7 +87,10 @@ fn with_a_folder_under_the_name_of_the_tar(args: &[&str]) -> (Setting, PathBuf) 
 fn a_folder_under_the_name_of_a_kept_tar_fails_that_class_alone() {
     let (setting, blocking) = with_a_folder_under_the_name_of_the_tar(&[]);
     setting.assert_only_the_odd_one_fails();
-    assert_eq!(fs::read_to_string(blocking.join("precious")).unwrap(), "mine");
+    assert_eq!(
+        fs::read_to_string(blocking.join("precious")).unwrap(),
+        "mine"
+    );
 }
 
 #[test]
@@ -80,7 +99,10 @@ fn a_folder_under_the_name_of_a_tar_is_not_deleted() {
     let table = setting.job.assert_all_there(&setting.job.run(), 3);
     assert_eq!(table, Table::of(3, 0, 0));
     assert_class_is(&setting.tars[1], &setting.job.class_folder(ODD));
-    assert_eq!(fs::read_to_string(blocking.join("precious")).unwrap(), "mine");
+    assert_eq!(
+        fs::read_to_string(blocking.join("precious")).unwrap(),
+        "mine"
+    );
 }
 
 #[test]
@@ -102,7 +124,10 @@ fn a_file_name_that_is_not_utf8_fails_that_class_alone() {
 fn give_to_unprivileged(job: &Job) -> bool {
     let unprivileged = Some(65534);
     let open = |path| fs::set_permissions(path, fs::Permissions::from_mode(0o755)).is_ok();
-    let may = Command::new(AS_UNPRIVILEGED[0]).args(&AS_UNPRIVILEGED[1..]).arg("true").output();
+    let may = Command::new(AS_UNPRIVILEGED[0])
+        .args(&AS_UNPRIVILEGED[1..])
+        .arg("true")
+        .output();
     may.is_ok_and(|output| output.status.success())
         && open(job.folder())
         && std::os::unix::fs::chown(job.target_path(), unprivileged, unprivileged).is_ok()
@@ -116,11 +141,17 @@ fn a_folder_of_another_user_fails_that_class_alone() {
         setting.unpack_odd();
         setting.job = setting.job.under(AS_UNPRIVILEGED);
         if !give_to_unprivileged(&setting.job) {
-            println!("skipped: this user may not become another one, or another user may not read the programs");
+            println!(
+                "skipped: this user may not become another one, or another user may not read the programs"
+            );
             return;
         }
         let before = snapshot(&setting.job.class_folder(ODD));
         setting.assert_only_the_odd_one_fails();
-        assert_eq!(snapshot(&setting.job.class_folder(ODD)), before, "{existing}");
+        assert_eq!(
+            snapshot(&setting.job.class_folder(ODD)),
+            before,
+            "{existing}"
+        );
     }
 }

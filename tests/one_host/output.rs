@@ -33,12 +33,20 @@ fn origin() -> Origin {
 
 fn job(origin: &Origin) -> Job {
     let args = ["--delete-tar", "--workers", "1", "--durability", "process"];
-    Job::new().classes(ALL).origin(origin).args(args).deadline(Duration::from_mins(1))
+    Job::new()
+        .classes(ALL)
+        .origin(origin)
+        .args(args)
+        .deadline(Duration::from_mins(1))
 }
 
 fn on_terminal(mode: &str) -> [String; 3] {
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("one_host/on_terminal.py");
-    ["python3".to_owned(), script.display().to_string(), mode.to_owned()]
+    [
+        "python3".to_owned(),
+        script.display().to_string(),
+        mode.to_owned(),
+    ]
 }
 
 /// Panics unless three classes are complete, the fourth is in the failure log, and nothing
@@ -62,7 +70,11 @@ fn a_terminal_that_vanishes_changes_nothing() {
         let job = job(&origin).under(on_terminal(mode).each_ref().map(String::as_str));
         let finished = job.run();
         assert_done(&job, &finished);
-        let table = if mode == "gone" { Table::of(3, 0, 1).text() } else { String::new() };
+        let table = if mode == "gone" {
+            Table::of(3, 0, 1).text()
+        } else {
+            String::new()
+        };
         assert_eq!(finished.stdout, table);
     }
 }
@@ -75,7 +87,8 @@ fn a_terminal_shows_bars_and_log_lines_above_them() {
     assert_done(&job, &finished);
     let stderr = &finished.stderr;
     assert!(
-        stderr.contains("[00] n00000001: ") && stderr.contains("WARN n99999999 failed: HTTPError: 404"),
+        stderr.contains("[00] n00000001: ")
+            && stderr.contains("WARN n99999999 failed: HTTPError: 404"),
         "{stderr}"
     );
 }
@@ -86,24 +99,36 @@ fn a_terminal_that_does_not_accept_output_does_not_block_the_job() {
     let origin = Origin::start();
     let missing: Vec<String> = (1..=400).map(|number| format!("n{number:08}")).collect();
     for (status, wnid) in (430..450).cycle().zip(&missing) {
-        origin.class(wnid, Vec::new()).forever(Answer::status(status));
+        origin
+            .class(wnid, Vec::new())
+            .forever(Answer::status(status));
     }
     // Each fifth one is there, so the origin does not refuse every class and the job goes on.
     for wnid in missing.iter().step_by(5) {
         origin.class(wnid, tar(wnid)).forever(Answer::plain());
     }
-    let job = Job::new().classes(missing.iter().map(String::as_str)).origin(&origin);
-    let job = job.args(["--delete-tar", "--workers", "4"]).deadline(Duration::from_mins(1));
+    let job = Job::new()
+        .classes(missing.iter().map(String::as_str))
+        .origin(&origin);
+    let job = job
+        .args(["--delete-tar", "--workers", "4"])
+        .deadline(Duration::from_mins(1));
     let job = job.under(on_terminal("stopped").each_ref().map(String::as_str));
     let finished = job.run();
-    assert_eq!((finished.code, finished.stdout), (Some(1), Table::of(80, 0, 320).text()));
+    assert_eq!(
+        (finished.code, finished.stdout),
+        (Some(1), Table::of(80, 0, 320).text())
+    );
     assert_eq!(job.failures().len(), 320);
 }
 
 #[test]
 fn output_that_cannot_be_written_changes_nothing() {
     for (redirection, summary) in [
-        (r#"exec "$@" >/dev/full 2>/dev/full"#, "failed to write the summary"),
+        (
+            r#"exec "$@" >/dev/full 2>/dev/full"#,
+            "failed to write the summary",
+        ),
         (r#"exec "$@" >&- 2>&- <&-"#, ""),
         (r#"set -o pipefail; "$@" 2>&1 | true"#, ""),
     ] {
@@ -111,7 +136,10 @@ fn output_that_cannot_be_written_changes_nothing() {
         let job = job(&origin).under(["bash", "-c", redirection, "bash"]);
         let finished = job.run();
         assert_done(&job, &finished);
-        assert!(finished.stdout.is_empty() && finished.stderr.is_empty(), "{finished:?}");
+        assert!(
+            finished.stdout.is_empty() && finished.stderr.is_empty(),
+            "{finished:?}"
+        );
         assert!(has_line(&job.log(), &[summary]), "{}", job.log());
         // If a file had been opened as descriptor 1 or 2, the output would be in it.
         let ledger = std::fs::read(job.target_path().join(".imagenet_downloader.ledger")).unwrap();
@@ -123,10 +151,25 @@ fn output_that_cannot_be_written_changes_nothing() {
 fn a_log_that_cannot_be_written_is_reported_once() {
     let origin = origin();
     let job = job(&origin);
-    std::os::unix::fs::symlink("/dev/full", job.target_path().join("imagenet_downloader.log")).unwrap();
+    std::os::unix::fs::symlink(
+        "/dev/full",
+        job.target_path().join("imagenet_downloader.log"),
+    )
+    .unwrap();
     let finished = job.run();
-    assert_eq!((finished.code, &finished.stdout), (Some(1), &Table::of(3, 0, 1).text()));
-    assert_eq!(finished.stderr.matches("the detailed log cannot be written").count(), 1, "{}", finished.stderr);
+    assert_eq!(
+        (finished.code, &finished.stdout),
+        (Some(1), &Table::of(3, 0, 1).text())
+    );
+    assert_eq!(
+        finished
+            .stderr
+            .matches("the detailed log cannot be written")
+            .count(),
+        1,
+        "{}",
+        finished.stderr
+    );
     assert_eq!(classes(job.target_path()), WNIDS);
 }
 
@@ -135,22 +178,47 @@ fn a_log_that_cannot_be_written_is_reported_once() {
 #[test]
 fn a_failure_log_that_cannot_be_written_for_a_while_is_complete_at_the_end() {
     let origin = origin();
-    origin.class(WNIDS[2], tar(WNIDS[2])).script([Answer::stall_at(1000)]);
-    let args = ["--delete-tar", "--workers", "2", "--retries", "0", "--timeout", "1h"];
-    let job = Job::new().classes([MISSING, WNIDS[2]]).origin(&origin).args(args).deadline(Duration::from_mins(1));
+    origin
+        .class(WNIDS[2], tar(WNIDS[2]))
+        .script([Answer::stall_at(1000)]);
+    let args = [
+        "--delete-tar",
+        "--workers",
+        "2",
+        "--retries",
+        "0",
+        "--timeout",
+        "1h",
+    ];
+    let job = Job::new()
+        .classes([MISSING, WNIDS[2]])
+        .origin(&origin)
+        .args(args)
+        .deadline(Duration::from_mins(1));
     let path = job.target_path().join("failed_downloads.log");
-    origin.class(MISSING, tar(MISSING)).script([Answer::stall_at(1000)]);
+    origin
+        .class(MISSING, tar(MISSING))
+        .script([Answer::stall_at(1000)]);
     let mut running = job.start();
-    running.wait_until("both classes were requested", |_| (origin.all_requests().len() == 2).then_some(()));
+    running.wait_until("both classes were requested", |_| {
+        (origin.all_requests().len() == 2).then_some(())
+    });
     std::fs::remove_file(&path).unwrap();
     std::fs::create_dir(&path).unwrap();
     origin.end_stalls();
     let message = "failed_downloads.log: Is a directory";
-    running.wait_until("the error is logged", |running| running.stderr().contains(message).then_some(()));
+    running.wait_until("the error is logged", |running| {
+        running.stderr().contains(message).then_some(())
+    });
     std::fs::remove_dir(&path).unwrap();
     let finished = running.wait();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
-    assert_eq!(finished.stderr.matches(message).count(), 1, "{}", finished.stderr);
+    assert_eq!(
+        finished.stderr.matches(message).count(),
+        1,
+        "{}",
+        finished.stderr
+    );
     assert_eq!(job.failures().len(), 2, "{:?}", job.failures());
 }
 
@@ -161,14 +229,34 @@ fn a_closed_pipe_is_no_error_and_a_full_disk_is_one() {
         for (arguments, redirection, code, stderr) in [
             ("--help", "| true", 0, ""),
             ("completions bash", "| true", 0, ""),
-            ("--help", ">/dev/full", 2, "error: failed to write to standard output: No space left on device"),
-            ("completions bash", ">/dev/full", 2, "error: failed to write to standard output: No space left on device"),
+            (
+                "--help",
+                ">/dev/full",
+                2,
+                "error: failed to write to standard output: No space left on device",
+            ),
+            (
+                "completions bash",
+                ">/dev/full",
+                2,
+                "error: failed to write to standard output: No space left on device",
+            ),
             ("--no-such-flag", "2>/dev/full", 2, ""),
         ] {
             let mut command = Command::new("bash");
-            command.args(["-c", &format!(r#"set -o pipefail; "$0" {arguments} {redirection}"#)]).arg(program(name));
+            command
+                .args([
+                    "-c",
+                    &format!(r#"set -o pipefail; "$0" {arguments} {redirection}"#),
+                ])
+                .arg(program(name));
             let finished = job.start_program(command).wait();
-            assert_eq!(finished.code, Some(code), "{name} {arguments} {redirection}: {}", finished.stderr);
+            assert_eq!(
+                finished.code,
+                Some(code),
+                "{name} {arguments} {redirection}: {}",
+                finished.stderr
+            );
             assert!(finished.stderr.starts_with(stderr), "{}", finished.stderr);
         }
     }

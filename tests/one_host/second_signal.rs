@@ -24,9 +24,14 @@ const RESEND_INTERVAL: Duration = Duration::from_millis(50);
 /// Whether the process has handlers for SIGINT and SIGTERM.
 fn listens_for_signals(running: &Running) -> Option<()> {
     let status = fs::read_to_string(format!("/proc/{}/status", running.id())).ok()?;
-    let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"))?;
+    let caught = status
+        .lines()
+        .find_map(|line| line.strip_prefix("SigCgt:"))?;
     let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
-    [Signal::INT, Signal::TERM].iter().all(|signal| caught & 1 << (signal.as_raw() - 1) != 0).then_some(())
+    [Signal::INT, Signal::TERM]
+        .iter()
+        .all(|signal| caught & 1 << (signal.as_raw() - 1) != 0)
+        .then_some(())
 }
 
 /// Sends a first signal and then the second one.
@@ -36,7 +41,10 @@ fn assert_ends_within_a_second(mut running: Running, signals: [Signal; 2], code:
     running.signal(signals[0]);
     let first_signal = Instant::now();
     while wait_until(RESEND_INTERVAL, || (!running.is_running()).then_some(())).is_none() {
-        assert!(first_signal.elapsed() < Duration::from_secs(20), "it does not end");
+        assert!(
+            first_signal.elapsed() < Duration::from_secs(20),
+            "it does not end"
+        );
         running.signal(signals[1]);
     }
     let took = first_signal.elapsed();
@@ -58,12 +66,17 @@ fn cut_again_and_again(origin: &Origin) -> Job {
         let cut = Answer::body(tar[..2048].to_vec()).without_length();
         origin.class(wnid, tar).forever(cut);
     }
-    Job::new().classes(wnids.iter().map(String::as_str)).origin(origin).args(["--delete-tar", "--retries", "30"])
+    Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(origin)
+        .args(["--delete-tar", "--retries", "30"])
 }
 
 #[track_caller]
 fn wait_for_cuts(running: &mut Running, origin: &Origin) {
-    running.wait_until("classes are cut", |_| (origin.all_requests().len() > 10).then_some(()));
+    running.wait_until("classes are cut", |_| {
+        (origin.all_requests().len() > 10).then_some(())
+    });
 }
 
 #[test]
@@ -72,9 +85,15 @@ fn while_the_log_is_opened() {
     let job = Job::new().classes([WNID]).origin(&origin);
     let log = |name: &str| HangingOpen::put_at(&job.target_path().join(name));
     let Some(_hanging) = log("imagenet_downloader.w.log") else {
-        return println!("skipped: a user who may make the kernel ask for permissions (fanotify) is needed");
+        return println!(
+            "skipped: a user who may make the kernel ask for permissions (fanotify) is needed"
+        );
     };
-    assert_ends_within_a_second(worker_of(&job, "http://127.0.0.1:1"), [Signal::INT, Signal::INT], 130);
+    assert_ends_within_a_second(
+        worker_of(&job, "http://127.0.0.1:1"),
+        [Signal::INT, Signal::INT],
+        130,
+    );
     let _hanging = log("imagenet_downloader.log");
     assert_ends_within_a_second(job.start(), [Signal::TERM, Signal::INT], 143);
 }
@@ -106,7 +125,13 @@ fn while_writes_to_a_workers_log_block() {
 fn while_a_coordinator_does_not_answer_the_registration() {
     let silent = TcpListener::bind("127.0.0.1:0").expect("loopback has free ports");
     let job = Job::new();
-    let mut worker = worker_of(&job, &format!("http://{}", silent.local_addr().expect("the listener is bound")));
+    let mut worker = worker_of(
+        &job,
+        &format!(
+            "http://{}",
+            silent.local_addr().expect("the listener is bound")
+        ),
+    );
     worker.wait_until("it connects", |_| silent.accept().ok());
     assert_ends_within_a_second(worker, [Signal::INT, Signal::INT], 130);
 }
@@ -114,11 +139,22 @@ fn while_a_coordinator_does_not_answer_the_registration() {
 #[test]
 fn while_a_coordinator_does_not_answer_that_the_worker_leaves() {
     let origin = Origin::start();
-    origin.class(WNID, images(WNID, 20, 10_000..20_000, 1)).script([Answer::stall_at(100_000)]);
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--lease-ttl", "5m"]);
+    origin
+        .class(WNID, images(WNID, 20, 10_000..20_000, 1))
+        .script([Answer::stall_at(100_000)]);
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(["--lease-ttl", "5m"]);
     let coordinator = job.start_coordinator();
     let mut worker = worker_of(&job, &format!("http://{}", coordinator.address));
-    worker.wait_until("the class is in progress", |_| origin.gets(WNID).first().filter(|get| get.sent > 0).map(drop));
+    worker.wait_until("the class is in progress", |_| {
+        origin
+            .gets(WNID)
+            .first()
+            .filter(|get| get.sent > 0)
+            .map(drop)
+    });
     coordinator.running.signal(Signal::STOP);
     assert_ends_within_a_second(worker, [Signal::TERM, Signal::TERM], 143);
     coordinator.running.signal(Signal::CONT);
@@ -130,15 +166,24 @@ fn while_a_coordinator_does_not_answer_that_the_worker_leaves() {
 #[test]
 fn while_a_class_of_many_files_is_published() {
     let memory = Path::new("/dev/shm");
-    let folder = tempfile::Builder::new().prefix("imagenet-target-").tempdir_in(memory);
-    let Ok(folder) = folder else { return println!("skipped: there is no {}", memory.display()) };
+    let folder = tempfile::Builder::new()
+        .prefix("imagenet-target-")
+        .tempdir_in(memory);
+    let Ok(folder) = folder else {
+        return println!("skipped: there is no {}", memory.display());
+    };
     let origin = Origin::start();
     let tar = images(WNID, 3000, 500..1500, 1);
     origin.class(WNID, tar.clone());
-    let job = Job::new().classes([WNID]).origin(&origin).target(folder.path().join("target"));
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .target(folder.path().join("target"));
     let mut running = job.start();
     let length = tar.len() as u64;
-    running.wait_until("the manifest is written", |_| holds(folder.path(), MANIFEST).then_some(()));
+    running.wait_until("the manifest is written", |_| {
+        holds(folder.path(), MANIFEST).then_some(())
+    });
     running.signal(Signal::TERM);
     running.signal(Signal::INT);
     let first_signal = Instant::now();
@@ -148,5 +193,9 @@ fn while_a_class_of_many_files_is_published() {
     assert!(matches!(finished.code, Some(0 | 130 | 143)), "{finished:?}");
     assert_eq!(job.run().code, Some(0));
     assert_class_is(&tar, &job.class_folder(WNID));
-    assert!(origin.bytes_sent() <= length + length / 10, "{} of {length} bytes", origin.bytes_sent());
+    assert!(
+        origin.bytes_sent() <= length + length / 10,
+        "{} of {length} bytes",
+        origin.bytes_sent()
+    );
 }

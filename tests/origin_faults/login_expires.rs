@@ -14,10 +14,15 @@ use tests::{
 const CLASSES: u64 = 400;
 
 /// Starts a job whose origin gives this answer to each request after 20 classes are complete.
-fn start_job_rejected_later(answer: &Answer, origin: &Origin) -> (Job, Running, Vec<(String, Vec<u8>)>) {
+fn start_job_rejected_later(
+    answer: &Answer,
+    origin: &Origin,
+) -> (Job, Running, Vec<(String, Vec<u8>)>) {
     let wnids = (1..=CLASSES).map(|number| format!("n{number:08}"));
-    let tars: Vec<(String, Vec<u8>)> =
-        (1..).zip(wnids).map(|(seed, wnid)| (wnid.clone(), images(&wnid, 1, 500..900, seed))).collect();
+    let tars: Vec<(String, Vec<u8>)> = (1..)
+        .zip(wnids)
+        .map(|(seed, wnid)| (wnid.clone(), images(&wnid, 1, 500..900, seed)))
+        .collect();
     for (wnid, tar) in &tars {
         origin.class(wnid, tar.clone());
     }
@@ -29,11 +34,17 @@ fn start_job_rejected_later(answer: &Answer, origin: &Origin) -> (Job, Running, 
         .deadline(Duration::from_mins(1));
     let mut running = job.start();
     running.wait_until("some classes are complete", |_| {
-        let complete = tars.iter().filter(|(wnid, _)| job.class_folder(wnid).exists()).count();
+        let complete = tars
+            .iter()
+            .filter(|(wnid, _)| job.class_folder(wnid).exists())
+            .count();
         (complete >= 20).then_some(())
     });
     for (wnid, _) in &tars {
-        origin.script_of(wnid).expect("the class is served").forever(answer.clone());
+        origin
+            .script_of(wnid)
+            .expect("the class is served")
+            .forever(answer.clone());
     }
     origin.limit_total_rate(0);
     (job, running, tars)
@@ -48,7 +59,10 @@ fn a_login_that_expires_ends_the_job_and_the_next_run_resumes() {
         let origin = Origin::start();
         let (job, running, tars) = start_job_rejected_later(&answer, &origin);
         let finished = running.wait();
-        let sentence = ["failed to get any more classes from http://", "the same command goes on with them"];
+        let sentence = [
+            "failed to get any more classes from http://",
+            "the same command goes on with them",
+        ];
         job.assert_could_not_run(&finished, &[&words[..], &sentence].concat());
         assert_eq!(job.failures(), [] as [String; 0], "no class has failed");
         let requests = origin.all_requests().len();
@@ -68,6 +82,9 @@ fn classes_that_are_missing_later_fail_without_ending_the_job() {
     let finished = running.wait();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     let table = Table::read(&finished.stdout);
-    assert_eq!(job.failures().len(), usize::try_from(table.failed).expect("the number fits"));
+    assert_eq!(
+        job.failures().len(),
+        usize::try_from(table.failed).expect("the number fits")
+    );
     assert!(table.failed > 200, "{}", finished.stdout);
 }

@@ -23,7 +23,15 @@ use tests::{
 
 const WNID: &str = "n00000001";
 /// Few attempts and short timeouts, for short tests.
-const QUICK: [&str; 7] = ["--delete-tar", "--retries", "1", "--timeout", "5s", "--workers", "2"];
+const QUICK: [&str; 7] = [
+    "--delete-tar",
+    "--retries",
+    "1",
+    "--timeout",
+    "5s",
+    "--workers",
+    "2",
+];
 
 /// About 100 KB in ten images.
 fn class() -> Vec<u8> {
@@ -32,10 +40,17 @@ fn class() -> Vec<u8> {
 
 /// Panics unless the class is complete with this script of answers. Returns its requests.
 #[track_caller]
-fn assert_arrives(tar: &[u8], script: impl IntoIterator<Item = Answer>, args: &[&str]) -> Vec<Request> {
+fn assert_arrives(
+    tar: &[u8],
+    script: impl IntoIterator<Item = Answer>,
+    args: &[&str],
+) -> Vec<Request> {
     let origin = Origin::start();
     origin.class(WNID, tar.to_vec()).script(script);
-    let job = Job::new().classes([WNID]).origin(&origin).args(args.iter().copied());
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(args.iter().copied());
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(tar, &job.class_folder(WNID));
     origin.gets(WNID)
@@ -47,9 +62,15 @@ fn assert_arrives(tar: &[u8], script: impl IntoIterator<Item = Answer>, args: &[
 fn assert_fails(answer: Answer, args: &[&str]) -> (String, Vec<Request>) {
     let origin = Origin::start();
     origin.class(WNID, class()).forever(answer);
-    let job = Job::new().classes([WNID]).origin(&origin).args(args.iter().copied());
+    let job = Job::new()
+        .classes([WNID])
+        .origin(&origin)
+        .args(args.iter().copied());
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
-    assert!(!job.class_folder(WNID).exists(), "an incomplete class is visible");
+    assert!(
+        !job.class_folder(WNID).exists(),
+        "an incomplete class is visible"
+    );
     (job.failure_of(WNID), origin.gets(WNID))
 }
 
@@ -58,7 +79,11 @@ fn assert_fails(answer: Answer, args: &[&str]) -> (String, Vec<Request>) {
 fn assert_fails_at_once(answer: Answer, kind: &str) -> String {
     let (failure, gets) = assert_fails(answer, &QUICK);
     assert!(failure.starts_with(&format!("{kind}: ")), "{failure}");
-    assert_eq!(gets.len(), 1, "a permanent failure is not retried: {gets:#?}");
+    assert_eq!(
+        gets.len(),
+        1,
+        "a permanent failure is not retried: {gets:#?}"
+    );
     failure
 }
 

@@ -23,7 +23,10 @@ fn five_hops_are_followed() {
     let job = job_behind_hops(&origin, 5);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(&class(), &job.class_folder(WNID));
-    assert_eq!(origin.gets(WNID).last().expect("there were requests").path, "/hop4/n00000001.tar");
+    assert_eq!(
+        origin.gets(WNID).last().expect("there were requests").path,
+        "/hop4/n00000001.tar"
+    );
 }
 
 #[test]
@@ -32,11 +35,16 @@ fn six_hops_and_loops_are_refused() {
     let job = job_behind_hops(&origin, 6);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     let failure = job.failure_of(WNID);
-    assert!(failure.starts_with("HTTPError: ") && failure.contains("redirect"), "{failure}");
+    assert!(
+        failure.starts_with("HTTPError: ") && failure.contains("redirect"),
+        "{failure}"
+    );
     assert_eq!(origin.gets(WNID).len(), 6);
 
     let origin = Origin::start();
-    origin.class(WNID, class()).forever(Answer::redirect("/n00000001.tar"));
+    origin
+        .class(WNID, class())
+        .forever(Answer::redirect("/n00000001.tar"));
     let job = Job::new().classes([WNID]).origin(&origin).args(QUICK);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     assert!(origin.gets(WNID).len() <= 6, "{:#?}", origin.gets(WNID));
@@ -45,9 +53,22 @@ fn six_hops_and_loops_are_refused() {
 /// Private addresses outside the origin's own range.
 #[test]
 fn private_addresses_in_any_notation_are_refused() {
-    for host in ["169.254.169.254", "10.0.0.1", "[::ffff:10.0.0.1]", "0.0.0.0", "[fd00::1]", "167772161"] {
-        let failure = assert_fails_at_once(Answer::redirect(&format!("http://{host}/{WNID}.tar")), "HTTPError");
-        assert!(failure.contains("redirect to another host refused: "), "{host}: {failure}");
+    for host in [
+        "169.254.169.254",
+        "10.0.0.1",
+        "[::ffff:10.0.0.1]",
+        "0.0.0.0",
+        "[fd00::1]",
+        "167772161",
+    ] {
+        let failure = assert_fails_at_once(
+            Answer::redirect(&format!("http://{host}/{WNID}.tar")),
+            "HTTPError",
+        );
+        assert!(
+            failure.contains("redirect to another host refused: "),
+            "{host}: {failure}"
+        );
     }
     assert_fails_at_once(Answer::redirect("file:///etc/passwd"), "HTTPError");
     assert_fails_at_once(Answer::redirect("http://"), "HTTPError");
@@ -58,7 +79,11 @@ fn job_with_secrets(origin: &Origin) -> Job {
     let url = format!("http://user:s3cr3t-p4ss@{}", origin.address());
     let job = Job::new().classes([WNID]).url(&url);
     let secrets = job.folder().join("headers");
-    std::fs::write(&secrets, "X-Token: s3cr3t-t0ken\nCookie: session=s3cr3t-c00kie\n").expect("the folder is ours");
+    std::fs::write(
+        &secrets,
+        "X-Token: s3cr3t-t0ken\nCookie: session=s3cr3t-c00kie\n",
+    )
+    .expect("the folder is ours");
     let secrets = secrets.to_str().expect("a plain path").to_owned();
     job.args(QUICK.into_iter().chain(["--header-file", &secrets]))
 }
@@ -76,8 +101,8 @@ fn a_redirect_to_another_server_is_followed_without_the_origins_secrets() {
         };
         let origin = Origin::start();
         other.class(WNID, class()).script([Answer::cut_at(50_000)]);
-        let there =
-            Answer::redirect(&format!("{}/{WNID}.tar", other.url())).header("Set-Cookie", "at-origin=1; Path=/");
+        let there = Answer::redirect(&format!("{}/{WNID}.tar", other.url()))
+            .header("Set-Cookie", "at-origin=1; Path=/");
         origin.class(WNID, class()).forever(there);
         let job = job_with_secrets(&origin);
         let finished = job.run();
@@ -90,12 +115,24 @@ fn a_redirect_to_another_server_is_followed_without_the_origins_secrets() {
             assert_eq!(request.header("authorization"), Some(AUTHORIZATION));
         }
         let gets = other.gets(WNID);
-        assert_eq!((gets[0].start(), gets[1].start()), (0, 50_000), "the rest is requested through the same redirects");
+        assert_eq!(
+            (gets[0].start(), gets[1].start()),
+            (0, 50_000),
+            "the rest is requested through the same redirects"
+        );
         for request in gets {
-            let contains = |secret: &str| request.headers.iter().any(|(_, value)| value.contains(secret));
+            let contains = |secret: &str| {
+                request
+                    .headers
+                    .iter()
+                    .any(|(_, value)| value.contains(secret))
+            };
             assert!(!contains("s3cr3t") && !contains("Basic"), "{request:#?}");
             // Cookies ignore the port (RFC 6265, 8.5).
-            assert_eq!(request.header("cookie"), (address == "127.0.0.1:0").then_some("at-origin=1"));
+            assert_eq!(
+                request.header("cookie"),
+                (address == "127.0.0.1:0").then_some("at-origin=1")
+            );
         }
         let log = job.log();
         assert!(!log.is_empty());
@@ -109,14 +146,24 @@ fn a_redirect_to_another_server_is_followed_without_the_origins_secrets() {
 fn a_redirect_within_the_origin_keeps_the_secrets() {
     let origin = Origin::start();
     let absolute = Answer::redirect(&format!("{}/moved/{WNID}.tar", origin.url()));
-    origin.class(WNID, class()).script([Answer::redirect(&format!("/hop/{WNID}.tar")), absolute]);
+    origin
+        .class(WNID, class())
+        .script([Answer::redirect(&format!("/hop/{WNID}.tar")), absolute]);
     let job = job_with_secrets(&origin);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     let gets = origin.gets(WNID);
     assert_eq!(gets.len(), 3);
     for request in gets {
-        assert_eq!(request.header("x-token"), Some("s3cr3t-t0ken"), "{request:#?}");
-        assert_eq!(request.header("authorization"), Some(AUTHORIZATION), "{request:#?}");
+        assert_eq!(
+            request.header("x-token"),
+            Some("s3cr3t-t0ken"),
+            "{request:#?}"
+        );
+        assert_eq!(
+            request.header("authorization"),
+            Some(AUTHORIZATION),
+            "{request:#?}"
+        );
     }
 }
 
@@ -133,28 +180,49 @@ fn a_cookie_of_a_redirect_comes_back_in_the_same_request() {
         .header("Set-Cookie", "gone=12; Path=/; Max-Age=0")
         .header("Set-Cookie", "=; no cookie");
     let last = Answer::redirect(&format!("/{WNID}.tar")).header("Set-Cookie", "pass=70; Path=/");
-    origin.class(WNID, class()).script([hop, last, Answer::cut_at(50_000)]);
+    origin
+        .class(WNID, class())
+        .script([hop, last, Answer::cut_at(50_000)]);
     let job = job_with_secrets(&origin);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     let cookies: Vec<Vec<String>> = origin
         .gets(WNID)
         .iter()
         .map(|get| {
-            let mut cookies: Vec<_> = get.header("cookie").unwrap_or_default().split("; ").map(str::to_owned).collect();
+            let mut cookies: Vec<_> = get
+                .header("cookie")
+                .unwrap_or_default()
+                .split("; ")
+                .map(str::to_owned)
+                .collect();
             cookies.sort();
             cookies
         })
         .collect();
     let session = "session=s3cr3t-c00kie";
-    assert_eq!(cookies, [&[session][..], &["gate=8", "pass=7", session], &["pass=70", session], &[session]]);
+    assert_eq!(
+        cookies,
+        [
+            &[session][..],
+            &["gate=8", "pass=7", session],
+            &["pass=70", session],
+            &[session]
+        ]
+    );
 }
 
 #[test]
 fn a_location_may_hold_spaces_letters_of_any_language_and_a_fragment() {
     for (location, path) in [
         ("/with space/n00000001.tar", "/with%20space/n00000001.tar"),
-        ("/f\u{fc}r alle/n00000001.tar#part", "/f%C3%BCr%20alle/n00000001.tar"),
-        ("hop/n00000001.tar?a=\u{e9} b", "/hop/n00000001.tar?a=%C3%A9%20b"),
+        (
+            "/f\u{fc}r alle/n00000001.tar#part",
+            "/f%C3%BCr%20alle/n00000001.tar",
+        ),
+        (
+            "hop/n00000001.tar?a=\u{e9} b",
+            "/hop/n00000001.tar?a=%C3%A9%20b",
+        ),
         ("/[x]|^{y}/n00000001.tar", "/[x]|^%7By%7D/n00000001.tar"),
     ] {
         let gets = assert_arrives(&class(), [Answer::redirect(location)], &QUICK);

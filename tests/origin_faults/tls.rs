@@ -16,10 +16,21 @@ fn run(certificate: Certificate, trusts_authority: bool) -> (Origin, Job, Option
     origin.class(WNID, class());
     let front = TlsFront::start(origin.address(), certificate);
     let authority = authority().to_str().expect("a plain path").to_owned();
-    let trust = if trusts_authority { vec!["--cacert", &authority] } else { vec![] };
-    let job = Job::new().classes([WNID]).url(&front.url()).args(QUICK.into_iter().chain(trust));
+    let trust = if trusts_authority {
+        vec!["--cacert", &authority]
+    } else {
+        vec![]
+    };
+    let job = Job::new()
+        .classes([WNID])
+        .url(&front.url())
+        .args(QUICK.into_iter().chain(trust));
     let finished = job.run();
-    let table = if finished.code == Some(0) { Table::of(1, 0, 0) } else { Table::of(0, 0, 1) };
+    let table = if finished.code == Some(0) {
+        Table::of(1, 0, 0)
+    } else {
+        Table::of(0, 0, 1)
+    };
     job.assert_ended(&finished, finished.code.unwrap_or(-1), table);
     (origin, job, finished.code)
 }
@@ -33,17 +44,26 @@ fn a_configured_authority_is_trusted() {
 
 #[test]
 fn unknown_expired_and_foreign_certificates_are_rejected() {
-    for (certificate, trusted) in
-        [(Certificate::Valid, false), (Certificate::Expired, true), (Certificate::WrongName, true)]
-    {
+    for (certificate, trusted) in [
+        (Certificate::Valid, false),
+        (Certificate::Expired, true),
+        (Certificate::WrongName, true),
+    ] {
         let (origin, job, code) = run(certificate, trusted);
         assert_eq!(code, Some(1), "{certificate:?}");
         let failure = job.failure_of(WNID);
-        assert!(failure.starts_with("ConnectionError: certificate refused: "), "{failure}");
+        assert!(
+            failure.starts_with("ConnectionError: certificate refused: "),
+            "{failure}"
+        );
         let log = job.log();
         assert!(!log.is_empty());
         assert_lines(&log, 0, &["trying again"]);
-        assert_eq!(origin.all_requests().len(), 0, "a server with an invalid certificate gets no request");
+        assert_eq!(
+            origin.all_requests().len(),
+            0,
+            "a server with an invalid certificate gets no request"
+        );
     }
 }
 
@@ -51,11 +71,17 @@ fn unknown_expired_and_foreign_certificates_are_rejected() {
 fn plain_http_behind_https_is_a_connection_error() {
     let origin = Origin::start();
     origin.class(WNID, class());
-    let job = Job::new().classes([WNID]).url(&format!("https://{}", origin.address()));
+    let job = Job::new()
+        .classes([WNID])
+        .url(&format!("https://{}", origin.address()));
     // A long timeout, so that a busy machine does not turn the error into a timeout.
     let job = job.args(["--retries", "0", "--timeout", "20s"]);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
-    assert!(job.failure_of(WNID).starts_with("ConnectionError: "), "{:?}", job.failures());
+    assert!(
+        job.failure_of(WNID).starts_with("ConnectionError: "),
+        "{:?}",
+        job.failures()
+    );
 }
 
 #[test]
@@ -64,12 +90,16 @@ fn authorities_are_needed_only_for_https() {
     origin.class(WNID, class());
     let without = |url: &str| {
         let job = Job::new().classes([WNID]).url(url).args(QUICK);
-        job.variable("SSL_CERT_FILE", "/nowhere").variable("SSL_CERT_DIR", "/nowhere")
+        job.variable("SSL_CERT_FILE", "/nowhere")
+            .variable("SSL_CERT_DIR", "/nowhere")
     };
     let job = without(&format!("http://{}", origin.address()));
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     let job = without("https://127.0.0.1:9");
-    job.assert_could_not_run(&job.run(), &["on a system without CA certificates give --cacert"]);
+    job.assert_could_not_run(
+        &job.run(),
+        &["on a system without CA certificates give --cacert"],
+    );
 }
 
 /// A job behind TLS that trusts the certificates in this bundle.
@@ -92,11 +122,18 @@ fn a_self_signed_certificate_is_trusted_if_configured() {
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(&class(), &job.class_folder(WNID));
 
-    let other_name = format!("https://localhost:{}", front.url().rsplit(':').next().expect("the URL has a port"));
+    let other_name = format!(
+        "https://localhost:{}",
+        front.url().rsplit(':').next().expect("the URL has a port")
+    );
     std::fs::remove_dir_all(job.class_folder(WNID)).expect("the class exists");
     let job = job.url(&other_name);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
-    assert!(job.failure_of(WNID).contains("certificate refused"), "{:?}", job.failures());
+    assert!(
+        job.failure_of(WNID).contains("certificate refused"),
+        "{:?}",
+        job.failures()
+    );
 
     let authority = std::fs::read(authority()).expect("the certificate is in the repository");
     let job = job_that_trusts(&front, authority);
@@ -108,7 +145,8 @@ fn a_bundle_in_any_supported_encoding_is_used_and_others_are_rejected_with_a_mes
     let origin = Origin::start();
     origin.class(WNID, class());
     let front = TlsFront::start(origin.address(), Certificate::Valid);
-    let [authority, other] = [authority(), self_signed()].map(|path| std::fs::read_to_string(path).unwrap());
+    let [authority, other] =
+        [authority(), self_signed()].map(|path| std::fs::read_to_string(path).unwrap());
     for bundle in [
         format!("\u{feff}{authority}"),
         format!("{other}\n# the authority\n{authority}").replace('\n', "\r\n"),
@@ -121,7 +159,10 @@ fn a_bundle_in_any_supported_encoding_is_used_and_others_are_rejected_with_a_mes
     let requests = origin.all_requests().len();
     let trusted = authority.replace("CERTIFICATE-----", "TRUSTED CERTIFICATE-----");
     let job = job_that_trusts(&front, format!("{other}{trusted}"));
-    job.assert_could_not_run(&job.run(), &["--cacert", "TRUSTED CERTIFICATE", "openssl x509"]);
+    job.assert_could_not_run(
+        &job.run(),
+        &["--cacert", "TRUSTED CERTIFICATE", "openssl x509"],
+    );
     let job = job_that_trusts(&front, format!("{authority}{}", &other[..other.len() / 2]));
     job.assert_could_not_run(&job.run(), &["--cacert", "damaged"]);
     assert_eq!(origin.all_requests().len(), requests);
@@ -134,7 +175,13 @@ fn a_connection_without_close_notify_is_complete_if_the_tar_ends_there() {
     for (answers, requests) in [
         (vec![Answer::plain().without_length()], 1),
         (vec![Answer::plain().chunked().hanging_up()], 1),
-        (vec![Answer::cut_at(50_000).without_length(), Answer::plain().without_length()], 2),
+        (
+            vec![
+                Answer::cut_at(50_000).without_length(),
+                Answer::plain().without_length(),
+            ],
+            2,
+        ),
         // With chunked coding the end is known, so an earlier end is a cut.
         (vec![Answer::cut_at(50_000).chunked(), Answer::plain()], 2),
     ] {
@@ -144,6 +191,11 @@ fn a_connection_without_close_notify_is_complete_if_the_tar_ends_there() {
         let job = job_that_trusts(&front, std::fs::read(authority()).unwrap());
         job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
         assert_class_is(&class(), &job.class_folder(WNID));
-        assert_eq!(origin.gets(WNID).len(), requests, "{:#?}", origin.gets(WNID));
+        assert_eq!(
+            origin.gets(WNID).len(),
+            requests,
+            "{:#?}",
+            origin.gets(WNID)
+        );
     }
 }

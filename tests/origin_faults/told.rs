@@ -17,7 +17,10 @@ use tokio::time::Instant;
 
 fn job(url: &str, args: &[&str]) -> Job {
     let wnids: Vec<String> = (1..=30).map(|number| format!("n{number:08}")).collect();
-    Job::new().classes(wnids.iter().map(String::as_str)).url(url).args(args.iter().copied())
+    Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .url(url)
+        .args(args.iter().copied())
 }
 
 /// A loopback port without a listener.
@@ -51,7 +54,11 @@ impl RawServer {
                 stream.write_all(answer).ok();
             }
         });
-        Self { address, thread: Some(thread), is_over }
+        Self {
+            address,
+            thread: Some(thread),
+            is_over,
+        }
     }
 }
 
@@ -67,7 +74,10 @@ impl Drop for RawServer {
 fn a_failed_connection_is_reported_within_two_seconds_with_host_and_port() {
     let closed = closed_port();
     for (url, message) in [
-        (closed.as_str(), format!("no connection to {closed}: refused; is --url right?")),
+        (
+            closed.as_str(),
+            format!("no connection to {closed}: refused; is --url right?"),
+        ),
         (
             "http://no-such-host.invalid:8099/x",
             "no connection to http://no-such-host.invalid:8099: the name".to_owned(),
@@ -76,7 +86,9 @@ fn a_failed_connection_is_reported_within_two_seconds_with_host_and_port() {
         let started = Instant::now();
         let job = job(url, &["--delete-tar"]);
         let mut running = job.start();
-        running.wait_until("it prints the cause", |running| running.stderr().contains(&message).then_some(()));
+        running.wait_until("it prints the cause", |running| {
+            running.stderr().contains(&message).then_some(())
+        });
         let took = started.elapsed();
         assert!(took < Duration::from_secs(2), "{took:?}");
         assert!(running.is_running(), "the job waits for the origin");
@@ -87,15 +99,26 @@ fn a_failed_connection_is_reported_within_two_seconds_with_host_and_port() {
 #[test]
 fn the_pause_message_has_its_end_and_a_cause_is_reported_once() {
     let closed = closed_port();
-    let job = job(&closed, &["--delete-tar", "--retries", "0", "--workers", "4"]);
+    let job = job(
+        &closed,
+        &["--delete-tar", "--retries", "0", "--workers", "4"],
+    );
     let mut running = job.start();
-    let pause =
-        format!("no class can be had from {closed} (ConnectionError: no connection to {closed}: refused). Paused");
-    running.wait_until("it prints that it waits", |running| running.stderr().contains(&pause).then_some(()));
+    let pause = format!(
+        "no class can be had from {closed} (ConnectionError: no connection to {closed}: refused). Paused"
+    );
+    running.wait_until("it prints that it waits", |running| {
+        running.stderr().contains(&pause).then_some(())
+    });
     let message = running.stderr();
     let line = lines_with(&message, &[&pause])[0];
-    let (_, end) = line.split_once("until ").expect("the line has the end of the pause");
-    assert!(end.len() == "2026-01-01T00:00:00Z".len() && end.ends_with('Z'), "{end:?}");
+    let (_, end) = line
+        .split_once("until ")
+        .expect("the line has the end of the pause");
+    assert!(
+        end.len() == "2026-01-01T00:00:00Z".len() && end.ends_with('Z'),
+        "{end:?}"
+    );
     assert_eq!(message.matches("is --url right?").count(), 1, "{message}");
     assert_eq!(message.matches("WARN").count(), 2, "{message}");
     running.kill();
@@ -108,12 +131,22 @@ fn a_coordinator_reports_the_cause_for_its_workers() {
     let mut coordinator = job.start_coordinator();
     let workers = ["w1", "w2"].map(|name| job.start_worker(name, &coordinator, job.target_path()));
     let message = format!(": no connection to {closed}: refused; is --url right?");
-    coordinator.running.wait_until("it prints the cause", |running| running.stderr().contains(&message).then_some(()));
+    coordinator
+        .running
+        .wait_until("it prints the cause", |running| {
+            running.stderr().contains(&message).then_some(())
+        });
     for mut worker in workers {
-        worker.wait_until("it prints the cause", |running| running.stderr().contains(&message[2..]).then_some(()));
+        worker.wait_until("it prints the cause", |running| {
+            running.stderr().contains(&message[2..]).then_some(())
+        });
         worker.kill();
     }
-    assert_eq!(coordinator.running.stderr().matches(&message).count(), 1, "once for all workers");
+    assert_eq!(
+        coordinator.running.stderr().matches(&message).count(),
+        1,
+        "once for all workers"
+    );
     coordinator.running.kill();
 }
 
@@ -125,7 +158,9 @@ fn an_answer_that_is_not_http_is_reported_clearly() {
     let job = job(&url, &["--delete-tar"]);
     let mut running = job.start();
     let message = format!("the answer of {url} is no HTTP (does it speak TLS?)");
-    running.wait_until("it prints the cause", |running| running.stderr().contains(&message).then_some(()));
+    running.wait_until("it prints the cause", |running| {
+        running.stderr().contains(&message).then_some(())
+    });
     running.kill();
 }
 
@@ -133,10 +168,18 @@ fn an_answer_that_is_not_http_is_reported_clearly() {
 fn after_an_answer_the_url_is_not_questioned() {
     let origin = Origin::start();
     let tar = images("n00000001", 1, 500..900, 1);
-    origin
-        .class("n00000001", tar)
-        .script([tests::answer::Answer::cut_at(100), tests::answer::Answer::plain().hanging_up()]);
-    let job = Job::new().classes(["n00000001"]).origin(&origin).args(["--delete-tar"]);
+    origin.class("n00000001", tar).script([
+        tests::answer::Answer::cut_at(100),
+        tests::answer::Answer::plain().hanging_up(),
+    ]);
+    let job = Job::new()
+        .classes(["n00000001"])
+        .origin(&origin)
+        .args(["--delete-tar"]);
     let finished = job.run();
-    assert!(!finished.stderr.contains("is --url right?"), "{}", finished.stderr);
+    assert!(
+        !finished.stderr.contains("is --url right?"),
+        "{}",
+        finished.stderr
+    );
 }

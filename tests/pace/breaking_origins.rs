@@ -21,7 +21,11 @@ enum With {
 /// Downloads from an origin with this overload limit; returns a summary of the cost.
 #[track_caller]
 fn downloads(most: usize, with: With) -> String {
-    let args: &[&str] = if let With::OneProcess = with { &["--workers", "20"] } else { &[] };
+    let args: &[&str] = if let With::OneProcess = with {
+        &["--workers", "20"]
+    } else {
+        &[]
+    };
     let setting = Setting::new(CLASSES, 100_000..140_000, args);
     setting.origin.limit_total_rate(TOTAL_RATE);
     setting.origin.break_above(most, SILENCE);
@@ -35,9 +39,13 @@ fn downloads(most: usize, with: With) -> String {
     }
     let requests = setting.origin.all_requests().len() as u64;
     let overloads = setting.origin.overloads();
-    let summary =
-        format!("{with:?}, {most} transfers: {requests} requests for {CLASSES} classes, {overloads} overloads");
-    assert!(requests * 2 <= CLASSES * 3 && overloads <= MOST_OVERLOADS, "{summary}");
+    let summary = format!(
+        "{with:?}, {most} transfers: {requests} requests for {CLASSES} classes, {overloads} overloads"
+    );
+    assert!(
+        requests * 2 <= CLASSES * 3 && overloads <= MOST_OVERLOADS,
+        "{summary}"
+    );
     summary
 }
 

@@ -26,13 +26,21 @@ impl Setting {
     /// `classes` classes of five images each, and the coordinator's arguments.
     fn new(classes: u64, sizes: Range<usize>, args: &[&str]) -> Self {
         let wnids = (1..=classes).map(|number| (format!("n{number:08}"), number));
-        let tars: Vec<_> = wnids.map(|(wnid, seed)| (wnid.clone(), images(&wnid, 5, sizes.clone(), seed))).collect();
+        let tars: Vec<_> = wnids
+            .map(|(wnid, seed)| (wnid.clone(), images(&wnid, 5, sizes.clone(), seed)))
+            .collect();
         let origin = Origin::start();
         for (wnid, tar) in &tars {
             origin.class(wnid, tar.clone());
         }
-        let args = ["--delete-tar", "--durability", "process"].iter().chain(args).copied();
-        let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin).args(args);
+        let args = ["--delete-tar", "--durability", "process"]
+            .iter()
+            .chain(args)
+            .copied();
+        let job = Job::new()
+            .classes(tars.iter().map(|(wnid, _)| wnid.as_str()))
+            .origin(&origin)
+            .args(args);
         Self { origin, job, tars }
     }
 
@@ -43,7 +51,16 @@ impl Setting {
         let start = |number: u32| {
             let name = format!("worker{number}");
             let slots = slots.to_string();
-            let args = ["--connect", &connect, "--name", &name, "--workers", &slots, "--target", target];
+            let args = [
+                "--connect",
+                &connect,
+                "--name",
+                &name,
+                "--workers",
+                &slots,
+                "--target",
+                target,
+            ];
             self.job.start_worker_with(args)
         };
         (1..=workers).map(start).collect()
@@ -56,14 +73,19 @@ impl Setting {
             let finished = worker.wait();
             assert_eq!(finished.code, Some(0), "{}", finished.stderr);
         }
-        self.job.assert_ended(&coordinator.running.wait(), 0, Table::of(self.tars.len() as u64, 0, 0));
+        self.job.assert_ended(
+            &coordinator.running.wait(),
+            0,
+            Table::of(self.tars.len() as u64, 0, 0),
+        );
         self.assert_all_whole();
     }
 
     /// Runs the job in one process; panics unless every class is complete.
     #[track_caller]
     fn finish_in_one_process(&self) {
-        self.job.assert_ended(&self.job.run(), 0, Table::of(self.tars.len() as u64, 0, 0));
+        self.job
+            .assert_ended(&self.job.run(), 0, Table::of(self.tars.len() as u64, 0, 0));
         self.assert_all_whole();
     }
 

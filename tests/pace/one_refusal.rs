@@ -26,11 +26,21 @@ fn returns_to_all_connections_after(refused: u64, code: u16) {
     setting.finish_in_one_process();
     let requests = setting.origin.all_requests();
     assert_eq!(requests.len() as u64, CLASSES + 1);
-    let end = requests.iter().find(|request| request.status == code).expect("the request was rejected").at + WAIT;
-    let mut later: Vec<Duration> =
-        requests.iter().filter_map(|request| request.at.checked_duration_since(end)).collect();
+    let end = requests
+        .iter()
+        .find(|request| request.status == code)
+        .expect("the request was rejected")
+        .at
+        + WAIT;
+    let mut later: Vec<Duration> = requests
+        .iter()
+        .filter_map(|request| request.at.checked_duration_since(end))
+        .collect();
     later.sort_unstable();
-    assert!(later[SLOTS - 1] < MAX_RETURN_TIME, "request {refused}: times of the requests after the wait: {later:?}");
+    assert!(
+        later[SLOTS - 1] < MAX_RETURN_TIME,
+        "request {refused}: times of the requests after the wait: {later:?}"
+    );
 }
 
 #[test]

@@ -13,7 +13,8 @@ use tests::{
 use tokio::time::Instant;
 
 use crate::{
-    SHORT_LEASE, TIMEOUT, assert_nothing_lost_or_repeated, fleet, let_pass, wait_for_class, wait_for_result, wnid,
+    SHORT_LEASE, TIMEOUT, assert_nothing_lost_or_repeated, fleet, let_pass, wait_for_class,
+    wait_for_result, wnid,
 };
 
 #[test]
@@ -35,7 +36,10 @@ fn workers_finish_without_the_coordinator_and_report_when_it_returns() {
     for class in [1, 2, 3, 4].map(wnid) {
         wait_for_result(&fleet, &class);
     }
-    println!("results from the coordinator's absence were delivered {:.1?} after its return", back.elapsed());
+    println!(
+        "results from the coordinator's absence were delivered {:.1?} after its return",
+        back.elapsed()
+    );
     assert_nothing_lost_or_repeated(&fleet, coordinator, workers);
 }
 
@@ -59,7 +63,9 @@ fn the_ledger_names_the_worker_of_a_class_finished_without_the_coordinator() {
     fleet.job = fleet.job.args(["--delete-tar", "--expect", "gone"]);
     let mut later = fleet.start_coordinator();
     later.wait_until("it has processed the worker's report", |it| {
-        it.stderr().contains("3 classes are complete on worker gone, which is expected").then_some(())
+        it.stderr()
+            .contains("3 classes are complete on worker gone, which is expected")
+            .then_some(())
     });
     later.kill();
 }
@@ -117,7 +123,9 @@ fn the_class_of_a_worker_that_died_meanwhile_is_reassigned_when_the_window_ends(
     let heir = fleet.start_worker("heir", 2);
     fleet.wait_for_gets(&wnid(1), 2, TIMEOUT);
     let took = back.elapsed();
-    println!("the class of a worker that died with the coordinator was in progress on another one after {took:.1?}");
+    println!(
+        "the class of a worker that died with the coordinator was in progress on another one after {took:.1?}"
+    );
     fleet.assert_done(coordinator, [heir], Table::of(2, 0, 0));
 }
 
@@ -141,11 +149,20 @@ fn classes_that_were_never_granted_do_not_wait_for_a_worker_that_died_meanwhile(
     let mut coordinator = fleet.start_coordinator();
     let back = Instant::now();
     fleet.wait_for_gets(&wnid(19), 1, TIMEOUT);
-    println!("the last class of the list was requested {:.1?} after the restart", back.elapsed());
-    assert_eq!(fleet.gets(&wnid(1)), 1, "the dead worker may hold the class");
+    println!(
+        "the last class of the list was requested {:.1?} after the restart",
+        back.elapsed()
+    );
+    assert_eq!(
+        fleet.gets(&wnid(1)),
+        1,
+        "the dead worker may hold the class"
+    );
     assert!(!fleet.settled().contains_key(&wnid(1)));
     coordinator.wait_until("it logs the missing worker", |it| {
-        let waits = it.stderr().contains("classes that were granted before the restart wait for ");
+        let waits = it
+            .stderr()
+            .contains("classes that were granted before the restart wait for ");
         (waits && it.stderr().contains("dead")).then_some(())
     });
     // A worker with this name registers, so the coordinator waits for no other.
@@ -158,16 +175,23 @@ fn a_stopped_coordinator_ends_soon_and_its_workers_wait_with_few_log_lines() {
     let fleet = fleet(6, 200_000);
     let mut coordinator = fleet.start_coordinator();
     let workers = ["left", "right"].map(|name| fleet.start_worker(name, 1));
-    coordinator.wait_until("a class is complete", |_| fleet.job.class_folder(&wnid(1)).exists().then_some(()));
+    coordinator.wait_until("a class is complete", |_| {
+        fleet.job.class_folder(&wnid(1)).exists().then_some(())
+    });
     coordinator.signal(Signal::TERM);
     assert_eq!(coordinator.wait().code, Some(143));
     let_pass(Duration::from_secs(4));
     let coordinator = fleet.start_coordinator();
-    let complaints = |text: &str| lines_with(text, &["WARN"]).len() + lines_with(text, &["ERROR"]).len();
+    let complaints =
+        |text: &str| lines_with(text, &["WARN"]).len() + lines_with(text, &["ERROR"]).len();
     let finished = workers.map(tests::running::Running::wait);
     for worker in &finished {
         assert_eq!(worker.code, Some(0), "{}", worker.stderr);
-        assert!(complaints(&worker.stderr) <= 6, "more messages than expected in four seconds: {}", worker.stderr);
+        assert!(
+            complaints(&worker.stderr) <= 6,
+            "more messages than expected in four seconds: {}",
+            worker.stderr
+        );
     }
     assert_nothing_lost_or_repeated(&fleet, coordinator, []);
 }
@@ -177,8 +201,11 @@ fn a_stopped_coordinator_ends_soon_and_its_workers_wait_with_few_log_lines() {
 fn without_workers_the_coordinator_waits_without_using_cpu_time() {
     let fleet = Fleet::new(1, 3, 1000..9000, &SHORT_LEASE);
     let mut coordinator = fleet.start_coordinator();
-    coordinator
-        .wait_until("the coordinator listens", |_| std::net::TcpStream::connect(fleet.address()).is_ok().then_some(()));
+    coordinator.wait_until("the coordinator listens", |_| {
+        std::net::TcpStream::connect(fleet.address())
+            .is_ok()
+            .then_some(())
+    });
     // The rest of its start.
     let_pass(Duration::from_secs(2));
     let before = ticks(coordinator.id());
@@ -192,6 +219,14 @@ fn without_workers_the_coordinator_waits_without_using_cpu_time() {
 /// CPU time of a process, in hundredths of a second.
 fn ticks(process: u32) -> u64 {
     let stat = std::fs::read_to_string(format!("/proc/{process}/stat")).expect("the process runs");
-    let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
-    [11, 12].iter().map(|field: &usize| fields[*field].parse::<u64>().expect("a number")).sum()
+    let fields: Vec<&str> = stat
+        .rsplit(')')
+        .next()
+        .unwrap_or_default()
+        .split_whitespace()
+        .collect();
+    [11, 12]
+        .iter()
+        .map(|field: &usize| fields[*field].parse::<u64>().expect("a number"))
+        .sum()
 }

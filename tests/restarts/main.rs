@@ -35,14 +35,18 @@ fn wnid(number: u64) -> String {
 /// Waits until a class is complete.
 #[track_caller]
 fn wait_for_class(fleet: &Fleet, wnid: &str) {
-    wait_for(&format!("{wnid} is complete"), TIMEOUT, || fleet.job.class_folder(wnid).exists());
+    wait_for(&format!("{wnid} is complete"), TIMEOUT, || {
+        fleet.job.class_folder(wnid).exists()
+    });
 }
 
 /// Waits until a class is settled, and returns how long that took.
 #[track_caller]
 fn wait_for_result(fleet: &Fleet, wnid: &str) -> Duration {
     let began = Instant::now();
-    wait_for(&format!("{wnid} is settled"), TIMEOUT, || fleet.settled().contains_key(wnid));
+    wait_for(&format!("{wnid} is settled"), TIMEOUT, || {
+        fleet.settled().contains_key(wnid)
+    });
     began.elapsed()
 }
 
@@ -54,7 +58,15 @@ fn let_pass(span: Duration) {
 
 /// Panics unless every class was downloaded once and counted once, as a success of this run.
 #[track_caller]
-fn assert_nothing_lost_or_repeated(fleet: &Fleet, coordinator: Running, workers: impl IntoIterator<Item = Running>) {
-    fleet.assert_done(coordinator, workers, Table::of(fleet.tars.len() as u64, 0, 0));
+fn assert_nothing_lost_or_repeated(
+    fleet: &Fleet,
+    coordinator: Running,
+    workers: impl IntoIterator<Item = Running>,
+) {
+    fleet.assert_done(
+        coordinator,
+        workers,
+        Table::of(fleet.tars.len() as u64, 0, 0),
+    );
     fleet.assert_nothing_came_twice();
 }

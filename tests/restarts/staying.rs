@@ -15,7 +15,9 @@ const RETRIES: [&str; 3] = ["--delete-tar", "--stay", "--retry-failed"];
 /// Waits until the outcome is printed; panics if it differs from the table or if the process ends.
 #[track_caller]
 fn assert_shows(coordinator: &mut Running, table: Table) {
-    coordinator.wait_until("the job is done", |running| running.stderr().contains("stays to tell").then_some(()));
+    coordinator.wait_until("the job is done", |running| {
+        running.stderr().contains("stays to tell").then_some(())
+    });
     assert_eq!(coordinator.stdout(), table.text());
     assert!(coordinator.is_running());
 }
@@ -30,8 +32,11 @@ fn assert_late_worker_ends(fleet: &Fleet) {
 /// A job of these classes at the address that the fleet's workers use.
 fn job_of(fleet: &Fleet, classes: &[u64], args: &[&str]) -> Job {
     let wnids: Vec<String> = classes.iter().copied().map(wnid).collect();
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&fleet.origin);
-    job.args(args.iter().copied()).target(fleet.job.target_path())
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&fleet.origin);
+    job.args(args.iter().copied())
+        .target(fleet.job.target_path())
 }
 
 #[test]
@@ -49,21 +54,38 @@ fn a_finished_job_is_shown_until_a_stop_and_again_after_every_restart() {
     let mut coordinator = job.start_coordinator_at(fleet.address());
     assert_shows(&mut coordinator, Table::of(2, 0, 1));
     let stderr = coordinator.stderr();
-    assert!(stderr.contains(&format!("{} failed: HTTPError: 404", wnid(9))), "the cause is printed again: {stderr}");
+    assert!(
+        stderr.contains(&format!("{} failed: HTTPError: 404", wnid(9))),
+        "the cause is printed again: {stderr}"
+    );
     assert_late_worker_ends(&fleet);
     let url = fleet.url();
-    let status = job.start_with(["status", "--json", "--connect", &url]).wait();
-    assert!(status.stdout.contains("\"phase\":\"done\""), "{}\n{}", status.stdout, status.stderr);
+    let status = job
+        .start_with(["status", "--json", "--connect", &url])
+        .wait();
+    assert!(
+        status.stdout.contains("\"phase\":\"done\""),
+        "{}\n{}",
+        status.stdout,
+        status.stderr
+    );
     coordinator.signal(Signal::TERM);
     job.assert_ended(&coordinator.wait(), 1, Table::of(2, 0, 1));
     assert_eq!(job.failures().len(), 1);
-    assert_eq!(fleet.origin.all_requests().len(), 0, "the origin got no request");
+    assert_eq!(
+        fleet.origin.all_requests().len(),
+        0,
+        "the origin got no request"
+    );
 }
 
 #[test]
 fn another_list_is_a_new_job() {
     let fleet = Fleet::new(2, 5, 10_000..20_000, &[]);
-    for (classes, table) in [(&[1][..], Table::of(1, 0, 0)), (&[1, 2], Table::of(1, 1, 0))] {
+    for (classes, table) in [
+        (&[1][..], Table::of(1, 0, 0)),
+        (&[1, 2], Table::of(1, 1, 0)),
+    ] {
         let job = job_of(&fleet, classes, &STAYS);
         let mut coordinator = job.start_coordinator_at(fleet.address());
         assert_late_worker_ends(&fleet);
@@ -92,16 +114,21 @@ fn failed_classes_are_retried_once_and_then_shown() {
         coordinator.signal(Signal::TERM);
         job.assert_ended(&coordinator.wait(), 1, table);
         let requests = fleet.origin.all_requests().len();
-        assert!(requests >= least && (requests == 0) == (least == 0), "{args:?}: {requests}");
+        assert!(
+            requests >= least && (requests == 0) == (least == 0),
+            "{args:?}: {requests}"
+        );
     }
 }
 
 #[test]
 fn a_retry_without_failed_classes_shows_the_last_run() {
     let fleet = Fleet::new(1, 5, 10_000..20_000, &[]);
-    for (args, table) in
-        [(&STAYS[..], Table::of(1, 0, 0)), (&RETRIES, Table::of(0, 1, 0)), (&RETRIES, Table::of(0, 1, 0))]
-    {
+    for (args, table) in [
+        (&STAYS[..], Table::of(1, 0, 0)),
+        (&RETRIES, Table::of(0, 1, 0)),
+        (&RETRIES, Table::of(0, 1, 0)),
+    ] {
         let job = job_of(&fleet, &[1], args);
         let mut coordinator = job.start_coordinator_at(fleet.address());
         assert_late_worker_ends(&fleet);

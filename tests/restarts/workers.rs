@@ -8,7 +8,9 @@ use tests::{
 };
 use tokio::time::Instant;
 
-use crate::{MAX_TAKEOVER_TIME, SHORT_LEASE, TIMEOUT, fleet, wait_for_class, wait_for_result, wnid};
+use crate::{
+    MAX_TAKEOVER_TIME, SHORT_LEASE, TIMEOUT, fleet, wait_for_class, wait_for_result, wnid,
+};
 
 /// Takes 15 s: the shortest lease and the margin after it.
 #[test]
@@ -23,7 +25,9 @@ fn the_class_of_a_dead_worker_is_soon_in_progress_on_another() {
     let killed = Instant::now();
     fleet.wait_for_gets(&class, 2, TIMEOUT);
     let took = killed.elapsed();
-    println!("the class of a dead worker was in progress on another one after {took:.1?}, with a lease of 3 s");
+    println!(
+        "the class of a dead worker was in progress on another one after {took:.1?}, with a lease of 3 s"
+    );
     assert!(took <= MAX_TAKEOVER_TIME, "{took:?}");
     fleet.assert_done(coordinator, [heir], Table::of(1, 0, 0));
 }
@@ -45,7 +49,10 @@ fn a_restarted_worker_soon_has_its_classes_again() {
     for class in [&first, &second] {
         fleet.wait_for_gets(class, 2, TIMEOUT);
     }
-    println!("a restarted worker had its classes again after {:.2?}", again.elapsed());
+    println!(
+        "a restarted worker had its classes again after {:.2?}",
+        again.elapsed()
+    );
     fleet.assert_done(coordinator, [worker], Table::of(2, 0, 0));
 }
 

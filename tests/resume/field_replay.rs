@@ -34,12 +34,26 @@ fn cuts() -> Vec<Cut> {
 }
 
 fn cut(row: &str, seed: u64) -> Cut {
-    let [_, wnid, at, length] = row.split(',').collect::<Vec<_>>().try_into().expect("four columns");
-    let [at, length] = [at, length].map(|bytes: &str| bytes.parse::<u64>().expect("a number") / SCALE);
+    let [_, wnid, at, length] = row
+        .split(',')
+        .collect::<Vec<_>>()
+        .try_into()
+        .expect("four columns");
+    let [at, length] =
+        [at, length].map(|bytes: &str| bytes.parse::<u64>().expect("a number") / SCALE);
     let images = (length / IMAGE).max(1);
-    let tar = streamed_images(wnid, images, (length / images).saturating_sub(512).max(1), seed);
+    let tar = streamed_images(
+        wnid,
+        images,
+        (length / images).saturating_sub(512).max(1),
+        seed,
+    );
     assert!(at < tar.length(), "{wnid} was not cut");
-    Cut { wnid: wnid.to_owned(), at, tar: Arc::new(tar) }
+    Cut {
+        wnid: wnid.to_owned(),
+        at,
+        tar: Arc::new(tar),
+    }
 }
 
 #[test]
@@ -48,10 +62,16 @@ fn the_633_cuts_of_the_field_log_cost_no_class_and_few_bytes() {
     let cuts = cuts();
     assert_eq!(cuts.len(), 633);
     for Cut { wnid, at, tar } in &cuts {
-        origin.class(wnid, Arc::clone(tar)).script([Answer::cut_at(*at)]);
+        origin
+            .class(wnid, Arc::clone(tar))
+            .script([Answer::cut_at(*at)]);
     }
-    let job = Job::new().classes(cuts.iter().map(|cut| cut.wnid.as_str())).origin(&origin);
-    let job = job.args(["--workers", "15", "--delete-tar"]).deadline(Duration::from_mins(4));
+    let job = Job::new()
+        .classes(cuts.iter().map(|cut| cut.wnid.as_str()))
+        .origin(&origin);
+    let job = job
+        .args(["--workers", "15", "--delete-tar"])
+        .deadline(Duration::from_mins(4));
     job.assert_ended(&job.run(), 0, Table::of(633, 0, 0));
     for Cut { wnid, tar, .. } in &cuts {
         assert_streamed_class_is(&**tar, &job.class_folder(wnid));
@@ -60,6 +80,12 @@ fn the_633_cuts_of_the_field_log_cost_no_class_and_few_bytes() {
     let twice = origin.bytes_sent_again();
     let requests = origin.all_requests().len();
     println!("{twice} of {all} bytes were sent twice, in {requests} requests");
-    assert!(requests >= 2 * cuts.len(), "{requests} requests: the classes were not cut");
-    assert!(twice * 100 <= all * MAX_REPEATED_PERCENT, "{twice} of {all} bytes were sent twice");
+    assert!(
+        requests >= 2 * cuts.len(),
+        "{requests} requests: the classes were not cut"
+    );
+    assert!(
+        twice * 100 <= all * MAX_REPEATED_PERCENT,
+        "{twice} of {all} bytes were sent twice"
+    );
 }

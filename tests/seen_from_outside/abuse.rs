@@ -39,13 +39,24 @@ struct Abuse {
 }
 
 const KINDS: [Abuse; 8] = [
-    Abuse { name: "silent", connections: 70, threads: 1, opening: Vec::new, step: is_open },
+    Abuse {
+        name: "silent",
+        connections: 70,
+        threads: 1,
+        opening: Vec::new,
+        step: is_open,
+    },
     Abuse {
         name: "pipelined requests whose answers are never read",
         connections: 100,
         threads: 1,
         opening: || b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n".repeat(1000),
-        step: |connection| send(connection, b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n"),
+        step: |connection| {
+            send(
+                connection,
+                b"GET /metrics HTTP/1.1\r\nhost: localhost\r\n\r\n",
+            )
+        },
     },
     Abuse {
         name: "idle after an answer, and back when they are closed",
@@ -65,7 +76,13 @@ const KINDS: [Abuse; 8] = [
         name: "large headers",
         connections: 40,
         threads: 2,
-        opening: || [b"GET /healthz HTTP/1.1\r\nx-large: ".to_vec(), vec![b'x'; 1 << 20]].concat(),
+        opening: || {
+            [
+                b"GET /healthz HTTP/1.1\r\nx-large: ".to_vec(),
+                vec![b'x'; 1 << 20],
+            ]
+            .concat()
+        },
         step: |connection| send(connection, &[b'x'; 1 << 16]),
     },
     Abuse {
@@ -82,7 +99,13 @@ const KINDS: [Abuse; 8] = [
         opening: Vec::new,
         step: |_| Err(ErrorKind::ConnectionAborted.into()),
     },
-    Abuse { name: "a thousand", connections: 500, threads: 2, opening: Vec::new, step: is_open },
+    Abuse {
+        name: "a thousand",
+        connections: 500,
+        threads: 2,
+        opening: Vec::new,
+        step: is_open,
+    },
 ];
 
 /// Fails once the program has closed the connection.
@@ -131,7 +154,10 @@ impl Attack {
                 while !stop.load(Ordering::Relaxed) {
                     let before = opened.load(Ordering::Relaxed);
                     for place in &mut all {
-                        if place.as_mut().is_some_and(|connection| act(connection).is_ok()) {
+                        if place
+                            .as_mut()
+                            .is_some_and(|connection| act(connection).is_ok())
+                        {
                             continue;
                         }
                         *place = open(address, &opening).ok();
@@ -143,7 +169,11 @@ impl Attack {
                 }
             })
         });
-        Self { stop: Arc::clone(&stop), opened: Arc::clone(&opened), threads: threads.collect() }
+        Self {
+            stop: Arc::clone(&stop),
+            opened: Arc::clone(&opened),
+            threads: threads.collect(),
+        }
     }
 }
 
@@ -169,20 +199,27 @@ fn probe(address: SocketAddr) -> Result<(), String> {
     let request = || -> io::Result<String> {
         let mut connection = TcpStream::connect_timeout(&address, PROBE_TIMEOUT)?;
         connection.set_read_timeout(Some(PROBE_TIMEOUT))?;
-        write!(connection, "GET /healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n")?;
+        write!(
+            connection,
+            "GET /healthz HTTP/1.1\r\nhost: {address}\r\nconnection: close\r\n\r\n"
+        )?;
         let mut answer = String::new();
         connection.read_to_string(&mut answer)?;
         Ok(answer)
     };
     match request() {
-        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") && begun.elapsed() <= PROBE_TIMEOUT => Ok(()),
+        Ok(answer) if answer.starts_with("HTTP/1.1 200 ") && begun.elapsed() <= PROBE_TIMEOUT => {
+            Ok(())
+        }
         other => Err(format!("{other:?} after {:?}", begun.elapsed())),
     }
 }
 
 /// Sends probes during each kind of abuse; returns a line for each kind, and the failures.
 fn probe_during_abuse(address: SocketAddr) -> (Vec<String>, Vec<String>) {
-    let probes = std::env::var("PROBES").ok().map(|count| count.parse::<usize>().expect("a number of probes"));
+    let probes = std::env::var("PROBES")
+        .ok()
+        .map(|count| count.parse::<usize>().expect("a number of probes"));
     let count = probes.unwrap_or(5);
     let interval = Duration::from_millis(if probes.is_some() { 1000 } else { 100 });
     let rounds = if probes.is_some() { 1 } else { ROUNDS };
@@ -192,7 +229,9 @@ fn probe_during_abuse(address: SocketAddr) -> (Vec<String>, Vec<String>) {
         let attack = Attack::start(abuse, address);
         let all = abuse.connections * abuse.threads;
         // A program may refuse some of the connections.
-        wait_until(OPEN_TIMEOUT, || (attack.opened.load(Ordering::Relaxed) >= all).then_some(()));
+        wait_until(OPEN_TIMEOUT, || {
+            (attack.opened.load(Ordering::Relaxed) >= all).then_some(())
+        });
         let mut failures = Vec::new();
         for _ in 0..rounds {
             failures = (0..count)
@@ -207,7 +246,10 @@ fn probe_during_abuse(address: SocketAddr) -> (Vec<String>, Vec<String>) {
         }
         let passed = count - failures.len();
         let opened = attack.opened.load(Ordering::Relaxed);
-        lines.push(format!("{} · {passed} of {count} probes · {opened} connections", abuse.name));
+        lines.push(format!(
+            "{} · {passed} of {count} probes · {opened} connections",
+            abuse.name
+        ));
         if !failures.is_empty() {
             failed.push(format!("{}: {failures:?}", abuse.name));
         }
@@ -218,7 +260,10 @@ fn probe_during_abuse(address: SocketAddr) -> (Vec<String>, Vec<String>) {
 #[test]
 fn probes_of_the_coordinator_pass_during_each_kind_of_abuse() {
     let origin = Origin::start();
-    let job = Job::new().classes(["n00000001"]).origin(&origin).deadline(Duration::from_mins(9));
+    let job = Job::new()
+        .classes(["n00000001"])
+        .origin(&origin)
+        .deadline(Duration::from_mins(9));
     let coordinator = job.start_coordinator();
     let (lines, failed) = probe_during_abuse(coordinator.http);
     println!("coordinator\n{}", lines.join("\n"));
@@ -233,7 +278,14 @@ fn probes_of_a_worker_pass_during_each_kind_of_abuse() {
     let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let connect = format!("http://{}", silent.local_addr().expect("it is bound"));
     let target = job.target_path().to_str().expect("a plain path");
-    let mut worker = job.start_worker_with(["--connect", &connect, "--target", target, "--http", "127.0.0.1:0"]);
+    let mut worker = job.start_worker_with([
+        "--connect",
+        &connect,
+        "--target",
+        target,
+        "--http",
+        "127.0.0.1:0",
+    ]);
     let address = worker.wait_for_http();
     let (lines, failed) = probe_during_abuse(address);
     println!("worker\n{}", lines.join("\n"));

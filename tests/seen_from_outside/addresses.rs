@@ -30,8 +30,14 @@ static DEFAULT_PORT: LazyLock<Option<TcpListener>> = LazyLock::new(|| {
 
 /// A job of one class that stalls until the origin ends its stalls.
 fn hanging_job(origin: &Origin, wnids: &[String]) -> Job {
-    origin.script_of(&wnids[0]).expect("the class is served").script([Answer::stall_at(10_000)]);
-    Job::new().classes(wnids.iter().map(String::as_str)).origin(origin).args(["--delete-tar"])
+    origin
+        .script_of(&wnids[0])
+        .expect("the class is served")
+        .script([Answer::stall_at(10_000)]);
+    Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(origin)
+        .args(["--delete-tar"])
 }
 
 #[test]
@@ -60,7 +66,9 @@ fn runs_on_one_host_find_a_free_port_when_the_default_is_busy() {
     assert_ne!(addresses[0], addresses[1]);
     for address in addresses {
         assert_ne!(address.port(), 8080);
-        wait_for("the job is ready", TIMEOUT, || get(address, "/readyz") == Some((200, "ok\n".to_owned())));
+        wait_for("the job is ready", TIMEOUT, || {
+            get(address, "/readyz") == Some((200, "ok\n".to_owned()))
+        });
     }
     origin.end_stalls();
     for (job, running) in jobs.iter().zip(running) {
@@ -73,17 +81,29 @@ fn a_busy_port_is_an_error_if_configured_or_if_others_must_find_it() {
     let busy = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let asked_for = busy.local_addr().expect("it is bound").to_string();
     LazyLock::force(&DEFAULT_PORT);
-    let job = Job::new().classes(["n00000001"]).url("http://127.0.0.1:9/x");
+    let job = Job::new()
+        .classes(["n00000001"])
+        .url("http://127.0.0.1:9/x");
     let csv = job.folder().join("data.csv");
     let csv = csv.to_str().expect("a plain path");
     for (args, address) in [
-        (vec!["--dev", "--fname", csv, "--http", &asked_for], asked_for.as_str()),
-        (vec!["--listen", "127.0.0.1:0", "--fname", csv], "127.0.0.1:8080"),
+        (
+            vec!["--dev", "--fname", csv, "--http", &asked_for],
+            asked_for.as_str(),
+        ),
+        (
+            vec!["--listen", "127.0.0.1:0", "--fname", csv],
+            "127.0.0.1:8080",
+        ),
     ] {
         let finished = job.start_with(args.iter().copied()).wait();
         job.assert_could_not_run(
             &finished,
-            &[&format!("listen on {address}"), "in use", "another address with --http"],
+            &[
+                &format!("listen on {address}"),
+                "in use",
+                "another address with --http",
+            ],
         );
         assert_eq!(finished.stderr.lines().count(), 1, "{}", finished.stderr);
     }
@@ -97,10 +117,21 @@ fn an_address_that_other_machines_reach_causes_one_warning() {
     let mut running = job.start();
     let address = running.wait_for_http();
     assert!(address.ip().is_unspecified());
-    assert_eq!(get(([127, 0, 0, 1], address.port()).into(), "/healthz"), Some((200, "ok\n".to_owned())));
+    assert_eq!(
+        get(([127, 0, 0, 1], address.port()).into(), "/healthz"),
+        Some((200, "ok\n".to_owned()))
+    );
     origin.end_stalls();
     let finished = running.wait();
-    let warnings: Vec<&str> = finished.stderr.lines().filter(|line| line.starts_with("warning: ")).collect();
-    assert!(warnings.len() == 1 && warnings[0].contains("open to other machines"), "{}", finished.stderr);
+    let warnings: Vec<&str> = finished
+        .stderr
+        .lines()
+        .filter(|line| line.starts_with("warning: "))
+        .collect();
+    assert!(
+        warnings.len() == 1 && warnings[0].contains("open to other machines"),
+        "{}",
+        finished.stderr
+    );
     job.assert_ended(&finished, 0, Table::of(1, 0, 0));
 }

@@ -56,11 +56,21 @@ impl TraceService for TraceReceiver {
         &self,
         request: Request<ExportTraceServiceRequest>,
     ) -> Result<Response<ExportTraceServiceResponse>, Status> {
-        let mut received = self.0.lock().expect("nothing panics while it holds this lock");
+        let mut received = self
+            .0
+            .lock()
+            .expect("nothing panics while it holds this lock");
         received.headers.push(request.metadata().clone());
         for resource in request.into_inner().resource_spans {
-            let about = resource.resource.map(|resource| resource.attributes).unwrap_or_default();
-            for span in resource.scope_spans.into_iter().flat_map(|scope| scope.spans) {
+            let about = resource
+                .resource
+                .map(|resource| resource.attributes)
+                .unwrap_or_default();
+            for span in resource
+                .scope_spans
+                .into_iter()
+                .flat_map(|scope| scope.spans)
+            {
                 received.spans.push(Span {
                     service: text_of(&about, "service.name"),
                     name: span.name,
@@ -76,11 +86,16 @@ impl TraceService for TraceReceiver {
 }
 
 fn hexadecimal(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
+    bytes
+        .iter()
+        .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
 fn text_of(attributes: &[KeyValue], key: &str) -> String {
-    let value = attributes.iter().find(|attribute| attribute.key == key).and_then(|found| found.value.as_ref());
+    let value = attributes
+        .iter()
+        .find(|attribute| attribute.key == key)
+        .and_then(|found| found.value.as_ref());
     match value.and_then(|value| value.value.as_ref()) {
         Some(Value::StringValue(text)) => text.clone(),
         _ => String::new(),
@@ -92,11 +107,19 @@ impl Collector {
         let runtime = Runtime::new().expect("a runtime");
         let received = Arc::<Mutex<Received>>::default();
         let service = TraceServiceServer::new(TraceReceiver(Arc::clone(&received)));
-        let listener = runtime.block_on(tokio::net::TcpListener::bind("127.0.0.1:0")).expect("a free port on loopback");
+        let listener = runtime
+            .block_on(tokio::net::TcpListener::bind("127.0.0.1:0"))
+            .expect("a free port on loopback");
         let address = listener.local_addr().expect("it is bound");
-        let served = Server::builder().add_service(service).serve_with_incoming(TcpIncoming::from(listener));
+        let served = Server::builder()
+            .add_service(service)
+            .serve_with_incoming(TcpIncoming::from(listener));
         drop(runtime.spawn(served));
-        Self { address, received, _runtime: runtime }
+        Self {
+            address,
+            received,
+            _runtime: runtime,
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -104,24 +127,49 @@ impl Collector {
     }
 
     pub(crate) fn spans(&self) -> Vec<Span> {
-        self.received.lock().expect("nothing panics while it holds this lock").spans.clone()
+        self.received
+            .lock()
+            .expect("nothing panics while it holds this lock")
+            .spans
+            .clone()
     }
 
     /// The value of a header that every export had.
     pub(crate) fn header(&self, name: &str) -> Option<String> {
-        let received = self.received.lock().expect("nothing panics while it holds this lock");
-        let value = received.headers.last()?.get(name)?.to_str().ok()?.to_owned();
-        received.headers.iter().all(|headers| headers.contains_key(name)).then_some(value)
+        let received = self
+            .received
+            .lock()
+            .expect("nothing panics while it holds this lock");
+        let value = received
+            .headers
+            .last()?
+            .get(name)?
+            .to_str()
+            .ok()?
+            .to_owned();
+        received
+            .headers
+            .iter()
+            .all(|headers| headers.contains_key(name))
+            .then_some(value)
     }
 
     /// The only span of this name for a class; waits for it.
     #[track_caller]
     pub(crate) fn span_of(&self, wnid: &str, name: &str) -> Span {
         let of_class = |span: &Span| span.name == name && span.wnid == wnid;
-        let found =
-            || Some(self.spans().into_iter().filter(of_class).collect::<Vec<_>>()).filter(|found| !found.is_empty());
+        let found = || {
+            Some(
+                self.spans()
+                    .into_iter()
+                    .filter(of_class)
+                    .collect::<Vec<_>>(),
+            )
+            .filter(|found| !found.is_empty())
+        };
         let found = wait_until(Duration::from_secs(20), found);
-        let found = found.unwrap_or_else(|| panic!("no span {name} of {wnid}: {:#?}", self.spans()));
+        let found =
+            found.unwrap_or_else(|| panic!("no span {name} of {wnid}: {:#?}", self.spans()));
         assert_eq!(found.len(), 1, "{found:#?}");
         found[0].clone()
     }

@@ -20,11 +20,15 @@ fn a_coordinator_is_ready_while_it_leases_and_reports_that_it_stops() {
     let wnids = wnids(2);
     let origin = origin(&wnids);
     origin.limit_rate(1000);
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin);
     let coordinator = job.start_coordinator();
     let http = coordinator.http;
     let ok = Some((200, "ok\n".to_owned()));
-    wait_for("the coordinator is ready", TIMEOUT, || get(http, "/readyz") == ok);
+    wait_for("the coordinator is ready", TIMEOUT, || {
+        get(http, "/readyz") == ok
+    });
     assert_eq!(get(http, "/healthz"), ok);
     let (status, page) = get(http, "/").expect("the coordinator answers");
     assert_eq!(status, 200);
@@ -56,28 +60,46 @@ fn a_coordinator_that_waits_for_its_predecessors_workers_is_alive_and_not_ready(
     let wnids = wnids(2);
     let origin = origin(&wnids);
     origin.limit_rate(1000);
-    let job = Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin).args(["--lease-ttl", "3s"]);
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(["--lease-ttl", "3s"]);
     let first = job.start_coordinator();
     let worker = job.start_worker("w1", &first, job.target_path());
     let leases = |now: Scrape| now.value("imagenet_classes{state=\"leased\"}") > 0.5;
-    wait_for("the coordinator leases", TIMEOUT, || Scrape::of(first.http).is_some_and(leases));
+    wait_for("the coordinator leases", TIMEOUT, || {
+        Scrape::of(first.http).is_some_and(leases)
+    });
     worker.signal(Signal::STOP);
     first.running.kill();
 
     let second = job.start_coordinator();
     let http = second.http;
-    wait_for("`/readyz` reports the cause", TIMEOUT, || get(http, "/readyz") == Some((503, "recovering\n".to_owned())));
+    wait_for("`/readyz` reports the cause", TIMEOUT, || {
+        get(http, "/readyz") == Some((503, "recovering\n".to_owned()))
+    });
     assert_eq!(get(http, "/healthz"), Some((200, "ok\n".to_owned())));
     let recovering = Scrape::of(http).expect("the coordinator answers");
-    assert!(recovering.value("imagenet_phase{phase=\"recovering\"}") > 0.5, "{}", recovering.text);
-    assert!(recovering.value("imagenet_ready") < 0.5 && recovering.value("imagenet_coordinator_epoch") > 1.5);
+    assert!(
+        recovering.value("imagenet_phase{phase=\"recovering\"}") > 0.5,
+        "{}",
+        recovering.text
+    );
+    assert!(
+        recovering.value("imagenet_ready") < 0.5
+            && recovering.value("imagenet_coordinator_epoch") > 1.5
+    );
     let runtime = Runtime::new().expect("a runtime");
     let probe = || runtime.block_on(check(second.address, "imagenet.v1.Coordinator"));
     assert!(matches!(probe(), Ok(ServingStatus::NotServing)));
-    wait_for("the window ends", TIMEOUT, || get(http, "/readyz") == Some((200, "ok\n".to_owned())));
-    wait_for("the health service on the workers' port agrees", TIMEOUT, || {
-        matches!(probe(), Ok(ServingStatus::Serving))
+    wait_for("the window ends", TIMEOUT, || {
+        get(http, "/readyz") == Some((200, "ok\n".to_owned()))
     });
+    wait_for(
+        "the health service on the workers' port agrees",
+        TIMEOUT,
+        || matches!(probe(), Ok(ServingStatus::Serving)),
+    );
     second.running.kill();
     worker.kill();
 }

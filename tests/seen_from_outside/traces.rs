@@ -20,16 +20,23 @@ const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
 fn job(origin: &Origin, wnids: &[String]) -> Job {
-    Job::new().classes(wnids.iter().map(String::as_str)).origin(origin).args(["--delete-tar"])
+    Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(origin)
+        .args(["--delete-tar"])
 }
 
 #[track_caller]
 fn assert_one_trace(collector: &Collector, wnid: &str) -> String {
-    let [lease, class, settle] = ["lease", "class", "settle"].map(|name| collector.span_of(wnid, name));
+    let [lease, class, settle] =
+        ["lease", "class", "settle"].map(|name| collector.span_of(wnid, name));
     assert_eq!(lease.parent, "", "{lease:?}");
     assert_eq!(class.parent, lease.id, "{class:?} is not below {lease:?}");
     assert_eq!(settle.parent, class.id, "{settle:?} is not below {class:?}");
-    assert!(lease.trace == class.trace && class.trace == settle.trace, "{lease:?} {class:?} {settle:?}");
+    assert!(
+        lease.trace == class.trace && class.trace == settle.trace,
+        "{lease:?} {class:?} {settle:?}"
+    );
     lease.trace
 }
 
@@ -45,9 +52,19 @@ fn a_class_has_one_trace_from_its_lease_to_its_report_across_both_programs() {
     let worker = job.start_worker("w1", &coordinator, job.target_path());
     assert_eq!(worker.wait().code, Some(0));
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(3, 0, 0));
-    let traces: Vec<String> = wnids.iter().map(|wnid| assert_one_trace(&collector, wnid)).collect();
-    assert!(traces[0] != traces[1] && traces[1] != traces[2], "{traces:?}");
-    for (name, service) in [("lease", "coordinator"), ("class", "worker"), ("settle", "coordinator")] {
+    let traces: Vec<String> = wnids
+        .iter()
+        .map(|wnid| assert_one_trace(&collector, wnid))
+        .collect();
+    assert!(
+        traces[0] != traces[1] && traces[1] != traces[2],
+        "{traces:?}"
+    );
+    for (name, service) in [
+        ("lease", "coordinator"),
+        ("class", "worker"),
+        ("settle", "coordinator"),
+    ] {
         assert_eq!(collector.span_of(&wnids[0], name).service, service);
     }
     assert_eq!(collector.header("x-tenant").as_deref(), Some("cats"));
@@ -56,14 +73,23 @@ fn a_class_has_one_trace_from_its_lease_to_its_report_across_both_programs() {
     let spans = collector.spans();
     for method in ["Register", "Acquire", "Report", "Leave"] {
         let name = format!("imagenet.v1.Coordinator/{method}");
-        let mut answered = spans.iter().filter(|span| span.name == name && span.service == "coordinator").peekable();
-        assert!(answered.peek().is_some(), "{method} was not traced: {spans:#?}");
+        let mut answered = spans
+            .iter()
+            .filter(|span| span.name == name && span.service == "coordinator")
+            .peekable();
+        assert!(
+            answered.peek().is_some(),
+            "{method} was not traced: {spans:#?}"
+        );
         for answer in answered {
             let call = spans
                 .iter()
                 .find(|span| span.id == answer.parent)
                 .unwrap_or_else(|| panic!("{answer:?} has no parent among the spans"));
-            assert!(call.service == "worker" && call.name == name && call.trace == answer.trace, "{call:?} {answer:?}");
+            assert!(
+                call.service == "worker" && call.name == name && call.trace == answer.trace,
+                "{call:?} {answer:?}"
+            );
         }
     }
 }
@@ -73,10 +99,16 @@ fn on_one_host_the_trace_is_the_same_and_the_standard_names_are_kept() {
     let collector = Collector::start();
     let wnids = wnids(1);
     let origin = origin(&wnids);
-    let job = job(&origin, &wnids).variable(ENDPOINT, &collector.url()).variable("OTEL_SERVICE_NAME", "cats");
+    let job = job(&origin, &wnids)
+        .variable(ENDPOINT, &collector.url())
+        .variable("OTEL_SERVICE_NAME", "cats");
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_one_trace(&collector, &wnids[0]);
-    assert!(collector.spans().iter().all(|span| span.service == "cats"), "{:#?}", collector.spans());
+    assert!(
+        collector.spans().iter().all(|span| span.service == "cats"),
+        "{:#?}",
+        collector.spans()
+    );
     let log = job.log();
     assert!(!log.is_empty());
     // The log has lines of its own for these spans.
@@ -94,11 +126,22 @@ fn each_setting_that_disables_traces_works() {
         ("OTEL_EXPORTER_OTLP_PROTOCOL", "http/protobuf", true),
     ] {
         let collector = Collector::start();
-        let job = job(&origin, &wnids).variable(ENDPOINT, &collector.url()).variable(name, value);
+        let job = job(&origin, &wnids)
+            .variable(ENDPOINT, &collector.url())
+            .variable(name, value);
         let finished = job.run();
         job.assert_ended(&finished, 0, Table::of(1, 0, 0));
-        assert!(collector.spans().is_empty(), "{name}: {:#?}", collector.spans());
-        assert_eq!(finished.stderr.contains("traces are not exported"), has_warning, "{name}: {}", finished.stderr);
+        assert!(
+            collector.spans().is_empty(),
+            "{name}: {:#?}",
+            collector.spans()
+        );
+        assert_eq!(
+            finished.stderr.contains("traces are not exported"),
+            has_warning,
+            "{name}: {}",
+            finished.stderr
+        );
     }
 }
 
@@ -131,6 +174,9 @@ fn an_unreachable_or_silent_collector_does_not_delay_a_job() {
     for endpoint in [collector::closed_port(), hangs] {
         let took = timed(Some(endpoint.clone()));
         eprintln!("without a collector {without:?}, with {endpoint} {took:?}");
-        assert!(took < without + MAX_DELAY, "{took:?} instead of {without:?}");
+        assert!(
+            took < without + MAX_DELAY,
+            "{took:?} instead of {without:?}"
+        );
     }
 }

@@ -33,29 +33,59 @@ impl Cluster {
     /// coordinator.
     fn new(classes: u64, [coordinator, origin]: [&Host; 2], reached: &str) -> Self {
         let tars: Vec<_> = (1..=classes)
-            .map(|number| (format!("n{number:08}"), images(&format!("n{number:08}"), 25, 15_000..25_000, number)))
+            .map(|number| {
+                (
+                    format!("n{number:08}"),
+                    images(&format!("n{number:08}"), 25, 15_000..25_000, number),
+                )
+            })
             .collect();
-        let served = origin.on(|| Origin::listen(&format!("{}:0", origin.address))).expect("a free port on that host");
+        let served = origin
+            .on(|| Origin::listen(&format!("{}:0", origin.address)))
+            .expect("a free port on that host");
         for (wnid, tar) in &tars {
             served.class(wnid, tar.clone());
         }
-        let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&served);
-        let cluster = Self { job, origin: served, tars, coordinator: coordinator.clone(), lease: "3s" };
+        let job = Job::new()
+            .classes(tars.iter().map(|(wnid, _)| wnid.as_str()))
+            .origin(&served);
+        let cluster = Self {
+            job,
+            origin: served,
+            tars,
+            coordinator: coordinator.clone(),
+            lease: "3s",
+        };
         let folder = cluster.file("");
-        let made = cluster.job.start_with(["init", "--dir", &folder, "--advertise", reached]).wait();
+        let made = cluster
+            .job
+            .start_with(["init", "--dir", &folder, "--advertise", reached])
+            .wait();
         assert_eq!(made.code, Some(0), "{}", made.stderr);
         cluster
     }
 
     /// The path of a file that `coordinator init` created.
     fn file(&self, name: &str) -> String {
-        self.job.folder().join("trust").join(name).to_str().expect("a plain path").to_owned()
+        self.job
+            .folder()
+            .join("trust")
+            .join(name)
+            .to_str()
+            .expect("a plain path")
+            .to_owned()
     }
 
     /// Starts the coordinator on a host, or restarts it on another one.
     fn start_coordinator(&mut self, host: &Host) -> Running {
-        let files = [("--tls-cert", "server.pem"), ("--tls-key", "server.key"), ("--token-file", "tokens")];
-        let files = files.map(|(flag, name)| [flag.to_owned(), self.file(name)]).concat();
+        let files = [
+            ("--tls-cert", "server.pem"),
+            ("--tls-key", "server.key"),
+            ("--token-file", "tokens"),
+        ];
+        let files = files
+            .map(|(flag, name)| [flag.to_owned(), self.file(name)])
+            .concat();
         let always = ["--delete-tar", "--lease-ttl", self.lease];
         let args: Vec<&str> = files.iter().map(String::as_str).chain(always).collect();
         let job = std::mem::take(&mut self.job);
@@ -77,21 +107,45 @@ impl Cluster {
         let disk = self.disk(host);
         let token = self.file("worker.token");
         let disk = disk.to_str().expect("a plain path");
-        let args = ["--connect", &url, "--token-file", &token, "--name", &host.name, "--target", disk];
-        host.start_worker(&self.job, args.into_iter().chain(["--workers", slots, "--allow-private-origin"]))
+        let args = [
+            "--connect",
+            &url,
+            "--token-file",
+            &token,
+            "--name",
+            &host.name,
+            "--target",
+            disk,
+        ];
+        host.start_worker(
+            &self.job,
+            args.into_iter()
+                .chain(["--workers", slots, "--allow-private-origin"]),
+        )
     }
 
     /// Panics unless all processes succeed, the counts are right, and each class is complete on one
     /// of the hosts.
     #[track_caller]
-    fn assert_done(&self, coordinator: Running, workers: impl IntoIterator<Item = Running>, hosts: &[&Host]) {
+    fn assert_done(
+        &self,
+        coordinator: Running,
+        workers: impl IntoIterator<Item = Running>,
+        hosts: &[&Host],
+    ) {
         for worker in workers {
             let finished = worker.wait();
             assert_eq!(finished.code, Some(0), "{}", finished.stderr);
         }
-        self.job.assert_ended(&coordinator.wait(), 0, Table::of(self.tars.len() as u64, 0, 0));
+        self.job.assert_ended(
+            &coordinator.wait(),
+            0,
+            Table::of(self.tars.len() as u64, 0, 0),
+        );
         for (wnid, tar) in &self.tars {
-            let there = hosts.iter().any(|host| difference(tar, &self.disk(host).join(wnid)).is_none());
+            let there = hosts
+                .iter()
+                .any(|host| difference(tar, &self.disk(host).join(wnid)).is_none());
             assert!(there, "{wnid} is on no host");
         }
         for host in hosts {

@@ -25,7 +25,10 @@ fn three_hosts_with_separate_disks_share_the_classes() {
     cluster.assert_done(running, workers, &hosts);
     let shares = hosts.map(|host| cluster.classes_of(host));
     println!("three hosts have {shares:?} of 18 classes");
-    assert!(shares.iter().all(|share| *share > 0) && shares.iter().sum::<usize>() == 18, "{shares:?}");
+    assert!(
+        shares.iter().all(|share| *share > 0) && shares.iter().sum::<usize>() == 18,
+        "{shares:?}"
+    );
     for (wnid, _) in &cluster.tars {
         assert_eq!(cluster.origin.gets(wnid).len(), 1, "{wnid}");
     }
@@ -34,7 +37,8 @@ fn three_hosts_with_separate_disks_share_the_classes() {
 /// Takes 15 s: the shortest lease and the margin after it.
 #[test]
 fn the_classes_of_an_unplugged_host_are_reassigned_and_it_reconnects() {
-    let Some((_network, [coordinator, origin, far, near])) = Network::of(["coordinator", "origin", "far", "near"])
+    let Some((_network, [coordinator, origin, far, near])) =
+        Network::of(["coordinator", "origin", "far", "near"])
     else {
         return;
     };
@@ -43,17 +47,30 @@ fn the_classes_of_an_unplugged_host_are_reassigned_and_it_reconnects() {
     let running = cluster.start_coordinator(&coordinator);
     let mut pulled = cluster.start_worker(&far, "1");
     let first = cluster.tars[0].0.clone();
-    pulled.wait_until("its class is in progress", |_| (!cluster.origin.gets(&first).is_empty()).then_some(()));
+    pulled.wait_until("its class is in progress", |_| {
+        (!cluster.origin.gets(&first).is_empty()).then_some(())
+    });
     let other = cluster.start_worker(&near, "4");
     far.set_link_down(true);
     let when = Instant::now();
     pulled.wait_until("it logs that the coordinator does not answer", |worker| {
         let stderr = worker.stderr();
-        ["no answer", "could not be renewed"].iter().any(|words| stderr.contains(words)).then_some(())
+        ["no answer", "could not be renewed"]
+            .iter()
+            .any(|words| stderr.contains(words))
+            .then_some(())
     });
-    println!("a host without a network noticed that after {:.1?}", when.elapsed());
-    wait_for("its class is in progress on another host", TIMEOUT, || cluster.origin.gets(&first).len() > 1);
-    println!("its class was in progress on another host after {:.1?}", when.elapsed());
+    println!(
+        "a host without a network noticed that after {:.1?}",
+        when.elapsed()
+    );
+    wait_for("its class is in progress on another host", TIMEOUT, || {
+        cluster.origin.gets(&first).len() > 1
+    });
+    println!(
+        "its class was in progress on another host after {:.1?}",
+        when.elapsed()
+    );
     cluster.origin.limit_rate(0);
     far.set_link_down(false);
     cluster.assert_done(running, [pulled, other], &[&far, &near]);
@@ -61,17 +78,23 @@ fn the_classes_of_an_unplugged_host_are_reassigned_and_it_reconnects() {
 
 #[test]
 fn a_host_that_is_unplugged_for_less_than_a_lease_loses_nothing() {
-    let Some((_network, [coordinator, origin, worker])) = Network::of(["coordinator", "origin", "worker"]) else {
+    let Some((_network, [coordinator, origin, worker])) =
+        Network::of(["coordinator", "origin", "worker"])
+    else {
         return;
     };
     let mut cluster = Cluster::new(6, [&coordinator, &origin], "10.77.0.1");
     cluster.origin.limit_rate(200_000);
     let running = cluster.start_coordinator(&coordinator);
     let mut working = cluster.start_worker(&worker, "2");
-    working.wait_until("classes are in progress", |_| (cluster.origin.bytes_sent() > 100_000).then_some(()));
+    working.wait_until("classes are in progress", |_| {
+        (cluster.origin.bytes_sent() > 100_000).then_some(())
+    });
     coordinator.set_link_down(true);
     let when = Instant::now();
-    wait_until(TIMEOUT, || (when.elapsed() > Duration::from_secs(4)).then_some(()));
+    wait_until(TIMEOUT, || {
+        (when.elapsed() > Duration::from_secs(4)).then_some(())
+    });
     coordinator.set_link_down(false);
     cluster.assert_done(running, [working], &[&worker]);
     for (wnid, _) in &cluster.tars {
@@ -81,7 +104,8 @@ fn a_host_that_is_unplugged_for_less_than_a_lease_loses_nothing() {
 
 #[test]
 fn sixty_four_kilobits_are_enough_for_the_leases_of_two_hosts() {
-    let Some((_network, [coordinator, origin, left, right])) = Network::of(["coordinator", "origin", "left", "right"])
+    let Some((_network, [coordinator, origin, left, right])) =
+        Network::of(["coordinator", "origin", "left", "right"])
     else {
         return;
     };

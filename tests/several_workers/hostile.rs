@@ -68,7 +68,12 @@ struct Hostile {
 }
 
 impl Hostile {
-    async fn register(&mut self, slots: u32, held: Vec<proto::Held>, storage: bool) -> Result<u64, Status> {
+    async fn register(
+        &mut self,
+        slots: u32,
+        held: Vec<proto::Held>,
+        storage: bool,
+    ) -> Result<u64, Status> {
         self.names += 1;
         let name = format!("hostile {}", self.names);
         let request = proto::RegisterRequest {
@@ -85,9 +90,15 @@ impl Hostile {
 
     /// Returns the leases that are granted within 200 ms.
     async fn acquire(&mut self, session_id: u64, max: u32) -> Vec<proto::Lease> {
-        let request = proto::AcquireRequest { session_id, max, held: vec![] };
+        let request = proto::AcquireRequest {
+            session_id,
+            max,
+            held: vec![],
+        };
         let call = tokio::time::timeout(Duration::from_millis(200), self.client.acquire(request));
-        call.await.map_or(vec![], |reply| reply.map_or(vec![], |reply| reply.into_inner().leases))
+        call.await.map_or(vec![], |reply| {
+            reply.map_or(vec![], |reply| reply.into_inner().leases)
+        })
     }
 
     async fn fail(
@@ -103,7 +114,9 @@ impl Hostile {
             suspect: suspect.into(),
             ..proto::Failure::default()
         };
-        let outcome = Some(proto::Outcome { kind: Some(Kind::Failure(failure)) });
+        let outcome = Some(proto::Outcome {
+            kind: Some(Kind::Failure(failure)),
+        });
         let result = |(wnid, token)| proto::Result {
             wnid,
             token,
@@ -111,20 +124,41 @@ impl Hostile {
             traceparent: String::new(),
             needs_lease: false,
         };
-        let request = proto::ReportRequest { session_id, results: leases.map(result).collect(), ..Default::default() };
+        let request = proto::ReportRequest {
+            session_id,
+            results: leases.map(result).collect(),
+            ..Default::default()
+        };
         self.client.report(request).await.map(drop)
     }
 
     async fn leave(&mut self, session_id: u64) -> Result<(), Status> {
-        self.client.leave(proto::LeaveRequest { session_id, ..Default::default() }).await.map(drop)
+        self.client
+            .leave(proto::LeaveRequest {
+                session_id,
+                ..Default::default()
+            })
+            .await
+            .map(drop)
     }
 
     async fn report_retry_after(&mut self, session_id: u64) -> Result<(), Status> {
-        let observation =
-            proto::Observation { session_id, refusals: 1, retry_after_ms: 15 * 60 * 1000, ..Default::default() };
-        let mut budgets = self.client.pace(stream::iter([observation])).await?.into_inner();
+        let observation = proto::Observation {
+            session_id,
+            refusals: 1,
+            retry_after_ms: 15 * 60 * 1000,
+            ..Default::default()
+        };
+        let mut budgets = self
+            .client
+            .pace(stream::iter([observation]))
+            .await?
+            .into_inner();
         let budget = budgets.message().await?.unwrap_or_default();
-        assert!(budget.quiet_ms > 800_000 || budget.quiet_ms == 0, "{budget:?}");
+        assert!(
+            budget.quiet_ms > 800_000 || budget.quiet_ms == 0,
+            "{budget:?}"
+        );
         Ok(())
     }
 
@@ -135,8 +169,18 @@ impl Hostile {
                 let session = self.register(1, vec![], false).await?;
                 for guess in 1..=100 {
                     let token = (1 << 32) + guess;
-                    let leases: Vec<_> = self.wnids.iter().map(|wnid| (wnid.clone(), token)).collect();
-                    self.fail(session, leases.into_iter(), "guessed", proto::Suspect::Class).await?;
+                    let leases: Vec<_> = self
+                        .wnids
+                        .iter()
+                        .map(|wnid| (wnid.clone(), token))
+                        .collect();
+                    self.fail(
+                        session,
+                        leases.into_iter(),
+                        "guessed",
+                        proto::Suspect::Class,
+                    )
+                    .await?;
                 }
                 self.leave(session).await?;
                 Ok(100 * self.wnids.len() as u64)
@@ -145,15 +189,23 @@ impl Hostile {
                 let session = self.register(1, vec![], false).await?;
                 let leases = self.acquire(session, 4096).await;
                 let more = self.acquire(session, 4096).await;
-                assert!(leases.len() + more.len() <= 1, "{} and {}", leases.len(), more.len());
+                assert!(
+                    leases.len() + more.len() <= 1,
+                    "{} and {}",
+                    leases.len(),
+                    more.len()
+                );
                 sleep(Duration::from_millis(50)).await;
                 self.leave(session).await?;
                 Ok(2)
             }
             Attack::ClaimOldTokens => {
                 for token in [1, (1 << 32) - 1, 1 << 32] {
-                    let held =
-                        self.wnids.iter().map(|wnid| proto::Held { wnid: wnid.clone(), token, ..Default::default() });
+                    let held = self.wnids.iter().map(|wnid| proto::Held {
+                        wnid: wnid.clone(),
+                        token,
+                        ..Default::default()
+                    });
                     let session = self.register(1000, held.collect(), false).await?;
                     self.leave(session).await?;
                 }
@@ -169,9 +221,17 @@ impl Hostile {
                 let granted = self.acquire(session, 1).await;
                 // Two failures settle a class as failed. A second failure of the same class would
                 // count as one of another worker, because the names differ.
-                let new = granted.into_iter().filter(|lease| self.failed.insert(lease.wnid.clone()));
+                let new = granted
+                    .into_iter()
+                    .filter(|lease| self.failed.insert(lease.wnid.clone()));
                 let leases: Vec<_> = new.map(|lease| (lease.wnid, lease.token)).collect();
-                self.fail(session, leases.into_iter(), "no answer", proto::Suspect::Origin).await?;
+                self.fail(
+                    session,
+                    leases.into_iter(),
+                    "no answer",
+                    proto::Suspect::Origin,
+                )
+                .await?;
                 self.leave(session).await?;
                 Ok(1)
             }
@@ -191,10 +251,22 @@ impl Hostile {
                 let session = self.register(1, vec![], false).await?;
                 let message = "\u{1}\u{202e}".repeat(500_000);
                 let guessed = std::iter::once((self.wnids[0].clone(), 1));
-                self.fail(session, guessed, &message, proto::Suspect::Host).await?;
-                let refused = self.fail(session, std::iter::once((message, 1)), "", proto::Suspect::Host).await;
+                self.fail(session, guessed, &message, proto::Suspect::Host)
+                    .await?;
+                let refused = self
+                    .fail(
+                        session,
+                        std::iter::once((message, 1)),
+                        "",
+                        proto::Suspect::Host,
+                    )
+                    .await;
                 let refused = refused.expect_err("the class id is invalid");
-                assert!(refused.message().len() < 1000, "{} bytes", refused.message().len());
+                assert!(
+                    refused.message().len() < 1000,
+                    "{} bytes",
+                    refused.message().len()
+                );
                 self.leave(session).await?;
                 sleep(Duration::from_millis(50)).await;
                 Ok(2)
@@ -217,11 +289,21 @@ impl RunningAttack {
         let until = Arc::clone(&stop);
         let counted = Arc::clone(&tries);
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             runtime.block_on(async {
-                let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+                let channel = Channel::from_shared(format!("http://{address}"))
+                    .expect("an address")
+                    .connect_lazy();
                 let client = CoordinatorClient::new(channel).max_encoding_message_size(usize::MAX);
-                let mut hostile = Hostile { client, wnids, names: 0, failed: HashSet::new() };
+                let mut hostile = Hostile {
+                    client,
+                    wnids,
+                    names: 0,
+                    failed: HashSet::new(),
+                };
                 while !until.load(Ordering::Relaxed) {
                     match hostile.attack(attack).await {
                         Ok(times) => drop(counted.fetch_add(times, Ordering::Relaxed)),
@@ -231,7 +313,11 @@ impl RunningAttack {
                 }
             });
         });
-        Self { stop, tries, thread }
+        Self {
+            stop,
+            tries,
+            thread,
+        }
     }
 
     fn tries(&self) -> u64 {
@@ -241,7 +327,9 @@ impl RunningAttack {
     #[track_caller]
     fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().expect("the answers to the attack are as expected");
+        self.thread
+            .join()
+            .expect("the answers to the attack are as expected");
     }
 }
 
@@ -279,7 +367,9 @@ fn run_job(classes: u64, attack: Option<Attack>) -> (Duration, u64) {
 
 #[track_caller]
 fn assert_ended(fleet: &Fleet, coordinator: Running, classes: u64) {
-    fleet.job.assert_ended(&coordinator.wait(), 0, Table::of(classes, 0, 0));
+    fleet
+        .job
+        .assert_ended(&coordinator.wait(), 0, Table::of(classes, 0, 0));
     assert_eq!(fleet.job.failures(), Vec::<String>::new());
     fleet.assert_nothing_came_twice();
 }
@@ -327,9 +417,13 @@ fn messages_of_control_characters_are_truncated() {
 
 #[test]
 fn rates() {
-    let pairs = std::env::var("RATES").ok().and_then(|pairs| pairs.parse::<usize>().ok());
+    let pairs = std::env::var("RATES")
+        .ok()
+        .and_then(|pairs| pairs.parse::<usize>().ok());
     let Some(pairs) = pairs.filter(|pairs| *pairs > 0) else {
-        println!("skipped: RATES=3 measures the honest workers' rate beside each attack, as the median of three pairs");
+        println!(
+            "skipped: RATES=3 measures the honest workers' rate beside each attack, as the median of three pairs"
+        );
         return;
     };
     let classes = 64;
@@ -342,26 +436,52 @@ fn rates() {
         let mut ratios: Vec<(f64, u64)> = (0..pairs).map(pair).collect();
         ratios.sort_by(|one, other| one.0.total_cmp(&other.0));
         let (ratio, tries) = ratios[pairs / 2];
-        println!("{attack:?}: {:.1} % of the rate without it (median of {pairs} pairs), {tries} tries", ratio * 100.0);
+        println!(
+            "{attack:?}: {:.1} % of the rate without it (median of {pairs} pairs), {tries} tries",
+            ratio * 100.0
+        );
     }
 }
 
 /// Leases all classes, reports them as held in every renewal, and receives no bytes. Returns when
 /// the coordinator has revoked all of the leases.
-async fn hold_all_leases(address: SocketAddr, classes: u64, all_are_leased: &AtomicBool) -> Result<(), Status> {
-    let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
-    let mut hostile =
-        Hostile { client: CoordinatorClient::new(channel), wnids: vec![], names: 0, failed: HashSet::new() };
+async fn hold_all_leases(
+    address: SocketAddr,
+    classes: u64,
+    all_are_leased: &AtomicBool,
+) -> Result<(), Status> {
+    let channel = Channel::from_shared(format!("http://{address}"))
+        .expect("an address")
+        .connect_lazy();
+    let mut hostile = Hostile {
+        client: CoordinatorClient::new(channel),
+        wnids: vec![],
+        names: 0,
+        failed: HashSet::new(),
+    };
     let session_id = hostile.register(1000, vec![], false).await?;
     let leases = hostile.acquire(session_id, 1000).await;
     assert_eq!(leases.len() as u64, classes);
-    let name = |lease: proto::Lease| proto::Held { wnid: lease.wnid, token: lease.token, ..Default::default() };
+    let name = |lease: proto::Lease| proto::Held {
+        wnid: lease.wnid,
+        token: lease.token,
+        ..Default::default()
+    };
     let mut held: Vec<proto::Held> = leases.into_iter().map(name).collect();
     all_are_leased.store(true, Ordering::Relaxed);
     while !held.is_empty() {
-        let request = proto::RenewRequest { session_id, held: held.clone(), ..Default::default() };
+        let request = proto::RenewRequest {
+            session_id,
+            held: held.clone(),
+            ..Default::default()
+        };
         let renewed = hostile.client.renew(request).await?.into_inner();
-        held.retain(|held| renewed.drop_leases.iter().all(|lease| lease.token != held.token));
+        held.retain(|held| {
+            renewed
+                .drop_leases
+                .iter()
+                .all(|lease| lease.token != held.token)
+        });
         sleep(Duration::from_millis(200)).await;
     }
     Ok(())
@@ -370,24 +490,38 @@ async fn hold_all_leases(address: SocketAddr, classes: u64, all_are_leased: &Ato
 #[test]
 fn a_worker_that_leases_every_class_and_receives_nothing_loses_all_leases() {
     let classes = 12;
-    let fleet = Fleet::new(classes, 5, 10_000..20_000, &["--timeout", "1s", "--lease-ttl", "3s"]);
+    let fleet = Fleet::new(
+        classes,
+        5,
+        10_000..20_000,
+        &["--timeout", "1s", "--lease-ttl", "3s"],
+    );
     let mut coordinator = fleet.start_coordinator();
     coordinator.wait_for_http();
     let address = fleet.address();
     let all_are_leased = Arc::<AtomicBool>::default();
     let leased = Arc::clone(&all_are_leased);
     let hostile = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .build()
+            .expect("a runtime");
         runtime.block_on(hold_all_leases(address, classes, &leased))
     });
-    tests::wait::wait_for("the hostile worker holds all leases", Duration::from_mins(1), || {
-        all_are_leased.load(Ordering::Relaxed)
-    });
+    tests::wait::wait_for(
+        "the hostile worker holds all leases",
+        Duration::from_mins(1),
+        || all_are_leased.load(Ordering::Relaxed),
+    );
     let worker = fleet.start_worker("honest", SLOTS).wait();
     assert_eq!(worker.code, Some(0), "{}", worker.stderr);
     assert_ended(&fleet, coordinator, classes);
     // The coordinator may have ended before the last renewal.
-    drop(hostile.join().expect("the hostile worker was granted all classes"));
+    drop(
+        hostile
+            .join()
+            .expect("the hostile worker was granted all classes"),
+    );
 }
 
 /// Number of classes that have failed.
@@ -398,25 +532,55 @@ const CORRECTED: usize = 4096;
 /// Sends a report of corrections while another worker renews. Returns the duration of the report
 /// and that of the slowest renewal during it.
 async fn send_corrections(address: SocketAddr) -> Result<(Duration, Duration), Status> {
-    let channel = Channel::from_shared(format!("http://{address}")).expect("an address").connect_lazy();
+    let channel = Channel::from_shared(format!("http://{address}"))
+        .expect("an address")
+        .connect_lazy();
     let client = CoordinatorClient::new(channel);
-    let mut worker = Hostile { client: client.clone(), wnids: vec![], names: 0, failed: HashSet::new() };
-    let [session, other] = [worker.register(1000, vec![], false).await?, worker.register(1, vec![], false).await?];
+    let mut worker = Hostile {
+        client: client.clone(),
+        wnids: vec![],
+        names: 0,
+        failed: HashSet::new(),
+    };
+    let [session, other] = [
+        worker.register(1000, vec![], false).await?,
+        worker.register(1, vec![], false).await?,
+    ];
     let mut failed = Vec::new();
     while failed.len() < FAILED as usize {
         let left = u32::try_from(FAILED as usize - failed.len()).unwrap_or(0);
-        let leases: Vec<_> =
-            worker.acquire(session, left.min(1000)).await.into_iter().map(|lease| (lease.wnid, lease.token)).collect();
+        let leases: Vec<_> = worker
+            .acquire(session, left.min(1000))
+            .await
+            .into_iter()
+            .map(|lease| (lease.wnid, lease.token))
+            .collect();
         failed.extend(leases.iter().map(|(wnid, _)| wnid.clone()));
-        worker.fail(session, leases.into_iter(), "404 Client Error", proto::Suspect::Class).await?;
+        worker
+            .fail(
+                session,
+                leases.into_iter(),
+                "404 Client Error",
+                proto::Suspect::Class,
+            )
+            .await?;
     }
-    let there = Some(proto::Outcome { kind: Some(Kind::Skipped(proto::Published::default())) });
-    let result = |wnid: &String| proto::Result { wnid: wnid.clone(), outcome: there.clone(), ..Default::default() };
+    let there = Some(proto::Outcome {
+        kind: Some(Kind::Skipped(proto::Published::default())),
+    });
+    let result = |wnid: &String| proto::Result {
+        wnid: wnid.clone(),
+        outcome: there.clone(),
+        ..Default::default()
+    };
     let results = failed.iter().take(CORRECTED).map(result).collect();
     let begun = Instant::now();
     let mut reporting = client.clone();
-    let mut report =
-        std::pin::pin!(reporting.report(proto::ReportRequest { session_id: session, results, ..Default::default() }));
+    let mut report = std::pin::pin!(reporting.report(proto::ReportRequest {
+        session_id: session,
+        results,
+        ..Default::default()
+    }));
     let mut renewing = client;
     let mut slowest = Duration::ZERO;
     loop {
@@ -435,13 +599,24 @@ async fn send_corrections(address: SocketAddr) -> Result<(Duration, Duration), S
 
 #[test]
 fn a_report_of_thousands_of_corrections_is_answered() {
-    let wnids: Vec<String> = (1..=FAILED + 1).map(|number| format!("n{number:08}")).collect();
+    let wnids: Vec<String> = (1..=FAILED + 1)
+        .map(|number| format!("n{number:08}"))
+        .collect();
     let origin = tests::origin::Origin::start();
-    let job = tests::cluster::Job::new().classes(wnids.iter().map(String::as_str)).origin(&origin);
+    let job = tests::cluster::Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin);
     let coordinator = job.start_coordinator();
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-    let (took, slowest) = runtime.block_on(send_corrections(coordinator.address)).expect("the report is answered");
-    println!("{CORRECTED} corrections of {FAILED} failures: {took:?}; slowest renewal meanwhile: {slowest:?}");
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime");
+    let (took, slowest) = runtime
+        .block_on(send_corrections(coordinator.address))
+        .expect("the report is answered");
+    println!(
+        "{CORRECTED} corrections of {FAILED} failures: {took:?}; slowest renewal meanwhile: {slowest:?}"
+    );
     assert_eq!(job.failures().len(), FAILED as usize - CORRECTED);
     coordinator.running.kill();
 }

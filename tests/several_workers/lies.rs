@@ -7,8 +7,7 @@ use proto::admin_server::Admin;
 use tonic::{Request, Response, Status};
 
 /// Moves the cursor, sets a title, reverses text, hides a part of it, and forges a line.
-pub(crate) const STEERS: &str =
-    "\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{202e}\u{61c}\u{ad}\u{200b}\u{2066}\u{feff}\u{e0041}\r\nINFO forged";
+pub(crate) const STEERS: &str = "\u{1b}[2J\u{1b}]0;t\u{7}\u{9b}31m\u{202e}\u{61c}\u{ad}\u{200b}\u{2066}\u{feff}\u{e0041}\r\nINFO forged";
 
 /// Changes an answer before it is sent.
 type Lie<Reply> = Arc<dyn Fn(&mut Reply) + Send + Sync>;
@@ -31,20 +30,40 @@ impl fmt::Debug for Lies {
 }
 
 impl Lies {
-    pub(crate) fn in_registrations(lie: impl Fn(&mut proto::RegisterReply) + Send + Sync + 'static) -> Self {
-        Self { register: Some(Arc::new(lie)), ..Self::default() }
+    pub(crate) fn in_registrations(
+        lie: impl Fn(&mut proto::RegisterReply) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            register: Some(Arc::new(lie)),
+            ..Self::default()
+        }
     }
 
-    pub(crate) fn in_renewals(lie: impl Fn(&mut proto::RenewReply) + Send + Sync + 'static) -> Self {
-        Self { renew: Some(Arc::new(lie)), ..Self::default() }
+    pub(crate) fn in_renewals(
+        lie: impl Fn(&mut proto::RenewReply) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            renew: Some(Arc::new(lie)),
+            ..Self::default()
+        }
     }
 
-    pub(crate) fn in_grants(lie: impl Fn(&mut proto::AcquireReply) + Send + Sync + 'static) -> Self {
-        Self { acquire: Some(Arc::new(lie)), ..Self::default() }
+    pub(crate) fn in_grants(
+        lie: impl Fn(&mut proto::AcquireReply) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            acquire: Some(Arc::new(lie)),
+            ..Self::default()
+        }
     }
 
-    pub(crate) fn in_receipts(lie: impl Fn(&mut proto::ReportReply) + Send + Sync + 'static) -> Self {
-        Self { report: Some(Arc::new(lie)), ..Self::default() }
+    pub(crate) fn in_receipts(
+        lie: impl Fn(&mut proto::ReportReply) + Send + Sync + 'static,
+    ) -> Self {
+        Self {
+            report: Some(Arc::new(lie)),
+            ..Self::default()
+        }
     }
 
     /// Changes the job in the answers to registrations.
@@ -53,7 +72,10 @@ impl Lies {
     }
 
     pub(crate) fn refusal(words: &str) -> Self {
-        Self { refusal: Some(words.to_owned()), ..Self::default() }
+        Self {
+            refusal: Some(words.to_owned()),
+            ..Self::default()
+        }
     }
 
     /// The changed answer.
@@ -71,25 +93,42 @@ pub(crate) struct LyingAdmin;
 
 #[tonic::async_trait]
 impl Admin for LyingAdmin {
-    async fn get_fleet(&self, _: Request<proto::GetFleetRequest>) -> Result<Response<proto::Fleet>, Status> {
+    async fn get_fleet(
+        &self,
+        _: Request<proto::GetFleetRequest>,
+    ) -> Result<Response<proto::Fleet>, Status> {
         let text = || STEERS.to_owned();
-        let worker =
-            proto::WorkerStatus { name: text(), storage_id: text(), build: text(), ..proto::WorkerStatus::default() };
+        let worker = proto::WorkerStatus {
+            name: text(),
+            storage_id: text(),
+            build: text(),
+            ..proto::WorkerStatus::default()
+        };
         let workers = vec![worker; 2];
-        Ok(Response::new(proto::Fleet { run_id: text(), workers, ..proto::Fleet::default() }))
+        Ok(Response::new(proto::Fleet {
+            run_id: text(),
+            workers,
+            ..proto::Fleet::default()
+        }))
     }
 
     async fn list_classes(
         &self,
         _: Request<proto::ListClassesRequest>,
     ) -> Result<Response<proto::ListClassesReply>, Status> {
-        let listed = proto::ListedClass { wnid: STEERS.to_owned(), ..proto::ListedClass::default() };
+        let listed = proto::ListedClass {
+            wnid: STEERS.to_owned(),
+            ..proto::ListedClass::default()
+        };
         let held = proto::ListedClass {
             wnid: "n00000001".to_owned(),
             worker: STEERS.to_owned(),
             ..proto::ListedClass::default()
         };
-        Ok(Response::new(proto::ListClassesReply { classes: vec![listed, held], more: false }))
+        Ok(Response::new(proto::ListClassesReply {
+            classes: vec![listed, held],
+            more: false,
+        }))
     }
 
     async fn retry_failed(
@@ -106,7 +145,10 @@ impl Admin for LyingAdmin {
         Err(Status::not_found(STEERS))
     }
 
-    async fn resume(&self, _: Request<proto::ResumeRequest>) -> Result<Response<proto::ResumeReply>, Status> {
+    async fn resume(
+        &self,
+        _: Request<proto::ResumeRequest>,
+    ) -> Result<Response<proto::ResumeReply>, Status> {
         Err(Status::unavailable(STEERS))
     }
 }

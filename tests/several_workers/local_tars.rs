@@ -36,9 +36,19 @@ ssize_t pread64(int file, void *buffer, size_t size, off64_t offset) {
 fn slow_reads(folder: &Path) -> String {
     let [source, library] = ["slow_reads.c", "slow_reads.so"].map(|name| folder.join(name));
     fs::write(&source, SLOW_READS).expect("the folder is ours");
-    let built = Command::new("cc").args(["-shared", "-fPIC", "-o"]).arg(&library).arg(&source).arg("-ldl").output();
-    let built = built.expect("a C compiler, which the build of the programs needs as well, is installed");
-    assert!(built.status.success(), "{}", String::from_utf8_lossy(&built.stderr));
+    let built = Command::new("cc")
+        .args(["-shared", "-fPIC", "-o"])
+        .arg(&library)
+        .arg(&source)
+        .arg("-ldl")
+        .output();
+    let built =
+        built.expect("a C compiler, which the build of the programs needs as well, is installed");
+    assert!(
+        built.status.success(),
+        "{}",
+        String::from_utf8_lossy(&built.stderr)
+    );
     library.to_str().expect("a plain path").to_owned()
 }
 
@@ -46,7 +56,10 @@ fn slow_reads(folder: &Path) -> String {
 fn a_worker_keeps_its_lease_while_it_unpacks_a_local_tar_slowly() {
     // Without progress a lease is revoked after 4 s; reading the tar takes twice that time.
     let tar = images(WNID, 20, 200_000..220_000, 1);
-    let mut fleet = Fleet::of(vec![(WNID.to_owned(), tar.clone())], &["--lease-ttl", "3s", "--timeout", "1s"]);
+    let mut fleet = Fleet::of(
+        vec![(WNID.to_owned(), tar.clone())],
+        &["--lease-ttl", "3s", "--timeout", "1s"],
+    );
     let library = slow_reads(fleet.job.folder());
     fleet.job = mem::take(&mut fleet.job).variable("LD_PRELOAD", &library);
     let [with_tar, other] = ["with-tar", "other"].map(|name| fleet.job.folder().join(name));
@@ -57,17 +70,32 @@ fn a_worker_keeps_its_lease_while_it_unpacks_a_local_tar_slowly() {
 
     let coordinator = fleet.start_coordinator();
     let holder = fleet.start_worker_in(&with_tar, &fleet.url(), "with-tar", 1);
-    wait_for("the class is being unpacked", Duration::from_secs(30), || {
-        let entries = fs::read_dir(staging(&with_tar)).into_iter().flatten().flatten();
-        entries.map(|entry| entry.file_name()).any(|name| name.to_string_lossy().starts_with(WNID))
-    });
+    wait_for(
+        "the class is being unpacked",
+        Duration::from_secs(30),
+        || {
+            let entries = fs::read_dir(staging(&with_tar))
+                .into_iter()
+                .flatten()
+                .flatten();
+            entries
+                .map(|entry| entry.file_name())
+                .any(|name| name.to_string_lossy().starts_with(WNID))
+        },
+    );
     let idle = fleet.start_worker_in(&other, &fleet.url(), "other", 1);
     for worker in [holder, idle] {
         let finished = worker.wait();
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     }
-    fleet.job.assert_ended(&coordinator.wait(), 0, Table::of(1, 0, 0));
-    assert_eq!(fleet.gets(WNID), 0, "no worker requests the class from the origin");
+    fleet
+        .job
+        .assert_ended(&coordinator.wait(), 0, Table::of(1, 0, 0));
+    assert_eq!(
+        fleet.gets(WNID),
+        0,
+        "no worker requests the class from the origin"
+    );
     assert_class_is(&tar, &with_tar.join(WNID));
     assert!(!other.join(WNID).exists());
 }

@@ -85,7 +85,10 @@ pub(crate) struct RecordedCalls {
 impl RecordedCalls {
     /// All results of all reports, in their order.
     pub(crate) fn results(&self) -> Vec<&proto::Result> {
-        self.reports.iter().flat_map(|(_, report)| &report.results).collect()
+        self.reports
+            .iter()
+            .flat_map(|(_, report)| &report.results)
+            .collect()
     }
 }
 
@@ -117,25 +120,37 @@ impl Scripted {
         let listener = TcpListener::bind((address, 0)).expect("a free port");
         listener.set_nonblocking(true).expect("a socket");
         let address = listener.local_addr().expect("the listener is bound");
-        let state =
-            Arc::new(State { answers: Mutex::new(Answers::default()), told: Mutex::default(), job: job(origin) });
+        let state = Arc::new(State {
+            answers: Mutex::new(Answers::default()),
+            told: Mutex::default(),
+            job: job(origin),
+        });
         let (stop, stopped) = oneshot::channel();
         let service = ScriptedService(Arc::clone(&state));
         let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            let runtime = tokio::runtime::Builder::new_current_thread()
+                .enable_all()
+                .build()
+                .expect("a runtime");
             let services = tonic::transport::Server::builder()
                 .add_service(CoordinatorServer::new(service))
                 .add_service(AdminServer::new(LyingAdmin));
             let stopped = async { drop(stopped.await) };
             runtime.block_on(async {
-                let listener = tokio::net::TcpListener::from_std(listener).expect("the listener is valid");
+                let listener =
+                    tokio::net::TcpListener::from_std(listener).expect("the listener is valid");
                 services
                     .serve_with_incoming_shutdown(TcpIncoming::from(listener), stopped)
                     .await
                     .expect("the server ends without an error");
             });
         });
-        Self { state, address, stop: Some(stop), thread: Some(thread) }
+        Self {
+            state,
+            address,
+            stop: Some(stop),
+            thread: Some(thread),
+        }
     }
 
     pub(crate) fn url(&self) -> String {
@@ -153,7 +168,9 @@ impl Scripted {
     /// Waits until the recorded calls satisfy the condition.
     #[track_caller]
     pub(crate) fn wait_for(&self, what: &str, mut is_true: impl FnMut(&RecordedCalls) -> bool) {
-        wait_for(what, Duration::from_secs(40), || is_true(&lock(&self.state.told)));
+        wait_for(what, Duration::from_secs(40), || {
+            is_true(&lock(&self.state.told))
+        });
     }
 }
 
@@ -189,7 +206,11 @@ impl Default for Answers {
 
 /// A lease of a class with a fencing token.
 pub(crate) fn lease(wnid: &str, token: u64) -> proto::Lease {
-    proto::Lease { wnid: wnid.to_owned(), token, ..proto::Lease::default() }
+    proto::Lease {
+        wnid: wnid.to_owned(),
+        token,
+        ..proto::Lease::default()
+    }
 }
 
 fn job(origin: &Origin) -> proto::JobOptions {
@@ -220,21 +241,33 @@ impl ScriptedService {
     }
 
     fn status() -> proto::JobStatus {
-        proto::JobStatus { total: 1, ..proto::JobStatus::default() }
+        proto::JobStatus {
+            total: 1,
+            ..proto::JobStatus::default()
+        }
     }
 
     fn counts(&self) -> proto::JobStatus {
         let success = lock(&self.0.answers).settled;
-        proto::JobStatus { success, done: success == 1, ..Self::status() }
+        proto::JobStatus {
+            success,
+            done: success == 1,
+            ..Self::status()
+        }
     }
 }
 
 #[tonic::async_trait]
 impl Coordinator for ScriptedService {
-    type WatchStream =
-        std::pin::Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<proto::JobStatus, Status>> + Send>>;
-    type PaceStream =
-        std::pin::Pin<Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<proto::Budget, Status>> + Send>>;
+    type WatchStream = std::pin::Pin<
+        Box<
+            dyn tonic::codegen::tokio_stream::Stream<Item = Result<proto::JobStatus, Status>>
+                + Send,
+        >,
+    >;
+    type PaceStream = std::pin::Pin<
+        Box<dyn tonic::codegen::tokio_stream::Stream<Item = Result<proto::Budget, Status>> + Send>,
+    >;
 
     async fn register(
         &self,
@@ -251,15 +284,24 @@ impl Coordinator for ScriptedService {
             epoch: answers.epoch,
             ttl_ms: ttl,
             renew_ms: ttl / 3,
-            job: Some(proto::JobOptions { run_id: format!("{:032x}", answers.run), ..self.0.job.clone() }),
+            job: Some(proto::JobOptions {
+                run_id: format!("{:032x}", answers.run),
+                ..self.0.job.clone()
+            }),
             survey: answers.survey,
             status: Some(self.counts()),
             ..proto::RegisterReply::default()
         };
-        Ok(Response::new(Lies::told(answers.lies.register.as_ref(), reply)))
+        Ok(Response::new(Lies::told(
+            answers.lies.register.as_ref(),
+            reply,
+        )))
     }
 
-    async fn renew(&self, _: Request<proto::RenewRequest>) -> Result<Response<proto::RenewReply>, Status> {
+    async fn renew(
+        &self,
+        _: Request<proto::RenewRequest>,
+    ) -> Result<Response<proto::RenewReply>, Status> {
         lock(&self.0.told).renewals += 1;
         let answers = lock(&self.0.answers).clone();
         let reply = proto::RenewReply {
@@ -267,10 +309,16 @@ impl Coordinator for ScriptedService {
             directive: answers.directive.into(),
             ..proto::RenewReply::default()
         };
-        Ok(Response::new(Lies::told(answers.lies.renew.as_ref(), reply)))
+        Ok(Response::new(Lies::told(
+            answers.lies.renew.as_ref(),
+            reply,
+        )))
     }
 
-    async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireReply>, Status> {
+    async fn acquire(
+        &self,
+        request: Request<proto::AcquireRequest>,
+    ) -> Result<Response<proto::AcquireReply>, Status> {
         lock(&self.0.told).acquires += 1;
         while lock(&self.0.answers).acquires == Acquires::Held {
             tokio::time::sleep(Duration::from_millis(10)).await;
@@ -285,7 +333,11 @@ impl Coordinator for ScriptedService {
         let mut answers = lock(&self.0.answers);
         let leases = answers.leases.pop().into_iter().collect();
         let is_current = request.get_ref().session_id == answers.session;
-        let directive = if is_current { proto::Directive::Continue } else { proto::Directive::Reregister };
+        let directive = if is_current {
+            proto::Directive::Continue
+        } else {
+            proto::Directive::Reregister
+        };
         let reply = proto::AcquireReply {
             leases,
             directive: directive.into(),
@@ -293,10 +345,16 @@ impl Coordinator for ScriptedService {
             status: Some(Self::status()),
             ..proto::AcquireReply::default()
         };
-        Ok(Response::new(Lies::told(answers.lies.acquire.as_ref(), reply)))
+        Ok(Response::new(Lies::told(
+            answers.lies.acquire.as_ref(),
+            reply,
+        )))
     }
 
-    async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
+    async fn report(
+        &self,
+        request: Request<proto::ReportRequest>,
+    ) -> Result<Response<proto::ReportReply>, Status> {
         let request = request.into_inner();
         let status = self.counts();
         let mut recorded = lock(&self.0.told);
@@ -310,21 +368,42 @@ impl Coordinator for ScriptedService {
         }
         let settles = answers.unsettled_reports == 0;
         answers.unsettled_reports = answers.unsettled_reports.saturating_sub(1);
-        let acked = request.results.iter().filter(|_| settles).map(|result| result.wnid.clone()).collect();
+        let acked = request
+            .results
+            .iter()
+            .filter(|_| settles)
+            .map(|result| result.wnid.clone())
+            .collect();
         let acquires = recorded.acquires;
         recorded.reports.push((acquires, request));
         let directive = proto::Directive::Continue.into();
-        let reply = proto::ReportReply { acked, directive, status: Some(status), ..proto::ReportReply::default() };
-        Ok(Response::new(Lies::told(answers.lies.report.as_ref(), reply)))
+        let reply = proto::ReportReply {
+            acked,
+            directive,
+            status: Some(status),
+            ..proto::ReportReply::default()
+        };
+        Ok(Response::new(Lies::told(
+            answers.lies.report.as_ref(),
+            reply,
+        )))
     }
 
-    async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
+    async fn leave(
+        &self,
+        request: Request<proto::LeaveRequest>,
+    ) -> Result<Response<proto::LeaveReply>, Status> {
         lock(&self.0.told).farewells.push(request.into_inner());
         Ok(Response::new(proto::LeaveReply {}))
     }
 
-    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
-        Err(Status::unimplemented("this coordinator has no watch stream"))
+    async fn watch(
+        &self,
+        _: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        Err(Status::unimplemented(
+            "this coordinator has no watch stream",
+        ))
     }
 
     async fn pace(
@@ -332,12 +411,23 @@ impl Coordinator for ScriptedService {
         observations: Request<tonic::Streaming<proto::Observation>>,
     ) -> Result<Response<Self::PaceStream>, Status> {
         match lock(&self.0.answers).pace {
-            Pace::Unknown => return Err(Status::unimplemented("this coordinator has no budget stream")),
+            Pace::Unknown => {
+                return Err(Status::unimplemented(
+                    "this coordinator has no budget stream",
+                ));
+            }
             Pace::Broken => return Err(Status::unavailable("not now")),
             Pace::Silent | Pace::Budget(_) => {}
         }
-        let stream = Budgets { state: Arc::clone(&self.0), observations: observations.into_inner(), sent: None };
-        Ok(Response::new(Box::pin(stream::try_unfold(stream, Budgets::next))))
+        let stream = Budgets {
+            state: Arc::clone(&self.0),
+            observations: observations.into_inner(),
+            sent: None,
+        };
+        Ok(Response::new(Box::pin(stream::try_unfold(
+            stream,
+            Budgets::next,
+        ))))
     }
 }
 

@@ -13,8 +13,16 @@ use tests::{
     running::{Finished, Running},
 };
 
-const CLASSES: [&str; 8] =
-    ["n00000001", "n00000002", "n00000003", "n00000004", "n00000005", "n00000006", "n00000007", "n00000008"];
+const CLASSES: [&str; 8] = [
+    "n00000001",
+    "n00000002",
+    "n00000003",
+    "n00000004",
+    "n00000005",
+    "n00000006",
+    "n00000007",
+    "n00000008",
+];
 /// The class that fails in the first run.
 const MISSING: &str = "n00000009";
 
@@ -36,18 +44,28 @@ impl Setting {
         }
         // The first worker gets one class, whose transfer stalls until the second worker has
         // completed the rest.
-        origin.script_of(CLASSES[0]).expect("the class is served").script([Answer::stall_at(1000)]);
-        let job = Job::new().classes(CLASSES.into_iter().chain([MISSING])).origin(&origin).args(["--delete-tar"]);
+        origin
+            .script_of(CLASSES[0])
+            .expect("the class is served")
+            .script([Answer::stall_at(1000)]);
+        let job = Job::new()
+            .classes(CLASSES.into_iter().chain([MISSING]))
+            .origin(&origin)
+            .args(["--delete-tar"]);
         let setting = Self { origin, job };
         let mut coordinator = setting.job.start_coordinator();
         let first = setting.worker("a", &coordinator, "1");
-        coordinator.running.wait_until("the first worker has a class", |_| {
-            (!setting.origin.gets(CLASSES[0]).is_empty()).then_some(())
-        });
+        coordinator
+            .running
+            .wait_until("the first worker has a class", |_| {
+                (!setting.origin.gets(CLASSES[0]).is_empty()).then_some(())
+            });
         let second = setting.worker("b", &coordinator, "1");
-        coordinator.running.wait_until("the second worker has the rest", |_| {
-            (classes(&setting.disk("b")).len() == CLASSES.len() - 1).then_some(())
-        });
+        coordinator
+            .running
+            .wait_until("the second worker has the rest", |_| {
+                (classes(&setting.disk("b")).len() == CLASSES.len() - 1).then_some(())
+            });
         setting.origin.end_stalls();
         setting.assert_done(coordinator, [first, second], 1, Table::of(8, 0, 1));
         setting.origin.forget_requests();
@@ -62,7 +80,16 @@ impl Setting {
         let target = self.disk(name);
         let url = format!("http://{}", coordinator.address);
         let target = target.to_str().expect("a plain path");
-        self.job.start_worker_with(["--connect", &url, "--name", name, "--workers", slots, "--target", target])
+        self.job.start_worker_with([
+            "--connect",
+            &url,
+            "--name",
+            name,
+            "--workers",
+            slots,
+            "--target",
+            target,
+        ])
     }
 
     #[track_caller]
@@ -84,7 +111,10 @@ impl Setting {
 
     /// Number of classes that were requested from the origin.
     fn downloaded(&self) -> usize {
-        CLASSES.iter().filter(|wnid| !self.origin.gets(wnid).is_empty()).count()
+        CLASSES
+            .iter()
+            .filter(|wnid| !self.origin.gets(wnid).is_empty())
+            .count()
     }
 }
 
@@ -113,9 +143,11 @@ fn an_expected_worker_is_waited_for_and_nothing_is_downloaded_twice() {
     let mut coordinator = setting.job.start_coordinator();
     let first = setting.worker("a", &coordinator, "2");
     // Classes that no worker has do not wait.
-    coordinator.running.wait_until("the first worker has completed the missing class", |_| {
-        setting.disk("a").join(MISSING).exists().then_some(())
-    });
+    coordinator
+        .running
+        .wait_until("the first worker has completed the missing class", |_| {
+            setting.disk("a").join(MISSING).exists().then_some(())
+        });
     let second = setting.worker("b", &coordinator, "2");
     let ended = setting.assert_done(coordinator, [first, second], 0, Table::of(1, 8, 0));
     assert_eq!(setting.downloaded(), 0);
@@ -125,7 +157,11 @@ fn an_expected_worker_is_waited_for_and_nothing_is_downloaded_twice() {
     ] {
         assert!(ended.stderr.contains(message), "{}", ended.stderr);
     }
-    assert!(!ended.stderr.contains("was expected and has not joined"), "{}", ended.stderr);
+    assert!(
+        !ended.stderr.contains("was expected and has not joined"),
+        "{}",
+        ended.stderr
+    );
 }
 
 #[test]
@@ -133,7 +169,11 @@ fn classes_missing_or_damaged_on_a_joining_worker_are_downloaded_again() {
     for retry in [false, true] {
         let setting = Setting::new();
         setting.origin.class(MISSING, tar(MISSING));
-        let job = setting.job.args(["--delete-tar", "--retry-failed"].into_iter().take(if retry { 2 } else { 1 }));
+        let job = setting.job.args(
+            ["--delete-tar", "--retry-failed"]
+                .into_iter()
+                .take(if retry { 2 } else { 1 }),
+        );
         let setting = Setting { job, ..setting };
         let gone = setting.disk("b").join(CLASSES[3]);
         fs::remove_dir_all(&gone).unwrap();
@@ -144,10 +184,13 @@ fn classes_missing_or_damaged_on_a_joining_worker_are_downloaded_again() {
         let worker = setting.worker("b", &coordinator, "1");
         // With --retry-failed the class of the absent worker counts as skipped; otherwise it is
         // downloaded again.
-        let table = if retry { Table::of(3, 6, 0) } else { Table::of(4, 5, 0) };
+        let table = if retry {
+            Table::of(3, 6, 0)
+        } else {
+            Table::of(4, 5, 0)
+        };
         let ended = setting.assert_done(coordinator, [worker], 0, table);
-        let message =
-            "2 classes are missing or damaged on worker b, where the ledger has them as complete: fetched again";
+        let message = "2 classes are missing or damaged on worker b, where the ledger has them as complete: fetched again";
         assert!(ended.stderr.contains(message), "{}", ended.stderr);
         for wnid in &CLASSES[1..] {
             assert_class_is(&tar(wnid), &setting.disk("b").join(wnid));

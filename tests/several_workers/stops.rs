@@ -25,21 +25,35 @@ fn setting() -> (Origin, Vec<u8>) {
 }
 
 fn in_progress(origin: &Origin) -> bool {
-    origin.gets(WNID).first().is_some_and(|get| get.sent >= 500_000)
+    origin
+        .gets(WNID)
+        .first()
+        .is_some_and(|get| get.sent >= 500_000)
 }
 
 #[test]
 fn a_restarted_worker_has_its_classes_again_long_before_its_leases_expire() {
     let (origin, tar) = setting();
-    origin.script_of(WNID).expect("the class is served").script([Answer::stall_at(600_000)]);
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "5m"]);
+    origin
+        .script_of(WNID)
+        .expect("the class is served")
+        .script([Answer::stall_at(600_000)]);
+    let job =
+        Job::new()
+            .classes([WNID])
+            .origin(&origin)
+            .args(["--delete-tar", "--lease-ttl", "5m"]);
     let coordinator = job.start_coordinator();
     let first = job.start_worker("w", &coordinator, job.target_path());
-    wait_for("the class is in progress", Duration::from_secs(20), || in_progress(&origin));
+    wait_for("the class is in progress", Duration::from_secs(20), || {
+        in_progress(&origin)
+    });
     first.kill();
     let begun = Instant::now();
     let second = job.start_worker("w", &coordinator, job.target_path());
-    wait_for("it resumes the class", Duration::from_secs(10), || origin.gets(WNID).len() > 1);
+    wait_for("it resumes the class", Duration::from_secs(10), || {
+        origin.gets(WNID).len() > 1
+    });
     let took = begun.elapsed();
     assert_eq!(second.wait().code, Some(0), "{took:?}");
     job.assert_ended(&coordinator.running.wait(), 0, Table::of(1, 0, 0));
@@ -51,14 +65,25 @@ fn a_restarted_worker_has_its_classes_again_long_before_its_leases_expire() {
 #[test]
 fn a_worker_that_is_stopped_for_less_than_its_lease_loses_nothing() {
     let (origin, tar) = setting();
-    origin.script_of(WNID).expect("the class is served").script([Answer::stall_at(600_000)]);
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "6s"]);
+    origin
+        .script_of(WNID)
+        .expect("the class is served")
+        .script([Answer::stall_at(600_000)]);
+    let job =
+        Job::new()
+            .classes([WNID])
+            .origin(&origin)
+            .args(["--delete-tar", "--lease-ttl", "6s"]);
     let coordinator = job.start_coordinator();
     let sleeper = job.start_worker("sleeper", &coordinator, job.target_path());
-    wait_for("the class is in progress", Duration::from_secs(20), || in_progress(&origin));
+    wait_for("the class is in progress", Duration::from_secs(20), || {
+        in_progress(&origin)
+    });
     let other = job.start_worker("other", &coordinator, job.target_path());
     sleeper.signal(Signal::STOP);
-    let taken = wait_until(Duration::from_secs(5), || (origin.gets(WNID).len() > 1).then_some(()));
+    let taken = wait_until(Duration::from_secs(5), || {
+        (origin.gets(WNID).len() > 1).then_some(())
+    });
     assert!(taken.is_none(), "the class was granted to another worker");
     sleeper.signal(Signal::CONT);
     origin.end_stalls();
@@ -70,17 +95,29 @@ fn a_worker_that_is_stopped_for_less_than_its_lease_loses_nothing() {
     assert_class_is(&tar, &job.class_folder(WNID));
     let sent = origin.bytes_sent();
     let length = tar.len() as u64;
-    assert!(sent <= length + length / 10, "{sent} bytes were sent of {length}");
+    assert!(
+        sent <= length + length / 10,
+        "{sent} bytes were sent of {length}"
+    );
 }
 
 #[test]
 fn two_signals_end_a_worker_at_once_and_another_one_resumes_its_class() {
     let (origin, tar) = setting();
-    origin.script_of(WNID).expect("the class is served").script([Answer::stall_at(600_000)]);
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "5m"]);
+    origin
+        .script_of(WNID)
+        .expect("the class is served")
+        .script([Answer::stall_at(600_000)]);
+    let job =
+        Job::new()
+            .classes([WNID])
+            .origin(&origin)
+            .args(["--delete-tar", "--lease-ttl", "5m"]);
     let coordinator = job.start_coordinator();
     let first = job.start_worker("first", &coordinator, job.target_path());
-    wait_for("the class is in progress", Duration::from_secs(20), || in_progress(&origin));
+    wait_for("the class is in progress", Duration::from_secs(20), || {
+        in_progress(&origin)
+    });
     first.signal(Signal::TERM);
     first.signal(Signal::TERM);
     let finished = first.wait();
@@ -98,10 +135,16 @@ fn a_starved_worker_renews_in_time() {
     let (origin, tar) = setting();
     // The class takes about six seconds.
     origin.limit_rate(tar.len() as u64 / 6);
-    let job = Job::new().classes([WNID]).origin(&origin).args(["--delete-tar", "--lease-ttl", "3s"]);
+    let job =
+        Job::new()
+            .classes([WNID])
+            .origin(&origin)
+            .args(["--delete-tar", "--lease-ttl", "3s"]);
     let coordinator = job.start_coordinator();
     let worker = job.start_worker("w", &coordinator, job.target_path());
-    wait_for("the class is in progress", Duration::from_secs(20), || !origin.gets(WNID).is_empty());
+    wait_for("the class is in progress", Duration::from_secs(20), || {
+        !origin.gets(WNID).is_empty()
+    });
     let over = AtomicBool::new(false);
     let finished = std::thread::scope(|scope| {
         for _ in 0..64 {

@@ -109,7 +109,11 @@ impl Answer {
 
     /// An answer with this status and a short text as its body.
     pub fn status(code: u16) -> Self {
-        Self { status: Some(code), ..Self::default() }.with_body(format!("status {code}\n").into_bytes())
+        Self {
+            status: Some(code),
+            ..Self::default()
+        }
+        .with_body(format!("status {code}\n").into_bytes())
     }
 
     /// 429 with `Retry-After`.
@@ -130,42 +134,67 @@ impl Answer {
 
     /// 200 with other bytes than the tar of the class.
     pub fn body(bytes: impl Content + 'static) -> Self {
-        Self { range: RangeBehaviour::Ignored, ..Self::default() }.with_body(bytes)
+        Self {
+            range: RangeBehaviour::Ignored,
+            ..Self::default()
+        }
+        .with_body(bytes)
     }
 
     /// Closes the connection with a FIN after `bytes` bytes of this answer's body.
     pub fn cut_at(bytes: u64) -> Self {
-        Self { ending: Ending::CutAt(bytes), ..Self::default() }
+        Self {
+            ending: Ending::CutAt(bytes),
+            ..Self::default()
+        }
     }
 
     /// Resets the connection after `bytes` bytes of this answer's body.
     pub fn reset_at(bytes: u64) -> Self {
-        Self { ending: Ending::ResetAt(bytes), ..Self::default() }
+        Self {
+            ending: Ending::ResetAt(bytes),
+            ..Self::default()
+        }
     }
 
     /// Sends nothing more after `bytes` bytes of this answer's body.
     pub fn stall_at(bytes: u64) -> Self {
-        Self { ending: Ending::StallAt(bytes), ..Self::default() }
+        Self {
+            ending: Ending::StallAt(bytes),
+            ..Self::default()
+        }
     }
 
     /// Sends `bytes` bytes at a time and pauses for the time of `every` after each portion.
     pub fn drip(bytes: usize, every: Duration) -> Self {
-        Self { drip: Some((bytes, every)), ..Self::default() }
+        Self {
+            drip: Some((bytes, every)),
+            ..Self::default()
+        }
     }
 
     /// Reads the request and never answers.
     pub fn silence() -> Self {
-        Self { head: HeadBehaviour::Silent, ..Self::default() }
+        Self {
+            head: HeadBehaviour::Silent,
+            ..Self::default()
+        }
     }
 
     /// Sends header lines without end.
     pub fn endless_header() -> Self {
-        Self { head: HeadBehaviour::Endless, ..Self::default() }
+        Self {
+            head: HeadBehaviour::Endless,
+            ..Self::default()
+        }
     }
 
     /// A correct answer with a head that is `bytes` bytes longer.
     pub fn padded_header(bytes: usize) -> Self {
-        Self { head: HeadBehaviour::Padded(bytes), ..Self::default() }
+        Self {
+            head: HeadBehaviour::Padded(bytes),
+            ..Self::default()
+        }
     }
 
     /// Answers a `Range` request with 200 and the complete tar.

@@ -32,10 +32,16 @@ pub fn images(wnid: &str, count: usize, sizes: Range<usize>, seed: u64) -> Vec<u
         image[..length].copy_from_slice(&magic[..length]);
         let mut header = gnu_header(image.len() as u64);
         builder
-            .append_data(&mut header, format!("{wnid}_{number}.JPEG"), image.as_slice())
+            .append_data(
+                &mut header,
+                format!("{wnid}_{number}.JPEG"),
+                image.as_slice(),
+            )
             .expect("writing to a vector does not fail");
     }
-    let mut tar = builder.into_inner().expect("writing to a vector does not fail");
+    let mut tar = builder
+        .into_inner()
+        .expect("writing to a vector does not fail");
     pad_to_record(&mut tar);
     tar
 }
@@ -45,11 +51,19 @@ pub fn streamed_images(wnid: &str, count: u64, size: u64, seed: u64) -> Segments
     let mut segments = Vec::new();
     for number in 1..=count {
         let mut header = gnu_header(size);
-        header.set_path(format!("{wnid}_{number}.JPEG")).expect("the name fits the header");
+        header
+            .set_path(format!("{wnid}_{number}.JPEG"))
+            .expect("the name fits the header");
         header.set_cksum();
         segments.push(Segment::Bytes(header.as_bytes().to_vec()));
-        segments.push(Segment::Pattern { seed: seed.wrapping_add(number), length: size });
-        segments.push(Segment::Fill { byte: 0, length: size.next_multiple_of(BLOCK as u64) - size });
+        segments.push(Segment::Pattern {
+            seed: seed.wrapping_add(number),
+            length: size,
+        });
+        segments.push(Segment::Fill {
+            byte: 0,
+            length: size.next_multiple_of(BLOCK as u64) - size,
+        });
     }
     Segments::new(segments).with_end_marker()
 }
@@ -67,10 +81,19 @@ pub fn files(tar: &[u8]) -> BTreeMap<String, Vec<u8>> {
         .map(|entry| entry.expect("the tar is well-formed"))
         .filter(|entry| entry.header().entry_type().is_file())
         .map(|mut entry| {
-            let name = entry.path().expect("the tar is well-formed").to_string_lossy().into_owned();
+            let name = entry
+                .path()
+                .expect("the tar is well-formed")
+                .to_string_lossy()
+                .into_owned();
             let mut bytes = Vec::new();
-            entry.read_to_end(&mut bytes).expect("the tar is well-formed");
-            (name.rsplit('/').next().unwrap_or_default().to_owned(), bytes)
+            entry
+                .read_to_end(&mut bytes)
+                .expect("the tar is well-formed");
+            (
+                name.rsplit('/').next().unwrap_or_default().to_owned(),
+                bytes,
+            )
         })
         .collect()
 }
@@ -91,12 +114,21 @@ pub fn difference(tar: &[u8], folder: &Path) -> Option<String> {
             None => return Some(format!("{name} is not in the tar")),
             Some(expected) => match std::fs::read(entry.path()) {
                 Ok(found) if found == expected => {}
-                Ok(found) => return Some(format!("{name} differs ({} of {} bytes)", found.len(), expected.len())),
+                Ok(found) => {
+                    return Some(format!(
+                        "{name} differs ({} of {} bytes)",
+                        found.len(),
+                        expected.len()
+                    ));
+                }
                 Err(error) => return Some(format!("{name}: {error}")),
             },
         }
     }
-    missing.keys().next().map(|name| format!("{name} and {} more are missing", missing.len() - 1))
+    missing
+        .keys()
+        .next()
+        .map(|name| format!("{name} and {} more are missing", missing.len() - 1))
 }
 
 /// Panics unless the folder holds exactly the tar's files, and at most a manifest in addition.
@@ -114,15 +146,31 @@ pub fn assert_streamed_class_is(tar: &(impl Content + ?Sized), folder: &Path) {
     let mut names = BTreeSet::from([MANIFEST.to_owned()]);
     for entry in archive.entries().expect("the tar is well-formed") {
         let entry = entry.expect("the tar is well-formed");
-        let name = entry.path().expect("the tar is well-formed").to_string_lossy().into_owned();
+        let name = entry
+            .path()
+            .expect("the tar is well-formed")
+            .to_string_lossy()
+            .into_owned();
         let path = folder.join(&name);
         let file = File::open(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
-        assert!(same(entry, file).expect("both can be read"), "{} differs from its tar", path.display());
+        assert!(
+            same(entry, file).expect("both can be read"),
+            "{} differs from its tar",
+            path.display()
+        );
         names.insert(name);
     }
     for entry in std::fs::read_dir(folder).expect("the folder can be listed") {
-        let name = entry.expect("the folder can be listed").file_name().to_string_lossy().into_owned();
-        assert!(names.contains(&name), "{name} is not in the tar of {}", folder.display());
+        let name = entry
+            .expect("the folder can be listed")
+            .file_name()
+            .to_string_lossy()
+            .into_owned();
+        assert!(
+            names.contains(&name),
+            "{name} is not in the tar of {}",
+            folder.display()
+        );
     }
 }
 
@@ -186,7 +234,9 @@ mod tests {
         std::fs::remove_file(&victim).unwrap();
         assert!(difference(&tar, folder.path()).is_some_and(|text| text.contains("missing")));
         std::fs::write(folder.path().join("stray"), "").unwrap();
-        assert!(difference(&tar, folder.path()).is_some_and(|text| text.contains("not in the tar")));
+        assert!(
+            difference(&tar, folder.path()).is_some_and(|text| text.contains("not in the tar"))
+        );
     }
 
     #[test]

@@ -97,7 +97,11 @@ impl ChaosProxy {
             let state = Arc::clone(&state);
             move || accept(&listener, &state)
         });
-        Self { address, state, acceptor: Some(acceptor) }
+        Self {
+            address,
+            state,
+            acceptor: Some(acceptor),
+        }
     }
 
     /// The URL that clients connect to.
@@ -128,7 +132,11 @@ impl ChaosProxy {
     /// Alternates between a passing and a blocked period, beginning with the passing one, until it
     /// is called with a `blocked` of zero.
     pub fn flap(&self, passing: Duration, blocked: Duration) {
-        let flapping = Flapping { since: Instant::now(), passing, blocked };
+        let flapping = Flapping {
+            since: Instant::now(),
+            passing,
+            blocked,
+        };
         self.state.rules().flapping = Some(flapping).filter(|flapping| !flapping.blocked.is_zero());
     }
 
@@ -176,12 +184,14 @@ impl ChaosProxy {
     /// Keeps the open connections open but carries nothing on them any more; new connections are
     /// not affected.
     pub fn freeze(&self) {
-        self.state.each_link(|link| link.frozen.store(true, Ordering::Relaxed));
+        self.state
+            .each_link(|link| link.frozen.store(true, Ordering::Relaxed));
     }
 
     /// Sends an HTTP/2 GOAWAY to every client: its connection accepts no new requests.
     pub fn send_goaway(&self) {
-        self.state.each_link(|link| link.goaway_pending.store(true, Ordering::Relaxed));
+        self.state
+            .each_link(|link| link.goaway_pending.store(true, Ordering::Relaxed));
     }
 
     /// Number of connections accepted and forwarded since the start.
@@ -212,11 +222,15 @@ impl Drop for ChaosProxy {
 
 impl State {
     fn rules(&self) -> MutexGuard<'_, Rules> {
-        self.rules.lock().expect("nothing panics while it holds this lock")
+        self.rules
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     fn links(&self) -> MutexGuard<'_, Vec<Arc<Link>>> {
-        self.links.lock().expect("nothing panics while it holds this lock")
+        self.links
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     fn each_link(&self, act: impl Fn(&Link)) {
@@ -242,9 +256,15 @@ impl State {
 
 impl Rules {
     fn is_blocked(&self, direction: Direction) -> bool {
-        let flaps = self.flapping.is_some_and(|Flapping { since, passing, blocked }| {
-            since.elapsed().as_nanos() % (passing + blocked).as_nanos() >= passing.as_nanos()
-        });
+        let flaps = self.flapping.is_some_and(
+            |Flapping {
+                 since,
+                 passing,
+                 blocked,
+             }| {
+                since.elapsed().as_nanos() % (passing + blocked).as_nanos() >= passing.as_nanos()
+            },
+        );
         self.blocked[direction as usize] || flaps
     }
 
@@ -254,7 +274,10 @@ impl Rules {
     }
 
     fn time_for(&self, bytes: usize) -> Duration {
-        (bytes as u64 * 1_000_000).checked_div(self.bytes_per_second).map(Duration::from_micros).unwrap_or_default()
+        (bytes as u64 * 1_000_000)
+            .checked_div(self.bytes_per_second)
+            .map(Duration::from_micros)
+            .unwrap_or_default()
     }
 }
 
@@ -264,7 +287,9 @@ impl Link {
     }
 
     fn last_carried(&self) -> MutexGuard<'_, Instant> {
-        self.last_carried.lock().expect("nothing panics while it holds this lock")
+        self.last_carried
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     /// Waits until the direction is not blocked and returns the rules; `None` once the connection
@@ -302,8 +327,16 @@ impl Link {
             };
             let read = match from.read(&mut buffer[..slice]) {
                 Ok(read) => read,
-                Err(error) if matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut) => {
-                    if rules.longest_silence.is_some_and(|longest| self.last_carried().elapsed() > longest) {
+                Err(error)
+                    if matches!(
+                        error.kind(),
+                        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut
+                    ) =>
+                {
+                    if rules
+                        .longest_silence
+                        .is_some_and(|longest| self.last_carried().elapsed() > longest)
+                    {
                         self.end(CLOSED);
                     }
                     continue;
@@ -315,7 +348,9 @@ impl Link {
             }
             std::thread::sleep(rules.next_delay() + rules.time_for(read));
             // Data read before a block began is held back too.
-            let Some(_) = self.wait_until_passing(direction, state) else { break };
+            let Some(_) = self.wait_until_passing(direction, state) else {
+                break;
+            };
             let (passes, reset) = state.bytes_before_reset(direction, read);
             // Counted before the write: a peer that has received the bytes never sees a count
             // without them.
@@ -339,10 +374,18 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
             break;
         }
         threads.retain(|thread| !thread.is_finished());
-        let Rules { refuses, server, .. } = state.rules().clone();
+        let Rules {
+            refuses, server, ..
+        } = state.rules().clone();
         // Dropping the client's socket ends its connection, both on refusal and if the server is
         // unreachable.
-        let Some(link) = client.ok().filter(|_| !refuses).and_then(|client| open(client, server?)) else { continue };
+        let Some(link) = client
+            .ok()
+            .filter(|_| !refuses)
+            .and_then(|client| open(client, server?))
+        else {
+            continue;
+        };
         let link = Arc::new(link);
         state.opened.fetch_add(1, Ordering::Relaxed);
         state.links().push(Arc::clone(&link));
@@ -361,7 +404,8 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
             });
             if link.end.load(Ordering::Relaxed) == RESET {
                 for stream in [&link.client, &link.server] {
-                    set_socket_linger(stream, Some(Duration::ZERO)).expect("a socket has a linger option");
+                    set_socket_linger(stream, Some(Duration::ZERO))
+                        .expect("a socket has a linger option");
                 }
             }
             state.links().retain(|other| !Arc::ptr_eq(other, &link));

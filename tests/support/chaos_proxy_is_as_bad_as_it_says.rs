@@ -22,7 +22,9 @@ fn echo() -> SocketAddr {
     let address = listener.local_addr().unwrap();
     std::thread::spawn(move || {
         for stream in listener.incoming().map_while(Result::ok) {
-            std::thread::spawn(move || std::io::copy(&mut stream.try_clone().unwrap(), &mut { stream }));
+            std::thread::spawn(move || {
+                std::io::copy(&mut stream.try_clone().unwrap(), &mut { stream })
+            });
         }
     });
     address
@@ -47,7 +49,9 @@ fn answer(stream: &mut TcpStream, length: usize) -> std::io::Result<Vec<u8>> {
 
 fn is_silent(stream: &mut TcpStream) -> bool {
     stream.set_read_timeout(Some(SHORT)).unwrap();
-    let silent = stream.read(&mut [0]).is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
+    let silent = stream
+        .read(&mut [0])
+        .is_err_and(|error| error.kind() == ErrorKind::WouldBlock);
     stream.set_read_timeout(Some(TIMEOUT)).unwrap();
     silent
 }
@@ -63,9 +67,14 @@ fn without_faults_the_proxy_carries_everything_and_counts_it() {
         assert!(answer(&mut stream, words.len()).unwrap() == words);
     });
     assert_eq!((proxy.connections(), proxy.open_connections()), (1, 1));
-    assert_eq!([Direction::ToServer, Direction::ToClient].map(|direction| proxy.carried(direction)), [400_000; 2]);
+    assert_eq!(
+        [Direction::ToServer, Direction::ToClient].map(|direction| proxy.carried(direction)),
+        [400_000; 2]
+    );
     drop((stream, writer));
-    wait_for("the connection is gone", TIMEOUT, || proxy.open_connections() == 0);
+    wait_for("the connection is gone", TIMEOUT, || {
+        proxy.open_connections() == 0
+    });
 }
 
 #[test]
@@ -77,9 +86,11 @@ fn data_sent_into_a_blocked_direction_arrives_once_it_is_unblocked() {
         proxy.block(direction, true);
         stream.write_all(b"words").unwrap();
         assert!(is_silent(&mut stream), "{direction:?}");
-        wait_for("the proxy has carried what it lets pass", 200 * SHORT, || {
-            proxy.carried(Direction::ToServer) == arrives
-        });
+        wait_for(
+            "the proxy has carried what it lets pass",
+            200 * SHORT,
+            || proxy.carried(Direction::ToServer) == arrives,
+        );
         proxy.block(direction, false);
         assert_eq!(answer(&mut stream, 5).unwrap(), b"words");
     }
@@ -109,12 +120,20 @@ fn delay_and_rate_limit_apply() {
     proxy.delay(SHORT, Duration::from_millis(10));
     let sent_at = Instant::now();
     call(&mut stream, b"!").unwrap();
-    assert!(sent_at.elapsed() >= Duration::from_millis(100), "round trip: {:?}", sent_at.elapsed());
+    assert!(
+        sent_at.elapsed() >= Duration::from_millis(100),
+        "round trip: {:?}",
+        sent_at.elapsed()
+    );
     proxy.delay(Duration::ZERO, Duration::ZERO);
     proxy.limit_rate(10_000);
     let sent_at = Instant::now();
     call(&mut stream, &[7; 2000]).unwrap();
-    assert!(sent_at.elapsed() >= Duration::from_millis(190), "{:?}", sent_at.elapsed());
+    assert!(
+        sent_at.elapsed() >= Duration::from_millis(190),
+        "{:?}",
+        sent_at.elapsed()
+    );
 }
 
 #[test]
@@ -125,13 +144,19 @@ fn connections_are_reset_closed_frozen_or_refused() {
     assert_eq!(call(&mut stream, b"five!").unwrap(), b"five!");
     stream.write_all(b"five!").unwrap();
     assert_eq!(answer(&mut stream, 3).unwrap(), b"fiv");
-    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(
+        stream.read(&mut [0]).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
     assert!(!proxy.reset_is_pending(Direction::ToClient));
 
     let mut stream = client(&proxy);
     call(&mut stream, b"!").unwrap();
     proxy.cut();
-    assert_eq!(stream.read(&mut [0]).unwrap_err().kind(), ErrorKind::ConnectionReset);
+    assert_eq!(
+        stream.read(&mut [0]).unwrap_err().kind(),
+        ErrorKind::ConnectionReset
+    );
 
     let mut stream = client(&proxy);
     call(&mut stream, b"!").unwrap();

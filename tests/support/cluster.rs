@@ -50,7 +50,13 @@ pub struct Table {
 impl Table {
     /// A table with consistent counts.
     pub fn of(success: u64, skipped: u64, failed: u64) -> Self {
-        Self { success, skipped, failed, total: success + skipped + failed, duplicates: 0 }
+        Self {
+            success,
+            skipped,
+            failed,
+            total: success + skipped + failed,
+            duplicates: 0,
+        }
     }
 
     /// The same table for a list with `duplicates` duplicate rows.
@@ -64,10 +70,14 @@ impl Table {
     pub fn read(stdout: &str) -> Self {
         let number = |word: &str| {
             let rest = stdout.lines().find_map(|line| line.split_once(word));
-            rest.and_then(|(_, number)| number.trim().parse().ok()).unwrap_or_else(|| panic!("no {word} in:\n{stdout}"))
+            rest.and_then(|(_, number)| number.trim().parse().ok())
+                .unwrap_or_else(|| panic!("no {word} in:\n{stdout}"))
         };
         let [success, skipped, failed] = ["Success:", "Skipped:", "Failed:"].map(number);
-        let table = Self { total: number("Total:"), ..Self::of(success, skipped, failed) };
+        let table = Self {
+            total: number("Total:"),
+            ..Self::of(success, skipped, failed)
+        };
         assert_eq!(table.text(), stdout);
         table
     }
@@ -75,13 +85,21 @@ impl Table {
     /// The exact text that the program prints for this table.
     pub fn text(&self) -> String {
         let line = "=".repeat(80);
-        let Self { success, skipped, failed, total, duplicates } = self;
+        let Self {
+            success,
+            skipped,
+            failed,
+            total,
+            duplicates,
+        } = self;
         let duplicates = match duplicates {
             0 => String::new(),
             1 => "1 duplicate row\n".to_owned(),
             rows => format!("{rows} duplicate rows\n"),
         };
-        let counts = format!("✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}");
+        let counts = format!(
+            "✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}"
+        );
         format!("{line}\n{counts}\n{duplicates}{line}\n")
     }
 }
@@ -95,7 +113,10 @@ impl Default for Job {
 impl Job {
     /// A job without classes.
     pub fn new() -> Self {
-        let folder = tempfile::Builder::new().prefix("imagenet-job-").tempdir().expect("a temporary folder");
+        let folder = tempfile::Builder::new()
+            .prefix("imagenet-job-")
+            .tempdir()
+            .expect("a temporary folder");
         let target = folder.path().join("target");
         std::fs::create_dir_all(folder.path().join("output")).expect("the folder is ours");
         std::fs::create_dir(&target).expect("the folder is ours");
@@ -115,7 +136,9 @@ impl Job {
     #[must_use]
     pub fn classes<'id>(self, wnids: impl IntoIterator<Item = &'id str>) -> Self {
         let row = |wnid| format!("{wnid},\"a label, with a comma\"\n");
-        let lines: Vec<String> = std::iter::once("wnid,label\n".to_owned()).chain(wnids.into_iter().map(row)).collect();
+        let lines: Vec<String> = std::iter::once("wnid,label\n".to_owned())
+            .chain(wnids.into_iter().map(row))
+            .collect();
         self.csv_text(lines.concat())
     }
 
@@ -201,7 +224,8 @@ impl Job {
 
     /// The lines of `failed_downloads.log`; none if the file does not exist.
     pub fn failures(&self) -> Vec<String> {
-        let text = std::fs::read_to_string(self.target.join("failed_downloads.log")).unwrap_or_default();
+        let text =
+            std::fs::read_to_string(self.target.join("failed_downloads.log")).unwrap_or_default();
         text.lines().map(str::to_owned).collect()
     }
 
@@ -222,7 +246,10 @@ impl Job {
     pub fn failure_of(&self, wnid: &str) -> String {
         let prefix = format!("{wnid} - ");
         let failures = self.failures();
-        let found: Vec<&str> = failures.iter().filter_map(|line| line.strip_prefix(prefix.as_str())).collect();
+        let found: Vec<&str> = failures
+            .iter()
+            .filter_map(|line| line.strip_prefix(prefix.as_str()))
+            .collect();
         let [failure] = found.as_slice() else {
             panic!("expected one line of {wnid} in the failure log: {failures:#?}")
         };
@@ -254,10 +281,15 @@ impl Job {
     pub fn start_coordinator(&self) -> Coordinator {
         let mut command = self.coordinator_command();
         // Set by the environment variable, not the flag: the dashboard is not under test here.
-        command.args(["--listen", "127.0.0.1:0"]).env("IMAGENET_HTTP", "127.0.0.1:0");
+        command
+            .args(["--listen", "127.0.0.1:0"])
+            .env("IMAGENET_HTTP", "127.0.0.1:0");
         let mut running = self.spawn(command, "imagenet_downloader.log");
         let http = running.wait_for_http();
-        let origin = self.url.as_deref().and_then(|url| url.strip_prefix("http://")?.parse().ok());
+        let origin = self
+            .url
+            .as_deref()
+            .and_then(|url| url.strip_prefix("http://")?.parse().ok());
         let known: Vec<SocketAddr> = origin.into_iter().chain([http]).collect();
         let address = running.wait_for_address(&known);
         // The addresses are printed shortly before the job's state is available.
@@ -265,24 +297,41 @@ impl Job {
             let (_, body) = http::get(http, "/readyz")?;
             (body != "starting\n").then_some(())
         });
-        Coordinator { running, address, http }
+        Coordinator {
+            running,
+            address,
+            http,
+        }
     }
 
     /// Starts the coordinator at a fixed address, which a later start can use again.
     pub fn start_coordinator_at(&self, address: SocketAddr) -> Running {
         let mut command = self.coordinator_command();
-        command.args(["--listen", &address.to_string()]).env("IMAGENET_HTTP", "127.0.0.1:0");
+        command
+            .args(["--listen", &address.to_string()])
+            .env("IMAGENET_HTTP", "127.0.0.1:0");
         self.spawn(command, "imagenet_downloader.log")
     }
 
     /// Starts a worker with this target folder, which may be the job's.
     pub fn start_worker(&self, name: &str, coordinator: &Coordinator, target: &Path) -> Running {
         let mut command = Command::new(program("worker"));
-        command.args(["--connect", &format!("http://{}", coordinator.address), "--name", name]);
+        command.args([
+            "--connect",
+            &format!("http://{}", coordinator.address),
+            "--name",
+            name,
+        ]);
         command.arg("--target").arg(target);
         command.envs(self.variables.iter().map(|(name, value)| (name, value)));
         let output = self.folder.path().join("output");
-        Running::start(command, &output, target, &format!("imagenet_downloader.{name}.log"), self.deadline)
+        Running::start(
+            command,
+            &output,
+            target,
+            &format!("imagenet_downloader.{name}.log"),
+            self.deadline,
+        )
     }
 
     /// Starts a worker with exactly these arguments.
@@ -306,7 +355,13 @@ impl Job {
         let found = finished.code;
         let signal = finished.signal;
         let stdout = &finished.stdout;
-        let output = || format!("{:#?}\n--- stderr\n{}", self.failures(), tail(&finished.stderr));
+        let output = || {
+            format!(
+                "{:#?}\n--- stderr\n{}",
+                self.failures(),
+                tail(&finished.stderr)
+            )
+        };
         assert!(
             found == Some(code) && *stdout == table.text(),
             "code {found:?}, signal {signal:?}\n{stdout}\n--- failures\n{}",
@@ -314,7 +369,10 @@ impl Job {
         );
         folders::assert_no_partial(&self.target);
         for text in [stdout, &finished.stderr] {
-            assert!(!text.contains('\u{1b}'), "an escape code without a terminal: {text:?}");
+            assert!(
+                !text.contains('\u{1b}'),
+                "an escape code without a terminal: {text:?}"
+            );
         }
     }
 
@@ -323,9 +381,18 @@ impl Job {
     #[track_caller]
     pub fn assert_all_there(&self, finished: &Finished, classes: u64) -> Table {
         let output = tail(&finished.stderr);
-        assert_eq!(finished.code, Some(0), "{}\n--- stderr\n{output}", finished.stdout);
+        assert_eq!(
+            finished.code,
+            Some(0),
+            "{}\n--- stderr\n{output}",
+            finished.stdout
+        );
         let table = Table::read(&finished.stdout);
-        self.assert_ended(finished, 0, Table::of(table.success, classes - table.success.min(classes), 0));
+        self.assert_ended(
+            finished,
+            0,
+            Table::of(table.success, classes - table.success.min(classes), 0),
+        );
         table
     }
 
@@ -333,8 +400,17 @@ impl Job {
     /// message that contains all these words.
     #[track_caller]
     pub fn assert_could_not_run(&self, finished: &Finished, words: &[&str]) {
-        let Finished { code, stdout, stderr, .. } = finished;
-        assert!(*code == Some(2) && stdout.is_empty(), "{code:?}\n{stdout}\n--- stderr\n{}", tail(stderr));
+        let Finished {
+            code,
+            stdout,
+            stderr,
+            ..
+        } = finished;
+        assert!(
+            *code == Some(2) && stdout.is_empty(),
+            "{code:?}\n{stdout}\n--- stderr\n{}",
+            tail(stderr)
+        );
         for word in words {
             assert!(stderr.contains(word), "no {word:?} in:\n{stderr}");
         }
@@ -343,9 +419,15 @@ impl Job {
 
     /// The command without arguments.
     fn coordinator(&self) -> Command {
-        let mut words = self.under.iter().map(PathBuf::from).chain([program("coordinator")]);
+        let mut words = self
+            .under
+            .iter()
+            .map(PathBuf::from)
+            .chain([program("coordinator")]);
         let mut command = Command::new(words.next().expect("the program itself is always there"));
-        command.args(words).envs(self.variables.iter().map(|(name, value)| (name, value)));
+        command
+            .args(words)
+            .envs(self.variables.iter().map(|(name, value)| (name, value)));
         command
     }
 
@@ -363,7 +445,13 @@ impl Job {
     }
 
     fn spawn(&self, command: Command, log: &str) -> Running {
-        Running::start(command, &self.folder.path().join("output"), &self.target, log, self.deadline)
+        Running::start(
+            command,
+            &self.folder.path().join("output"),
+            &self.target,
+            log,
+            self.deadline,
+        )
     }
 }
 

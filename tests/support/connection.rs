@@ -24,13 +24,19 @@ const POLL_INTERVAL: Duration = Duration::from_millis(50);
 
 /// Answers requests until the connection ends.
 pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
-    if stream.set_nodelay(true).and_then(|()| stream.set_read_timeout(Some(POLL_INTERVAL))).is_err() {
+    if stream
+        .set_nodelay(true)
+        .and_then(|()| stream.set_read_timeout(Some(POLL_INTERVAL)))
+        .is_err()
+    {
         return;
     }
     let mut received = Vec::new();
     let mut hang_up = false;
     while let Some(request) = read_request(stream, &mut received, id, state) {
-        let closes = request.header("connection").is_some_and(|value| value.eq_ignore_ascii_case("close"));
+        let closes = request
+            .header("connection")
+            .is_some_and(|value| value.eq_ignore_ascii_case("close"));
         match figures::answer(stream, state, &request) {
             Ok(true) if !closes => continue,
             Ok(false) => {}
@@ -53,7 +59,8 @@ pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
             }
             Ok(Next::Reset) => {
                 // Closing with a linger time of zero sends an RST.
-                set_socket_linger(stream, Some(Duration::ZERO)).expect("a socket has a linger option");
+                set_socket_linger(stream, Some(Duration::ZERO))
+                    .expect("a socket has a linger option");
                 return;
             }
             Ok(Next::Serve | Next::Close) | Err(_) => return,
@@ -70,10 +77,18 @@ pub(crate) fn wait_for_disconnect(mut stream: &TcpStream, state: &State) -> bool
 }
 
 fn is_timeout(kind: ErrorKind) -> bool {
-    matches!(kind, ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted)
+    matches!(
+        kind,
+        ErrorKind::WouldBlock | ErrorKind::TimedOut | ErrorKind::Interrupted
+    )
 }
 
-fn read_request(mut stream: &TcpStream, received: &mut Vec<u8>, id: u64, state: &State) -> Option<Request> {
+fn read_request(
+    mut stream: &TcpStream,
+    received: &mut Vec<u8>,
+    id: u64,
+    state: &State,
+) -> Option<Request> {
     let mut buffer = [0; 4096];
     loop {
         if let Some((request, length)) = parse(received, id) {
@@ -82,7 +97,9 @@ fn read_request(mut stream: &TcpStream, received: &mut Vec<u8>, id: u64, state: 
         }
         match stream.read(&mut buffer) {
             Ok(0) => return None,
-            Ok(count) if received.len() < LONGEST_HEAD => received.extend_from_slice(&buffer[..count]),
+            Ok(count) if received.len() < LONGEST_HEAD => {
+                received.extend_from_slice(&buffer[..count]);
+            }
             Err(error) if is_timeout(error.kind()) && !state.stopping.load(Ordering::Relaxed) => {}
             Ok(_) | Err(_) => return None,
         }
@@ -93,15 +110,33 @@ fn read_request(mut stream: &TcpStream, received: &mut Vec<u8>, id: u64, state: 
 fn parse(received: &[u8], connection: u64) -> Option<(Request, usize)> {
     let mut headers = [httparse::EMPTY_HEADER; MOST_HEADERS];
     let mut head = httparse::Request::new(&mut headers);
-    let Ok(httparse::Status::Complete(length)) = head.parse(received) else { return None };
+    let Ok(httparse::Status::Complete(length)) = head.parse(received) else {
+        return None;
+    };
     let headers: Vec<(String, String)> = head
         .headers
         .iter()
-        .map(|header| (header.name.to_ascii_lowercase(), String::from_utf8_lossy(header.value).into_owned()))
+        .map(|header| {
+            (
+                header.name.to_ascii_lowercase(),
+                String::from_utf8_lossy(header.value).into_owned(),
+            )
+        })
         .collect();
-    let value = |name| headers.iter().find(|(found, _)| found == name).map(|(_, value)| value.clone());
+    let value = |name| {
+        headers
+            .iter()
+            .find(|(found, _)| found == name)
+            .map(|(_, value)| value.clone())
+    };
     let path = head.path?.to_owned();
-    let file = path.split(['?', '#']).next().unwrap_or_default().rsplit('/').next().unwrap_or_default();
+    let file = path
+        .split(['?', '#'])
+        .next()
+        .unwrap_or_default()
+        .rsplit('/')
+        .next()
+        .unwrap_or_default();
     let request = Request {
         method: head.method?.to_owned(),
         wnid: file.strip_suffix(".tar").unwrap_or(file).to_owned(),

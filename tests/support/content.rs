@@ -37,10 +37,13 @@ pub trait Content: Send + Sync {
 
     /// All bytes; only for contents that fit into memory.
     fn to_vec(&self) -> Vec<u8> {
-        let mut bytes = vec![0; usize::try_from(self.length()).expect("the content fits into memory")];
+        let mut bytes =
+            vec![0; usize::try_from(self.length()).expect("the content fits into memory")];
         let mut filled = 0;
         while filled < bytes.len() {
-            let read = self.read_at(filled as u64, &mut bytes[filled..]).expect("the content can be read");
+            let read = self
+                .read_at(filled as u64, &mut bytes[filled..])
+                .expect("the content can be read");
             assert!(read > 0, "the content is shorter than its length");
             filled += read;
         }
@@ -54,15 +57,24 @@ impl Content for Vec<u8> {
     }
 
     fn read_at(&self, offset: u64, buffer: &mut [u8]) -> io::Result<usize> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.get(offset..))
+            .unwrap_or_default();
         let count = rest.len().min(buffer.len());
         buffer[..count].copy_from_slice(&rest[..count]);
         Ok(count)
     }
 
     fn send(&self, offset: u64, count: usize, to: &TcpStream) -> io::Result<()> {
-        let rest = usize::try_from(offset).ok().and_then(|offset| self.get(offset..)).unwrap_or_default();
-        io::Write::write_all(&mut &*to, rest.get(..count).ok_or(io::ErrorKind::UnexpectedEof)?)
+        let rest = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| self.get(offset..))
+            .unwrap_or_default();
+        io::Write::write_all(
+            &mut &*to,
+            rest.get(..count).ok_or(io::ErrorKind::UnexpectedEof)?,
+        )
     }
 }
 
@@ -174,7 +186,9 @@ fn fill_with_pattern(seed: u64, offset: u64, buffer: &mut [u8]) {
     let mut position = offset;
     let mut rest = buffer;
     while !rest.is_empty() {
-        let mut word = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15).wrapping_add(position / 8);
+        let mut word = seed
+            .wrapping_mul(0x9E37_79B9_7F4A_7C15)
+            .wrapping_add(position / 8);
         word = (word ^ (word >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         word = (word ^ (word >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         let bytes = (word ^ (word >> 31)).to_le_bytes();
@@ -239,7 +253,10 @@ impl Segments {
         let length = self.length();
         let whole = (length + 2 * BLOCK as u64).next_multiple_of(RECORD as u64);
         let mut segments = self.segments;
-        segments.push(Segment::Fill { byte: 0, length: whole - length });
+        segments.push(Segment::Fill {
+            byte: 0,
+            length: whole - length,
+        });
         Self::new(segments)
     }
 }
@@ -290,7 +307,10 @@ impl<C: Content + ?Sized> io::Read for Reader<'_, C> {
 /// Panics unless a file holds exactly the content, which need not fit into memory.
 #[track_caller]
 pub fn assert_same(content: &(impl Content + ?Sized), file: impl io::Read) {
-    assert!(same(Reader::new(content), file).expect("both can be read"), "the file is not the content");
+    assert!(
+        same(Reader::new(content), file).expect("both can be read"),
+        "the file is not the content"
+    );
 }
 
 /// Whether two readers yield the same bytes.
@@ -315,7 +335,9 @@ mod tests {
 
     #[test]
     fn generated_headers_are_valid() {
-        let tar = Segments::new(vec![Segment::EmptyFiles { count: 1000 }]).with_end_marker().to_vec();
+        let tar = Segments::new(vec![Segment::EmptyFiles { count: 1000 }])
+            .with_end_marker()
+            .to_vec();
         let files = crate::archives::files(&tar);
         assert_eq!(files.len(), 1000);
         assert!(files.contains_key("e_000000000999"));

@@ -34,7 +34,12 @@ pub(crate) fn answer(mut stream: &TcpStream, state: &State, request: &Request) -
 fn figures(state: &State) -> Value {
     let bytes_sent_again = state.sent_again();
     let log = state.requests();
-    let of = |method: &str| log.requests.iter().filter(|request| request.method == method).count();
+    let of = |method: &str| {
+        log.requests
+            .iter()
+            .filter(|request| request.method == method)
+            .count()
+    };
     json!({
         "gets": of("GET"),
         "heads": of("HEAD"),

@@ -43,7 +43,8 @@ impl Fleet {
     /// arguments.
     pub fn new(classes: u64, files: usize, sizes: Range<usize>, args: &[&str]) -> Self {
         let wnids = (1..=classes).map(|number| (number, format!("n{number:08}")));
-        let tars = wnids.map(|(number, wnid)| (wnid.clone(), images(&wnid, files, sizes.clone(), number)));
+        let tars =
+            wnids.map(|(number, wnid)| (wnid.clone(), images(&wnid, files, sizes.clone(), number)));
         Self::of(tars.collect(), args)
     }
 
@@ -54,8 +55,16 @@ impl Fleet {
             origin.class(wnid, tar.clone());
         }
         let args = ["--delete-tar"].iter().chain(args).copied();
-        let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin).args(args);
-        Self { origin, tars, job, address: lasting_address() }
+        let job = Job::new()
+            .classes(tars.iter().map(|(wnid, _)| wnid.as_str()))
+            .origin(&origin)
+            .args(args);
+        Self {
+            origin,
+            tars,
+            job,
+            address: lasting_address(),
+        }
     }
 
     /// Replaces the default deadline of three minutes.
@@ -94,12 +103,22 @@ impl Fleet {
     pub fn start_worker_in(&self, target: &Path, url: &str, name: &str, slots: u32) -> Running {
         let slots = slots.to_string();
         let target = target.to_str().expect("a plain path");
-        self.job.start_worker_with(["--connect", url, "--name", name, "--workers", &slots, "--target", target])
+        self.job.start_worker_with([
+            "--connect",
+            url,
+            "--name",
+            name,
+            "--workers",
+            &slots,
+            "--target",
+            target,
+        ])
     }
 
     /// The results of the last run in the ledger; empty if there is none yet.
     pub fn settled(&self) -> Settled {
-        read_settled(&self.job.target_path().join(".imagenet_downloader.ledger")).unwrap_or_default()
+        read_settled(&self.job.target_path().join(".imagenet_downloader.ledger"))
+            .unwrap_or_default()
     }
 
     /// Number of GET requests for a class.
@@ -117,7 +136,12 @@ impl Fleet {
     /// Waits for all processes to end; panics unless they exit with 0, the table matches and every
     /// class is correct.
     #[track_caller]
-    pub fn assert_done(&self, coordinator: Running, workers: impl IntoIterator<Item = Running>, table: Table) {
+    pub fn assert_done(
+        &self,
+        coordinator: Running,
+        workers: impl IntoIterator<Item = Running>,
+        table: Table,
+    ) {
         for worker in workers {
             let finished = worker.wait();
             assert_eq!(finished.code, Some(0), "a worker: {}", finished.stderr);
@@ -150,8 +174,11 @@ fn read_settled(ledger: &Path) -> rusqlite::Result<Settled> {
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(ledger, flags)?;
     connection.busy_timeout(Duration::from_secs(5))?;
-    let select = "SELECT wnid, outcome, kind, message FROM result WHERE run = (SELECT max(id) FROM run)";
+    let select =
+        "SELECT wnid, outcome, kind, message FROM result WHERE run = (SELECT max(id) FROM run)";
     let mut statement = connection.prepare(select)?;
-    let rows = statement.query_map([], |row| Ok((row.get(0)?, (row.get(1)?, row.get(2)?, row.get(3)?))))?;
+    let rows = statement.query_map([], |row| {
+        Ok((row.get(0)?, (row.get(1)?, row.get(2)?, row.get(3)?)))
+    })?;
     rows.collect()
 }

@@ -33,25 +33,41 @@ pub fn snapshot(folder: &Path) -> Snapshot {
 fn collect(root: &Path, folder: &Path, found: &mut Snapshot) {
     for entry in fs::read_dir(folder).into_iter().flatten().flatten() {
         let path = entry.path();
-        let metadata = path.symlink_metadata().expect("no other process changes this folder");
+        let metadata = path
+            .symlink_metadata()
+            .expect("no other process changes this folder");
         let thing = if metadata.is_symlink() {
             Thing::Link(fs::read_link(&path).expect("the entry is a link"))
         } else if metadata.is_dir() {
             collect(root, &path, found);
             Thing::Folder(metadata.mode() & 0o7777)
         } else if metadata.is_file() {
-            Thing::File(metadata.mode() & 0o7777, fs::read(&path).expect("the file can be read"))
+            Thing::File(
+                metadata.mode() & 0o7777,
+                fs::read(&path).expect("the file can be read"),
+            )
         } else {
             Thing::Special(metadata.mode())
         };
-        found.insert(path.strip_prefix(root).expect("the path is below the root").to_owned(), thing);
+        found.insert(
+            path.strip_prefix(root)
+                .expect("the path is below the root")
+                .to_owned(),
+            thing,
+        );
     }
 }
 
 /// The class folders that have their final names.
 pub fn classes(target: &Path) -> Vec<String> {
-    let names = fs::read_dir(target).into_iter().flatten().flatten().filter(|entry| entry.path().is_dir());
-    let mut names: Vec<String> = names.map(|entry| entry.file_name().to_string_lossy().into_owned()).collect();
+    let names = fs::read_dir(target)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .filter(|entry| entry.path().is_dir());
+    let mut names: Vec<String> = names
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
+        .collect();
     names.retain(|name| name.starts_with('n') && !name.contains('.'));
     names.sort();
     names
@@ -59,8 +75,14 @@ pub fn classes(target: &Path) -> Vec<String> {
 
 /// The tars in a target.
 pub fn tars(target: &Path) -> Vec<PathBuf> {
-    let paths = fs::read_dir(target).into_iter().flatten().flatten().map(|entry| entry.path());
-    paths.filter(|path| path.extension().is_some_and(|extension| extension == "tar")).collect()
+    let paths = fs::read_dir(target)
+        .into_iter()
+        .flatten()
+        .flatten()
+        .map(|entry| entry.path());
+    paths
+        .filter(|path| path.extension().is_some_and(|extension| extension == "tar"))
+        .collect()
 }
 
 /// Whether the folder contains this name at any depth; entries that vanish during the search are
@@ -79,7 +101,11 @@ pub fn longest_file(folder: &Path) -> Option<(u64, PathBuf)> {
     let found = entries.filter_map(|entry| {
         let path = entry.path();
         let metadata = entry.path().symlink_metadata().ok()?;
-        if metadata.is_dir() { longest_file(&path) } else { Some((metadata.len(), path)) }
+        if metadata.is_dir() {
+            longest_file(&path)
+        } else {
+            Some((metadata.len(), path))
+        }
     });
     found.max()
 }
@@ -98,7 +124,12 @@ pub fn staging(target: &Path) -> PathBuf {
 #[track_caller]
 pub fn assert_no_partial(target: &Path) {
     let left = staging(target);
-    assert!(!left.exists(), "{} is left behind: {:#?}", left.display(), snapshot(&left).keys());
+    assert!(
+        !left.exists(),
+        "{} is left behind: {:#?}",
+        left.display(),
+        snapshot(&left).keys()
+    );
     for name in [".imagenet_downloader.storage", ".imagenet_downloader.probe"] {
         assert!(!target.join(name).exists(), "{name} is left behind");
     }

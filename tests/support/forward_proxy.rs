@@ -34,7 +34,10 @@ impl ForwardProxy {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
         let address = listener.local_addr().expect("it is bound");
         let state = Arc::new(State::default());
-        let hosts: Vec<_> = hosts.iter().map(|(host, server)| (format!("http://{host}"), *server)).collect();
+        let hosts: Vec<_> = hosts
+            .iter()
+            .map(|(host, server)| (format!("http://{host}"), *server))
+            .collect();
         let acceptor = std::thread::spawn({
             let state = Arc::clone(&state);
             move || {
@@ -48,7 +51,11 @@ impl ForwardProxy {
                 }
             }
         });
-        Self { address, state, acceptor: Some(acceptor) }
+        Self {
+            address,
+            state,
+            acceptor: Some(acceptor),
+        }
     }
 
     /// Its port on loopback.
@@ -58,7 +65,11 @@ impl ForwardProxy {
 
     /// The request lines so far.
     pub fn request_lines(&self) -> Vec<String> {
-        self.state.request_lines.lock().expect("nothing panics while it holds this lock").clone()
+        self.state
+            .request_lines
+            .lock()
+            .expect("nothing panics while it holds this lock")
+            .clone()
     }
 }
 
@@ -78,13 +89,26 @@ fn pass_on(client: TcpStream, hosts: &[(String, SocketAddr)], state: &State) -> 
     let mut client = BufReader::new(client);
     let mut line = String::new();
     client.read_line(&mut line)?;
-    state.request_lines.lock().expect("nothing panics while it holds this lock").push(line.trim_end().to_owned());
+    state
+        .request_lines
+        .lock()
+        .expect("nothing panics while it holds this lock")
+        .push(line.trim_end().to_owned());
     let mut words = line.split(' ');
     let method = words.next().unwrap_or_default();
     let target = words.next().unwrap_or_default();
-    let path_on = |host: &str| target.strip_prefix(host).filter(|path| path.starts_with('/'));
-    let Some((path, server)) = hosts.iter().find_map(|(host, server)| Some((path_on(host)?, server))) else {
-        return answer.write_all(b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+    let path_on = |host: &str| {
+        target
+            .strip_prefix(host)
+            .filter(|path| path.starts_with('/'))
+    };
+    let Some((path, server)) = hosts
+        .iter()
+        .find_map(|(host, server)| Some((path_on(host)?, server)))
+    else {
+        return answer.write_all(
+            b"HTTP/1.1 502 Bad Gateway\r\nContent-Length: 0\r\nConnection: close\r\n\r\n",
+        );
     };
     let mut server = TcpStream::connect(server)?;
     write!(server, "{method} {path} HTTP/1.1\r\n")?;

@@ -23,7 +23,14 @@ impl HangingOpen {
     pub fn put_at(log: &Path) -> Option<Self> {
         fs::write(log, "").expect("the folder is ours");
         let watch = Fanotify::init(InitFlags::FAN_CLASS_CONTENT, EventFFlags::O_RDONLY).ok()?;
-        watch.mark(MarkFlags::FAN_MARK_ADD, MaskFlags::FAN_OPEN_PERM, CWD, Some(log)).ok()?;
+        watch
+            .mark(
+                MarkFlags::FAN_MARK_ADD,
+                MaskFlags::FAN_OPEN_PERM,
+                CWD,
+                Some(log),
+            )
+            .ok()?;
         Some(Self { _asked: watch })
     }
 }
@@ -36,10 +43,15 @@ impl HangingLog {
     /// Creates the pipe and the link at the path of a log.
     pub fn put_at(log: &Path) -> Self {
         let pipe = log.with_extension("pipe");
-        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0).expect("a fifo can be made");
+        mknodat(CWD, &pipe, FileType::Fifo, Mode::from_raw_mode(0o600), 0)
+            .expect("a fifo can be made");
         symlink(&pipe, log).expect("the name is free");
         let flags = OFlags::RDWR | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        Self(open(&pipe, flags, Mode::empty()).expect("a fifo can be opened").into())
+        Self(
+            open(&pipe, flags, Mode::empty())
+                .expect("a fifo can be opened")
+                .into(),
+        )
     }
 
     /// Fills the pipe, so that each later write blocks.

@@ -42,7 +42,10 @@ impl Network {
     #[expect(clippy::print_stdout, reason = "a skipped test prints the reason")]
     pub fn of<const HOSTS: usize>(names: [&str; HOSTS]) -> Option<(Self, [Host; HOSTS])> {
         let number = NETWORKS.fetch_add(1, Ordering::Relaxed);
-        let mut network = Self { name: format!("imagenet-{}-{number}", std::process::id()), hosts: Vec::new() };
+        let mut network = Self {
+            name: format!("imagenet-{}-{number}", std::process::id()),
+            hosts: Vec::new(),
+        };
         match network.build(&names) {
             Ok(()) => {
                 let hosts: Vec<Host> = network.hosts.clone();
@@ -71,9 +74,22 @@ impl Network {
                 space: space.clone(),
                 socket: [bridge.clone(), socket.clone()],
             });
-            ip(&["-n", &bridge, "link", "add", &socket, "type", "veth", "peer", "name", "eth0", "netns", &space])?;
-            ip(&["-n", &bridge, "link", "set", &socket, "master", "bridge", "up"])?;
-            ip(&["-n", &space, "addr", "add", &format!("{address}/24"), "dev", "eth0"])?;
+            ip(&[
+                "-n", &bridge, "link", "add", &socket, "type", "veth", "peer", "name", "eth0",
+                "netns", &space,
+            ])?;
+            ip(&[
+                "-n", &bridge, "link", "set", &socket, "master", "bridge", "up",
+            ])?;
+            ip(&[
+                "-n",
+                &space,
+                "addr",
+                "add",
+                &format!("{address}/24"),
+                "dev",
+                "eth0",
+            ])?;
             for device in ["lo", "eth0"] {
                 ip(&["-n", &space, "link", "set", device, "up"])?;
             }
@@ -99,7 +115,11 @@ impl Host {
     }
 
     /// Starts a worker on this host, with exactly these arguments.
-    pub fn start_worker<'word>(&self, job: &Job, args: impl IntoIterator<Item = &'word str>) -> Running {
+    pub fn start_worker<'word>(
+        &self,
+        job: &Job,
+        args: impl IntoIterator<Item = &'word str>,
+    ) -> Running {
         let [ip, words @ ..] = self.command();
         let mut command = Command::new(ip);
         command.args(words).arg(program("worker")).args(args);
@@ -123,14 +143,29 @@ impl Host {
     /// ranges.
     #[track_caller]
     pub fn add_address(&self, address: Ipv4Addr) {
-        must(ip(&["-n", &self.space, "addr", "add", &format!("{address}/32"), "dev", "lo"]));
+        must(ip(&[
+            "-n",
+            &self.space,
+            "addr",
+            "add",
+            &format!("{address}/32"),
+            "dev",
+            "lo",
+        ]));
     }
 
     /// Takes the host's network link down or up.
     #[track_caller]
     pub fn set_link_down(&self, down: bool) {
         let [bridge, socket] = &self.socket;
-        must(ip(&["-n", bridge, "link", "set", socket, if down { "down" } else { "up" }]));
+        must(ip(&[
+            "-n",
+            bridge,
+            "link",
+            "set",
+            socket,
+            if down { "down" } else { "up" },
+        ]));
     }
 
     /// Limits the rate of the link in both directions, for example to `64kbit`.
@@ -139,7 +174,16 @@ impl Host {
         let [bridge, socket] = &self.socket;
         for (space, device) in [(&self.space, "eth0"), (bridge, socket.as_str())] {
             let limit = ["rate", rate, "burst", "4k", "latency", "2s"];
-            must(run("tc", &[&["-n", space, "qdisc", "replace", "dev", device, "root", "tbf"], &limit[..]].concat()));
+            must(run(
+                "tc",
+                &[
+                    &[
+                        "-n", space, "qdisc", "replace", "dev", device, "root", "tbf",
+                    ],
+                    &limit[..],
+                ]
+                .concat(),
+            ));
         }
     }
 
@@ -150,7 +194,11 @@ impl Host {
         let folder = self.files();
         fs::create_dir_all(&folder).expect("root may write there");
         fs::write(folder.join("nsswitch.conf"), "hosts: files\n").expect("root may write there");
-        fs::write(folder.join("hosts"), format!("127.0.0.1 localhost\n{hosts}")).expect("root may write there");
+        fs::write(
+            folder.join("hosts"),
+            format!("127.0.0.1 localhost\n{hosts}"),
+        )
+        .expect("root may write there");
     }
 
     /// The folder whose files `ip netns exec` mounts over those in `/etc`.
@@ -169,7 +217,14 @@ fn ip(args: &[&str]) -> Result<(), String> {
 }
 
 fn run(program: &str, args: &[&str]) -> Result<(), String> {
-    let output = Command::new(program).args(args).output().map_err(|error| format!("{program}: {error}"))?;
+    let output = Command::new(program)
+        .args(args)
+        .output()
+        .map_err(|error| format!("{program}: {error}"))?;
     let stderr = String::from_utf8_lossy(&output.stderr).trim().to_owned();
-    if output.status.success() { Ok(()) } else { Err(format!("{program} {}: {stderr}", args.join(" "))) }
+    if output.status.success() {
+        Ok(())
+    } else {
+        Err(format!("{program} {}: {stderr}", args.join(" ")))
+    }
 }

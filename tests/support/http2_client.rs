@@ -3,7 +3,8 @@
 /// A PING without an acknowledgement.
 pub(crate) const PING: [u8; 17] = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 /// The acknowledgement of a PING.
-pub(crate) const PING_ACKNOWLEDGEMENT: [u8; 17] = [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
+pub(crate) const PING_ACKNOWLEDGEMENT: [u8; 17] =
+    [0, 0, 8, 6, 1, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
 /// SETTINGS without a setting.
 pub(crate) const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
 /// The stream of the request in [`Request::first`].
@@ -34,7 +35,9 @@ pub(crate) fn empty_message(stream: u32) -> Vec<u8> {
 }
 
 fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
-    let length = u32::try_from(payload.len()).expect("a short payload").to_be_bytes();
+    let length = u32::try_from(payload.len())
+        .expect("a short payload")
+        .to_be_bytes();
     let mut bytes = vec![length[1], length[2], length[3], kind, flags];
     bytes.extend(stream.to_be_bytes());
     bytes.extend(payload);
@@ -56,7 +59,10 @@ const LAST_ADDED: u8 = 62;
 
 impl Request {
     pub(crate) fn new(path: &'static str) -> Self {
-        Self { path, ..Self::default() }
+        Self {
+            path,
+            ..Self::default()
+        }
     }
 
     /// With this credential.
@@ -73,8 +79,15 @@ impl Request {
 
     /// Fields whose names have no index in the static table.
     fn named(&self) -> Vec<(&'static str, String)> {
-        let mut fields = vec![("content-type", "application/grpc".to_owned()), ("te", "trailers".to_owned())];
-        fields.extend(self.token.iter().map(|token| ("authorization", format!("Bearer {token}"))));
+        let mut fields = vec![
+            ("content-type", "application/grpc".to_owned()),
+            ("te", "trailers".to_owned()),
+        ];
+        fields.extend(
+            self.token
+                .iter()
+                .map(|token| ("authorization", format!("Bearer {token}"))),
+        );
         fields.extend(self.field.map(|length| ("x", "y".repeat(length))));
         fields
     }
@@ -101,11 +114,19 @@ impl Request {
     pub(crate) fn repeated(&self, stream: u32, ends: bool) -> Vec<u8> {
         let added = 2 + u8::try_from(self.named().len()).expect("a small number of fields");
         let mut block = vec![0x83, 0x87];
-        block.extend((LAST_ADDED..LAST_ADDED + added).rev().map(|number| 0x80 | number));
+        block.extend(
+            (LAST_ADDED..LAST_ADDED + added)
+                .rev()
+                .map(|number| 0x80 | number),
+        );
         if self.field.is_some() {
             block.extend([0x80 | LAST_ADDED; 3]);
         }
-        let flags = if ends { END_HEADERS | END_STREAM } else { END_HEADERS };
+        let flags = if ends {
+            END_HEADERS | END_STREAM
+        } else {
+            END_HEADERS
+        };
         frame(HEADERS, flags, stream, &block)
     }
 }

@@ -10,7 +10,9 @@ pub(crate) struct Frames {
 impl Frames {
     /// GOAWAY: length 8, type 7, stream 0; highest last stream id, so all requests so far are
     /// answered; no error.
-    pub(crate) const GOAWAY: [u8; 17] = [0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0];
+    pub(crate) const GOAWAY: [u8; 17] = [
+        0, 0, 8, 7, 0, 0, 0, 0, 0, 0x7F, 0xFF, 0xFF, 0xFF, 0, 0, 0, 0,
+    ];
 
     /// Whether the last frame is complete and the next one has not begun.
     pub(crate) fn is_between(&self) -> bool {

@@ -6,8 +6,14 @@ use proto::{Failure, FailureKind, Outcome, ReportRequest, outcome::Kind};
 /// the coordinator accepts a failure only with the token of a valid lease.
 pub fn largest_report() -> ReportRequest {
     let kind = FailureKind::NotATar.into();
-    let failure = Failure { kind, message: "m".repeat(160), ..Failure::default() };
-    let outcome = Outcome { kind: Some(Kind::Failure(failure)) };
+    let failure = Failure {
+        kind,
+        message: "m".repeat(160),
+        ..Failure::default()
+    };
+    let outcome = Outcome {
+        kind: Some(Kind::Failure(failure)),
+    };
     let result = |number| proto::Result {
         wnid: format!("n{number:08}"),
         token: u64::MAX,
@@ -15,7 +21,11 @@ pub fn largest_report() -> ReportRequest {
         traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
         needs_lease: false,
     };
-    ReportRequest { session_id: 1, results: (1..=4096).map(result).collect(), ..Default::default() }
+    ReportRequest {
+        session_id: 1,
+        results: (1..=4096).map(result).collect(),
+        ..Default::default()
+    }
 }
 
 #[cfg(test)]

@@ -45,9 +45,27 @@ mod tests {
         let mut link = LinkSchedule::default();
         let now = Instant::now();
         let slots = [10, 20, 5].map(|bytes| link.take(bytes, 1000, now));
-        assert_eq!(slots[0], TimeSlot { begins: now, ends: now + 10 * MS });
-        assert_eq!(slots[1], TimeSlot { begins: now + 10 * MS, ends: now + 30 * MS });
-        assert_eq!(slots[2], TimeSlot { begins: now + 30 * MS, ends: now + 35 * MS });
+        assert_eq!(
+            slots[0],
+            TimeSlot {
+                begins: now,
+                ends: now + 10 * MS
+            }
+        );
+        assert_eq!(
+            slots[1],
+            TimeSlot {
+                begins: now + 10 * MS,
+                ends: now + 30 * MS
+            }
+        );
+        assert_eq!(
+            slots[2],
+            TimeSlot {
+                begins: now + 30 * MS,
+                ends: now + 35 * MS
+            }
+        );
     }
 
     #[test]
@@ -56,7 +74,11 @@ mod tests {
         let start = Instant::now();
         link.take(10, 1000, start);
         let late = start + 15 * MS;
-        assert_eq!(link.take(10, 1000, late).begins, start + 10 * MS, "five idle milliseconds are made up for");
+        assert_eq!(
+            link.take(10, 1000, late).begins,
+            start + 10 * MS,
+            "five idle milliseconds are made up for"
+        );
         let later = start + 10_000 * MS;
         assert_eq!(link.take(10, 1000, later).begins, later - BURST);
     }

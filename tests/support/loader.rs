@@ -32,13 +32,21 @@ pub struct LoaderView {
 impl LoaderView {
     /// Watches an existing target into which these classes are downloaded.
     pub fn of(target: &Path, tars: &[(String, Vec<u8>)]) -> Self {
-        let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC).expect("an inotify descriptor");
+        let events = inotify::init(CreateFlags::NONBLOCK | CreateFlags::CLOEXEC)
+            .expect("an inotify descriptor");
         let appears = WatchFlags::CREATE | WatchFlags::MOVED_TO;
         let vanishes = WatchFlags::DELETE | WatchFlags::MOVED_FROM;
-        inotify::add_watch(&events, target, appears | vanishes | WatchFlags::ONLYDIR).expect("the target exists");
+        inotify::add_watch(&events, target, appears | vanishes | WatchFlags::ONLYDIR)
+            .expect("the target exists");
         let tars = tars.iter().cloned().collect();
         let folders = folders(target).map(|name| (name, 1)).collect();
-        Self { target: target.to_owned(), tars, events, folders, complete: BTreeSet::new() }
+        Self {
+            target: target.to_owned(),
+            tars,
+            events,
+            folders,
+            complete: BTreeSet::new(),
+        }
     }
 
     /// Panics unless every folder that is in the target, or was there since the last check, is a
@@ -50,9 +58,15 @@ impl LoaderView {
             if self.complete.contains(&name) {
                 continue;
             }
-            let tar = self.tars.get(&name).unwrap_or_else(|| panic!("{name} is no class"));
+            let tar = self
+                .tars
+                .get(&name)
+                .unwrap_or_else(|| panic!("{name} is no class"));
             assert_eq!(difference(tar, &self.target.join(&name)), None, "{name}");
-            assert!(self.target.join(&name).join(MANIFEST).is_file(), "{name} has no manifest");
+            assert!(
+                self.target.join(&name).join(MANIFEST).is_file(),
+                "{name} has no manifest"
+            );
             self.complete.insert(name);
         }
     }
@@ -65,16 +79,29 @@ impl LoaderView {
         let mut events = inotify::Reader::new(&self.events, &mut buffer);
         while let Ok(event) = events.next() {
             let flags = event.events();
-            let name = event.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            assert!(!flags.contains(ReadFlags::QUEUE_OVERFLOW), "events were lost");
+            let name = event
+                .file_name()
+                .unwrap_or_default()
+                .to_string_lossy()
+                .into_owned();
+            assert!(
+                !flags.contains(ReadFlags::QUEUE_OVERFLOW),
+                "events were lost"
+            );
             if !flags.contains(ReadFlags::ISDIR) {
                 continue;
             }
-            assert!(!flags.contains(ReadFlags::CREATE), "a folder was made in the target: {name}");
+            assert!(
+                !flags.contains(ReadFlags::CREATE),
+                "a folder was made in the target: {name}"
+            );
             let is_class = self.tars.contains_key(&name);
             let folders = self.folders.entry(name.clone()).or_default();
             if flags.contains(ReadFlags::MOVED_TO) {
-                assert!(is_class, "{name} is not a class and was renamed into the target");
+                assert!(
+                    is_class,
+                    "{name} is not a class and was renamed into the target"
+                );
                 *folders += 1;
             } else {
                 // In an exchange the kernel reports the new folder first.
@@ -93,5 +120,7 @@ impl LoaderView {
 /// Folders as `os.scandir` and `is_dir` find them: symbolic links are followed.
 fn folders(target: &Path) -> impl Iterator<Item = String> {
     let entries = fs::read_dir(target).expect("the target exists").flatten();
-    entries.filter(|entry| entry.path().is_dir()).map(|entry| entry.file_name().to_string_lossy().into_owned())
+    entries
+        .filter(|entry| entry.path().is_dir())
+        .map(|entry| entry.file_name().to_string_lossy().into_owned())
 }

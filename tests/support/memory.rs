@@ -18,10 +18,16 @@ pub struct Memory {
 pub fn of(process: u32) -> io::Result<Memory> {
     let status = fs::read_to_string(format!("/proc/{process}/status"))?;
     let bytes = |name: &str| {
-        let line = status.lines().find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
-        line.and_then(|number| number.trim().parse().ok()).map_or(0, |kibibytes: u64| kibibytes << 10)
+        let line = status
+            .lines()
+            .find_map(|line| line.strip_prefix(name)?.strip_suffix("kB"));
+        line.and_then(|number| number.trim().parse().ok())
+            .map_or(0, |kibibytes: u64| kibibytes << 10)
     };
-    Ok(Memory { now: bytes("VmRSS:"), peak: bytes("VmHWM:") })
+    Ok(Memory {
+        now: bytes("VmRSS:"),
+        peak: bytes("VmHWM:"),
+    })
 }
 
 /// Sets the peak to the current value; see `clear_refs` in proc(5).

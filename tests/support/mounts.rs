@@ -21,13 +21,19 @@ impl Mount {
         let folder = tempfile::tempdir().ok()?;
         let at = folder.path().join("disk");
         std::fs::create_dir(&at).ok()?;
-        run(&["-t", "tmpfs", "-o", options, "tmpfs"], &at).then_some(Self { at, _folder: Some(folder) })
+        run(&["-t", "tmpfs", "-o", options, "tmpfs"], &at).then_some(Self {
+            at,
+            _folder: Some(folder),
+        })
     }
 
     /// Bind-mounts a folder at another path; `None` if this user may not mount.
     pub fn bind(folder: &Path, at: &Path) -> Option<Self> {
         std::fs::create_dir_all(at).ok()?;
-        run(&["--bind", folder.to_str()?], at).then(|| Self { at: at.to_owned(), _folder: None })
+        run(&["--bind", folder.to_str()?], at).then(|| Self {
+            at: at.to_owned(),
+            _folder: None,
+        })
     }
 
     /// Mounts an overlay: `lower` read-only, the writable layer in `folder`, which must be empty;
@@ -39,7 +45,8 @@ impl Mount {
         }
         let [lower, upper, work] = [lower, &upper, &work].map(Path::display);
         let options = format!("lowerdir={lower},upperdir={upper},workdir={work}");
-        run(&["-t", "overlay", "-o", &options, "overlay"], &at).then_some(Self { at, _folder: None })
+        run(&["-t", "overlay", "-o", &options, "overlay"], &at)
+            .then_some(Self { at, _folder: None })
     }
 
     /// The mount point.
@@ -49,7 +56,10 @@ impl Mount {
 
     /// Changes the limits of a tmpfs.
     pub fn resize(&self, options: &str) {
-        assert!(run(&["-o", &format!("remount,{options}")], &self.at), "a mount that worked before works again");
+        assert!(
+            run(&["-o", &format!("remount,{options}")], &self.at),
+            "a mount that worked before works again"
+        );
     }
 }
 
@@ -60,7 +70,11 @@ impl Drop for Mount {
 }
 
 fn run(args: &[&str], at: &Path) -> bool {
-    Command::new("mount").args(args).arg(at).output().is_ok_and(|output| output.status.success())
+    Command::new("mount")
+        .args(args)
+        .arg(at)
+        .output()
+        .is_ok_and(|output| output.status.success())
 }
 
 /// Prints why a test that mounts a file system is skipped.

@@ -14,7 +14,9 @@ use std::{
 };
 
 pub use crate::request_log::Request;
-use crate::{answer::Answer, connection, content::Content, request_log::RequestLog, traffic::Traffic};
+use crate::{
+    answer::Answer, connection, content::Content, request_log::RequestLog, traffic::Traffic,
+};
 
 /// A running server; stops when dropped.
 #[derive(Debug)]
@@ -88,7 +90,12 @@ impl Origin {
             let state = Arc::clone(&state);
             move || accept(&listener, &state)
         });
-        Ok(Self { address, listener, state, acceptor: Some(acceptor) })
+        Ok(Self {
+            address,
+            listener,
+            state,
+            acceptor: Some(acceptor),
+        })
     }
 
     /// The base URL.
@@ -112,13 +119,19 @@ impl Origin {
             heads: None,
         };
         self.state.classes().insert(wnid.to_owned(), class);
-        Scripted { origin: self, wnid: wnid.to_owned() }
+        Scripted {
+            origin: self,
+            wnid: wnid.to_owned(),
+        }
     }
 
     /// The script of a class that is already served.
     pub fn script_of(&self, wnid: &str) -> Option<Scripted<'_>> {
         let known = self.state.classes().contains_key(wnid);
-        known.then(|| Scripted { origin: self, wnid: wnid.to_owned() })
+        known.then(|| Scripted {
+            origin: self,
+            wnid: wnid.to_owned(),
+        })
     }
 
     /// Sets the answer to the GET request with this number, for any class. Counted from 1, answered
@@ -130,12 +143,18 @@ impl Origin {
     /// Limits each connection to `bytes_per_second`, from the next answer on; 0 removes the
     /// limit.
     pub fn limit_rate(&self, bytes_per_second: u64) {
-        self.state.traffic.rate.store(bytes_per_second, Ordering::Relaxed);
+        self.state
+            .traffic
+            .rate
+            .store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// Limits all connections together to `bytes_per_second`; 0 removes the limit.
     pub fn limit_total_rate(&self, bytes_per_second: u64) {
-        self.state.traffic.total_rate.store(bytes_per_second, Ordering::Relaxed);
+        self.state
+            .traffic
+            .total_rate
+            .store(bytes_per_second, Ordering::Relaxed);
     }
 
     /// Simulates overload: as soon as more than `transfers` bodies are being sent at once, resets
@@ -157,12 +176,18 @@ impl Origin {
 
     /// All requests for a class, in order of arrival.
     pub fn requests(&self, wnid: &str) -> Vec<Request> {
-        self.all_requests().into_iter().filter(|request| request.wnid == wnid).collect()
+        self.all_requests()
+            .into_iter()
+            .filter(|request| request.wnid == wnid)
+            .collect()
     }
 
     /// The GET requests for a class.
     pub fn gets(&self, wnid: &str) -> Vec<Request> {
-        self.requests(wnid).into_iter().filter(|request| request.method == "GET").collect()
+        self.requests(wnid)
+            .into_iter()
+            .filter(|request| request.method == "GET")
+            .collect()
     }
 
     /// All requests.
@@ -255,19 +280,27 @@ impl Scripted<'_> {
 
 impl State {
     fn classes(&self) -> MutexGuard<'_, HashMap<String, Class>> {
-        self.classes.lock().expect("nothing panics while it holds this lock")
+        self.classes
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     pub(crate) fn requests(&self) -> MutexGuard<'_, RequestLog> {
-        self.requests.lock().expect("nothing panics while it holds this lock")
+        self.requests
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     fn connections(&self) -> MutexGuard<'_, HashMap<u64, TcpStream>> {
-        self.connections.lock().expect("nothing panics while it holds this lock")
+        self.connections
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     fn numbered(&self) -> MutexGuard<'_, HashMap<u64, Answer>> {
-        self.numbered.lock().expect("nothing panics while it holds this lock")
+        self.numbered
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 
     pub(crate) fn most_connections(&self) -> u64 {
@@ -277,18 +310,32 @@ impl State {
     pub(crate) fn sent_again(&self) -> u64 {
         let log = self.requests();
         let classes = self.classes();
-        let again = |(wnid, sent): (&str, u64)| Some(sent.saturating_sub(classes.get(wnid)?.content.length()));
+        let again = |(wnid, sent): (&str, u64)| {
+            Some(sent.saturating_sub(classes.get(wnid)?.content.length()))
+        };
         log.sent().into_iter().filter_map(again).sum()
     }
 
     /// Takes the next answer of a class and passes it with the class's current state to `look`;
     /// `None` if there is no such class.
-    pub(crate) fn take_answer<T>(&self, wnid: &str, is_get: bool, look: impl FnOnce(Answer, &Class) -> T) -> Option<T> {
+    pub(crate) fn take_answer<T>(
+        &self,
+        wnid: &str,
+        is_get: bool,
+        look: impl FnOnce(Answer, &Class) -> T,
+    ) -> Option<T> {
         let mut classes = self.classes();
         let class = classes.get_mut(wnid)?;
-        let scripted = if is_get { self.take_numbered().or_else(|| class.script.pop_front()) } else { None };
+        let scripted = if is_get {
+            self.take_numbered().or_else(|| class.script.pop_front())
+        } else {
+            None
+        };
         let head = class.heads.clone().filter(|_| !is_get);
-        let mut answer = scripted.or(head).or_else(|| class.forever.clone()).unwrap_or_default();
+        let mut answer = scripted
+            .or(head)
+            .or_else(|| class.forever.clone())
+            .unwrap_or_default();
         let replaced_by = answer.replaced_by.take();
         let seen = look(answer, class);
         if let Some(content) = replaced_by {
@@ -322,7 +369,8 @@ impl State {
     fn opened(&self, id: u64, stream: TcpStream) {
         let mut connections = self.connections();
         connections.insert(id, stream);
-        self.most_connections.fetch_max(connections.len() as u64, Ordering::Relaxed);
+        self.most_connections
+            .fetch_max(connections.len() as u64, Ordering::Relaxed);
     }
 }
 
@@ -335,7 +383,9 @@ fn accept(listener: &TcpListener, state: &Arc<State>) {
             break;
         }
         let Ok((stream, _)) = accepted else { continue };
-        let Ok(second) = stream.try_clone() else { continue };
+        let Ok(second) = stream.try_clone() else {
+            continue;
+        };
         state.opened(id, second);
         threads.retain(|thread| !thread.is_finished());
         let state = Arc::clone(state);

@@ -21,8 +21,14 @@ use crate::{
 /// Sends a request on a connection of its own.
 fn ask(origin: &Origin, method: &str, wnid: &str, headers: &str) -> TcpStream {
     let mut stream = TcpStream::connect(origin.address()).unwrap();
-    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
-    write!(stream, "{method} /{wnid}.tar HTTP/1.1\r\nConnection: close\r\n{headers}\r\n").unwrap();
+    stream
+        .set_read_timeout(Some(Duration::from_secs(10)))
+        .unwrap();
+    write!(
+        stream,
+        "{method} /{wnid}.tar HTTP/1.1\r\nConnection: close\r\n{headers}\r\n"
+    )
+    .unwrap();
     stream
 }
 
@@ -47,7 +53,10 @@ fn wait_for_body(stream: &mut TcpStream) {
 /// How long each of these transfers takes when all begin at once.
 fn time_of(origin: &Origin, wnids: &[&str]) -> Vec<Duration> {
     let begin = Instant::now();
-    let streams: Vec<TcpStream> = wnids.iter().map(|wnid| ask(origin, "GET", wnid, "")).collect();
+    let streams: Vec<TcpStream> = wnids
+        .iter()
+        .map(|wnid| ask(origin, "GET", wnid, ""))
+        .collect();
     let threads = streams.into_iter().map(|stream| {
         std::thread::spawn(move || {
             assert!(!rest(stream).1);
@@ -55,7 +64,10 @@ fn time_of(origin: &Origin, wnids: &[&str]) -> Vec<Duration> {
         })
     });
     let threads: Vec<_> = threads.collect();
-    threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    threads
+        .into_iter()
+        .map(|thread| thread.join().unwrap())
+        .collect()
 }
 
 const A: &str = "n00000001";
@@ -69,10 +81,16 @@ fn a_total_rate_is_shared_and_a_single_transfer_gets_all_of_it() {
     origin.class(B, vec![1; 200_000]);
     origin.limit_total_rate(100_000);
     let alone = time_of(&origin, &[A])[0];
-    assert!(alone > Duration::from_millis(1700), "{alone:?} is faster than the total rate");
+    assert!(
+        alone > Duration::from_millis(1700),
+        "{alone:?} is faster than the total rate"
+    );
     let both = time_of(&origin, &[A, B]);
     // Neither transfer ends before the link has carried nearly all of both.
-    assert!(both.iter().all(|took| *took > Duration::from_millis(3300)), "{both:?}");
+    assert!(
+        both.iter().all(|took| *took > Duration::from_millis(3300)),
+        "{both:?}"
+    );
 }
 
 #[test]
@@ -95,7 +113,10 @@ fn a_rate_per_connection_holds_after_a_pause_of_the_client() {
     assert!(!rest(stream).1);
     let took = begin.elapsed();
     let due = Duration::from_micros(left / 40);
-    assert!(took + Duration::from_millis(40) > due, "{left} bytes took {took:?} at 40 MB/s");
+    assert!(
+        took + Duration::from_millis(40) > due,
+        "{left} bytes took {took:?} at 40 MB/s"
+    );
 }
 
 #[test]
@@ -114,7 +135,11 @@ fn an_overload_resets_all_transfers_and_then_leaves_requests_unanswered() {
     let third = ask(&origin, "GET", C, "");
     for stream in two.into_iter().chain([third]) {
         let (received, broke) = rest(stream);
-        assert!(broke && received.len() < 100_000, "{} bytes, reset: {broke}", received.len());
+        assert!(
+            broke && received.len() < 100_000,
+            "{} bytes, reset: {broke}",
+            received.len()
+        );
     }
     assert_eq!((origin.overloads(), origin.most_transfers()), (1, 3));
     // The origin accepts the connection, reads the request and closes without an answer.
@@ -139,7 +164,9 @@ fn successive_transfers_within_the_limit_are_no_overload() {
                 let mut kept = Vec::new();
                 for _ in 0..150 {
                     let mut stream = TcpStream::connect(address).unwrap();
-                    stream.write_all(format!("GET /{A}.tar HTTP/1.1\r\n\r\n").as_bytes()).unwrap();
+                    stream
+                        .write_all(format!("GET /{A}.tar HTTP/1.1\r\n\r\n").as_bytes())
+                        .unwrap();
                     wait_for_body(&mut stream);
                     stream.read_exact(&mut [0; 2999]).unwrap();
                     kept.push(stream);
@@ -176,8 +203,12 @@ fn a_numbered_answer_goes_to_the_request_with_that_number() {
     origin.answer_request(2, Answer::too_many_requests(7));
     script_file::apply("request 4 status 503\n", &origin).unwrap();
     assert!(script_file::apply("request four status 503\n", &origin).is_err());
-    let statuses = [A, B, B, A, A].map(|wnid| rest(ask(&origin, "GET", wnid, "")).0[9..12].to_vec());
-    assert_eq!(statuses.map(|status| String::from_utf8(status).unwrap()), ["200", "429", "200", "503", "200"]);
+    let statuses =
+        [A, B, B, A, A].map(|wnid| rest(ask(&origin, "GET", wnid, "")).0[9..12].to_vec());
+    assert_eq!(
+        statuses.map(|status| String::from_utf8(status).unwrap()),
+        ["200", "429", "200", "503", "200"]
+    );
 }
 
 #[test]
@@ -191,17 +222,34 @@ fn repeated_bytes_and_all_requests_are_reported() {
     rest(ask(&origin, "GET", B, ""));
     rest(ask(&origin, "HEAD", B, ""));
     assert_eq!(origin.bytes_sent_again(), 200);
-    let fetch =
-        |path| serde_json::from_str::<serde_json::Value>(&http::get(origin.address(), path).unwrap().1).unwrap();
+    let fetch = |path| {
+        serde_json::from_str::<serde_json::Value>(&http::get(origin.address(), path).unwrap().1)
+            .unwrap()
+    };
     let figures = fetch(FIGURES);
     let of = |name: &str| figures[name].as_u64().unwrap();
-    assert_eq!((of("gets"), of("heads"), of("bytes_sent"), of("bytes_sent_again")), (3, 1, 1700, 200));
+    assert_eq!(
+        (
+            of("gets"),
+            of("heads"),
+            of("bytes_sent"),
+            of("bytes_sent_again")
+        ),
+        (3, 1, 1700, 200)
+    );
     assert_eq!((of("overloads"), of("most_transfers")), (0, 1));
     let requests = fetch(REQUESTS);
     assert_eq!(requests.as_array().unwrap().len(), 4);
     assert_eq!(
-        (&requests[1]["start"], &requests[1]["status"], &requests[1]["wnid"]),
+        (
+            &requests[1]["start"],
+            &requests[1]["status"],
+            &requests[1]["wnid"]
+        ),
         (&400.into(), &206.into(), &A.into())
     );
-    assert!(requests[0]["seconds"] == 0.0 && requests[3]["seconds"].as_f64() > requests[1]["seconds"].as_f64());
+    assert!(
+        requests[0]["seconds"] == 0.0
+            && requests[3]["seconds"].as_f64() > requests[1]["seconds"].as_f64()
+    );
 }

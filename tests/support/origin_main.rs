@@ -26,7 +26,9 @@ fn main() -> ExitCode {
 fn run() -> Result<Infallible, String> {
     let mut options = options(std::env::args().skip(1))?;
     let folder = options.remove("--dir").ok_or(USAGE)?;
-    let listen = options.remove("--listen").unwrap_or_else(|| "127.0.0.1:0".to_owned());
+    let listen = options
+        .remove("--listen")
+        .unwrap_or_else(|| "127.0.0.1:0".to_owned());
     let rate = number(&mut options, "--rate")?;
     let total_rate = number(&mut options, "--total-rate")?;
     let most_transfers = number(&mut options, "--break-above")?;
@@ -44,7 +46,8 @@ fn run() -> Result<Infallible, String> {
     }
     serve_folder(&origin, Path::new(&folder)).map_err(|error| format!("{folder}: {error}"))?;
     if let Some(script) = script {
-        let text = std::fs::read_to_string(&script).map_err(|error| format!("{script}: {error}"))?;
+        let text =
+            std::fs::read_to_string(&script).map_err(|error| format!("{script}: {error}"))?;
         script_file::apply(&text, &origin).map_err(|why| format!("{script}, {why}"))?;
     }
     writeln!(io::stdout(), "{}", origin.url()).map_err(|error| error.to_string())?;
@@ -56,15 +59,22 @@ fn run() -> Result<Infallible, String> {
 fn options(mut words: impl Iterator<Item = String>) -> Result<HashMap<String, String>, String> {
     let mut options = HashMap::new();
     while let Some(name) = words.next() {
-        let value = words.next().ok_or_else(|| format!("{name} needs a value; {USAGE}"))?;
+        let value = words
+            .next()
+            .ok_or_else(|| format!("{name} needs a value; {USAGE}"))?;
         options.insert(name, value);
     }
     Ok(options)
 }
 
-fn number<T: FromStr>(options: &mut HashMap<String, String>, name: &str) -> Result<Option<T>, String> {
+fn number<T: FromStr>(
+    options: &mut HashMap<String, String>,
+    name: &str,
+) -> Result<Option<T>, String> {
     let value = options.remove(name).map(|value| value.parse());
-    value.transpose().map_err(|_| format!("{name} needs a number; {USAGE}"))
+    value
+        .transpose()
+        .map_err(|_| format!("{name} needs a number; {USAGE}"))
 }
 
 fn serve_folder(origin: &Origin, folder: &Path) -> io::Result<()> {

@@ -163,7 +163,14 @@ impl Entry {
         put(148, b"        ");
         put(156, &[self.kind]);
         put(157, &self.link[..self.link.len().min(100)]);
-        put(257, if self.gnu { b"ustar  \0" } else { b"ustar\x0000" });
+        put(
+            257,
+            if self.gnu {
+                b"ustar  \0"
+            } else {
+                b"ustar\x0000"
+            },
+        );
         put(345, self.at_345.as_deref().unwrap_or(&self.prefix));
         let sum = header.iter().map(|byte| u32::from(*byte)).sum::<u32>() + self.checksum_off_by;
         header[148..156].copy_from_slice(format!("{sum:06o}\0 ").as_bytes());
@@ -210,7 +217,9 @@ fn pax_records(records: &[(&str, &str)]) -> Vec<u8> {
 
 fn octal(number: u64) -> [u8; 12] {
     let text = format!("{number:011o}\0");
-    text.as_bytes().try_into().expect("sizes of this form are below 8 GiB")
+    text.as_bytes()
+        .try_into()
+        .expect("sizes of this form are below 8 GiB")
 }
 
 fn octal_or_base_256(number: u64) -> [u8; 12] {
@@ -230,7 +239,11 @@ mod tests {
 
     #[test]
     fn a_well_formed_tar_reads_back() {
-        let tar = tar_of([Entry::pax(&[("path", "long.JPEG")]), Entry::file("a", b"abc"), Entry::file("b", b"")]);
+        let tar = tar_of([
+            Entry::pax(&[("path", "long.JPEG")]),
+            Entry::file("a", b"abc"),
+            Entry::file("b", b""),
+        ]);
         let files = files(&tar);
         assert_eq!(files["long.JPEG"], b"abc");
         assert_eq!(files["b"], b"");
@@ -239,7 +252,12 @@ mod tests {
     #[test]
     fn malformed_headers_have_the_intended_fields() {
         let header = |entry: &Entry| tar::Header::from_byte_slice(&entry.header()).clone();
-        assert_eq!(header(&Entry::file("a", b"").stating_size(1 << 40)).entry_size().unwrap(), 1 << 40);
+        assert_eq!(
+            header(&Entry::file("a", b"").stating_size(1 << 40))
+                .entry_size()
+                .unwrap(),
+            1 << 40
+        );
         let sparse = header(&Entry::sparse("a", 1 << 32));
         assert_eq!(sparse.as_gnu().unwrap().real_size().unwrap(), 1 << 32);
         assert_eq!(sparse.as_gnu().unwrap().sparse[0].length().unwrap(), 1);

@@ -35,7 +35,10 @@ const SLICE: usize = 512 << 10;
 /// Portions per second with a rate limit, for one connection and for the shared link.
 const SLICES: u64 = 200;
 const SHARED_SLICES: u64 = 500;
-const LAST_MODIFIED: [&str; 2] = ["Thu, 11 Mar 2021 10:00:00 GMT", "Fri, 12 Mar 2021 10:00:00 GMT"];
+const LAST_MODIFIED: [&str; 2] = [
+    "Thu, 11 Mar 2021 10:00:00 GMT",
+    "Fri, 12 Mar 2021 10:00:00 GMT",
+];
 
 /// An answer that is ready to be sent.
 struct Reply {
@@ -49,15 +52,26 @@ struct Reply {
 }
 
 /// Answers a request.
-pub(crate) fn answer(stream: &TcpStream, state: &State, request: &Request, number: usize) -> io::Result<Next> {
+pub(crate) fn answer(
+    stream: &TcpStream,
+    state: &State,
+    request: &Request,
+    number: usize,
+) -> io::Result<Next> {
     let is_get = request.method == "GET";
-    let reply = state.take_answer(&request.wnid, is_get, |answer, class| Reply::new(answer, class, request));
+    let reply = state.take_answer(&request.wnid, is_get, |answer, class| {
+        Reply::new(answer, class, request)
+    });
     let reply = reply.unwrap_or_else(|| Reply::with_text(Answer::status(404)));
     state.note(number, reply.status, 0);
     if reply.send_head(stream, state)? == Next::Stall {
         return Ok(Next::Stall);
     }
-    if is_get { reply.send_body(stream, state, request.connection, number) } else { Ok(Next::Serve) }
+    if is_get {
+        reply.send_body(stream, state, request.connection, number)
+    } else {
+        Ok(Next::Serve)
+    }
 }
 
 impl Reply {
@@ -65,7 +79,10 @@ impl Reply {
         if answer.status.is_some() {
             return Self::with_text(answer);
         }
-        let body = answer.body.clone().unwrap_or_else(|| Arc::clone(&class.content));
+        let body = answer
+            .body
+            .clone()
+            .unwrap_or_else(|| Arc::clone(&class.content));
         let (etag, date) = validators(&answer, class, request);
         let whole = body.length();
         let range = requested_range(&answer, request, etag.as_deref(), date, whole);
@@ -75,7 +92,10 @@ impl Reply {
         headers.extend(date.map(|date| ("Last-Modified".to_owned(), date.to_owned())));
         let (status, from, length) = match range {
             RequestedRange::Whole if answer.range == RangeBehaviour::WholeCalledPart => {
-                headers.push(("Content-Range".to_owned(), format!("bytes 0-{}/{whole}", whole - 1)));
+                headers.push((
+                    "Content-Range".to_owned(),
+                    format!("bytes 0-{}/{whole}", whole - 1),
+                ));
                 (206, 0, whole)
             }
             RequestedRange::Whole => (200, 0, whole),
@@ -84,20 +104,53 @@ impl Reply {
                 (416, 0, 0)
             }
             RequestedRange::Part(from, to) => {
-                let late = if let RangeBehaviour::StartsLate(bytes) = answer.range { bytes } else { 0 };
+                let late = if let RangeBehaviour::StartsLate(bytes) = answer.range {
+                    bytes
+                } else {
+                    0
+                };
                 let from = (from + late).min(to - 1);
-                let total = if let RangeBehaviour::Total(bytes) = answer.range { bytes } else { whole };
-                headers.push(("Content-Range".to_owned(), format!("bytes {from}-{}/{total}", to - 1)));
-                (if answer.range == RangeBehaviour::CalledWhole { 200 } else { 206 }, from, to - from)
+                let total = if let RangeBehaviour::Total(bytes) = answer.range {
+                    bytes
+                } else {
+                    whole
+                };
+                headers.push((
+                    "Content-Range".to_owned(),
+                    format!("bytes {from}-{}/{total}", to - 1),
+                ));
+                (
+                    if answer.range == RangeBehaviour::CalledWhole {
+                        200
+                    } else {
+                        206
+                    },
+                    from,
+                    to - from,
+                )
             }
         };
-        Self { status, headers, body, from, length, answer }
+        Self {
+            status,
+            headers,
+            body,
+            from,
+            length,
+            answer,
+        }
     }
 
     fn with_text(answer: Answer) -> Self {
         let body = answer.body.clone().unwrap_or_else(|| Arc::new(Vec::new()));
         let headers = vec![("Content-Type".to_owned(), "text/plain".to_owned())];
-        Self { status: answer.status.unwrap_or(200), headers, length: body.length(), body, from: 0, answer }
+        Self {
+            status: answer.status.unwrap_or(200),
+            headers,
+            length: body.length(),
+            body,
+            from: 0,
+            answer,
+        }
     }
 
     fn send_head(&self, mut stream: &TcpStream, state: &State) -> io::Result<Next> {
@@ -108,11 +161,13 @@ impl Reply {
             Framing::UntilClose => None,
             Framing::Chunked { .. } => Some(("Transfer-Encoding".to_owned(), "chunked".to_owned())),
         };
-        let honest = self
-            .headers
-            .iter()
-            .chain(&framing)
-            .filter(|(name, _)| !self.answer.headers.iter().any(|(other, _)| other.eq_ignore_ascii_case(name)));
+        let honest = self.headers.iter().chain(&framing).filter(|(name, _)| {
+            !self
+                .answer
+                .headers
+                .iter()
+                .any(|(other, _)| other.eq_ignore_ascii_case(name))
+        });
         for (name, value) in honest.chain(&self.answer.headers) {
             write!(head, "{name}: {value}\r\n").expect("a string takes all");
         }
@@ -125,7 +180,9 @@ impl Reply {
             HeadBehaviour::Endless => {
                 while !state.stopping.load(Ordering::Relaxed) {
                     stream.write_all(head.as_bytes())?;
-                    "X-Padding: aaaaaaaaaaaaaaaa\r\n".repeat(64).clone_into(&mut head);
+                    "X-Padding: aaaaaaaaaaaaaaaa\r\n"
+                        .repeat(64)
+                        .clone_into(&mut head);
                 }
             }
         }
@@ -134,9 +191,17 @@ impl Reply {
         Ok(Next::Serve)
     }
 
-    fn send_body(&self, mut stream: &TcpStream, state: &State, connection: u64, number: usize) -> io::Result<Next> {
+    fn send_body(
+        &self,
+        mut stream: &TcpStream,
+        state: &State,
+        connection: u64,
+        number: usize,
+    ) -> io::Result<Next> {
         let stop = match self.answer.ending {
-            Ending::CutAt(bytes) | Ending::ResetAt(bytes) | Ending::StallAt(bytes) => bytes.min(self.length),
+            Ending::CutAt(bytes) | Ending::ResetAt(bytes) | Ending::StallAt(bytes) => {
+                bytes.min(self.length)
+            }
             Ending::KeepAlive | Ending::HangUp | Ending::HangUpOnNext => self.length,
         };
         let chunked = matches!(self.answer.framing, Framing::Chunked { .. });
@@ -144,7 +209,9 @@ impl Reply {
         let mut transfer = Some(state.traffic.begin(connection, stream)?);
         let mut sent = 0;
         while sent < stop {
-            let count = usize::try_from(stop - sent).unwrap_or(SLICE).min(pace.slice);
+            let count = usize::try_from(stop - sent)
+                .unwrap_or(SLICE)
+                .min(pace.slice);
             if !pace.wait_for_slot(count as u64, stream) {
                 return Ok(Next::Close);
             }
@@ -155,7 +222,8 @@ impl Reply {
                 write!(stream, "{count:x}\r\n")?;
             }
             let is_last = sent + count as u64 == stop;
-            self.body.send(self.from + sent, count - usize::from(is_last), stream)?;
+            self.body
+                .send(self.from + sent, count - usize::from(is_last), stream)?;
             if is_last {
                 // Ends before the last byte is sent: a client that has received it may begin its
                 // next transfer.
@@ -193,8 +261,17 @@ impl Reply {
     }
 }
 
-fn validators(answer: &Answer, class: &Class, request: &Request) -> (Option<String>, Option<&'static str>) {
-    let strong = format!("\"{}-v{}-{}\"", request.wnid, class.version, class.content.length());
+fn validators(
+    answer: &Answer,
+    class: &Class,
+    request: &Request,
+) -> (Option<String>, Option<&'static str>) {
+    let strong = format!(
+        "\"{}-v{}-{}\"",
+        request.wnid,
+        class.version,
+        class.content.length()
+    );
     let date = LAST_MODIFIED[usize::from(class.version > 1)];
     match (&answer.tag, class.validators) {
         (Tag::None, _) | (Tag::Honest, Validators::None) => (None, None),
@@ -219,18 +296,34 @@ fn requested_range(
     date: Option<&str>,
     whole: u64,
 ) -> RequestedRange {
-    if matches!(answer.range, RangeBehaviour::Ignored | RangeBehaviour::WholeCalledPart) {
+    if matches!(
+        answer.range,
+        RangeBehaviour::Ignored | RangeBehaviour::WholeCalledPart
+    ) {
         return RequestedRange::Whole;
     }
-    let strong = etag.filter(|etag| etag.starts_with('"') && answer.range != RangeBehaviour::ByDate);
+    let strong =
+        etag.filter(|etag| etag.starts_with('"') && answer.range != RangeBehaviour::ByDate);
     let same = |validator: &str| Some(validator) == strong || Some(validator) == date;
-    let conditional = matches!(answer.range, RangeBehaviour::Honest | RangeBehaviour::ByDate);
-    if conditional && request.if_range.as_deref().is_some_and(|validator| !same(validator)) {
+    let conditional = matches!(
+        answer.range,
+        RangeBehaviour::Honest | RangeBehaviour::ByDate
+    );
+    if conditional
+        && request
+            .if_range
+            .as_deref()
+            .is_some_and(|validator| !same(validator))
+    {
         return RequestedRange::Whole;
     }
     let parsed = request.range.as_deref().and_then(|range| {
         let (from, to) = range.strip_prefix("bytes=")?.split_once('-')?;
-        let to = if to.is_empty() { whole } else { to.parse::<u64>().ok()?.saturating_add(1).min(whole) };
+        let to = if to.is_empty() {
+            whole
+        } else {
+            to.parse::<u64>().ok()?.saturating_add(1).min(whole)
+        };
         Some((from.parse::<u64>().ok()?, to))
     });
     match parsed {
@@ -251,23 +344,34 @@ struct Pace<'origin> {
 
 impl<'origin> Pace<'origin> {
     fn new(drip: Option<(usize, Duration)>, state: &'origin State) -> Self {
-        let [rate, total] = [&state.traffic.rate, &state.traffic.total_rate].map(|rate| rate.load(Ordering::Relaxed));
-        let slice_of = |rate: u64, slices_per_second: u64| match usize::try_from(rate / slices_per_second) {
-            Ok(_) if rate == 0 => SLICE,
-            Ok(slice) => slice.clamp(1, SLICE),
-            Err(_) => SLICE,
-        };
+        let [rate, total] = [&state.traffic.rate, &state.traffic.total_rate]
+            .map(|rate| rate.load(Ordering::Relaxed));
+        let slice_of =
+            |rate: u64, slices_per_second: u64| match usize::try_from(rate / slices_per_second) {
+                Ok(_) if rate == 0 => SLICE,
+                Ok(slice) => slice.clamp(1, SLICE),
+                Err(_) => SLICE,
+            };
         let slice = match drip {
             Some((bytes, _)) => bytes.max(1),
             None => slice_of(rate, SLICES).min(slice_of(total, SHARED_SLICES)),
         };
-        Self { state, slice, every: drip.map(|(_, every)| every), rate, link: LinkSchedule::default() }
+        Self {
+            state,
+            slice,
+            every: drip.map(|(_, every)| every),
+            rate,
+            link: LinkSchedule::default(),
+        }
     }
 
     /// Waits for the time slot of these bytes on the shared link; false if the client has
     /// disconnected or the origin stops.
     fn wait_for_slot(&self, bytes: u64, stream: &TcpStream) -> bool {
-        self.state.traffic.time_slot(bytes).is_none_or(|begins| self.wait_until(begins, stream))
+        self.state
+            .traffic
+            .time_slot(bytes)
+            .is_none_or(|begins| self.wait_until(begins, stream))
     }
 
     /// Waits until these bytes are through at this connection's rate, or for the pause of a drip.
@@ -282,7 +386,10 @@ impl<'origin> Pace<'origin> {
     }
 
     fn wait_until(&self, due: Instant, stream: &TcpStream) -> bool {
-        while let Some(left) = due.checked_duration_since(Instant::now()).filter(|left| !left.is_zero()) {
+        while let Some(left) = due
+            .checked_duration_since(Instant::now())
+            .filter(|left| !left.is_zero())
+        {
             if left < Duration::from_millis(60) {
                 std::thread::sleep(left);
             } else if wait_for_disconnect(stream, self.state) {

@@ -32,13 +32,21 @@ pub struct Request {
 impl Request {
     /// First byte of the requested range.
     pub fn start(&self) -> u64 {
-        let range = self.range.as_deref().and_then(|range| range.strip_prefix("bytes="));
-        range.and_then(|range| range.split('-').next()?.parse().ok()).unwrap_or(0)
+        let range = self
+            .range
+            .as_deref()
+            .and_then(|range| range.strip_prefix("bytes="));
+        range
+            .and_then(|range| range.split('-').next()?.parse().ok())
+            .unwrap_or(0)
     }
 
     /// The value of a header.
     pub fn header(&self, name: &str) -> Option<&str> {
-        self.headers.iter().find(|(found, _)| found.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.headers
+            .iter()
+            .find(|(found, _)| found.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     /// Whether bytes of a tar were sent for it.

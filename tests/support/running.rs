@@ -48,8 +48,17 @@ pub struct Running {
 
 impl Running {
     /// Starts a program with its output in files in `folder`.
-    pub(crate) fn start(mut command: Command, folder: &Path, target: &Path, log: &str, deadline: Duration) -> Self {
-        let stem = format!("{}", folder.read_dir().map(Iterator::count).unwrap_or_default());
+    pub(crate) fn start(
+        mut command: Command,
+        folder: &Path,
+        target: &Path,
+        log: &str,
+        deadline: Duration,
+    ) -> Self {
+        let stem = format!(
+            "{}",
+            folder.read_dir().map(Iterator::count).unwrap_or_default()
+        );
         let output = |kind: &str| {
             let path = folder.join(format!("{stem}.{kind}"));
             (File::create_new(&path).expect("the folder is ours"), path)
@@ -62,7 +71,9 @@ impl Running {
             }
         }
         command.stdin(Stdio::null()).stdout(out).stderr(err);
-        let child = command.spawn().unwrap_or_else(|error| panic!("{command:?}: {error}"));
+        let child = command
+            .spawn()
+            .unwrap_or_else(|error| panic!("{command:?}: {error}"));
         Self {
             child,
             deadline: Instant::now() + deadline,
@@ -118,11 +129,14 @@ impl Running {
     /// Waits for the line with the address of its health and metrics.
     #[track_caller]
     pub fn wait_for_http(&mut self) -> SocketAddr {
-        self.wait_until("it prints the address of its health and metrics", |running| {
-            let stderr = running.stderr();
-            let (_, rest) = stderr.split_once("health and metrics at http://")?;
-            rest.split_once('/')?.0.parse().ok()
-        })
+        self.wait_until(
+            "it prints the address of its health and metrics",
+            |running| {
+                let stderr = running.stderr();
+                let (_, rest) = stderr.split_once("health and metrics at http://")?;
+                rest.split_once('/')?.0.parse().ok()
+            },
+        )
     }
 
     /// Waits for a condition while the process runs; panics with the end of its output if it ends
@@ -159,7 +173,11 @@ impl Running {
 
     #[track_caller]
     fn fail_waiting(&mut self, what: &str) -> ! {
-        let state = if self.is_running() { "was killed at its deadline" } else { "has ended" };
+        let state = if self.is_running() {
+            "was killed at its deadline"
+        } else {
+            "has ended"
+        };
         self.end();
         panic!(
             "the program {state} before {what}\n--- stderr\n{}\n--- {}\n{}",
@@ -175,7 +193,10 @@ impl Running {
     }
 
     fn sample_memory(&mut self) {
-        let peak = memory::of(self.child.id()).ok().map(|memory| memory.peak).filter(|peak| *peak > 0);
+        let peak = memory::of(self.child.id())
+            .ok()
+            .map(|memory| memory.peak)
+            .filter(|peak| *peak > 0);
         self.peak_memory = self.peak_memory.max(peak);
     }
 }
@@ -189,7 +210,9 @@ impl Drop for Running {
 /// Whether an inherited environment variable would change what the programs do.
 fn is_a_setting(name: &OsStr) -> bool {
     let name = name.to_string_lossy().to_ascii_lowercase();
-    let begins = ["imagenet_", "otel_", "rust_log"].iter().any(|beginning| name.starts_with(beginning));
+    let begins = ["imagenet_", "otel_", "rust_log"]
+        .iter()
+        .any(|beginning| name.starts_with(beginning));
     begins || name.ends_with("_proxy")
 }
 
@@ -208,6 +231,9 @@ fn addresses(text: &str) -> impl Iterator<Item = SocketAddr> {
         let rest = &text[at + found.len()..];
         // A line may be incomplete, so the port counts only if another character follows.
         let end = rest.find(|character: char| !character.is_ascii_digit())?;
-        rest[..end].parse().ok().map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)))
+        rest[..end]
+            .parse()
+            .ok()
+            .map(|port: u16| SocketAddr::from(([127, 0, 0, 1], port)))
     })
 }

@@ -19,13 +19,19 @@ pub fn apply(text: &str, origin: &Origin) -> Result<(), String> {
             [] => {}
             [first, ..] if first.starts_with('#') => {}
             ["request", number, rest @ ..] => {
-                let (number, answer) = number.parse().ok().zip(answer(rest)).ok_or_else(unreadable)?;
+                let (number, answer) = number
+                    .parse()
+                    .ok()
+                    .zip(answer(rest))
+                    .ok_or_else(unreadable)?;
                 origin.answer_request(number, answer);
             }
             [wnid, rest @ ..] => {
                 let forever = rest.first() == Some(&"forever");
                 let answer = answer(&rest[usize::from(forever)..]).ok_or_else(unreadable)?;
-                let class = origin.script_of(wnid).ok_or_else(|| format!("line {}: no tar of {wnid}", number + 1))?;
+                let class = origin
+                    .script_of(wnid)
+                    .ok_or_else(|| format!("line {}: no tar of {wnid}", number + 1))?;
                 if forever {
                     class.forever(answer)
                 } else {
@@ -40,11 +46,16 @@ pub fn apply(text: &str, origin: &Origin) -> Result<(), String> {
 fn answer(words: &[&str]) -> Option<Answer> {
     Some(match words {
         ["status", code] => Answer::status(code.parse().ok()?),
-        ["status", code, seconds] => Answer::status(code.parse().ok()?).header("Retry-After", seconds),
+        ["status", code, seconds] => {
+            Answer::status(code.parse().ok()?).header("Retry-After", seconds)
+        }
         ["cut", bytes] => Answer::cut_at(bytes.parse().ok()?),
         ["reset", bytes] => Answer::reset_at(bytes.parse().ok()?),
         ["stall", bytes] => Answer::stall_at(bytes.parse().ok()?),
-        ["drip", bytes, millis] => Answer::drip(bytes.parse().ok()?, Duration::from_millis(millis.parse().ok()?)),
+        ["drip", bytes, millis] => Answer::drip(
+            bytes.parse().ok()?,
+            Duration::from_millis(millis.parse().ok()?),
+        ),
         ["stated", bytes] => Answer::plain().stating_length(bytes.parse().ok()?),
         ["no-length"] => Answer::plain().without_length(),
         ["chunked"] => Answer::plain().chunked(),

@@ -106,7 +106,11 @@ impl Kind {
             (_, Some(_)) => "/imagenet.v1.Admin/GetFleet",
         };
         let request = Request::new(path).token(token.map(str::to_owned));
-        if self == Self::Headers { request.field(3 << 10) } else { request }
+        if self == Self::Headers {
+            request.field(3 << 10)
+        } else {
+            request
+        }
     }
 }
 
@@ -130,7 +134,12 @@ impl FromStr for Kind {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|kind| kind.to_string() == text);
-        found.ok_or_else(|| format!("the kinds are {}", Self::ALL.map(|kind| kind.to_string()).join(", ")))
+        found.ok_or_else(|| {
+            format!(
+                "the kinds are {}",
+                Self::ALL.map(|kind| kind.to_string()).join(", ")
+            )
+        })
     }
 }
 
@@ -180,8 +189,11 @@ impl AbusiveClients {
         let config = Arc::new(config(&attack.authority));
         let stopping = Arc::new(AtomicBool::new(false));
         let client = |_| {
-            let client =
-                Client { attack: attack.clone(), config: Arc::clone(&config), stopping: Arc::clone(&stopping) };
+            let client = Client {
+                attack: attack.clone(),
+                config: Arc::clone(&config),
+                stopping: Arc::clone(&stopping),
+            };
             std::thread::spawn(move || client.run())
         };
         let clients = (0..count).map(client).collect();
@@ -209,10 +221,15 @@ impl Drop for AbusiveClients {
 
 fn config(authority: &Path) -> ClientConfig {
     let mut roots = RootCertStore::empty();
-    let certificate = CertificateDer::from_pem_file(authority).expect("a PEM file with a certificate");
-    roots.add(certificate).expect("a certificate of an authority");
+    let certificate =
+        CertificateDer::from_pem_file(authority).expect("a PEM file with a certificate");
+    roots
+        .add(certificate)
+        .expect("a certificate of an authority");
     let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-    let builder = builder.with_safe_default_protocol_versions().expect("the provider supports the default versions");
+    let builder = builder
+        .with_safe_default_protocol_versions()
+        .expect("the provider supports the default versions");
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec()];
     config
@@ -243,13 +260,20 @@ impl Client {
     }
 
     fn connection(&self, sent: &mut Sent) -> io::Result<()> {
-        let Attack { address, token, kind, style, .. } = &self.attack;
+        let Attack {
+            address,
+            token,
+            kind,
+            style,
+            ..
+        } = &self.attack;
         let request = kind.request(token.as_deref());
         let mut socket = TcpStream::connect(address)?;
         socket.set_read_timeout(Some(BLOCK_TIMEOUT))?;
         socket.set_write_timeout(Some(BLOCK_TIMEOUT))?;
         let name = ServerName::from(address.ip());
-        let mut tls = ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
+        let mut tls =
+            ClientConnection::new(Arc::clone(&self.config), name).map_err(io::Error::other)?;
         while tls.is_handshaking() && !self.is_stopping() {
             if let Err(error) = tls.complete_io(&mut socket)
                 && !is_blocked(&error)
@@ -273,7 +297,8 @@ impl Client {
                 }
                 let frames = left.min(FRAMES);
                 left -= frames;
-                tls.writer().write_all(&kind.next(&request, &mut stream, frames))?;
+                tls.writer()
+                    .write_all(&kind.next(&request, &mut stream, frames))?;
             }
             match tls.write_tls(&mut socket) {
                 Ok(written) => sent.bytes += written as u64,
@@ -287,7 +312,10 @@ impl Client {
     /// Waits until the server closes the connection, and reads nothing from it.
     fn hold(&self, socket: &TcpStream) {
         let mut ends = [PollFd::new(socket, PollFlags::RDHUP)];
-        let blocked = Timespec { tv_sec: 0, tv_nsec: BLOCK_TIMEOUT.subsec_nanos().into() };
+        let blocked = Timespec {
+            tv_sec: 0,
+            tv_nsec: BLOCK_TIMEOUT.subsec_nanos().into(),
+        };
         while !self.is_stopping() && ends[0].revents().is_empty() {
             poll(&mut ends, Some(&blocked)).expect("it is a socket");
         }
@@ -295,5 +323,8 @@ impl Client {
 }
 
 fn is_blocked(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted)
+    matches!(
+        error.kind(),
+        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut | io::ErrorKind::Interrupted
+    )
 }

@@ -72,7 +72,11 @@ impl TlsFront {
                 }
             }
         });
-        Self { address, stopping, acceptor: Some(acceptor) }
+        Self {
+            address,
+            stopping,
+            acceptor: Some(acceptor),
+        }
     }
 
     /// The base URL.
@@ -112,7 +116,8 @@ fn config(certificate: Certificate) -> ServerConfig {
         Certificate::WrongName => "wrong_name",
         Certificate::SelfSigned => "self_signed",
     };
-    let chain = CertificateDer::from_pem_file(file(name)).expect("the certificate is in the repository");
+    let chain =
+        CertificateDer::from_pem_file(file(name)).expect("the certificate is in the repository");
     let key = PrivateKeyDer::from_pem_file(file("key")).expect("the key is in the repository");
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     ServerConfig::builder_with_provider(provider)
@@ -123,7 +128,12 @@ fn config(certificate: Certificate) -> ServerConfig {
         .expect("the key belongs to the certificate")
 }
 
-fn pass_on(client: TcpStream, origin: SocketAddr, config: &Arc<ServerConfig>, is_orderly: bool) -> io::Result<()> {
+fn pass_on(
+    client: TcpStream,
+    origin: SocketAddr,
+    config: &Arc<ServerConfig>,
+    is_orderly: bool,
+) -> io::Result<()> {
     client.set_read_timeout(Some(Duration::from_secs(5)))?;
     let session = ServerConnection::new(Arc::clone(config)).map_err(io::Error::other)?;
     let mut client = BufReader::new(StreamOwned::new(session, client));

@@ -52,36 +52,54 @@ impl Traffic {
     }
 
     /// Registers a transfer. Above the limit all transfers are reset, including this one.
-    pub(crate) fn begin(&self, connection: u64, stream: &TcpStream) -> std::io::Result<Transfer<'_>> {
+    pub(crate) fn begin(
+        &self,
+        connection: u64,
+        stream: &TcpStream,
+    ) -> std::io::Result<Transfer<'_>> {
         let mut transfers = self.transfers();
         transfers.open.insert(connection, stream.try_clone()?);
-        if transfers.open.len() > transfers.most || transfers.limit.is_some_and(|(most, _)| transfers.open.len() > most)
+        if transfers.open.len() > transfers.most
+            || transfers
+                .limit
+                .is_some_and(|(most, _)| transfers.open.len() > most)
         {
             // A client that has disconnected has no transfer any more, even if its thread has not
             // noticed yet.
             transfers.open.retain(|_, stream| !has_disconnected(stream));
         }
         transfers.most = transfers.most.max(transfers.open.len());
-        if let Some((_, silence)) = transfers.limit.filter(|(most, _)| transfers.open.len() > *most) {
+        if let Some((_, silence)) = transfers
+            .limit
+            .filter(|(most, _)| transfers.open.len() > *most)
+        {
             transfers.overloads += 1;
             transfers.silent_until = Some(Instant::now() + silence);
             for (_, stream) in transfers.open.drain() {
                 reset(&stream);
             }
         }
-        Ok(Transfer { traffic: self, connection })
+        Ok(Transfer {
+            traffic: self,
+            connection,
+        })
     }
 
     /// When the time slot of these bytes on the shared link begins; `None`: at once.
     pub(crate) fn time_slot(&self, bytes: u64) -> Option<Instant> {
         let rate = self.total_rate.load(Ordering::Relaxed);
-        let mut link = self.shared_link.lock().expect("nothing panics while it holds this lock");
+        let mut link = self
+            .shared_link
+            .lock()
+            .expect("nothing panics while it holds this lock");
         (rate > 0).then(|| link.take(bytes, rate, Instant::now()).begins)
     }
 
     /// Whether requests are currently left unanswered.
     pub(crate) fn is_silent(&self) -> bool {
-        self.transfers().silent_until.is_some_and(|until| Instant::now() < until)
+        self.transfers()
+            .silent_until
+            .is_some_and(|until| Instant::now() < until)
     }
 
     /// Number of overloads.
@@ -95,7 +113,9 @@ impl Traffic {
     }
 
     fn transfers(&self) -> MutexGuard<'_, Transfers> {
-        self.transfers.lock().expect("nothing panics while it holds this lock")
+        self.transfers
+            .lock()
+            .expect("nothing panics while it holds this lock")
     }
 }
 
@@ -106,7 +126,11 @@ impl Drop for Transfer<'_> {
 }
 
 fn has_disconnected(stream: &TcpStream) -> bool {
-    match recv(stream, &mut [0_u8; 1], RecvFlags::PEEK | RecvFlags::DONTWAIT) {
+    match recv(
+        stream,
+        &mut [0_u8; 1],
+        RecvFlags::PEEK | RecvFlags::DONTWAIT,
+    ) {
         Ok((_, read)) => read == 0,
         Err(error) => error != rustix::io::Errno::AGAIN,
     }

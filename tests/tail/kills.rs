@@ -35,8 +35,17 @@ fn resume(origin: &Origin, job: &Job, tar: &[u8], most: u64) {
     job.assert_ended(&job.run(), 0, Table::of(5, 0, 0));
     assert_class_is(tar, &job.class_folder(LARGE));
     let gets = origin.gets(LARGE);
-    assert!(gets[before..].iter().all(|get| get.if_range.is_some() && get.status == 206), "{gets:#?}");
-    assert!(extra(&gets, tar) <= most, "{} bytes were sent twice: {gets:#?}", extra(&gets, tar));
+    assert!(
+        gets[before..]
+            .iter()
+            .all(|get| get.if_range.is_some() && get.status == 206),
+        "{gets:#?}"
+    );
+    assert!(
+        extra(&gets, tar) <= most,
+        "{} bytes were sent twice: {gets:#?}",
+        extra(&gets, tar)
+    );
 }
 
 /// A kill loses at most one block of each part, and the images that are not in the journal yet.
@@ -46,7 +55,9 @@ fn the_next_run_resumes_from_the_parts_of_a_killed_worker() {
         let origin = Origin::start();
         let tar = large(1);
         let (job, _) = skewed(&origin, &tar, 0);
-        let job = job.args(args.iter().copied()).deadline(Duration::from_secs(40));
+        let job = job
+            .args(args.iter().copied())
+            .deadline(Duration::from_secs(40));
         start(&origin, &job).kill();
         resume(&origin, &job, &tar, 8 << 20);
     }
@@ -71,8 +82,15 @@ fn damaged_parts_are_downloaded_again() {
     let (job, _) = skewed(&origin, &tar, 0);
     start(&origin, &job).kill();
     let mut damaged = 0;
-    for folder in std::fs::read_dir(staging(job.target_path())).unwrap().flatten() {
-        for part in std::fs::read_dir(folder.path().join("parts")).into_iter().flatten().flatten() {
+    for folder in std::fs::read_dir(staging(job.target_path()))
+        .unwrap()
+        .flatten()
+    {
+        for part in std::fs::read_dir(folder.path().join("parts"))
+            .into_iter()
+            .flatten()
+            .flatten()
+        {
             let length = part.metadata().unwrap().len();
             std::fs::write(part.path(), vec![0; usize::try_from(length).unwrap()]).unwrap();
             damaged += 1;
@@ -90,7 +108,11 @@ fn a_kill_during_slow_parts_loses_only_the_latest_bytes() {
     origin.class(LARGE, tar.clone());
     origin.limit_rate(60_000);
     let args = ["--delete-tar", "--workers", "4"];
-    let job = Job::new().classes([LARGE]).origin(&origin).args(args).deadline(Duration::from_mins(1));
+    let job = Job::new()
+        .classes([LARGE])
+        .origin(&origin)
+        .args(args)
+        .deadline(Duration::from_mins(1));
     let mut running = job.start();
     running.wait_until("three parts have received about half a block", |_| {
         let gets = origin.gets(LARGE);
@@ -98,7 +120,13 @@ fn a_kill_during_slow_parts_loses_only_the_latest_bytes() {
         (gets.iter().filter(far).count() >= 3).then_some(())
     });
     running.kill();
-    assert!(origin.gets(LARGE).iter().all(|get| get.start() == 0 || get.sent < 256 << 10), "a block was complete");
+    assert!(
+        origin
+            .gets(LARGE)
+            .iter()
+            .all(|get| get.start() == 0 || get.sent < 256 << 10),
+        "a block was complete"
+    );
     origin.limit_rate(0);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(&tar, &job.class_folder(LARGE));
@@ -111,17 +139,28 @@ fn a_kill_during_slow_parts_loses_only_the_latest_bytes() {
 #[test]
 fn another_worker_on_the_same_storage_resumes_from_the_parts_of_a_killed_worker() {
     let tar = large(1);
-    let fleet = Fleet::of(vec![(LARGE.to_owned(), tar.clone())], &["--lease-ttl", "3s"]);
+    let fleet = Fleet::of(
+        vec![(LARGE.to_owned(), tar.clone())],
+        &["--lease-ttl", "3s"],
+    );
     fleet.origin.limit_rate(1_500_000);
     let coordinator = fleet.start_coordinator();
     let holder = fleet.start_worker("holder", 4);
-    wait_for("the class is downloaded in parts", Duration::from_secs(30), || {
-        let gets = fleet.origin.gets(LARGE);
-        gets.len() >= 4 && gets.iter().map(|get| get.sent).sum::<u64>() > 12_000_000
-    });
+    wait_for(
+        "the class is downloaded in parts",
+        Duration::from_secs(30),
+        || {
+            let gets = fleet.origin.gets(LARGE);
+            gets.len() >= 4 && gets.iter().map(|get| get.sent).sum::<u64>() > 12_000_000
+        },
+    );
     holder.kill();
     let next = fleet.start_worker("next", 4);
     fleet.assert_done(coordinator, [next], Table::of(1, 0, 0));
     let gets = fleet.origin.gets(LARGE);
-    assert!(extra(&gets, &tar) <= 8 << 20, "{} bytes were sent twice: {gets:#?}", extra(&gets, &tar));
+    assert!(
+        extra(&gets, &tar) <= 8 << 20,
+        "{} bytes were sent twice: {gets:#?}",
+        extra(&gets, &tar)
+    );
 }

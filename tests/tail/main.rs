@@ -21,7 +21,11 @@ fn large(seed: u64) -> Vec<u8> {
 
 /// An origin with four small classes and one large class, at 1.5 MB/s per connection, and a job for
 /// them. `place` is the index of the large class in the list.
-fn skewed<'origin>(origin: &'origin Origin, tar: &[u8], place: usize) -> (Job, tests::origin::Scripted<'origin>) {
+fn skewed<'origin>(
+    origin: &'origin Origin,
+    tar: &[u8],
+    place: usize,
+) -> (Job, tests::origin::Scripted<'origin>) {
     for wnid in SMALL {
         origin.class(wnid, images(wnid, 10, 8000..12_000, 7));
     }
@@ -29,7 +33,13 @@ fn skewed<'origin>(origin: &'origin Origin, tar: &[u8], place: usize) -> (Job, t
     origin.limit_rate(1_500_000);
     let mut list = SMALL.to_vec();
     list.insert(place, LARGE);
-    (Job::new().classes(list).origin(origin).args(["--workers", "6"]), scripted)
+    (
+        Job::new()
+            .classes(list)
+            .origin(origin)
+            .args(["--workers", "6"]),
+        scripted,
+    )
 }
 
 /// Panics unless the job completes all five classes and the large class matches its tar.

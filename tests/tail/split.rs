@@ -17,21 +17,43 @@ fn assert_shared(place: usize, args: &[&str]) {
     let gets = origin.gets(LARGE);
     assert!(gets.len() >= 4, "expected several connections: {gets:#?}");
     assert!(
-        gets[1..].iter().all(|get| get.range.is_some() && get.if_range.is_some() && get.status == 206),
+        gets[1..]
+            .iter()
+            .all(|get| get.range.is_some() && get.if_range.is_some() && get.status == 206),
         "{gets:#?}"
     );
     // The origin notices only later that a client has closed its connection.
-    let broken_off = gets.iter().filter(|get| get.sent < requested_bytes(get, &tar)).count() as u64;
-    assert!(broken_off <= 3, "{broken_off} requests were aborted: {gets:#?}");
-    assert!(origin.most_transfers() <= 6 + broken_off, "more connections than slots: {}", origin.most_transfers());
-    assert!(extra(&gets, &tar) <= tar.len() as u64 * 3 / 100, "{} superfluous bytes: {gets:#?}", extra(&gets, &tar));
+    let broken_off = gets
+        .iter()
+        .filter(|get| get.sent < requested_bytes(get, &tar))
+        .count() as u64;
+    assert!(
+        broken_off <= 3,
+        "{broken_off} requests were aborted: {gets:#?}"
+    );
+    assert!(
+        origin.most_transfers() <= 6 + broken_off,
+        "more connections than slots: {}",
+        origin.most_transfers()
+    );
+    assert!(
+        extra(&gets, &tar) <= tar.len() as u64 * 3 / 100,
+        "{} superfluous bytes: {gets:#?}",
+        extra(&gets, &tar)
+    );
     let kept = job.target_path().join(format!("{LARGE}.tar"));
-    assert!(args.contains(&"--delete-tar") || std::fs::read(kept).ok().as_ref() == Some(&tar), "the kept tar differs");
+    assert!(
+        args.contains(&"--delete-tar") || std::fs::read(kept).ok().as_ref() == Some(&tar),
+        "the kept tar differs"
+    );
 }
 
 /// Number of bytes that a request asks for.
 fn requested_bytes(get: &Request, tar: &[u8]) -> u64 {
-    let last = get.range.as_deref().and_then(|range| range.rsplit_once('-')?.1.parse::<u64>().ok());
+    let last = get
+        .range
+        .as_deref()
+        .and_then(|range| range.rsplit_once('-')?.1.parse::<u64>().ok());
     last.map_or(tar.len() as u64, |last| last + 1) - get.start()
 }
 

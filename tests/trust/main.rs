@@ -40,9 +40,15 @@ impl Cluster {
         for (wnid, tar) in &classes {
             origin.class(wnid, tar.clone());
         }
-        let job = Job::new().classes(classes.iter().map(|(wnid, _)| wnid.as_str())).origin(&origin);
+        let job = Job::new()
+            .classes(classes.iter().map(|(wnid, _)| wnid.as_str()))
+            .origin(&origin);
         init(&job, &job.folder().join("trust"));
-        Self { job, origin, classes }
+        Self {
+            job,
+            origin,
+            classes,
+        }
     }
 
     /// The path of a file that `init` created.
@@ -56,7 +62,10 @@ impl Cluster {
     }
 
     fn secret(&self, name: &str) -> String {
-        std::fs::read_to_string(self.file(name)).expect("init created it").trim().to_owned()
+        std::fs::read_to_string(self.file(name))
+            .expect("init created it")
+            .trim()
+            .to_owned()
     }
 
     /// Starts the coordinator on loopback with the files of `init` and further arguments.
@@ -66,7 +75,10 @@ impl Cluster {
             ("--tls-key", self.path("server.key")),
             ("--token-file", self.path("tokens")),
         ];
-        let flags: Vec<&str> = files.iter().flat_map(|(flag, path)| [*flag, path.as_str()]).collect();
+        let flags: Vec<&str> = files
+            .iter()
+            .flat_map(|(flag, path)| [*flag, path.as_str()])
+            .collect();
         self.job = self.job.args(flags.into_iter().chain(more.iter().copied()));
         let coordinator = self.job.start_coordinator();
         (self, coordinator)
@@ -77,13 +89,16 @@ impl Cluster {
         let connect = format!("https://{}", coordinator.address);
         let target = text(&self.job.folder().join(name));
         let own = ["--connect", &connect, "--name", name, "--target", &target];
-        self.job.start_worker_with(own.into_iter().chain(args.iter().copied()))
+        self.job
+            .start_worker_with(own.into_iter().chain(args.iter().copied()))
     }
 }
 
 /// Runs `coordinator init` for this folder and returns its output.
 fn init(job: &Job, folder: &Path) -> String {
-    let finished = job.start_with(["init", "--dir", &text(folder), "--advertise", "127.0.0.1"]).wait();
+    let finished = job
+        .start_with(["init", "--dir", &text(folder), "--advertise", "127.0.0.1"])
+        .wait();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     finished.stdout
 }

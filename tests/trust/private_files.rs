@@ -27,8 +27,11 @@ fn free_address() -> SocketAddr {
 
 /// The words between two strings.
 fn between<'text>(text: &'text str, before: &str, after: &str) -> Vec<&'text str> {
-    let found = text.split_once(before).and_then(|(_, rest)| rest.split_once(after));
-    let (words, _) = found.unwrap_or_else(|| panic!("nothing between {before:?} and {after:?} in {text}"));
+    let found = text
+        .split_once(before)
+        .and_then(|(_, rest)| rest.split_once(after));
+    let (words, _) =
+        found.unwrap_or_else(|| panic!("nothing between {before:?} and {after:?} in {text}"));
     words.split_whitespace().collect()
 }
 
@@ -46,7 +49,11 @@ fn set_mode(path: &Path, mode: u32) {
 
 #[test]
 fn a_job_with_secrets_requires_credentials_and_its_message_works_as_printed() {
-    let Cluster { job, origin, classes } = Cluster::of(1);
+    let Cluster {
+        job,
+        origin,
+        classes,
+    } = Cluster::of(1);
     let wnid = &classes[0].0;
     let headers = header_file(&job);
     let csv = text(&job.folder().join("data.csv"));
@@ -54,42 +61,95 @@ fn a_job_with_secrets_requires_credentials_and_its_message_works_as_printed() {
     let url = origin.url().replace("http://", "http://user:s3cr3t-p4ss@");
     let plain = origin.url();
     let query = format!("{plain}/{{wnid}}.tar?key=s3cr3t-k3y");
-    let common = ["--fname", &csv, "--target", ".", "--listen", &listen, "--http", "127.0.0.1:0"];
-    for secret in [vec!["--url", &plain, "--header-file", &headers], vec!["--url", &url], vec!["--url", &query]] {
+    let common = [
+        "--fname",
+        &csv,
+        "--target",
+        ".",
+        "--listen",
+        &listen,
+        "--http",
+        "127.0.0.1:0",
+    ];
+    for secret in [
+        vec!["--url", &plain, "--header-file", &headers],
+        vec!["--url", &url],
+        vec!["--url", &query],
+    ] {
         let refused = job.start_with(common.into_iter().chain(secret)).wait();
-        job.assert_could_not_run(&refused, &["every user of this machine could connect and be told the secrets"]);
+        job.assert_could_not_run(
+            &refused,
+            &["every user of this machine could connect and be told the secrets"],
+        );
         assert!(!refused.stderr.contains("s3cr3t"), "{}", refused.stderr);
     }
 
     let harmless = format!("{plain}/{{wnid}}.tar?v=1&format=tar");
     let mut open = job.start_with(common.into_iter().chain(["--url", &harmless]));
-    open.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
+    open.wait_until("it listens", |running| {
+        running.stderr().contains("listening on ").then_some(())
+    });
     open.kill();
 
-    let refused = job.start_with(common.into_iter().chain(["--url", &url, "--header-file", &headers])).wait();
+    let refused = job
+        .start_with(
+            common
+                .into_iter()
+                .chain(["--url", &url, "--header-file", &headers]),
+        )
+        .wait();
     let sentence = refused.stderr;
     let init = between(&sentence, "`coordinator ", "`");
     let made = job.start_with(init).wait();
     assert_eq!(made.code, Some(0), "{}", made.stderr);
     let closed = between(&sentence, "give the coordinator ", ", and workers ");
-    let own = common.into_iter().chain(["--url", &url, "--header-file", &headers]);
+    let own = common
+        .into_iter()
+        .chain(["--url", &url, "--header-file", &headers]);
     let mut coordinator = job.start_with(own.chain(closed));
-    coordinator.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
+    coordinator.wait_until("it listens", |running| {
+        running.stderr().contains("listening on ").then_some(())
+    });
     let worker = between(&sentence, "and workers ", ", or ");
     let target = text(&job.folder().join("w1"));
-    let worker = job.start_worker_with(worker.into_iter().chain(["--target", &target])).wait();
+    let worker = job
+        .start_worker_with(worker.into_iter().chain(["--target", &target]))
+        .wait();
     assert_eq!(worker.code, Some(0), "{}", worker.stderr);
     let finished = coordinator.wait();
-    assert_eq!((finished.code, &finished.stdout), (Some(0), &Table::of(1, 0, 0).text()), "{}", finished.stderr);
+    assert_eq!(
+        (finished.code, &finished.stdout),
+        (Some(0), &Table::of(1, 0, 0).text()),
+        "{}",
+        finished.stderr
+    );
     assert_eq!(origin.gets(wnid)[0].header("x-key"), Some("s3cr3t-h3ader"));
 
     // The two alternatives that the message names.
-    let own = || ["--fname", &csv, "--url", &url, "--header-file", &headers, "--http", "127.0.0.1:0"].into_iter();
-    let dev = job.start_with(own().chain(["--target", "dev", "--dev"])).wait();
+    let own = || {
+        [
+            "--fname",
+            &csv,
+            "--url",
+            &url,
+            "--header-file",
+            &headers,
+            "--http",
+            "127.0.0.1:0",
+        ]
+        .into_iter()
+    };
+    let dev = job
+        .start_with(own().chain(["--target", "dev", "--dev"]))
+        .wait();
     assert_eq!(dev.code, Some(0), "{}", dev.stderr);
-    let mut open = job.start_with(own().chain(["--target", "open", "--listen", "127.0.0.1:0", "--insecure"]));
+    let mut open =
+        job.start_with(own().chain(["--target", "open", "--listen", "127.0.0.1:0", "--insecure"]));
     open.wait_until("it warns", |running| {
-        running.stderr().contains("--insecure: any program that reaches the port can join at 127.0.0.1").then_some(())
+        running
+            .stderr()
+            .contains("--insecure: any program that reaches the port can join at 127.0.0.1")
+            .then_some(())
     });
     open.kill();
 }
@@ -101,23 +161,43 @@ fn a_join_token_is_sent_in_plaintext_to_this_machine_only_with_a_flag() {
     let listener = TcpListener::bind("127.0.0.1:0").expect("a free port on loopback");
     let connect = format!("http://{}", listener.local_addr().expect("it is bound"));
     let tokens = ["worker.token", "admin.token"].map(|name| cluster.path(name));
-    let [worker, admin] = tokens.each_ref().map(|token| ["--connect", &connect, "--token-file", token]);
-    let words = ["any user of this machine can listen", "give --connect https://", "--insecure"];
+    let [worker, admin] = tokens
+        .each_ref()
+        .map(|token| ["--connect", &connect, "--token-file", token]);
+    let words = [
+        "any user of this machine can listen",
+        "give --connect https://",
+        "--insecure",
+    ];
     for _ in 0..5 {
-        cluster.job.assert_could_not_run(&cluster.job.start_worker_with(worker).wait(), &words);
+        cluster
+            .job
+            .assert_could_not_run(&cluster.job.start_worker_with(worker).wait(), &words);
     }
     for command in [&["status"][..], &["retry"], &["drain", "w1"]] {
-        let finished = cluster.job.start_with(command.iter().copied().chain(admin)).wait();
+        let finished = cluster
+            .job
+            .start_with(command.iter().copied().chain(admin))
+            .wait();
         cluster.job.assert_could_not_run(&finished, &words);
     }
     listener.set_nonblocking(true).expect("a plain listener");
     assert!(listener.accept().is_err(), "nothing was sent");
 
     listener.set_nonblocking(false).expect("a plain listener");
-    let accepted = cluster.job.start_worker_with(worker.into_iter().chain(["--insecure"]));
-    let (mut connection, _) = listener.accept().expect("with the flag the worker connects");
-    connection.set_read_timeout(Some(Duration::from_secs(20))).expect("a valid time");
-    assert!(connection.read(&mut [0; 24]).is_ok_and(|length| length > 0), "the worker sends data");
+    let accepted = cluster
+        .job
+        .start_worker_with(worker.into_iter().chain(["--insecure"]));
+    let (mut connection, _) = listener
+        .accept()
+        .expect("with the flag the worker connects");
+    connection
+        .set_read_timeout(Some(Duration::from_secs(20)))
+        .expect("a valid time");
+    assert!(
+        connection.read(&mut [0; 24]).is_ok_and(|length| length > 0),
+        "the worker sends data"
+    );
     accepted.kill();
 }
 
@@ -154,7 +234,9 @@ fn header_file_path(cluster: &Cluster) -> String {
 /// Starts the coordinator, and returns what it prints before it listens.
 fn output_at_start(cluster: &Cluster) -> String {
     let mut coordinator = start(cluster);
-    coordinator.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
+    coordinator.wait_until("it listens", |running| {
+        running.stderr().contains("listening on ").then_some(())
+    });
     let output = coordinator.stderr();
     coordinator.kill();
     output
@@ -172,24 +254,40 @@ fn secret_files_that_every_user_can_read_cause_a_warning_and_writable_ones_are_r
         set_mode(path, 0o644);
         let output = output_at_start(&cluster);
         let lines = lines_with(&output, &["every user of this machine"]);
-        let [line] = lines.as_slice() else { panic!("expected one line: {lines:?}") };
-        assert!(line.contains("WARN") && line.contains(&format!("can read the secret in {file}")), "{line}");
+        let [line] = lines.as_slice() else {
+            panic!("expected one line: {lines:?}")
+        };
+        assert!(
+            line.contains("WARN") && line.contains(&format!("can read the secret in {file}")),
+            "{line}"
+        );
         let command = between(line, "run `", "`");
-        let done = std::process::Command::new(command[0]).args(&command[1..]).status().expect("chmod can be run");
+        let done = std::process::Command::new(command[0])
+            .args(&command[1..])
+            .status()
+            .expect("chmod can be run");
         assert!(done.success(), "{command:?}");
-        assert!(!output_at_start(&cluster).contains("every user"), "the suggested command is sufficient");
+        assert!(
+            !output_at_start(&cluster).contains("every user"),
+            "the suggested command is sufficient"
+        );
 
         set_mode(path, 0o666);
         let refused = start(&cluster).wait();
-        let words = [format!("use {file}: every user of this machine can change it; run `chmod o-w {file}`")];
-        cluster.job.assert_could_not_run(&refused, &words.each_ref().map(String::as_str));
+        let words = [format!(
+            "use {file}: every user of this machine can change it; run `chmod o-w {file}`"
+        )];
+        cluster
+            .job
+            .assert_could_not_run(&refused, &words.each_ref().map(String::as_str));
         set_mode(path, 0o600);
     }
     // A certificate is not secret, but it decides which server the workers trust.
     set_mode(&cluster.file("server.pem"), 0o646);
-    cluster
-        .job
-        .assert_could_not_run(&start(&cluster).wait(), &["server.pem: every user of this machine can change it"]);
+    cluster.job.assert_could_not_run(
+        &start(&cluster).wait(),
+        &["server.pem: every user of this machine can change it"],
+    );
 }
 
 #[test]
@@ -199,20 +297,36 @@ fn the_same_rules_apply_to_a_workers_files() {
     let args = ["--connect", "https://127.0.0.1:1", "--token-file", &token];
     set_mode(&cluster.file("worker.token"), 0o644);
     let mut worker = cluster.job.start_worker_with(args);
-    let warning = format!("every user of this machine can read the secret in {token}; run `chmod o= {token}`");
-    worker.wait_until("it warns", |worker| worker.stderr().contains(&warning).then_some(()));
+    let warning = format!(
+        "every user of this machine can read the secret in {token}; run `chmod o= {token}`"
+    );
+    worker.wait_until("it warns", |worker| {
+        worker.stderr().contains(&warning).then_some(())
+    });
     worker.kill();
-    let status = cluster.job.start_with(["status"].into_iter().chain(args)).wait();
-    assert!(status.stderr.contains(&format!("warning: {warning}")), "{}", status.stderr);
+    let status = cluster
+        .job
+        .start_with(["status"].into_iter().chain(args))
+        .wait();
+    assert!(
+        status.stderr.contains(&format!("warning: {warning}")),
+        "{}",
+        status.stderr
+    );
     set_mode(&cluster.file("worker.token"), 0o622);
     let refused = cluster.job.start_worker_with(args).wait();
-    cluster.job.assert_could_not_run(&refused, &["every user of this machine can change it; run `chmod o-w "]);
+    cluster.job.assert_could_not_run(
+        &refused,
+        &["every user of this machine can change it; run `chmod o-w "],
+    );
 }
 
 /// The soft limit on the size of a core dump.
 fn core_limit(process: u32) -> Option<String> {
     let limits = std::fs::read_to_string(format!("/proc/{process}/limits")).ok()?;
-    let line = limits.lines().find(|line| line.starts_with("Max core file size"))?;
+    let line = limits
+        .lines()
+        .find(|line| line.starts_with("Max core file size"))?;
     line.split_whitespace().nth(4).map(str::to_owned)
 }
 
@@ -227,10 +341,21 @@ fn a_crash_leaves_no_core_dump_and_the_coordinators_memory_holds_no_token() {
     let tokens = cluster.path("tokens");
     unlimited.args(["-c", "ulimit -S -c \"$(ulimit -H -c)\"; exec \"$@\"", "sh"]);
     unlimited.arg(tests::programs::program("coordinator"));
-    unlimited.args(["--fname", &csv, "--target", ".", "--listen", "127.0.0.1:0", "--http", "127.0.0.1:0"]);
+    unlimited.args([
+        "--fname",
+        &csv,
+        "--target",
+        ".",
+        "--listen",
+        "127.0.0.1:0",
+        "--http",
+        "127.0.0.1:0",
+    ]);
     unlimited.args(["--token-file", &tokens]);
     let mut coordinator = cluster.job.start_program(unlimited);
-    coordinator.wait_until("it listens", |running| running.stderr().contains("listening on ").then_some(()));
+    coordinator.wait_until("it listens", |running| {
+        running.stderr().contains("listening on ").then_some(())
+    });
     assert_eq!(core_limit(coordinator.id()).as_deref(), Some("0"));
     let Some(memory) = memory_of(coordinator.id()) else {
         println!("skipped: the memory of another process cannot be read here");
@@ -240,21 +365,32 @@ fn a_crash_leaves_no_core_dump_and_the_coordinators_memory_holds_no_token() {
     assert!(holds(&memory, tokens.as_bytes()));
     for secret in &secrets {
         let (_, random) = secret.rsplit_once('.').expect("a token has parts");
-        assert!(!holds(&memory, random.as_bytes()), "a token is in the coordinator's memory");
+        assert!(
+            !holds(&memory, random.as_bytes()),
+            "a token is in the coordinator's memory"
+        );
     }
     // A former token is not in memory either, after the file was replaced.
     let tokens = cluster.file("tokens");
     let former = "former-token-0123456789";
     std::fs::write(&tokens, format!("worker {former}\n")).expect("the folder is ours");
     let reloaded = || has_line(&cluster.job.log(), &["the new content is in use"]);
-    assert!(wait_until(Duration::from_secs(20), || reloaded().then_some(())).is_some(), "the file is read again");
+    assert!(
+        wait_until(Duration::from_secs(20), || reloaded().then_some(())).is_some(),
+        "the file is read again"
+    );
     let memory = memory_of(coordinator.id()).expect("the memory was readable before");
-    assert!(!holds(&memory, former.as_bytes()), "a token is in the coordinator's memory");
+    assert!(
+        !holds(&memory, former.as_bytes()),
+        "a token is in the coordinator's memory"
+    );
     coordinator.kill();
 }
 
 fn holds(memory: &[Vec<u8>], wanted: &[u8]) -> bool {
-    memory.iter().any(|region| region.windows(wanted.len()).any(|found| found == wanted))
+    memory
+        .iter()
+        .any(|region| region.windows(wanted.len()).any(|found| found == wanted))
 }
 
 /// What a core dump would contain: all private writable memory of a process.

@@ -28,52 +28,113 @@ async fn end_of<T>(mut stream: Streaming<T>) -> Status {
 fn open_calls_of_a_revoked_token_end_and_those_of_others_continue() {
     let cluster = Cluster::of(1);
     let tokens = cluster.path("tokens");
-    let [worker, viewer, admin] = ["worker.token", "viewer.token", "admin.token"].map(|file| cluster.secret(file));
+    let [worker, viewer, admin] =
+        ["worker.token", "viewer.token", "admin.token"].map(|file| cluster.secret(file));
     let job = cluster.job.args(["--token-file", &tokens]);
     let coordinator = job.start_coordinator();
     let client = |token: &str| Client::new(coordinator.address, Some(token));
-    let [worker_client, viewer_client, admin_client] = [&worker, &viewer, &admin].map(|token| client(token));
+    let [worker_client, viewer_client, admin_client] =
+        [&worker, &viewer, &admin].map(|token| client(token));
 
-    let session_id = worker_client.register("w1").expect("the token is valid").session_id;
+    let session_id = worker_client
+        .register("w1")
+        .expect("the token is valid")
+        .session_id;
     let mut calls = CoordinatorClient::new(worker_client.channel());
-    let acquire = |max| worker_client.request(proto::AcquireRequest { session_id, max, held: vec![] });
-    let first = worker_client.runtime.block_on(calls.acquire(acquire(1))).expect("a class is pending");
+    let acquire = |max| {
+        worker_client.request(proto::AcquireRequest {
+            session_id,
+            max,
+            held: vec![],
+        })
+    };
+    let first = worker_client
+        .runtime
+        .block_on(calls.acquire(acquire(1)))
+        .expect("a class is pending");
     assert_eq!(first.get_ref().leases.len(), 1, "the only class is leased");
-    let observation = proto::Observation { session_id, ..Default::default() };
+    let observation = proto::Observation {
+        session_id,
+        ..Default::default()
+    };
     let observations = stream::iter([observation]).chain(stream::pending());
     let mut pace = worker_client.request(observations);
     pace.metadata_mut().remove("grpc-timeout");
-    let budgets = worker_client.runtime.block_on(calls.pace(pace)).expect("the session is known").into_inner();
+    let budgets = worker_client
+        .runtime
+        .block_on(calls.pace(pace))
+        .expect("the session is known")
+        .into_inner();
 
     let watch = |client: &Client| {
         let mut request = client.request(proto::WatchRequest {});
         request.metadata_mut().remove("grpc-timeout");
         let channel = client.channel();
-        let counts = client.runtime.block_on(async { CoordinatorClient::new(channel).watch(request).await });
+        let counts = client
+            .runtime
+            .block_on(async { CoordinatorClient::new(channel).watch(request).await });
         counts.expect("the token is valid").into_inner()
     };
     let viewers = watch(&viewer_client);
     let admins = watch(&admin_client);
 
-    std::fs::write(&tokens, format!("admin {admin}\nworker another-worker-0123456789\n"))
-        .expect("the file is writable");
+    std::fs::write(
+        &tokens,
+        format!("admin {admin}\nworker another-worker-0123456789\n"),
+    )
+    .expect("the file is writable");
     let ended = worker_client.runtime.block_on(async {
-        let acquired = async { calls.clone().acquire(acquire(1)).await.expect_err("the token is revoked") };
-        timeout(RELOAD_TIMEOUT, async { tokio::join!(acquired, end_of(budgets)) }).await
+        let acquired = async {
+            calls
+                .clone()
+                .acquire(acquire(1))
+                .await
+                .expect_err("the token is revoked")
+        };
+        timeout(RELOAD_TIMEOUT, async {
+            tokio::join!(acquired, end_of(budgets))
+        })
+        .await
     });
     let (acquired, budgets) = ended.expect("both calls end within seconds");
-    assert_eq!((acquired.code(), budgets.code()), (Code::Unauthenticated, Code::Unauthenticated), "{acquired:?}");
-    let viewers = viewer_client.runtime.block_on(async { timeout(RELOAD_TIMEOUT, end_of(viewers)).await });
-    assert_eq!(viewers.expect("the stream ends within seconds").code(), Code::Unauthenticated);
-    let continues = admin_client.runtime.block_on(async { timeout(Duration::from_millis(100), end_of(admins)).await });
-    assert!(continues.is_err(), "the admin's stream has not ended: {continues:?}");
+    assert_eq!(
+        (acquired.code(), budgets.code()),
+        (Code::Unauthenticated, Code::Unauthenticated),
+        "{acquired:?}"
+    );
+    let viewers = viewer_client
+        .runtime
+        .block_on(async { timeout(RELOAD_TIMEOUT, end_of(viewers)).await });
+    assert_eq!(
+        viewers.expect("the stream ends within seconds").code(),
+        Code::Unauthenticated
+    );
+    let continues = admin_client
+        .runtime
+        .block_on(async { timeout(Duration::from_millis(100), end_of(admins)).await });
+    assert!(
+        continues.is_err(),
+        "the admin's stream has not ended: {continues:?}"
+    );
 
     // A connection with a revoked token counts as pending, and pending connections are closed after
     // 10 s.
-    let sockets = || std::fs::read_to_string(format!("/proc/{}/net/tcp", coordinator.running.id())).unwrap_or_default();
+    let sockets = || {
+        std::fs::read_to_string(format!("/proc/{}/net/tcp", coordinator.running.id()))
+            .unwrap_or_default()
+    };
     let listening = format!(":{:04X} ", coordinator.address.port());
-    let accepted = || sockets().lines().filter(|line| line.contains(&listening) && line.contains(" 01 ")).count();
-    wait_for("only the admin's connection is left", Duration::from_secs(30), || accepted() <= 2);
+    let accepted = || {
+        sockets()
+            .lines()
+            .filter(|line| line.contains(&listening) && line.contains(" 01 "))
+            .count()
+    };
+    wait_for(
+        "only the admin's connection is left",
+        Duration::from_secs(30),
+        || accepted() <= 2,
+    );
     coordinator.running.kill();
 }
 
@@ -102,6 +163,10 @@ fn an_empty_token_file_revokes_all_tokens_until_it_has_tokens_again() {
     wait_for("no token is valid", RELOAD_TIMEOUT, || !is_valid());
     std::fs::write(&tokens, text).expect("it is ours");
     wait_for("the tokens are valid again", RELOAD_TIMEOUT, is_valid);
-    assert_lines(&job.log(), 1, &["holds no token any more: all tokens are revoked"]);
+    assert_lines(
+        &job.log(),
+        1,
+        &["holds no token any more: all tokens are revoked"],
+    );
     coordinator.running.kill();
 }

@@ -29,7 +29,12 @@ impl Served {
     /// `classes` classes of about a megabyte each.
     fn new(classes: u64) -> Self {
         let origin = Origin::start();
-        let tars = (1..=classes).map(|n| (format!("n{n:08}"), images(&format!("n{n:08}"), 25, 30_000..50_000, n)));
+        let tars = (1..=classes).map(|n| {
+            (
+                format!("n{n:08}"),
+                images(&format!("n{n:08}"), 25, 30_000..50_000, n),
+            )
+        });
         let tars: Vec<_> = tars.collect();
         for (wnid, tar) in &tars {
             origin.class(wnid, tar.clone());
@@ -38,7 +43,9 @@ impl Served {
     }
 
     fn job(&self) -> Job {
-        let job = Job::new().classes(self.tars.iter().map(|(wnid, _)| wnid.as_str())).origin(&self.origin);
+        let job = Job::new()
+            .classes(self.tars.iter().map(|(wnid, _)| wnid.as_str()))
+            .origin(&self.origin);
         job.args(["--workers", "2", "--delete-tar"])
     }
 
@@ -54,7 +61,11 @@ impl Served {
         let mut view = self.view(job.target_path());
         view.assert_only_complete_classes();
         assert_eq!(view.classes(), self.tars.len());
-        assert_eq!(names(parent(job.target_path())), *beside, "something is left beside the target");
+        assert_eq!(
+            names(parent(job.target_path())),
+            *beside,
+            "something is left beside the target"
+        );
     }
 }
 
@@ -80,7 +91,13 @@ fn at_every_instant_of_a_job_with_kills_each_folder_is_a_complete_class() {
     let beside = names(job.folder());
     let mut view = served.view(job.target_path());
     served.origin.limit_rate(4_000_000);
-    let ends = [&[Signal::KILL][..], &[Signal::TERM], &[Signal::INT, Signal::INT], &[Signal::KILL], &[Signal::KILL]];
+    let ends = [
+        &[Signal::KILL][..],
+        &[Signal::TERM],
+        &[Signal::INT, Signal::INT],
+        &[Signal::KILL],
+        &[Signal::KILL],
+    ];
     let mut staged = 0;
     for signals in ends {
         let mut running = job.start();
@@ -114,15 +131,29 @@ fn staging_of_an_earlier_version_in_the_target_is_resumed_and_removed() {
     served.origin.limit_rate(tar.len() as u64);
     let mut running = job.start();
     let half = tar.len() as u64 / 2;
-    running.wait_until("half of the tar was sent", |_| (served.origin.bytes_sent() > half).then_some(()));
+    running.wait_until("half of the tar was sent", |_| {
+        (served.origin.bytes_sent() > half).then_some(())
+    });
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
-    fs::rename(staging(job.target_path()), job.target_path().join(".partial")).unwrap();
+    fs::rename(
+        staging(job.target_path()),
+        job.target_path().join(".partial"),
+    )
+    .unwrap();
 
     served.origin.limit_rate(0);
     served.origin.forget_requests();
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
-    let starts: Vec<u64> = served.origin.gets(wnid).iter().map(tests::request_log::Request::start).collect();
-    assert!(matches!(starts[..], [start] if start > 0), "the class was not resumed: {starts:?}");
+    let starts: Vec<u64> = served
+        .origin
+        .gets(wnid)
+        .iter()
+        .map(tests::request_log::Request::start)
+        .collect();
+    assert!(
+        matches!(starts[..], [start] if start > 0),
+        "the class was not resumed: {starts:?}"
+    );
     served.assert_finished(&job, &beside);
 }

@@ -19,7 +19,18 @@ fn run(served: &Served, target: &str, name: &str) -> PathBuf {
     let csv = job.folder().join("data.csv");
     let csv = csv.to_str().expect("a plain path");
     let url = served.origin.url();
-    let args = ["--dev", "--fname", csv, "--target", &target, "--url", &url, "--delete-tar", "--http", "127.0.0.1:0"];
+    let args = [
+        "--dev",
+        "--fname",
+        csv,
+        "--target",
+        &target,
+        "--url",
+        &url,
+        "--delete-tar",
+        "--http",
+        "127.0.0.1:0",
+    ];
     let job = job.target(&root);
     let mut view = served.view(&root);
     served.origin.limit_rate(2_000_000);
@@ -33,16 +44,35 @@ fn run(served: &Served, target: &str, name: &str) -> PathBuf {
     view.assert_only_complete_classes();
     let (wnid, tar) = &served.tars[0];
     assert_class_is(tar, &root.join(wnid));
-    assert_eq!(names(parent(&root)).len(), 1, "something is left beside the target");
-    assert!(names(job.folder()).iter().all(|name| !name.to_string_lossy().starts_with('.')));
+    assert_eq!(
+        names(parent(&root)).len(),
+        1,
+        "something is left beside the target"
+    );
+    assert!(
+        names(job.folder())
+            .iter()
+            .all(|name| !name.to_string_lossy().starts_with('.'))
+    );
     beside.into()
 }
 
 #[test]
 fn the_staging_folder_is_beside_the_target_for_every_form_of_its_path() {
     let served = Served::new(1);
-    for target in [".", "./", "../images/", "FOLDER/link", "FOLDER/link/.", "FOLDER/data/images//"] {
-        assert_eq!(run(&served, target, "images"), PathBuf::from(".images.partial"), "{target}");
+    for target in [
+        ".",
+        "./",
+        "../images/",
+        "FOLDER/link",
+        "FOLDER/link/.",
+        "FOLDER/data/images//",
+    ] {
+        assert_eq!(
+            run(&served, target, "images"),
+            PathBuf::from(".images.partial"),
+            "{target}"
+        );
     }
 }
 
@@ -51,6 +81,10 @@ fn a_name_may_be_as_long_as_the_file_system_lets_it_be() {
     let served = Served::new(1);
     for length in [246, 255] {
         let area = run(&served, ".", &"n".repeat(length));
-        assert!(area.to_str().unwrap().ends_with(".partial"), "{}", area.display());
+        assert!(
+            area.to_str().unwrap().ends_with(".partial"),
+            "{}",
+            area.display()
+        );
     }
 }

@@ -21,24 +21,49 @@ fn run_in_target(served: &Served, job: &Job, why: &str) {
     let beside = names(parent(target));
     served.origin.limit_rate(2_000_000);
     let mut running = job.start();
-    running.wait_until("the staging folder exists", |_| target.join(".partial").is_dir().then_some(()));
+    running.wait_until("the staging folder exists", |_| {
+        target.join(".partial").is_dir().then_some(())
+    });
     served.origin.limit_rate(0);
     let finished = running.wait();
     job.assert_ended(&finished, 0, Table::of(1, 0, 0));
-    assert_eq!(finished.stderr.matches(WARNING).count(), 1, "{}", finished.stderr);
-    for word in [why, "--staging DIR", target.join("images").to_str().expect("a plain path")] {
-        assert!(finished.stderr.contains(word), "no {word:?} in:\n{}", finished.stderr);
+    assert_eq!(
+        finished.stderr.matches(WARNING).count(),
+        1,
+        "{}",
+        finished.stderr
+    );
+    for word in [
+        why,
+        "--staging DIR",
+        target.join("images").to_str().expect("a plain path"),
+    ] {
+        assert!(
+            finished.stderr.contains(word),
+            "no {word:?} in:\n{}",
+            finished.stderr
+        );
     }
     let (wnid, tar) = &served.tars[0];
     assert_class_is(tar, &target.join(wnid));
-    assert_eq!(names(parent(target)), beside, "something is left beside the target");
+    assert_eq!(
+        names(parent(target)),
+        beside,
+        "something is left beside the target"
+    );
 }
 
 #[test]
 fn a_mount_point_as_the_target_causes_a_warning_and_a_folder_below_it_does_not() {
     let served = Served::new(1);
-    let Some(disk) = Mount::memory("size=30m") else { return skipped() };
-    run_in_target(&served, &served.job().target(disk.path()), "the target is the root of a mounted file system");
+    let Some(disk) = Mount::memory("size=30m") else {
+        return skipped();
+    };
+    run_in_target(
+        &served,
+        &served.job().target(disk.path()),
+        "the target is the root of a mounted file system",
+    );
 
     let job = served.job().target(disk.path().join("images"));
     let finished = job.run();
@@ -51,8 +76,14 @@ fn a_mount_point_as_the_target_causes_a_warning_and_a_folder_below_it_does_not()
 fn a_bind_mount_counts_as_a_mount_point() {
     let served = Served::new(1);
     let job = served.job();
-    let Some(mount) = Mount::bind(job.target_path(), &job.folder().join("mounted")) else { return skipped() };
-    run_in_target(&served, &job.target(mount.path()), "the target is the root of a mounted file system");
+    let Some(mount) = Mount::bind(job.target_path(), &job.folder().join("mounted")) else {
+        return skipped();
+    };
+    run_in_target(
+        &served,
+        &job.target(mount.path()),
+        "the target is the root of a mounted file system",
+    );
 }
 
 #[test]
@@ -61,12 +92,20 @@ fn a_parent_without_write_permission_causes_a_warning() {
     let job = served.job();
     let target = job.folder().join("closed/images");
     fs::create_dir_all(&target).unwrap();
-    let mode = |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
+    let mode =
+        |path: &Path, mode| fs::set_permissions(path, fs::Permissions::from_mode(mode)).unwrap();
     let job = if rustix::process::getuid().is_root() {
         // Root may write everywhere, so another user runs the job.
         mode(job.folder(), 0o755);
         std::os::unix::fs::chown(&target, Some(54321), Some(54321)).unwrap();
-        job.under(["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"])
+        job.under([
+            "setpriv",
+            "--reuid",
+            "54321",
+            "--regid",
+            "54321",
+            "--clear-groups",
+        ])
     } else {
         job
     };
@@ -80,7 +119,9 @@ fn a_parent_without_write_permission_causes_a_warning() {
 fn assert_refused(served: &Served, job: &Job, finished: &Finished, words: &[&str]) {
     job.assert_could_not_run(finished, words);
     assert_eq!(served.origin.all_requests().len(), 0);
-    served.view(job.target_path()).assert_only_complete_classes();
+    served
+        .view(job.target_path())
+        .assert_only_complete_classes();
 }
 
 #[test]
@@ -95,12 +136,19 @@ fn a_configured_staging_folder_is_used_and_is_empty_at_the_end() {
     let mut running = job.start();
     running.wait_until("the staging folder is used", |_| {
         let areas = fs::read_dir(folder).ok()?.flatten().next()?.path();
-        names(&areas).iter().any(|name| name.to_string_lossy().starts_with('n')).then_some(())
+        names(&areas)
+            .iter()
+            .any(|name| name.to_string_lossy().starts_with('n'))
+            .then_some(())
     });
     assert!(!staging(job.target_path()).exists());
     served.origin.limit_rate(0);
     job.assert_ended(&running.wait(), 0, Table::of(1, 0, 0));
-    assert!(names(Path::new(folder)).is_empty(), "{:?}", names(Path::new(folder)));
+    assert!(
+        names(Path::new(folder)).is_empty(),
+        "{:?}",
+        names(Path::new(folder))
+    );
     fs::remove_dir_all(parent(Path::new(folder))).unwrap();
     assert_eq!(names(job.folder()), beside);
 }
@@ -109,16 +157,33 @@ fn a_configured_staging_folder_is_used_and_is_empty_at_the_end() {
 fn an_unusable_staging_folder_is_rejected() {
     let served = Served::new(1);
     let job = served.job();
-    let inside = job.target_path().join("staging").to_str().unwrap().to_owned();
+    let inside = job
+        .target_path()
+        .join("staging")
+        .to_str()
+        .unwrap()
+        .to_owned();
     let job = job.args(["--staging", &inside]);
-    assert_refused(&served, &job, &job.run(), &[&inside, "a loader would take it for a class", "--staging"]);
+    assert_refused(
+        &served,
+        &job,
+        &job.run(),
+        &[&inside, "a loader would take it for a class", "--staging"],
+    );
     let file = job.folder().join("data.csv").to_str().unwrap().to_owned();
     let job = job.args(["--staging", &file]);
     assert_refused(&served, &job, &job.run(), &[&file, "--staging"]);
 
-    let Some(disk) = Mount::memory("size=1m") else { return skipped() };
+    let Some(disk) = Mount::memory("size=1m") else {
+        return skipped();
+    };
     let elsewhere = disk.path().to_str().unwrap().to_owned();
     let job = job.args(["--staging", &elsewhere]);
-    assert_refused(&served, &job, &job.run(), &[&elsewhere, "another file system", "--staging"]);
+    assert_refused(
+        &served,
+        &job,
+        &job.run(),
+        &[&elsewhere, "another file system", "--staging"],
+    );
     assert!(names(disk.path()).is_empty());
 }

@@ -14,10 +14,13 @@ use crate::{Served, names, parent};
 
 /// A job with `--existing replace`, and a folder of another tool with the class's name.
 fn replacing(served: &Served) -> Job {
-    let job = served.job().args(["--delete-tar", "--existing", "replace", "--workers", "1"]);
+    let job = served
+        .job()
+        .args(["--delete-tar", "--existing", "replace", "--workers", "1"]);
     let (wnid, tar) = &served.tars[0];
     unpack_by_hand(tar, &job.class_folder(wnid));
-    fs::write(job.class_folder(wnid).join("other.JPEG"), "of another tool").expect("the folder is ours");
+    fs::write(job.class_folder(wnid).join("other.JPEG"), "of another tool")
+        .expect("the folder is ours");
     job
 }
 
@@ -42,17 +45,25 @@ fn killed_in_the_middle_of_a_replacement_the_next_run_finishes_it() {
     served.origin.limit_rate(tar.len() as u64);
     let mut running = job.start();
     let half = tar.len() as u64 / 2;
-    running.wait_until("half of the tar was sent", |_| (served.origin.bytes_sent() > half).then_some(()));
+    running.wait_until("half of the tar was sent", |_| {
+        (served.origin.bytes_sent() > half).then_some(())
+    });
     running.signal(Signal::TERM);
     assert_eq!(running.wait().code, Some(143));
     // The state after a kill between two renames, on a file system that cannot exchange names.
     let area = staging(job.target_path());
-    let folder =
-        fs::read_dir(&area).unwrap().flatten().find(|entry| entry.file_name().to_string_lossy().starts_with('n'));
+    let folder = fs::read_dir(&area)
+        .unwrap()
+        .flatten()
+        .find(|entry| entry.file_name().to_string_lossy().starts_with('n'));
     fs::rename(&class, folder.unwrap().path().join("replaced")).unwrap();
 
     served.origin.limit_rate(0);
-    served.origin.script_of(wnid).unwrap().script([tests::answer::Answer::status(404)]);
+    served
+        .origin
+        .script_of(wnid)
+        .unwrap()
+        .script([tests::answer::Answer::status(404)]);
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     assert_eq!(snapshot(&class), old, "the old folder is lost");
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
@@ -71,11 +82,21 @@ fn in_a_lower_layer(served: &Served, existing: &str, prepare: impl FnOnce(&Job))
     prepare(&lower);
     served.origin.limit_rate(0);
     served.origin.forget_requests();
-    let Some(layers) = Mount::overlay(parent(&inside), &lower.folder().join("layers")) else { return false };
-    let job = served.job().target(layers.path().join("images")).args(["--delete-tar", "--existing", existing]);
+    let Some(layers) = Mount::overlay(parent(&inside), &lower.folder().join("layers")) else {
+        return false;
+    };
+    let job = served.job().target(layers.path().join("images")).args([
+        "--delete-tar",
+        "--existing",
+        existing,
+    ]);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(tar, &job.class_folder(wnid));
-    assert_eq!(names(layers.path()).len(), 1, "something is left beside the target");
+    assert_eq!(
+        names(layers.path()).len(),
+        1,
+        "something is left beside the target"
+    );
     true
 }
 
@@ -85,12 +106,15 @@ fn folders_in_the_lower_layer_of_an_overlay_are_resumed_and_replaced() {
     let (wnid, tar) = &served.tars[0];
     let could_mount = in_a_lower_layer(&served, "replace", |job| {
         unpack_by_hand(tar, &job.class_folder(wnid));
-        fs::write(job.class_folder(wnid).join("other.JPEG"), "of another tool").expect("the folder is ours");
+        fs::write(job.class_folder(wnid).join("other.JPEG"), "of another tool")
+            .expect("the folder is ours");
     });
     if !could_mount {
         return skipped();
     }
-    in_a_lower_layer(&served, "adopt", |job| fs::create_dir(job.class_folder(wnid)).expect("the folder is ours"));
+    in_a_lower_layer(&served, "adopt", |job| {
+        fs::create_dir(job.class_folder(wnid)).expect("the folder is ours");
+    });
     for signal in [Signal::TERM, Signal::KILL] {
         in_a_lower_layer(&served, "adopt", |job| {
             served.origin.forget_requests();
@@ -98,14 +122,18 @@ fn folders_in_the_lower_layer_of_an_overlay_are_resumed_and_replaced() {
             let sent = served.origin.bytes_sent();
             let half = tar.len() as u64 / 2;
             let mut running = job.start();
-            running
-                .wait_until("half of the tar was sent", |_| (served.origin.bytes_sent() - sent > half).then_some(()));
+            running.wait_until("half of the tar was sent", |_| {
+                (served.origin.bytes_sent() - sent > half).then_some(())
+            });
             running.signal(signal);
             running.wait();
             assert!(staging(job.target_path()).is_dir());
         });
         let start = served.origin.gets(wnid)[0].start();
-        assert!(signal == Signal::KILL || start > 0, "the class was not resumed");
+        assert!(
+            signal == Signal::KILL || start > 0,
+            "the class was not resumed"
+        );
     }
 }
 
@@ -118,7 +146,14 @@ fn a_file_of_another_user_that_blocks_the_job_is_reported_with_its_owner() {
     }
     let served = Served::new(1);
     let (wnid, _) = &served.tars[0];
-    let user = ["setpriv", "--reuid", "54321", "--regid", "54321", "--clear-groups"];
+    let user = [
+        "setpriv",
+        "--reuid",
+        "54321",
+        "--regid",
+        "54321",
+        "--clear-groups",
+    ];
     let begun = |in_the_way: &dyn Fn(&Path)| {
         let job = served.job().under(user);
         let mode = std::os::unix::fs::PermissionsExt::from_mode(0o755);
@@ -131,14 +166,22 @@ fn a_file_of_another_user_that_blocks_the_job_is_reported_with_its_owner() {
         }
         job.target(target)
     };
-    for name in ["imagenet_downloader.log", ".imagenet_downloader.ledger", "failed_downloads.log"] {
+    for name in [
+        "imagenet_downloader.log",
+        ".imagenet_downloader.ledger",
+        "failed_downloads.log",
+    ] {
         let job = begun(&|target| fs::write(target.join(name), "").expect("the folder is ours"));
         job.assert_could_not_run(
             &job.run(),
-            &[&format!("{name} belongs to root, and this program runs as user 54321")],
+            &[&format!(
+                "{name} belongs to root, and this program runs as user 54321"
+            )],
         );
     }
-    let job = begun(&|target| fs::create_dir(parent(target).join(".images.partial")).expect("the folder is ours"));
+    let job = begun(&|target| {
+        fs::create_dir(parent(target).join(".images.partial")).expect("the folder is ours");
+    });
     job.assert_could_not_run(&job.run(), &[".images.partial belongs to root"]);
     let job = begun(&|target| fs::create_dir(target.join(".partial")).expect("the folder is ours"));
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
@@ -152,5 +195,8 @@ fn a_file_of_another_user_that_blocks_the_job_is_reported_with_its_owner() {
     let finished = job.run();
     assert_eq!(finished.code, Some(1), "{}", finished.stderr);
     let failure = job.failure_of(wnid);
-    assert!(failure.contains(&format!("{wnid} belongs to root")), "{failure}");
+    assert!(
+        failure.contains(&format!("{wnid} belongs to root")),
+        "{failure}"
+    );
 }

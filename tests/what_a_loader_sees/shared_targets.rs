@@ -12,7 +12,10 @@ use crate::{Served, names, parent};
 
 /// A job whose workers share a folder.
 fn cluster(served: &Served) -> (Job, Coordinator) {
-    let job = served.job().args(["--delete-tar", "--lease-ttl", "3s"]).variable("IMAGENET_WORKERS", "1");
+    let job = served
+        .job()
+        .args(["--delete-tar", "--lease-ttl", "3s"])
+        .variable("IMAGENET_WORKERS", "1");
     let coordinator = job.start_coordinator();
     (job, coordinator)
 }
@@ -20,19 +23,33 @@ fn cluster(served: &Served) -> (Job, Coordinator) {
 /// The storage ids of the workers, as known to the coordinator.
 fn storages(coordinator: &Coordinator, job: &Job) -> Vec<String> {
     let connect = format!("http://{}", coordinator.address);
-    let status = job.start_with(["status", "--json", "--connect", &connect]).wait();
+    let status = job
+        .start_with(["status", "--json", "--connect", &connect])
+        .wait();
     let status: serde_json::Value = serde_json::from_str(&status.stdout).expect("one object");
     let workers = status["workers"].as_array().expect("a list");
-    workers.iter().map(|worker| worker["storage_id"].as_str().expect("text").to_owned()).collect()
+    workers
+        .iter()
+        .map(|worker| worker["storage_id"].as_str().expect("text").to_owned())
+        .collect()
 }
 
 #[track_caller]
-fn assert_done(served: &Served, job: &Job, coordinator: Coordinator, workers: impl IntoIterator<Item = Running>) {
+fn assert_done(
+    served: &Served,
+    job: &Job,
+    coordinator: Coordinator,
+    workers: impl IntoIterator<Item = Running>,
+) {
     for worker in workers {
         let finished = worker.wait();
         assert_eq!(finished.code, Some(0), "{}", finished.stderr);
     }
-    job.assert_ended(&coordinator.running.wait(), 0, Table::of(served.tars.len() as u64, 0, 0));
+    job.assert_ended(
+        &coordinator.running.wait(),
+        0,
+        Table::of(served.tars.len() as u64, 0, 0),
+    );
 }
 
 #[track_caller]
@@ -40,7 +57,12 @@ fn assert_whole(served: &Served, images: &Path) {
     let mut view = served.view(images);
     view.assert_only_complete_classes();
     assert_eq!(view.classes(), served.tars.len());
-    assert_eq!(names(parent(images)).len(), 1, "something is left beside the target: {:?}", names(parent(images)));
+    assert_eq!(
+        names(parent(images)).len(),
+        1,
+        "something is left beside the target: {:?}",
+        names(parent(images))
+    );
     tests::folders::assert_no_partial(images);
 }
 
@@ -52,18 +74,29 @@ fn workers_with_only_the_target_in_common_lose_no_class_and_count_as_sharing_it(
     let (job, coordinator) = cluster(&served);
     let images = job.folder().join("share/images");
     fs::create_dir_all(&images).unwrap();
-    let Some(mount) = Mount::bind(&images, &job.folder().join("mounted")) else { return skipped() };
+    let Some(mount) = Mount::bind(&images, &job.folder().join("mounted")) else {
+        return skipped();
+    };
     served.origin.limit_rate(2_000_000);
     let beside = job.start_worker("beside", &coordinator, &images);
     let mut within = job.start_worker("within", &coordinator, mount.path());
-    within.wait_until("both workers download", |_| (served.origin.most_transfers() > 1).then_some(()));
+    within.wait_until("both workers download", |_| {
+        (served.origin.most_transfers() > 1).then_some(())
+    });
     assert!(images.join(".partial").is_dir() && parent(&images).join(".images.partial").is_dir());
     let storages = storages(&coordinator, &job);
-    assert!(storages.len() == 2 && storages[0] == storages[1], "{storages:?}");
+    assert!(
+        storages.len() == 2 && storages[0] == storages[1],
+        "{storages:?}"
+    );
     served.origin.limit_rate(0);
     assert_done(&served, &job, coordinator, [beside, within]);
     for (wnid, _) in &served.tars {
-        assert_eq!(served.origin.gets(wnid).len(), 1, "{wnid} was downloaded twice");
+        assert_eq!(
+            served.origin.gets(wnid).len(),
+            1,
+            "{wnid} was downloaded twice"
+        );
     }
     assert_whole(&served, &images);
 }
@@ -74,11 +107,15 @@ fn staging_of_a_killed_worker_is_removed_by_the_other() {
     let (job, coordinator) = cluster(&served);
     let images = job.folder().join("share/images");
     fs::create_dir_all(&images).unwrap();
-    let Some(mount) = Mount::bind(&images, &job.folder().join("mounted")) else { return skipped() };
+    let Some(mount) = Mount::bind(&images, &job.folder().join("mounted")) else {
+        return skipped();
+    };
     served.origin.limit_rate(400_000);
     let beside = job.start_worker("beside", &coordinator, &images);
     let mut within = job.start_worker("within", &coordinator, mount.path());
-    within.wait_until("both workers download", |_| (served.origin.most_transfers() > 1).then_some(()));
+    within.wait_until("both workers download", |_| {
+        (served.origin.most_transfers() > 1).then_some(())
+    });
     within.kill();
     served.origin.limit_rate(0);
     assert_done(&served, &job, coordinator, [beside]);
@@ -93,17 +130,29 @@ fn a_journal_is_found_under_another_path() {
     let (job, coordinator) = cluster(&served);
     let images = job.folder().join("share/images");
     fs::create_dir_all(&images).unwrap();
-    let Some(mount) = Mount::bind(parent(&images), &job.folder().join("mounted")) else { return skipped() };
+    let Some(mount) = Mount::bind(parent(&images), &job.folder().join("mounted")) else {
+        return skipped();
+    };
     served.origin.limit_rate(tar.len() as u64);
     let half = tar.len() as u64 / 2;
     let mut first = job.start_worker("first", &coordinator, &images);
-    first.wait_until("half of the tar was sent", |_| (served.origin.bytes_sent() > half).then_some(()));
+    first.wait_until("half of the tar was sent", |_| {
+        (served.origin.bytes_sent() > half).then_some(())
+    });
     first.signal(tests::running::Signal::TERM);
     assert_eq!(first.wait().code, Some(143));
     served.origin.limit_rate(0);
     let second = job.start_worker("second", &coordinator, &mount.path().join("images"));
     assert_done(&served, &job, coordinator, [second]);
-    let starts: Vec<u64> = served.origin.gets(wnid).iter().map(tests::request_log::Request::start).collect();
-    assert!(matches!(starts[..], [0, start] if start > 0), "the class was not resumed: {starts:?}");
+    let starts: Vec<u64> = served
+        .origin
+        .gets(wnid)
+        .iter()
+        .map(tests::request_log::Request::start)
+        .collect();
+    assert!(
+        matches!(starts[..], [0, start] if start > 0),
+        "the class was not resumed: {starts:?}"
+    );
     assert_whole(&served, &images);
 }

@@ -14,10 +14,18 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let url = arguments.next().unwrap_or_else(|| DEFAULT_URL.to_owned());
 
     let part_ids = load_part_ids_from_csv(&csv)?;
-    let options = Options { url, workers: 5, delete_tar: true, ..Options::default() };
+    let options = Options {
+        url,
+        workers: 5,
+        delete_tar: true,
+        ..Options::default()
+    };
     let stats = download_batch(part_ids, &target, &options).await?;
 
-    println!("{} downloaded, {} there before, {} failed", stats.success, stats.skipped, stats.failed);
+    println!(
+        "{} downloaded, {} there before, {} failed",
+        stats.success, stats.skipped, stats.failed
+    );
     for (part_id, failure) in &stats.failures {
         println!("{part_id} - {failure}");
     }

@@ -1,11 +1,17 @@
 //! Downloads the classes of a CSV with limits, prints the progress, and stops at Ctrl-C:
 //! `cargo run -p worker --example download_gently -- data.csv ./images URL CONNECTIONS
 //! BYTES_PER_SECOND`.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "an example writes to the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "an example writes to the terminal"
+)]
 
 use std::{env, error::Error, process::ExitCode};
 
-use worker::{BatchError, BatchProgress, Options, ProgressCallback, download_batch, load_part_ids_from_csv};
+use worker::{
+    BatchError, BatchProgress, Options, ProgressCallback, download_batch, load_part_ids_from_csv,
+};
 
 #[tokio::main]
 async fn main() -> ExitCode {
@@ -52,6 +58,15 @@ async fn run() -> Result<(), Box<dyn Error>> {
 }
 
 fn print(progress: &BatchProgress<'_>) {
-    let BatchProgress { total, stats, received_bytes, classes } = progress;
-    println!("{} of {total}, {} under way, {received_bytes} bytes", stats.total(), classes.len());
+    let BatchProgress {
+        total,
+        stats,
+        received_bytes,
+        classes,
+    } = progress;
+    println!(
+        "{} of {total}, {} under way, {received_bytes} bytes",
+        stats.total(),
+        classes.len()
+    );
 }

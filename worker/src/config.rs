@@ -54,11 +54,22 @@ pub struct Cli {
     #[expect(missing_docs, reason = "the fields say it")]
     pub coordinator: ConnectArgs,
     /// Folder that gets one folder of images for each class; made if it is missing
-    #[arg(long, env = "IMAGENET_TARGET", hide_env_values = true, value_name = "DIR", default_value = ".")]
+    #[arg(
+        long,
+        env = "IMAGENET_TARGET",
+        hide_env_values = true,
+        value_name = "DIR",
+        default_value = "."
+    )]
     pub target: PathBuf,
     /// Folder in which classes are put together until they are complete, on the target's file
     /// system [default: beside the target]
-    #[arg(long, env = "IMAGENET_STAGING", hide_env_values = true, value_name = "DIR")]
+    #[arg(
+        long,
+        env = "IMAGENET_STAGING",
+        hide_env_values = true,
+        value_name = "DIR"
+    )]
     pub staging: Option<PathBuf>,
     /// Ask an origin at a private or loopback address if the coordinator says so. Not needed where
     /// the coordinator is on this host; link-local addresses, where clouds serve credentials, are
@@ -146,11 +157,25 @@ mod tests {
 
     #[test]
     fn the_last_of_a_repeated_flag_takes_effect() {
-        let words =
-            ["worker", "--connect", "http://h:1", "--workers", "3", "--workers", "8", "--connect", "http://h:2"];
-        let Action::Work(cli) = Cli::read(words.map(OsString::from)).unwrap() else { panic!("it is to work") };
+        let words = [
+            "worker",
+            "--connect",
+            "http://h:1",
+            "--workers",
+            "3",
+            "--workers",
+            "8",
+            "--connect",
+            "http://h:2",
+        ];
+        let Action::Work(cli) = Cli::read(words.map(OsString::from)).unwrap() else {
+            panic!("it is to work")
+        };
         assert_eq!(
-            (cli.slots.workers, cli.coordinator.connect.map(|connect| connect.to_string())),
+            (
+                cli.slots.workers,
+                cli.coordinator.connect.map(|connect| connect.to_string())
+            ),
             (8, Some("http://h:2".to_owned()))
         );
     }
@@ -165,7 +190,10 @@ mod tests {
             ["--name", "../up"],
             ["--name", ""],
         ] {
-            assert!(cli(&["--connect", "http://h:1", wrong[0], wrong[1]]).is_err(), "{wrong:?}");
+            assert!(
+                cli(&["--connect", "http://h:1", wrong[0], wrong[1]]).is_err(),
+                "{wrong:?}"
+            );
         }
     }
 }

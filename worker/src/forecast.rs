@@ -18,8 +18,8 @@ use tokio::task::JoinSet;
 use crate::{
     observe::counters::WorkerCounters,
     origin::{
-        Origin, Question, allowed_addresses::PrivateOrigin, client::OriginError, download_error::DownloadError,
-        limiter::OriginLimiter,
+        Origin, Question, allowed_addresses::PrivateOrigin, client::OriginError,
+        download_error::DownloadError, limiter::OriginLimiter,
     },
     storage::{
         existing::{self, ExistingFolder},
@@ -71,7 +71,10 @@ impl Sample {
     /// length is known.
     pub fn mean_length(&self) -> Option<u64> {
         let classes = self.lengths.len() + self.failures.len();
-        let bytes = self.lengths.iter().fold(0_u64, |sum, length| sum.saturating_add(*length));
+        let bytes = self
+            .lengths
+            .iter()
+            .fold(0_u64, |sum, length| sum.saturating_add(*length));
         (!self.lengths.is_empty()).then(|| bytes / classes as u64)
     }
 
@@ -86,15 +89,22 @@ impl Sample {
 /// # Errors
 /// The error of the file system.
 pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forecast> {
-    let mut forecast = Forecast { free: free(target), ..Forecast::default() };
+    let mut forecast = Forecast {
+        free: free(target),
+        ..Forecast::default()
+    };
     for wnid in wnids {
         let users = || Ok(TargetUsers::new(target.metadata()?, geteuid().as_raw()));
         let found = existing::look_in(target, *wnid, job, users)?;
         let place = match (found, job.existing) {
             (ExistingFolder::Complete(_), _)
-            | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Trust) => &mut forecast.complete,
+            | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Trust) => {
+                &mut forecast.complete
+            }
             (ExistingFolder::Unproved(_), Existing::Adopt) => &mut forecast.unproved,
-            (ExistingFolder::InTheWay(_), _) | (ExistingFolder::Damaged, Existing::Adopt) => &mut forecast.conflicts,
+            (ExistingFolder::InTheWay(_), _) | (ExistingFolder::Damaged, Existing::Adopt) => {
+                &mut forecast.conflicts
+            }
             (ExistingFolder::Differs(first), _) => {
                 if forecast.differences.len() < DIFFERENCES {
                     forecast.differences.push(format!("{wnid}/{first}"));
@@ -103,7 +113,9 @@ pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forec
                 &mut forecast.missing
             }
             (ExistingFolder::Nothing, _)
-            | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Replace) => &mut forecast.missing,
+            | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Replace) => {
+                &mut forecast.missing
+            }
         };
         place.push(*wnid);
     }
@@ -153,7 +165,9 @@ pub async fn sample(
             requests.spawn(async move { origin.describe(&url, Question::Head).await });
             sample.asked += 1;
         }
-        let Some(answered) = requests.join_next().await else { return Ok(sample) };
+        let Some(answered) = requests.join_next().await else {
+            return Ok(sample);
+        };
         match answered {
             Ok(Ok(source)) => sample.lengths.extend(source.length),
             Ok(Err(error)) => sample.failures.push(failure(error)),

@@ -48,7 +48,10 @@ impl LeaseClock {
 
     /// A lease clock that reads the given clock.
     pub(crate) fn new(now: impl Fn() -> Duration + Send + Sync + 'static) -> Self {
-        Self { now: Box::new(now), known: Mutex::default() }
+        Self {
+            now: Box::new(now),
+            known: Mutex::default(),
+        }
     }
 
     pub(crate) fn now(&self) -> Duration {
@@ -74,7 +77,9 @@ impl LeaseClock {
     /// Whether the deadline has passed, so that the leases may belong to another worker.
     pub(crate) fn has_run_out(&self) -> bool {
         let now = self.now();
-        self.known().deadline.is_some_and(|deadline| now >= deadline)
+        self.known()
+            .deadline
+            .is_some_and(|deadline| now >= deadline)
     }
 
     fn known(&self) -> MutexGuard<'_, State> {
@@ -84,7 +89,10 @@ impl LeaseClock {
 
 impl fmt::Debug for LeaseClock {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("LeaseClock").field("known", &self.known).finish_non_exhaustive()
+        formatter
+            .debug_struct("LeaseClock")
+            .field("known", &self.known)
+            .finish_non_exhaustive()
     }
 }
 
@@ -100,7 +108,9 @@ fn since_boot() -> Duration {
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Boottime;
     #[cfg(not(target_os = "linux"))]
     const CLOCK: rustix::time::ClockId = rustix::time::ClockId::Monotonic;
-    rustix::time::clock_gettime(CLOCK).try_into().unwrap_or_default()
+    rustix::time::clock_gettime(CLOCK)
+        .try_into()
+        .unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -121,7 +131,10 @@ mod tests {
     fn settable_clock() -> (Arc<AtomicU64>, LeaseClock) {
         let time = Arc::new(AtomicU64::new(1000));
         let read = Arc::clone(&time);
-        (time, LeaseClock::new(move || seconds(read.load(Ordering::Relaxed))))
+        (
+            time,
+            LeaseClock::new(move || seconds(read.load(Ordering::Relaxed))),
+        )
     }
 
     /// Simulates a suspended host: the time since boot advances and no timer does.
@@ -134,7 +147,10 @@ mod tests {
         time.fetch_add(600, Ordering::Relaxed);
         assert!(clock.has_run_out());
         assert_eq!(before.elapsed(), Duration::ZERO);
-        assert!(clock.answered(1, clock.now(), TTL), "the coordinator has renewed the leases");
+        assert!(
+            clock.answered(1, clock.now(), TTL),
+            "the coordinator has renewed the leases"
+        );
         assert!(!clock.has_run_out());
     }
 
@@ -144,18 +160,29 @@ mod tests {
     fn the_hosts_clock_counts_suspensions() {
         let this = std::env::current_exe().unwrap();
         let mut suspended = std::process::Command::new("unshare");
-        suspended.args(["--map-root-user", "--time", "--boottime", "1000000"]).arg(this);
+        suspended
+            .args(["--map-root-user", "--time", "--boottime", "1000000"])
+            .arg(this);
         let test = "lease_clock::tests::the_hosts_clock_is_the_kernels_time_since_boot";
         let output = suspended.args(["--exact", test]).output();
         match output {
-            Ok(output) if output.status.code() == Some(1) || output.stdout.is_empty() => skip(&output.stderr),
-            Ok(output) => assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout)),
+            Ok(output) if output.status.code() == Some(1) || output.stdout.is_empty() => {
+                skip(&output.stderr);
+            }
+            Ok(output) => assert!(
+                output.status.success(),
+                "{}",
+                String::from_utf8_lossy(&output.stdout)
+            ),
             Err(error) => skip(error.to_string().as_bytes()),
         }
     }
 
     fn skip(why: &[u8]) {
-        eprintln!("skipped: no time namespace: {}", String::from_utf8_lossy(why).trim());
+        eprintln!(
+            "skipped: no time namespace: {}",
+            String::from_utf8_lossy(why).trim()
+        );
     }
 
     #[test]
@@ -163,28 +190,45 @@ mod tests {
         let uptime = std::fs::read_to_string("/proc/uptime").unwrap();
         let uptime: f64 = uptime.split(' ').next().unwrap().parse().unwrap();
         let difference = (since_boot().as_secs_f64() - uptime).abs();
-        assert!(difference < 5.0, "{difference} s from the kernel's uptime, which includes suspensions");
+        assert!(
+            difference < 5.0,
+            "{difference} s from the kernel's uptime, which includes suspensions"
+        );
     }
 
     #[test]
     fn the_deadline_counts_from_when_the_answered_call_was_sent() {
         let (time, clock) = settable_clock();
-        assert!(!clock.has_run_out(), "there are no leases before the first answer");
+        assert!(
+            !clock.has_run_out(),
+            "there are no leases before the first answer"
+        );
         assert!(clock.answered(1, seconds(1000), TTL));
         time.store(1024, Ordering::Relaxed);
         assert!(!clock.has_run_out());
         time.store(1025, Ordering::Relaxed);
         assert!(clock.has_run_out());
         assert!(clock.answered(1, seconds(999), TTL));
-        assert!(clock.has_run_out(), "a late answer to an older call does not extend the deadline");
+        assert!(
+            clock.has_run_out(),
+            "a late answer to an older call does not extend the deadline"
+        );
         assert!(clock.answered(1, seconds(1001), TTL));
         assert!(!clock.has_run_out());
     }
 
     #[test]
     fn a_short_lease_leaves_room_for_more_than_one_renewal() {
-        for (ttl, usable) in [(3_000, 2_500), (12_000, 10_000), (30_000, 25_000), (60_000, 55_000)] {
-            assert_eq!(usable_part(Duration::from_millis(ttl)), Duration::from_millis(usable));
+        for (ttl, usable) in [
+            (3_000, 2_500),
+            (12_000, 10_000),
+            (30_000, 25_000),
+            (60_000, 55_000),
+        ] {
+            assert_eq!(
+                usable_part(Duration::from_millis(ttl)),
+                Duration::from_millis(usable)
+            );
         }
     }
 

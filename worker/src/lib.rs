@@ -35,8 +35,8 @@ pub use crate::{
     config::WorkerConfig,
     fetch::context::JobContextError,
     library::{
-        BatchError, BatchProgress, ClassUnderWay, DEFAULT_URL, Options, ProgressCallback, ReadError, Stats,
-        download_batch, load_part_ids_from_csv,
+        BatchError, BatchProgress, ClassUnderWay, DEFAULT_URL, Options, ProgressCallback,
+        ReadError, Stats, download_batch, load_part_ids_from_csv,
     },
     observe::counters::WorkerCounters,
     origin::{allowed_addresses::RefusedAddress, client::OriginError},
@@ -69,7 +69,11 @@ pub async fn run(
     shutdown: &Shutdown,
     counters: &Arc<WorkerCounters>,
 ) -> Result<Exit, WorkerError> {
-    let identity = Identity { name: config.name.clone(), nonce: rand::random(), slots: config.slots };
+    let identity = Identity {
+        name: config.name.clone(),
+        nonce: rand::random(),
+        slots: config.slots,
+    };
     let progress = Progress::new(screen.clone(), Arc::clone(counters));
     loop {
         let ended = session::work(connector, &identity, config, &progress, shutdown).await;

@@ -78,7 +78,11 @@ pub async fn download_batch<Id: AsRef<str>>(
     let mut stats = Stats::default();
     let mut waiting = stats.sort(part_ids);
     let listed = waiting.iter().copied().collect();
-    let Opened { mut slots, threads, some_are_there } = open(options, target_path.as_ref(), listed).await?;
+    let Opened {
+        mut slots,
+        threads,
+        some_are_there,
+    } = open(options, target_path.as_ref(), listed).await?;
     let first_answers = FirstAnswers::of(&mut waiting, some_are_there);
     let mut batch = Batch {
         options,
@@ -90,7 +94,10 @@ pub async fn download_batch<Id: AsRef<str>>(
         fault: None,
         is_cancelled: false,
     };
-    let checked = options.cancellation.run_until_cancelled(slots.context().check_origin()).await;
+    let checked = options
+        .cancellation
+        .run_until_cancelled(slots.context().check_origin())
+        .await;
     let ran = if let Some(Err(refused)) = checked {
         Err(refused.into())
     } else {
@@ -101,7 +108,8 @@ pub async fn download_batch<Id: AsRef<str>>(
     let target = Arc::clone(slots.context().target());
     drop(slots);
     threads.join_all().await;
-    ran.and_then(|()| batch.ended()).inspect(|_| target.remove_staging())
+    ran.and_then(|()| batch.ended())
+        .inspect(|_| target.remove_staging())
 }
 
 /// A running batch.
@@ -162,19 +170,29 @@ impl Batch<'_> {
     fn begin_classes(&mut self, slots: &mut Slots) {
         while !self.is_stopping()
             && slots.free() > 0
-            && self.first_answers.as_ref().is_none_or(|check| check.room(slots.held().len()) > 0)
+            && self
+                .first_answers
+                .as_ref()
+                .is_none_or(|check| check.room(slots.held().len()) > 0)
             && let Some(wnid) = self.waiting.next()
         {
             self.begun += 1;
             // No other process leases these classes, so the value of the token does not matter.
-            let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
+            let lease = Lease {
+                wnid,
+                token: LeaseToken(0),
+                probe: false,
+                trace: TraceParent::default(),
+            };
             slots.start(lease).expect("a slot is free");
         }
     }
 
     fn end(&mut self, wnid: Wnid, result: Result<Outcome, Unfinished>, slots: &mut Slots) {
         match result {
-            Ok(Outcome::Failed(failure)) | Err(Unfinished::Failed(failure)) => self.failed(wnid, failure, slots),
+            Ok(Outcome::Failed(failure)) | Err(Unfinished::Failed(failure)) => {
+                self.failed(wnid, failure, slots);
+            }
             Ok(outcome) => {
                 if matches!(outcome, Outcome::Success(_)) {
                     self.end_first_answers();
@@ -183,7 +201,10 @@ impl Batch<'_> {
             }
             Err(Unfinished::Stopped) if self.is_stopping() => {}
             Err(Unfinished::Stopped) => {
-                let taken = Failure::new(FailureKind::LeaseLost, "another process took the class over");
+                let taken = Failure::new(
+                    FailureKind::LeaseLost,
+                    "another process took the class over",
+                );
                 self.stats.count(&wnid.to_string(), Outcome::Failed(taken));
             }
             Err(Unfinished::Target(error)) => {
@@ -200,24 +221,37 @@ impl Batch<'_> {
         };
         if let Err(failure) = noted {
             self.end_first_answers();
-            return self.stats.count(&wnid.to_string(), Outcome::Failed(failure));
+            return self
+                .stats
+                .count(&wnid.to_string(), Outcome::Failed(failure));
         }
         if let Some(refuses) = self.first_answers.as_ref().and_then(FirstAnswers::refuses) {
             slots.stop_all();
             let origin = slots.context().job.url.address();
-            self.fault.get_or_insert(BatchError::OriginRefuses { origin, refuses: Box::new(refuses) });
+            self.fault.get_or_insert(BatchError::OriginRefuses {
+                origin,
+                refuses: Box::new(refuses),
+            });
         }
     }
 
     /// Counts the refused classes as failed.
     fn end_first_answers(&mut self) {
-        for (wnid, failure) in self.first_answers.take().into_iter().flat_map(FirstAnswers::into_failed) {
-            self.stats.count(&wnid.to_string(), Outcome::Failed(failure));
+        for (wnid, failure) in self
+            .first_answers
+            .take()
+            .into_iter()
+            .flat_map(FirstAnswers::into_failed)
+        {
+            self.stats
+                .count(&wnid.to_string(), Outcome::Failed(failure));
         }
     }
 
     fn report_progress(&self, slots: &Slots) {
-        let Some(callback) = &self.options.on_progress else { return };
+        let Some(callback) = &self.options.on_progress else {
+            return;
+        };
         let under_way = slots.held().into_iter().map(|held| ClassUnderWay {
             part_id: held.lease.wnid.to_string(),
             position: held.position(),
@@ -251,7 +285,11 @@ struct Opened {
 }
 
 /// Opens the target and the slots. Uses its own thread, because these are file operations.
-async fn open(options: &Options, target: &Path, listed: HashSet<Wnid>) -> Result<Opened, BatchError> {
+async fn open(
+    options: &Options,
+    target: &Path,
+    listed: HashSet<Wnid>,
+) -> Result<Opened, BatchError> {
     let job: JobOptions = options.job()?;
     let target = target.to_owned();
     let staging = options.staging.clone();
@@ -266,14 +304,36 @@ async fn open(options: &Options, target: &Path, listed: HashSet<Wnid>) -> Result
         let clock = Arc::new(LeaseClock::of_this_host());
         let limiter = OriginLimiter::shut(slots, Arc::clone(&counters));
         limiter.keep_to(&budget);
-        let origin = Origin::new(&job, PrivateOrigin::Allowed, limiter, counters.retries.clone())?;
-        let context = Arc::new(JobContext::open(job, origin, target, clock, slots, counters, &mut threads)?);
+        let origin = Origin::new(
+            &job,
+            PrivateOrigin::Allowed,
+            limiter,
+            counters.retries.clone(),
+        )?;
+        let context = Arc::new(JobContext::open(
+            job,
+            origin,
+            target,
+            clock,
+            slots,
+            counters,
+            &mut threads,
+        )?);
         let slots = Slots::open(context, progress, slots, &mut threads)?;
-        Ok::<_, JobContextError>(Opened { slots, threads, some_are_there })
+        Ok::<_, JobContextError>(Opened {
+            slots,
+            threads,
+            some_are_there,
+        })
     };
     let mut opening = JoinSet::new();
     threads::start(&mut opening, "open", open).map_err(JobContextError::from)?;
-    match opening.join_next().await.expect("it was started").map_err(JoinError::try_into_panic) {
+    match opening
+        .join_next()
+        .await
+        .expect("it was started")
+        .map_err(JoinError::try_into_panic)
+    {
         Ok(opened) => Ok(opened?),
         Err(Ok(panic)) => resume_unwind(panic),
         // The runtime ends, and this call with it.

@@ -3,8 +3,8 @@
 use std::{io, process::ExitCode, sync::Arc};
 
 use shared::{
-    exit_code::Exit, http, job_line::Screen, manual::Manual, output::Retrying, own_file::open_log, owner::explained,
-    program, shutdown::Shutdown, telemetry::Telemetry,
+    exit_code::Exit, http, job_line::Screen, manual::Manual, output::Retrying, own_file::open_log,
+    owner::explained, program, shutdown::Shutdown, telemetry::Telemetry,
 };
 use tokio::task::JoinSet;
 use worker::{
@@ -39,7 +39,10 @@ fn write(manual: &Manual) -> Result<Exit, String> {
 }
 
 async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
-    let connector = cli.coordinator.worker_connector().map_err(|error| error.to_string())?;
+    let connector = cli
+        .coordinator
+        .worker_connector()
+        .map_err(|error| error.to_string())?;
     let config = WorkerConfig {
         name: cli.slots.name(),
         slots: cli.slots.workers,
@@ -51,8 +54,12 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     let target = config.target.display();
     std::fs::create_dir_all(&config.target)
         .map_err(|error| explained(error, [&config.target]))
-        .map_err(|error| format!("make the target {target}: {error} (or give a writable folder with --target)"))?;
-    let log = config.target.join(format!("imagenet_downloader.{}.log", config.name));
+        .map_err(|error| {
+            format!("make the target {target}: {error} (or give a writable folder with --target)")
+        })?;
+    let log = config
+        .target
+        .join(format!("imagenet_downloader.{}.log", config.name));
     let log = open_log(&log).map_err(|error| {
         format!(
             "open the log {}: {} (or give a writable folder with --target)",
@@ -63,7 +70,12 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     let counters = Arc::<WorkerCounters>::default();
     let mut http_tasks = JoinSet::new();
     if let Some(address) = cli.http {
-        let opened = worker::http::open(address, Arc::clone(&counters), shutdown.drain.clone(), &mut http_tasks);
+        let opened = worker::http::open(
+            address,
+            Arc::clone(&counters),
+            shutdown.drain.clone(),
+            &mut http_tasks,
+        );
         let address = opened.map_err(|error| error.to_string())?;
         screen.write(format!("{}\n", http::announcement(address)).as_bytes());
     }
@@ -71,7 +83,9 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     for warning in cli.coordinator.warnings() {
         tracing::warn!("{warning}");
     }
-    let exit = worker::run(&config, &connector, screen, shutdown, &counters).await.map_err(|error| error.to_string());
+    let exit = worker::run(&config, &connector, screen, shutdown, &counters)
+        .await
+        .map_err(|error| error.to_string());
     if let Err(error) = &exit {
         // The caller prints the error to the screen; this is for the log file.
         tracing::info!("failed to {error}");

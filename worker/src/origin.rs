@@ -109,7 +109,15 @@ impl Origin {
         let connections = clients.make()?;
         let reuses_connection = Arc::default();
         let window = Arc::default();
-        Ok(Self { connections, clients, timeout: job.timeout, limiter, reuses_connection, window, retries })
+        Ok(Self {
+            connections,
+            clients,
+            timeout: job.timeout,
+            limiter,
+            reuses_connection,
+            window,
+            retries,
+        })
     }
 
     /// The same origin over connections of its own: all requests of one client must be made on the
@@ -135,7 +143,8 @@ impl Origin {
 
     /// Reports a failed request or body to the origin limiter.
     pub(crate) fn failed(&self, error: &DownloadError) {
-        self.limiter.tell_first_trouble(error, &origin_address(&self.clients.base));
+        self.limiter
+            .tell_first_trouble(error, &origin_address(&self.clients.base));
         self.limiter.failed(error);
     }
 
@@ -163,15 +172,27 @@ impl Origin {
         let transfer = self.send(&Method::GET, url, headers, priority).await?;
         let response = transfer.response();
         let part = part(response.status(), response.headers());
-        let source = Source::of_answer(url, response, if let Part::From(from) = part { from } else { 0 });
+        let source = Source::of_answer(
+            url,
+            response,
+            if let Part::From(from) = part { from } else { 0 },
+        );
         if let Some(length) = source.length.filter(|length| *length > LONGEST_TAR) {
             return Err(DownloadError::TooLong { length });
         }
-        Ok(Opened { transfer, source, part })
+        Ok(Opened {
+            transfer,
+            source,
+            part,
+        })
     }
 
     /// Requests only the length and the validators of a tar.
-    pub(crate) async fn describe(&self, url: &Url, question: Question) -> Result<Source, DownloadError> {
+    pub(crate) async fn describe(
+        &self,
+        url: &Url,
+        question: Question,
+    ) -> Result<Source, DownloadError> {
         let mut headers = HeaderMap::new();
         let method = match question {
             Question::Head => Method::HEAD,
@@ -188,7 +209,10 @@ impl Origin {
         // The length of a part is not the length of the tar.
         let is_part = part(answer.response().status(), answer.response().headers()) != Part::Whole;
         let total = ContentRange::of(answer.response().headers()).and_then(|range| range.total);
-        Ok(Source { length: if is_part { total } else { source.length }, ..source })
+        Ok(Source {
+            length: if is_part { total } else { source.length },
+            ..source
+        })
     }
 
     /// Sends a request when the origin limiter permits it, and follows redirects. A response that
@@ -229,7 +253,11 @@ impl Origin {
 
     /// Sends one request of a route. Repeats it once if it was sent over a connection that the
     /// origin had closed in the meantime.
-    async fn send_hop(&self, request: RequestBuilder, mut permit: Permit) -> (Result<Response, DownloadError>, Permit) {
+    async fn send_hop(
+        &self,
+        request: RequestBuilder,
+        mut permit: Permit,
+    ) -> (Result<Response, DownloadError>, Permit) {
         let again = request.try_clone();
         let may_be_reused = self.reuses_connection.load(Ordering::Relaxed);
         let mut sent = self.send_once(request, &permit).await;
@@ -246,11 +274,16 @@ impl Origin {
         if matches!(sent, Ok(Ok(_))) {
             self.limiter.answered();
         }
-        (sent.and_then(|sent| sent.map_err(|error| self.download_error(&error))), permit)
+        (
+            sent.and_then(|sent| sent.map_err(|error| self.download_error(&error))),
+            permit,
+        )
     }
 
     fn download_error(&self, error: &reqwest::Error) -> DownloadError {
-        let proxy = error.url().and_then(|url| self.clients.proxies.for_url(url).ok().flatten());
+        let proxy = error
+            .url()
+            .and_then(|url| self.clients.proxies.for_url(url).ok().flatten());
         client_error::from_client(error, proxy.as_ref())
     }
 
@@ -262,9 +295,15 @@ impl Origin {
     ) -> Result<reqwest::Result<Response>, DownloadError> {
         let keeps = permit.keeps_connection();
         self.reuses_connection.store(keeps, Ordering::Relaxed);
-        let request = if keeps { request } else { request.header(header::CONNECTION, "close") };
+        let request = if keeps {
+            request
+        } else {
+            request.header(header::CONNECTION, "close")
+        };
         let answer = timeout(self.timeout, request.send()).await;
-        answer.map_err(|_| DownloadError::Timeout { after: self.timeout })
+        answer.map_err(|_| DownloadError::Timeout {
+            after: self.timeout,
+        })
     }
 }
 
@@ -273,7 +312,11 @@ fn plausible(response: Response) -> Result<Response, DownloadError> {
     let code = response.status().as_u16();
     if code != 200 && code != 206 {
         let retry_after = retry_after(response.headers());
-        return Err(DownloadError::Status { code, url: shown(response.url()), retry_after });
+        return Err(DownloadError::Status {
+            code,
+            url: shown(response.url()),
+            retry_after,
+        });
     }
     refuse_encoded(response.headers())?;
     Ok(response)
@@ -287,9 +330,15 @@ fn may_be_stale(error: &reqwest::Error) -> bool {
 /// Refuses web pages, for example of a login: their length is not the tar's. A body is judged by
 /// its bytes and not by this header.
 fn refuse_page(headers: &HeaderMap) -> Result<(), DownloadError> {
-    let kind = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    let kind = headers
+        .get(header::CONTENT_TYPE)
+        .and_then(|value| value.to_str().ok())
+        .unwrap_or_default();
     let kind = kind.split(';').next().unwrap_or_default().trim();
-    if ["text/html", "application/xhtml+xml"].iter().any(|page| page.eq_ignore_ascii_case(kind)) {
+    if ["text/html", "application/xhtml+xml"]
+        .iter()
+        .any(|page| page.eq_ignore_ascii_case(kind))
+    {
         return Err(DownloadError::NotATar {
             why: format!("not a tar: the answer to HEAD is {kind}, e.g. a login page"),
         });
@@ -299,18 +348,37 @@ fn refuse_page(headers: &HeaderMap) -> Result<(), DownloadError> {
 
 /// Encodings that leave the body unchanged. Uploads to S3 have `aws-chunked`; servers that do not
 /// encode the body send the others.
-const PLAIN_ENCODINGS: [&str; 6] = ["identity", "aws-chunked", "chunked", "none", "binary", "utf-8"];
+const PLAIN_ENCODINGS: [&str; 6] = [
+    "identity",
+    "aws-chunked",
+    "chunked",
+    "none",
+    "binary",
+    "utf-8",
+];
 
 /// Refuses a compressed body before any byte of it is read.
 fn refuse_encoded(headers: &HeaderMap) -> Result<(), DownloadError> {
-    let values =
-        headers.get_all(header::CONTENT_ENCODING).into_iter().map(|value| value.to_str().unwrap_or("unreadable"));
-    let encodings: Vec<&str> = values.flat_map(|value| value.split(',')).map(str::trim).collect();
-    let is_plain = |name: &str| name.is_empty() || PLAIN_ENCODINGS.iter().any(|plain| plain.eq_ignore_ascii_case(name));
+    let values = headers
+        .get_all(header::CONTENT_ENCODING)
+        .into_iter()
+        .map(|value| value.to_str().unwrap_or("unreadable"));
+    let encodings: Vec<&str> = values
+        .flat_map(|value| value.split(','))
+        .map(str::trim)
+        .collect();
+    let is_plain = |name: &str| {
+        name.is_empty()
+            || PLAIN_ENCODINGS
+                .iter()
+                .any(|plain| plain.eq_ignore_ascii_case(name))
+    };
     if encodings.iter().all(|name| is_plain(name)) {
         return Ok(());
     }
-    Err(DownloadError::NotATar { why: format!("unexpected encoding: the body is {}", encodings.join(", ")) })
+    Err(DownloadError::NotATar {
+        why: format!("unexpected encoding: the body is {}", encodings.join(", ")),
+    })
 }
 
 /// The wait of `Retry-After` in either of its forms (RFC 9110 §10.2.3), from now. A date is
@@ -319,8 +387,11 @@ fn refuse_encoded(headers: &HeaderMap) -> Result<(), DownloadError> {
 fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let text = |name| Some(headers.get(name)?.to_str().ok()?.trim());
     let date = |name| httpdate::parse_http_date(text(name)?).ok();
-    let seconds =
-        |name| text(name).filter(|text: &&str| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let seconds = |name| {
+        text(name).filter(|text: &&str| {
+            !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit())
+        })
+    };
     if let Some(digits) = seconds(header::RETRY_AFTER) {
         // A number with too many digits for its type means a long wait.
         return Some(Duration::from_secs(digits.parse().unwrap_or(u64::MAX)));
@@ -329,8 +400,15 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     let Some(answered) = date(header::DATE) else {
         return Some(until.duration_since(SystemTime::now()).unwrap_or_default());
     };
-    let age = Duration::from_secs(seconds(header::AGE).map_or(0, |digits| digits.parse().unwrap_or(u64::MAX)));
-    Some(until.duration_since(answered).unwrap_or_default().saturating_sub(age))
+    let age = Duration::from_secs(
+        seconds(header::AGE).map_or(0, |digits| digits.parse().unwrap_or(u64::MAX)),
+    );
+    Some(
+        until
+            .duration_since(answered)
+            .unwrap_or_default()
+            .saturating_sub(age),
+    )
 }
 
 /// The value of a `Range` header; `until`: the end of the range, exclusive.
@@ -373,7 +451,10 @@ mod tests {
                 if stream.read(&mut [0; 4096]).await.unwrap() == 0 || !answers {
                     break;
                 }
-                stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx").await.unwrap();
+                stream
+                    .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1\r\n\r\nx")
+                    .await
+                    .unwrap();
             }
             if connections == script.len() {
                 break;
@@ -391,17 +472,31 @@ mod tests {
     #[tokio::test]
     async fn only_a_reused_connection_may_be_stale() {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
-        let origin =
-            Origin::new(&job(), PrivateOrigin::Allowed, OriginLimiter::open(1, Arc::default()), Counter::default())
-                .unwrap();
+        let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
+        let origin = Origin::new(
+            &job(),
+            PrivateOrigin::Allowed,
+            OriginLimiter::open(1, Arc::default()),
+            Counter::default(),
+        )
+        .unwrap();
         let other = origin.with_own_connections().unwrap();
         let requests = async {
-            assert!(fetch(&origin, &url).await.is_err(), "a new connection that breaks is a failure");
+            assert!(
+                fetch(&origin, &url).await.is_err(),
+                "a new connection that breaks is a failure"
+            );
             fetch(&other, &url).await.unwrap();
-            fetch(&other, &url).await.expect("the repetition uses a third connection");
+            fetch(&other, &url)
+                .await
+                .expect("the repetition uses a third connection");
         };
-        let (connections, ()) = tokio::join!(serve(listener, &[&[false], &[true, false], &[true]]), requests);
+        let (connections, ()) = tokio::join!(
+            serve(listener, &[&[false], &[true, false], &[true]]),
+            requests
+        );
         assert_eq!(connections, 3);
     }
 
@@ -409,22 +504,40 @@ mod tests {
     #[tokio::test]
     async fn the_head_of_a_response_is_parsed_in_the_forms_that_servers_send() {
         for (head, length) in [
-            (" 200 OK\r\nContent-Length: 1\r\nX-Folded: one\r\n two\r\n", Some(1)),
+            (
+                " 200 OK\r\nContent-Length: 1\r\nX-Folded: one\r\n two\r\n",
+                Some(1),
+            ),
             (" 200 OK\r\nContent-Length : 1\r\n", Some(1)),
-            (" 200 OK\r\nContent-Length: 1\r\nNo header at all\r\n", Some(1)),
-            (" 200 OK\r\nContent-Length: 1\r\nX-Latin: f\u{fc}r\r\n", Some(1)),
+            (
+                " 200 OK\r\nContent-Length: 1\r\nNo header at all\r\n",
+                Some(1),
+            ),
+            (
+                " 200 OK\r\nContent-Length: 1\r\nX-Latin: f\u{fc}r\r\n",
+                Some(1),
+            ),
             (" 200\r\nContent-Length: 1\r\n", Some(1)),
             (" 200 OK\r\nTransfer-Encoding: chunked\r\n", None),
         ] {
             let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-            let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
-            let origin =
-                Origin::new(&job(), PrivateOrigin::Allowed, OriginLimiter::open(1, Arc::default()), Counter::default())
-                    .unwrap();
+            let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap())
+                .parse()
+                .unwrap();
+            let origin = Origin::new(
+                &job(),
+                PrivateOrigin::Allowed,
+                OriginLimiter::open(1, Arc::default()),
+                Counter::default(),
+            )
+            .unwrap();
             let serve = async {
                 let (mut stream, _) = listener.accept().await.unwrap();
                 assert!(stream.read(&mut [0; 4096]).await.unwrap() > 0);
-                stream.write_all(format!("HTTP/1.1{head}\r\n").as_bytes()).await.unwrap();
+                stream
+                    .write_all(format!("HTTP/1.1{head}\r\n").as_bytes())
+                    .await
+                    .unwrap();
             };
             let (opened, ()) = tokio::join!(origin.open(&url, None, None, Priority::New), serve);
             assert_eq!(opened.unwrap().source.length, length, "{head}");
@@ -439,11 +552,21 @@ mod tests {
     fn retry_after_is_in_seconds_or_a_date() {
         let after = |value| retry_after(&one(header::RETRY_AFTER, value));
         assert_eq!(after("30"), Some(Duration::from_secs(30)));
-        assert_eq!(after("99999999999999999999999"), Some(Duration::from_secs(u64::MAX)));
+        assert_eq!(
+            after("99999999999999999999999"),
+            Some(Duration::from_secs(u64::MAX))
+        );
         assert_eq!(after("Wed, 21 Oct 2015 07:28:00 GMT"), Some(Duration::ZERO));
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
         assert!(after(&later).is_some_and(|wait| (90..=100).contains(&wait.as_secs())));
-        for unclear in ["soon", "", "-5", "+5", "1.5", "Wed, 31 Feb 2015 07:28:00 GMT"] {
+        for unclear in [
+            "soon",
+            "",
+            "-5",
+            "+5",
+            "1.5",
+            "Wed, 31 Feb 2015 07:28:00 GMT",
+        ] {
             assert_eq!(after(unclear), None, "{unclear:?}");
         }
         assert_eq!(retry_after(&HeaderMap::new()), None);
@@ -461,16 +584,52 @@ mod tests {
         assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", None), 30);
         // The obsolete forms, of either header (RFC 9110 §5.6.7).
         assert_eq!(after(UNTIL, "Wed Oct 21 07:28:00 2065", None), 30);
-        assert_eq!(after("Wednesday, 21-Oct-65 07:28:30 GMT", "Wed, 21 Oct 2065 07:28:00 GMT", None), 30);
+        assert_eq!(
+            after(
+                "Wednesday, 21-Oct-65 07:28:30 GMT",
+                "Wed, 21 Oct 2065 07:28:00 GMT",
+                None
+            ),
+            30
+        );
         assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:30 GMT", None), 0);
-        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:29:00 GMT", None), 0, "the date has passed");
-        assert_eq!(after(UNTIL, "Thu, 01 Jan 1970 00:00:00 GMT", None), 3_023_335_710, "a limit is set elsewhere");
+        assert_eq!(
+            after(UNTIL, "Wed, 21 Oct 2065 07:29:00 GMT", None),
+            0,
+            "the date has passed"
+        );
+        assert_eq!(
+            after(UNTIL, "Thu, 01 Jan 1970 00:00:00 GMT", None),
+            3_023_335_710,
+            "a limit is set elsewhere"
+        );
         // The response was in a cache.
-        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")), 10);
-        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("3600")), 0);
-        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("99999999999999999999999")), 0);
-        assert_eq!(after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("-5")), 30, "an invalid age");
-        assert_eq!(after("30", "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")), 30, "seconds are relative to now");
+        assert_eq!(
+            after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")),
+            10
+        );
+        assert_eq!(
+            after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("3600")),
+            0
+        );
+        assert_eq!(
+            after(
+                UNTIL,
+                "Wed, 21 Oct 2065 07:28:00 GMT",
+                Some("99999999999999999999999")
+            ),
+            0
+        );
+        assert_eq!(
+            after(UNTIL, "Wed, 21 Oct 2065 07:28:00 GMT", Some("-5")),
+            30,
+            "an invalid age"
+        );
+        assert_eq!(
+            after("30", "Wed, 21 Oct 2065 07:28:00 GMT", Some("20")),
+            30,
+            "seconds are relative to now"
+        );
         // Without a readable date the clock of this host is used.
         assert_eq!(after("Wed, 21 Oct 2015 07:28:30 GMT", "today", None), 0);
         let later = httpdate::fmt_http_date(SystemTime::now() + Duration::from_secs(100));
@@ -496,12 +655,19 @@ mod tests {
             ("chunked", true),
             ("", true),
         ] {
-            assert_eq!(refuse_encoded(&one(header::CONTENT_ENCODING, encoding)).is_ok(), is_plain, "{encoding}");
+            assert_eq!(
+                refuse_encoded(&one(header::CONTENT_ENCODING, encoding)).is_ok(),
+                is_plain,
+                "{encoding}"
+            );
         }
         let mut two = one(header::CONTENT_ENCODING, "aws-chunked");
         two.append(header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
         let refused = refuse_encoded(&two).unwrap_err();
-        assert_eq!(refused.to_string(), "unexpected encoding: the body is aws-chunked, gzip");
+        assert_eq!(
+            refused.to_string(),
+            "unexpected encoding: the body is aws-chunked, gzip"
+        );
         assert!(refuse_encoded(&one(header::CONTENT_TYPE, "application/x-tar")).is_ok());
     }
 
@@ -524,8 +690,14 @@ mod tests {
             (200, Some("bytes 5-9/10"), Part::Unclear),
             (200, Some("bytes"), Part::Unclear),
         ] {
-            let headers = range.map(|range| one(header::CONTENT_RANGE, range)).unwrap_or_default();
-            assert_eq!(part(StatusCode::from_u16(status).unwrap(), &headers), expected, "{status} {range:?}");
+            let headers = range
+                .map(|range| one(header::CONTENT_RANGE, range))
+                .unwrap_or_default();
+            assert_eq!(
+                part(StatusCode::from_u16(status).unwrap(), &headers),
+                expected,
+                "{status} {range:?}"
+            );
         }
     }
 }

@@ -34,7 +34,11 @@ pub struct TooFewDescriptors {
 pub(crate) fn raise_open_files_limit(slots: usize) -> Result<(), TooFewDescriptors> {
     let needed = needed(slots);
     match limits::raise_open_files(Some(needed + MAX_CONNECTIONS as u64)) {
-        Some(limit) if limit < needed => Err(TooFewDescriptors { slots, needed, limit }),
+        Some(limit) if limit < needed => Err(TooFewDescriptors {
+            slots,
+            needed,
+            limit,
+        }),
         _ => Ok(()),
     }
 }
@@ -42,7 +46,9 @@ pub(crate) fn raise_open_files_limit(slots: usize) -> Result<(), TooFewDescripto
 /// The number of slots for which the memory is sufficient, at least 1 and at most `slots`; logs a
 /// reduction. The system kills a process that exceeds its limit without any message.
 pub(crate) fn slots_in_memory(slots: usize) -> usize {
-    let Some(limit) = limits::memory() else { return slots };
+    let Some(limit) = limits::memory() else {
+        return slots;
+    };
     let fitting = fitting(slots, limit);
     if fitting < slots {
         let mebibytes = limit >> 20;
@@ -56,7 +62,9 @@ pub(crate) fn slots_in_memory(slots: usize) -> usize {
 
 fn fitting(slots: usize, limit: u64) -> usize {
     let fitting = limit.saturating_sub(OTHER_MEMORY) / MEMORY_PER_SLOT;
-    slots.min(usize::try_from(fitting).unwrap_or(usize::MAX)).max(1)
+    slots
+        .min(usize::try_from(fitting).unwrap_or(usize::MAX))
+        .max(1)
 }
 
 fn needed(slots: usize) -> u64 {
@@ -75,8 +83,17 @@ mod tests {
     fn the_advised_number_of_workers_is_the_largest_that_fits() {
         let advised = usize::try_from(slots_within(256)).unwrap();
         assert!(needed(advised) <= 256 && needed(advised + 1) > 256);
-        let refused = TooFewDescriptors { slots: 350, needed: needed(350), limit: 256 };
-        assert!(refused.to_string().contains("use --workers 19, or raise it with ulimit -n"), "{refused}");
+        let refused = TooFewDescriptors {
+            slots: 350,
+            needed: needed(350),
+            limit: 256,
+        };
+        assert!(
+            refused
+                .to_string()
+                .contains("use --workers 19, or raise it with ulimit -n"),
+            "{refused}"
+        );
     }
 
     #[test]

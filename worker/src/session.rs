@@ -4,7 +4,8 @@
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
 use shared::{
-    Wnid, connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome, shutdown::Shutdown,
+    Wnid, connect::Connector, ids::SessionId, job::JobStatus, job_line::JobLine, outcome::Outcome,
+    shutdown::Shutdown,
 };
 use tokio::{
     sync::{mpsc, watch},
@@ -106,11 +107,26 @@ pub(crate) async fn work(
     let Some(joined) = join(connector, identity, config, progress, shutdown).await? else {
         return Ok(SessionEnd::Interrupted);
     };
-    let Joined { calls, registration, renewals, slots, limiter, threads } = joined;
-    let Renewals { renewable, beats, stop: stop_guard } = renewals;
+    let Joined {
+        calls,
+        registration,
+        renewals,
+        slots,
+        limiter,
+        threads,
+    } = joined;
+    let Renewals {
+        renewable,
+        beats,
+        stop: stop_guard,
+    } = renewals;
     let context = Arc::clone(slots.context());
     let mut budget_task = JoinSet::new();
-    budget_task.spawn(exchange_budgets(calls.client(), limiter, renewable.subscribe()));
+    budget_task.spawn(exchange_budgets(
+        calls.client(),
+        limiter,
+        renewable.subscribe(),
+    ));
     let mut worker = Worker::new(identity, slots, calls, progress, renewable);
     worker.counts.clone_from(&config.counts);
     worker.registered(&registration);
@@ -168,8 +184,13 @@ impl Worker {
         let mut redraw = interval(Duration::from_millis(200));
         let ended = loop {
             self.check_lease_clock();
-            self.renewable.send_replace(RenewalState { session: self.session, held: self.held() });
-            self.progress.counters().set_registered(self.session.is_some() && !self.calls.is_cut_off());
+            self.renewable.send_replace(RenewalState {
+                session: self.session,
+                held: self.held(),
+            });
+            self.progress
+                .counters()
+                .set_registered(self.session.is_some() && !self.calls.is_cut_off());
             if let Some(ended) = self.ending.filter(|ended| self.has_nothing_left(*ended)) {
                 break ended;
             }
@@ -200,7 +221,9 @@ impl Worker {
     fn check_lease_clock(&mut self) {
         if !self.is_fenced && self.context.clock().has_run_out() {
             self.is_fenced = true;
-            tracing::warn!("no renewal was answered in time: nothing new is begun before the coordinator says so");
+            tracing::warn!(
+                "no renewal was answered in time: nothing new is begun before the coordinator says so"
+            );
             self.session = None;
         }
     }
@@ -208,8 +231,15 @@ impl Worker {
     /// All leases of this worker: those it works on, and those whose results are not acknowledged
     /// yet.
     fn held(&self) -> Vec<Held> {
-        let delivered_soon = self.outbox.leases().map(|lease| Held { lease, progress: None });
-        self.slots.held().into_iter().chain(delivered_soon).collect()
+        let delivered_soon = self.outbox.leases().map(|lease| Held {
+            lease,
+            progress: None,
+        });
+        self.slots
+            .held()
+            .into_iter()
+            .chain(delivered_soon)
+            .collect()
     }
 
     /// Starts the calls that are due.
@@ -218,20 +248,34 @@ impl Worker {
             return;
         }
         let Some(Session { id, .. }) = self.session else {
-            let too_soon = self.registered_at.is_some_and(|at| at.elapsed() < RETRY_DELAY);
-            let pause = if too_soon { RETRY_DELAY } else { Duration::ZERO };
+            let too_soon = self
+                .registered_at
+                .is_some_and(|at| at.elapsed() < RETRY_DELAY);
+            let pause = if too_soon {
+                RETRY_DELAY
+            } else {
+                Duration::ZERO
+            };
             let storage_id = self.context.target().storage_id();
             let draining = self.ending == Some(SessionEnd::Drained);
-            return self.calls.register(&self.identity, storage_id, self.held(), draining, pause);
+            return self
+                .calls
+                .register(&self.identity, storage_id, self.held(), draining, pause);
         };
         if !self.outbox.is_empty() {
-            let requests = self.progress.counters().requests_with_redirects() - self.requests_before;
-            self.calls.report(&self.identity, id, &mut self.outbox, requests);
+            let requests =
+                self.progress.counters().requests_with_redirects() - self.requests_before;
+            self.calls
+                .report(&self.identity, id, &mut self.outbox, requests);
         } else if self.inventory.as_ref().is_some_and(Inventory::is_over) {
             self.inventory = None;
         }
         let free = self.slots.free();
-        if free > 0 && self.ending.is_none() && self.inventory.is_none() && !self.outbox.blocks_leasing() {
+        if free > 0
+            && self.ending.is_none()
+            && self.inventory.is_none()
+            && !self.outbox.blocks_leasing()
+        {
             self.calls.acquire(id, free, self.held(), self.pause);
         }
     }
@@ -241,8 +285,13 @@ impl Worker {
             Some(Ok(found)) => {
                 // The result of a leased class is reported with its lease, even if the class is
                 // complete by now.
-                let leased: HashSet<Wnid> = self.held().iter().map(|held| held.lease.wnid).collect();
-                self.outbox.add(found.into_iter().filter(|found| !leased.contains(&found.lease.wnid)));
+                let leased: HashSet<Wnid> =
+                    self.held().iter().map(|held| held.lease.wnid).collect();
+                self.outbox.add(
+                    found
+                        .into_iter()
+                        .filter(|found| !leased.contains(&found.lease.wnid)),
+                );
             }
             Some(Err(fault)) => self.stop_on_fault(fault.into()),
             // `Acquire` calls may begin.
@@ -252,10 +301,18 @@ impl Worker {
 
     fn finished(&mut self, lease: Lease, result: Result<Outcome, Unfinished>) {
         match result {
-            Ok(outcome) => self.outbox.add([UnreportedResult { lease, outcome, needs_lease: false }]),
+            Ok(outcome) => self.outbox.add([UnreportedResult {
+                lease,
+                outcome,
+                needs_lease: false,
+            }]),
             Err(Unfinished::Failed(failure)) => {
                 let outcome = Outcome::Failed(failure);
-                self.outbox.add([UnreportedResult { lease, outcome, needs_lease: false }]);
+                self.outbox.add([UnreportedResult {
+                    lease,
+                    outcome,
+                    needs_lease: false,
+                }]);
             }
             // Leases that are no longer named in heartbeats are released.
             Err(Unfinished::Stopped) => {}
@@ -273,7 +330,8 @@ impl Worker {
 
     /// Whether the classes in the slots are stopping at a checkpoint.
     fn is_stopping(&self) -> bool {
-        self.ending.is_some_and(|ended| ended != SessionEnd::Drained)
+        self.ending
+            .is_some_and(|ended| ended != SessionEnd::Drained)
     }
 
     /// Takes no new classes; the classes in the slots stop at a checkpoint.
@@ -299,7 +357,11 @@ impl Worker {
         self.renewable.send_replace(RenewalState::default());
         self.progress.counters().set_registered(false);
         if let Some(id) = self.session.map(|session| session.id).or(self.other_run) {
-            let reason = self.fault.as_ref().map(for_the_coordinator).unwrap_or_default();
+            let reason = self
+                .fault
+                .as_ref()
+                .map(for_the_coordinator)
+                .unwrap_or_default();
             self.calls.leave(id, &reason).await;
         }
         self.fault.take().map_or(Ok(ended), Err)
@@ -307,7 +369,9 @@ impl Worker {
 }
 
 /// The next results of the inventory; `None` at its end, once. Never ready without an inventory.
-async fn next_results(inventory: &mut Option<Inventory>) -> Option<Result<Vec<UnreportedResult>, TargetError>> {
+async fn next_results(
+    inventory: &mut Option<Inventory>,
+) -> Option<Result<Vec<UnreportedResult>, TargetError>> {
     match inventory {
         Some(inventory) if !inventory.is_over() => inventory.next().await,
         _ => std::future::pending().await,

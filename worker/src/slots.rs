@@ -64,17 +64,23 @@ pub(crate) struct Held {
 impl Held {
     /// The worker's offset in the tar.
     pub(crate) fn position(&self) -> u64 {
-        self.progress.as_ref().map_or(0, |progress| progress.position())
+        self.progress
+            .as_ref()
+            .map_or(0, |progress| progress.position())
     }
 
     /// Whether the class needs no origin now. That is also true if it has a result.
     pub(crate) fn is_local(&self) -> bool {
-        self.progress.as_ref().is_none_or(|progress| progress.is_local())
+        self.progress
+            .as_ref()
+            .is_none_or(|progress| progress.is_local())
     }
 
     /// Length of the tar in bytes; 0 while it is unknown, and if there is a result.
     pub(crate) fn length(&self) -> u64 {
-        self.progress.as_ref().map_or(0, |progress| progress.length())
+        self.progress
+            .as_ref()
+            .map_or(0, |progress| progress.length())
     }
 }
 
@@ -113,7 +119,10 @@ impl Slots {
     ) -> Result<Self, JobContextError> {
         let runtimes = open_runtimes(&context, slots_in_memory(count), set)?;
         let count = runtimes.len();
-        progress.counters().slots.set(i64::try_from(count).unwrap_or(i64::MAX));
+        progress
+            .counters()
+            .slots
+            .set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
         let mut assign = interval(ASSIGN_INTERVAL);
         assign.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -151,19 +160,33 @@ impl Slots {
 
     /// The leases of the classes in the slots.
     pub(crate) fn held(&self) -> Vec<Held> {
-        self.busy.iter().flatten().map(|busy| busy.held.clone()).collect()
+        self.busy
+            .iter()
+            .flatten()
+            .map(|busy| busy.held.clone())
+            .collect()
     }
 
     /// Starts a class in a free slot. Returns the lease if no slot is free.
     pub(crate) fn start(&mut self, lease: Lease) -> Result<(), Lease> {
-        if let Some(busy) = self.busy.iter_mut().flatten().find(|busy| busy.held.lease.wnid == lease.wnid) {
+        if let Some(busy) = self
+            .busy
+            .iter_mut()
+            .flatten()
+            .find(|busy| busy.held.lease.wnid == lease.wnid)
+        {
             // Granted again, because the first answer was lost: the class continues under the newer
             // token.
-            busy.held.lease = Lease { trace: busy.held.lease.trace, ..lease };
+            busy.held.lease = Lease {
+                trace: busy.held.lease.trace,
+                ..lease
+            };
             busy.again = busy.stop.is_cancelled();
             return Ok(());
         }
-        let Some(slot) = self.busy.iter().position(Option::is_none) else { return Err(lease) };
+        let Some(slot) = self.busy.iter().position(Option::is_none) else {
+            return Err(lease);
+        };
         let progress = Arc::new(self.progress.class(slot, lease.wnid));
         let extra = Arc::<ExtraConnections>::default();
         let stop = CancellationToken::new();
@@ -173,10 +196,25 @@ impl Slots {
         let granted = Arc::clone(&extra);
         let retries = if lease.probe { 0 } else { context.job.retries };
         let work = async move |origin: &Origin| {
-            fetch_class(&context, origin, lease.wnid, retries, &class, &granted, &stopped).await
+            fetch_class(
+                &context, origin, lease.wnid, retries, &class, &granted, &stopped,
+            )
+            .await
         };
-        let held = Held { lease, progress: Some(progress) };
-        self.occupy(slot, Busy { held, extra, stop, again: false }, work);
+        let held = Held {
+            lease,
+            progress: Some(progress),
+        };
+        self.occupy(
+            slot,
+            Busy {
+                held,
+                extra,
+                stop,
+                again: false,
+            },
+            work,
+        );
         Ok(())
     }
 
@@ -186,7 +224,9 @@ impl Slots {
         mut busy: Busy,
         work: impl AsyncFnOnce(&Origin) -> Result<Outcome, Unfinished> + Send + 'static,
     ) {
-        let Lease { wnid, token, trace, .. } = busy.held.lease;
+        let Lease {
+            wnid, token, trace, ..
+        } = busy.held.lease;
         let span = tracing::info_span!("class", %wnid, %token);
         trace.adopt(&span);
         let here = TraceParent::of(&span);
@@ -211,7 +251,11 @@ impl Slots {
     /// Assigns the free slots to the transfers under way, once slots have been free for long
     /// enough.
     fn assign_free(&self, wait: Duration) {
-        let free = if self.free_since.elapsed() >= wait { self.free() } else { 0 };
+        let free = if self.free_since.elapsed() >= wait {
+            self.free()
+        } else {
+            0
+        };
         let transfers: Vec<_> = self.busy.iter().flatten().map(|busy| &busy.extra).collect();
         let demands: Vec<Demand> = transfers.iter().map(|extra| extra.appetite()).collect();
         for (extra, share) in transfers.iter().zip(shares(free, &demands)) {
@@ -223,7 +267,11 @@ impl Slots {
     /// [`Unfinished::Stopped`]. A class that was granted again in the meantime continues. Returns
     /// the class.
     pub(crate) fn stop(&mut self, token: LeaseToken) -> Option<Wnid> {
-        let busy = self.busy.iter_mut().flatten().find(|busy| busy.held.lease.token == token)?;
+        let busy = self
+            .busy
+            .iter_mut()
+            .flatten()
+            .find(|busy| busy.held.lease.token == token)?;
         busy.stop();
         Some(busy.held.lease.wnid)
     }
@@ -236,8 +284,15 @@ impl Slots {
     /// The next class that ends; `None` when no slot is busy. `left_to_lease`: whether there were
     /// classes for the free slots at the coordinator's last answer. If not, the slots are soon
     /// assigned to the transfers under way. Cancel safe.
-    pub(crate) async fn next(&mut self, left_to_lease: bool) -> Option<(Lease, Result<Outcome, Unfinished>)> {
-        let wait = if left_to_lease { WAIT_FOR_LEASES } else { NOTHING_TO_LEASE };
+    pub(crate) async fn next(
+        &mut self,
+        left_to_lease: bool,
+    ) -> Option<(Lease, Result<Outcome, Unfinished>)> {
+        let wait = if left_to_lease {
+            WAIT_FOR_LEASES
+        } else {
+            NOTHING_TO_LEASE
+        };
         loop {
             let joined = tokio::select! {
                 joined = self.tasks.join_next_with_id() => joined?,
@@ -251,7 +306,9 @@ impl Slots {
                 Err(error) => (error.id(), Err(Unfinished::Failed(internal(&error)))),
             };
             let slot = self.slot_of.remove(&task).expect("every task has a slot");
-            let Busy { held, again, .. } = self.busy[slot].take().expect("a slot is busy until its task ends");
+            let Busy { held, again, .. } = self.busy[slot]
+                .take()
+                .expect("a slot is busy until its task ends");
             if self.free() == 1 {
                 self.put_off_assignment();
             }
@@ -293,7 +350,10 @@ fn open_runtimes(
             Ok(runtime) => runtimes.push(Arc::new(runtime)),
             Err(JobContextError::Thread(error)) if !runtimes.is_empty() => {
                 runtimes.truncate(runtimes.len().saturating_sub(SPARE_THREADS).max(1));
-                tracing::warn!("only {} downloads at once instead of {count}: failed to {error}", runtimes.len());
+                tracing::warn!(
+                    "only {} downloads at once instead of {count}: failed to {error}",
+                    runtimes.len()
+                );
                 break;
             }
             Err(error) => return Err(error),
@@ -305,7 +365,10 @@ fn open_runtimes(
 /// A panic of one class's task fails that class only. The failure is attributed to the class and
 /// not to this worker, because every worker has the same bug.
 fn internal(error: &JoinError) -> Failure {
-    let failure = Failure::new(FailureKind::StorageError, format!("internal error, please report it: {error}"));
+    let failure = Failure::new(
+        FailureKind::StorageError,
+        format!("internal error, please report it: {error}"),
+    );
     failure.suspecting(Suspect::Class)
 }
 
@@ -319,24 +382,49 @@ mod tests {
 
     use super::*;
     use crate::origin::allowed_addresses::PrivateOrigin;
-    use crate::{fixture, lease_clock::LeaseClock, origin::limiter::OriginLimiter, storage::target::Target};
+    use crate::{
+        fixture, lease_clock::LeaseClock, origin::limiter::OriginLimiter, storage::target::Target,
+    };
 
     fn job() -> JobOptions {
-        JobOptions { timeout: Duration::from_secs(1), ..fixture::job() }
+        JobOptions {
+            timeout: Duration::from_secs(1),
+            ..fixture::job()
+        }
     }
 
-    fn two_slots(folder: &std::path::Path, progress: &Progress, limiter: Arc<OriginLimiter>) -> Slots {
+    fn two_slots(
+        folder: &std::path::Path,
+        progress: &Progress,
+        limiter: Arc<OriginLimiter>,
+    ) -> Slots {
         let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
         let mut threads = JoinSet::new();
         let clock = Arc::new(LeaseClock::of_this_host());
-        let origin = Origin::new(&job(), PrivateOrigin::Allowed, limiter, Counter::default()).unwrap();
-        let context =
-            Arc::new(JobContext::open(job(), origin, target, clock, 2, Arc::default(), &mut threads).unwrap());
+        let origin =
+            Origin::new(&job(), PrivateOrigin::Allowed, limiter, Counter::default()).unwrap();
+        let context = Arc::new(
+            JobContext::open(
+                job(),
+                origin,
+                target,
+                clock,
+                2,
+                Arc::default(),
+                &mut threads,
+            )
+            .unwrap(),
+        );
         Slots::open(context, progress.clone(), 2, &mut threads).unwrap()
     }
 
     fn lease(wnid: Wnid, token: u64) -> Lease {
-        Lease { wnid, token: LeaseToken(token), probe: false, trace: TraceParent::default() }
+        Lease {
+            wnid,
+            token: LeaseToken(token),
+            probe: false,
+            trace: TraceParent::default(),
+        }
     }
 
     /// The grant may arrive while the class is still on its way to a checkpoint.
@@ -351,13 +439,20 @@ mod tests {
         slots.start(lease(wnid, 1)).unwrap();
         assert_eq!(slots.stop(LeaseToken(1)), Some(wnid));
         slots.start(lease(wnid, 2)).unwrap();
-        assert_eq!(slots.stop(LeaseToken(1)), None, "the answer is about the former lease");
+        assert_eq!(
+            slots.stop(LeaseToken(1)),
+            None,
+            "the answer is about the former lease"
+        );
         assert_eq!(slots.held().len(), 1);
         // No server listens at the URL, so an admitted request fails at once.
         limiter.open_to_all();
         let (ended, result) = slots.next(true).await.unwrap();
         assert_eq!(ended.token, LeaseToken(2));
-        assert!(matches!(result, Err(Unfinished::Failed(_))), "the class was started again: {result:?}");
+        assert!(
+            matches!(result, Err(Unfinished::Failed(_))),
+            "the class was started again: {result:?}"
+        );
 
         limiter.close();
         slots.start(lease(wnid, 3)).unwrap();
@@ -365,7 +460,10 @@ mod tests {
         slots.start(lease(wnid, 4)).unwrap();
         slots.stop_all();
         let (_, result) = slots.next(true).await.unwrap();
-        assert!(matches!(result, Err(Unfinished::Stopped)), "the later stop counts: {result:?}");
+        assert!(
+            matches!(result, Err(Unfinished::Stopped)),
+            "the later stop counts: {result:?}"
+        );
         assert!(slots.are_idle());
     }
 
@@ -373,22 +471,46 @@ mod tests {
     async fn a_panic_fails_its_own_class_only() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
+        let mut slots = two_slots(
+            folder.path(),
+            &progress,
+            OriginLimiter::open(2, Arc::default()),
+        );
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let busy = |slot, wnid| {
-            let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
-            Busy { held, extra: Arc::default(), stop: CancellationToken::new(), again: false }
+            let held = Held {
+                lease: lease(wnid, 1),
+                progress: Some(Arc::new(progress.class(slot, wnid))),
+            };
+            Busy {
+                held,
+                extra: Arc::default(),
+                stop: CancellationToken::new(),
+                again: false,
+            }
         };
         slots.occupy(0, busy(0, bad), async |_: &Origin| panic!("on purpose"));
-        slots.occupy(1, busy(1, good), async |_: &Origin| Ok(Outcome::Success(Published::default())));
-        let mut ended = [slots.next(true).await.unwrap(), slots.next(true).await.unwrap()];
+        slots.occupy(1, busy(1, good), async |_: &Origin| {
+            Ok(Outcome::Success(Published::default()))
+        });
+        let mut ended = [
+            slots.next(true).await.unwrap(),
+            slots.next(true).await.unwrap(),
+        ];
         ended.sort_by_key(|(lease, _)| lease.wnid);
         let [(_, failed), (_, done)] = ended;
         assert!(matches!(done, Ok(Outcome::Success(_))), "{done:?}");
-        let Err(Unfinished::Failed(failure)) = failed else { panic!("{failed:?}") };
-        assert!(failure.message.starts_with("internal error") && failure.suspect == Suspect::Class, "{failure}");
+        let Err(Unfinished::Failed(failure)) = failed else {
+            panic!("{failed:?}")
+        };
+        assert!(
+            failure.message.starts_with("internal error") && failure.suspect == Suspect::Class,
+            "{failure}"
+        );
         assert_eq!(slots.free(), 2, "both slots are free again");
-        slots.occupy(0, busy(0, bad), async |_: &Origin| Ok(Outcome::Success(Published::default())));
+        slots.occupy(0, busy(0, bad), async |_: &Origin| {
+            Ok(Outcome::Success(Published::default()))
+        });
         let (_, again) = slots.next(true).await.unwrap();
         assert!(again.is_ok(), "its slot runtime still works: {again:?}");
     }
@@ -397,28 +519,57 @@ mod tests {
     async fn a_slot_is_assigned_to_a_transfer_after_it_was_free_for_a_while() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
+        let mut slots = two_slots(
+            folder.path(),
+            &progress,
+            OriginLimiter::open(2, Arc::default()),
+        );
         let mut ends = Vec::new();
         let mut occupy = |slots: &mut Slots, slot: usize| {
             let wnid = format!("n0000000{slot}").parse().unwrap();
-            let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(slot, wnid))) };
+            let held = Held {
+                lease: lease(wnid, 1),
+                progress: Some(Arc::new(progress.class(slot, wnid))),
+            };
             let extra = Arc::<ExtraConnections>::default();
             let stop = CancellationToken::new();
             let (end, ended) = oneshot::channel::<()>();
-            slots.occupy(slot, Busy { held, extra: Arc::clone(&extra), stop, again: false }, async |_: &Origin| {
-                ended.await.ok();
-                Err(Unfinished::Stopped)
-            });
+            slots.occupy(
+                slot,
+                Busy {
+                    held,
+                    extra: Arc::clone(&extra),
+                    stop,
+                    again: false,
+                },
+                async |_: &Origin| {
+                    ended.await.ok();
+                    Err(Unfinished::Stopped)
+                },
+            );
             ends.push(end);
-            extra.want(Demand { left: 100, least: 10, at_work: 0 });
+            extra.want(Demand {
+                left: 100,
+                least: 10,
+                at_work: 0,
+            });
             extra.granted()
         };
         let passes = async |slots: &mut Slots, left_to_lease: bool, wait: Duration| {
-            assert!(tokio::time::timeout(wait, slots.next(left_to_lease)).await.is_err(), "no class ends");
+            assert!(
+                tokio::time::timeout(wait, slots.next(left_to_lease))
+                    .await
+                    .is_err(),
+                "no class ends"
+            );
         };
         let first = occupy(&mut slots, 0);
         passes(&mut slots, true, WAIT_FOR_LEASES.mul_f64(0.9)).await;
-        assert_eq!(*first.borrow(), 0, "classes are left to lease, so one may need the slot");
+        assert_eq!(
+            *first.borrow(),
+            0,
+            "classes are left to lease, so one may need the slot"
+        );
         passes(&mut slots, true, ASSIGN_INTERVAL * 2).await;
         assert_eq!(*first.borrow(), 1);
         let second = occupy(&mut slots, 1);
@@ -427,26 +578,50 @@ mod tests {
         let (_, ended) = slots.next(false).await.unwrap();
         assert!(ended.is_err());
         passes(&mut slots, false, ASSIGN_INTERVAL * 3).await;
-        assert_eq!((*first.borrow(), *second.borrow()), (1, 0), "nothing is left to lease");
+        assert_eq!(
+            (*first.borrow(), *second.borrow()),
+            (1, 0),
+            "nothing is left to lease"
+        );
     }
 
     #[tokio::test]
     async fn dropping_the_slots_stops_their_classes() {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
-        let mut slots = two_slots(folder.path(), &progress, OriginLimiter::open(2, Arc::default()));
+        let mut slots = two_slots(
+            folder.path(),
+            &progress,
+            OriginLimiter::open(2, Arc::default()),
+        );
         let wnid = "n00000001".parse().unwrap();
-        let held = Held { lease: lease(wnid, 1), progress: Some(Arc::new(progress.class(0, wnid))) };
+        let held = Held {
+            lease: lease(wnid, 1),
+            progress: Some(Arc::new(progress.class(0, wnid))),
+        };
         let stop = CancellationToken::new();
-        let (stopped, (begins, begun), (ends, ended)) = (stop.clone(), oneshot::channel(), oneshot::channel());
-        slots.occupy(0, Busy { held, extra: Arc::default(), stop, again: false }, async move |_: &Origin| {
-            begins.send(()).unwrap();
-            stopped.cancelled().await;
-            ends.send(()).unwrap();
-            Err(Unfinished::Stopped)
-        });
+        let (stopped, (begins, begun), (ends, ended)) =
+            (stop.clone(), oneshot::channel(), oneshot::channel());
+        slots.occupy(
+            0,
+            Busy {
+                held,
+                extra: Arc::default(),
+                stop,
+                again: false,
+            },
+            async move |_: &Origin| {
+                begins.send(()).unwrap();
+                stopped.cancelled().await;
+                ends.send(()).unwrap();
+                Err(Unfinished::Stopped)
+            },
+        );
         begun.await.unwrap();
         drop(slots);
-        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("the class is stopped").unwrap();
+        tokio::time::timeout(Duration::from_secs(10), ended)
+            .await
+            .expect("the class is stopped")
+            .unwrap();
     }
 }

@@ -38,7 +38,10 @@ pub(crate) struct Source {
     pub(crate) by_date: bool,
 }
 
-#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes a reference")]
+#[expect(
+    clippy::trivially_copy_pass_by_ref,
+    reason = "serde passes a reference"
+)]
 fn is_false(value: &bool) -> bool {
     !value
 }
@@ -50,8 +53,10 @@ impl Source {
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
         let total = ContentRange::of(headers).and_then(|range| range.total);
         // `Content-Length` has no meaning together with a transfer encoding (RFC 9112 §6.3).
-        let length = text(header::CONTENT_LENGTH).filter(|_| text(header::TRANSFER_ENCODING).is_none());
-        let rest = || length.and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
+        let length =
+            text(header::CONTENT_LENGTH).filter(|_| text(header::TRANSFER_ENCODING).is_none());
+        let rest =
+            || length.and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
         let last_modified = text(header::LAST_MODIFIED);
         let is_strong = |modified| is_strong_date(modified, text(header::DATE), SystemTime::now());
         Self {
@@ -68,13 +73,21 @@ impl Source {
     /// known too. Without one an interrupted download starts anew, because nothing would prove that
     /// the rest belongs to the same version (RFC 9110 §13.1.5).
     pub(crate) fn validator(&self) -> Option<&str> {
-        if self.asks_by_tag() { self.etag.as_deref() } else { self.strong_date() }
+        if self.asks_by_tag() {
+            self.etag.as_deref()
+        } else {
+            self.strong_date()
+        }
     }
 
     /// The version alone, without the fields that control requests. Block digests and manifests use
     /// it.
     pub(crate) fn version(&self) -> Self {
-        Self { date_is_strong: false, by_date: false, ..self.clone() }
+        Self {
+            date_is_strong: false,
+            by_date: false,
+            ..self.clone()
+        }
     }
 
     /// Whether the `ETag` failed although the version is the same: it was sent in a request for the
@@ -83,7 +96,10 @@ impl Source {
     /// `If-Range` with an `ETag`, or its replicas have different `ETag`s.
     pub(crate) fn etag_is_ignored_by(&self, answer: &Self) -> bool {
         let is_same = self.last_modified == answer.last_modified && self.length == answer.length;
-        self.asks_by_tag() && self.strong_date().is_some() && answer.strong_date().is_some() && is_same
+        self.asks_by_tag()
+            && self.strong_date().is_some()
+            && answer.strong_date().is_some()
+            && is_same
     }
 
     /// Whether a partial response, described by `part`, continues this version. An `ETag` that was
@@ -97,8 +113,11 @@ impl Source {
         if self.asks_by_tag() {
             return self.etag == part.etag && agree(self.length.as_ref(), part.length.as_ref());
         }
-        let is_proved = !self.has_strong_tag() || self.etag == part.etag || part.last_modified.is_some();
-        is_proved && self.length == part.length && agree(self.last_modified.as_ref(), part.last_modified.as_ref())
+        let is_proved =
+            !self.has_strong_tag() || self.etag == part.etag || part.last_modified.is_some();
+        is_proved
+            && self.length == part.length
+            && agree(self.last_modified.as_ref(), part.last_modified.as_ref())
     }
 
     fn asks_by_tag(&self) -> bool {
@@ -106,11 +125,15 @@ impl Source {
     }
 
     fn has_strong_tag(&self) -> bool {
-        self.etag.as_deref().is_some_and(|etag| etag.starts_with('"'))
+        self.etag
+            .as_deref()
+            .is_some_and(|etag| etag.starts_with('"'))
     }
 
     fn strong_date(&self) -> Option<&str> {
-        self.last_modified.as_deref().filter(|_| self.date_is_strong && self.length.is_some())
+        self.last_modified
+            .as_deref()
+            .filter(|_| self.date_is_strong && self.length.is_some())
     }
 }
 
@@ -118,12 +141,16 @@ impl Source {
 /// at `now`.
 fn is_strong_date(modified: &str, date: Option<&str>, now: SystemTime) -> bool {
     let parse = |text| httpdate::parse_http_date(text).ok();
-    let Some(modified) = parse(modified) else { return false };
+    let Some(modified) = parse(modified) else {
+        return false;
+    };
     let (answered, distance) = match date.and_then(parse) {
         Some(date) => (date, STRONG_AFTER),
         None => (now, STRONG_AFTER_BY_OUR_CLOCK),
     };
-    answered.duration_since(modified).is_ok_and(|age| age >= distance)
+    answered
+        .duration_since(modified)
+        .is_ok_and(|age| age >= distance)
 }
 
 /// A `Content-Range` with the byte range of a body.
@@ -145,8 +172,16 @@ impl ContentRange {
         let (bytes, total) = range.split_once('/')?;
         let (first, last) = bytes.split_once('-')?;
         let number = |text: &str| text.trim().parse::<u64>().ok();
-        let total = if total.trim() == "*" { None } else { Some(number(total)?) };
-        let range = Self { first: number(first)?, last: number(last)?, total };
+        let total = if total.trim() == "*" {
+            None
+        } else {
+            Some(number(total)?)
+        };
+        let range = Self {
+            first: number(first)?,
+            last: number(last)?,
+            total,
+        };
         let is_possible = range.first <= range.last && total.is_none_or(|total| range.last < total);
         (unit.eq_ignore_ascii_case("bytes") && is_possible).then_some(range)
     }
@@ -195,7 +230,10 @@ mod tests {
     fn a_part_must_repeat_the_tag_that_was_sent() {
         let known = source(Some(10), Some("\"a\""), Some("date"));
         assert!(known.is_continued_by(&source(Some(10), Some("\"a\""), None)));
-        assert!(!known.is_continued_by(&source(Some(10), None, Some("date"))), "it can be any version");
+        assert!(
+            !known.is_continued_by(&source(Some(10), None, Some("date"))),
+            "it can be any version"
+        );
         assert!(!known.is_continued_by(&source(Some(10), Some("\"b\""), Some("date"))));
         assert!(!known.is_continued_by(&source(Some(11), Some("\"a\""), Some("date"))));
     }
@@ -213,7 +251,8 @@ mod tests {
 
     #[test]
     fn a_date_is_strong_only_if_the_tar_cannot_have_changed_again_within_its_second() {
-        let now = |seconds| httpdate::parse_http_date(MODIFIED).unwrap() + Duration::from_secs(seconds);
+        let now =
+            |seconds| httpdate::parse_http_date(MODIFIED).unwrap() + Duration::from_secs(seconds);
         for (date, now, is_strong) in [
             (Some("Wed, 21 Oct 2015 07:28:00 GMT"), now(3600), false),
             (Some("Wed, 21 Oct 2015 07:27:59 GMT"), now(3600), false),
@@ -225,7 +264,10 @@ mod tests {
             assert_eq!(is_strong_date(MODIFIED, date, now), is_strong, "{date:?}");
         }
         assert!(!is_strong_date("yesterday", None, now(3600)));
-        let weak = Source { date_is_strong: false, ..source(Some(1), None, Some(MODIFIED)) };
+        let weak = Source {
+            date_is_strong: false,
+            ..source(Some(1), None, Some(MODIFIED))
+        };
         assert_eq!(weak.validator(), None);
     }
 
@@ -233,18 +275,36 @@ mod tests {
     fn a_tag_failed_only_if_length_and_a_strong_date_are_the_same() {
         let known = source(Some(10), Some("\"a\""), Some(MODIFIED));
         for etag in [Some("\"a\""), Some("\"b\""), Some("W/\"b\""), None] {
-            assert!(known.etag_is_ignored_by(&source(Some(10), etag, Some(MODIFIED))), "{etag:?}");
+            assert!(
+                known.etag_is_ignored_by(&source(Some(10), etag, Some(MODIFIED))),
+                "{etag:?}"
+            );
         }
-        let weak = Source { date_is_strong: false, ..known.clone() };
+        let weak = Source {
+            date_is_strong: false,
+            ..known.clone()
+        };
         for (known, answer) in [
             (&known, source(Some(11), Some("\"a\""), Some(MODIFIED))),
             (&known, source(None, Some("\"a\""), Some(MODIFIED))),
             (&known, source(Some(10), Some("\"a\""), None)),
-            (&known, source(Some(10), Some("\"a\""), Some("another date"))),
+            (
+                &known,
+                source(Some(10), Some("\"a\""), Some("another date")),
+            ),
             (&known, weak.clone()),
             (&weak, known.clone()),
-            (&Source { by_date: true, ..known.clone() }, known.clone()),
-            (&source(Some(10), Some("W/\"a\""), Some(MODIFIED)), known.clone()),
+            (
+                &Source {
+                    by_date: true,
+                    ..known.clone()
+                },
+                known.clone(),
+            ),
+            (
+                &source(Some(10), Some("W/\"a\""), Some(MODIFIED)),
+                known.clone(),
+            ),
         ] {
             assert!(!known.etag_is_ignored_by(&answer), "{known:?} {answer:?}");
         }
@@ -252,7 +312,10 @@ mod tests {
 
     #[test]
     fn if_a_date_replaces_a_tag_a_part_must_repeat_one_of_the_two() {
-        let known = Source { by_date: true, ..source(Some(10), Some("\"a\""), Some(MODIFIED)) };
+        let known = Source {
+            by_date: true,
+            ..source(Some(10), Some("\"a\""), Some(MODIFIED))
+        };
         assert_eq!(known.validator(), Some(MODIFIED));
         for (part, goes_on) in [
             (source(Some(10), Some("\"a\""), None), true),
@@ -267,7 +330,14 @@ mod tests {
             assert_eq!(known.is_continued_by(&part), goes_on, "{part:?}");
         }
         // A version with a weak date is requested with its `ETag` again.
-        assert_eq!(Source { date_is_strong: false, ..known }.validator(), Some("\"a\""));
+        assert_eq!(
+            Source {
+                date_is_strong: false,
+                ..known
+            }
+            .validator(),
+            Some("\"a\"")
+        );
     }
 
     #[test]
@@ -275,7 +345,11 @@ mod tests {
         let written = r#"{"url":"http://h/x","length":10,"etag":"\"a\"","last_modified":"date"}"#;
         let read: Source = serde_json::from_str(written).unwrap();
         assert_eq!((read.validator(), read.by_date), (Some("\"a\""), false));
-        let now = Source { date_is_strong: true, by_date: true, ..read };
+        let now = Source {
+            date_is_strong: true,
+            by_date: true,
+            ..read
+        };
         assert_eq!(serde_json::to_string(&now.version()).unwrap(), written);
         let again: Source = serde_json::from_str(&serde_json::to_string(&now).unwrap()).unwrap();
         assert_eq!(again, now);

@@ -93,13 +93,26 @@ impl Verifier {
     /// A verifier for the classes of a target, until `stop` is set. `repair`: marks the folders
     /// that differ, so that the next job downloads them again.
     pub fn new(target: &Path, stop: Arc<AtomicBool>, repair: bool) -> Self {
-        Self { target: target.to_owned(), stop, repair, buffer: vec![0; BUFFER] }
+        Self {
+            target: target.to_owned(),
+            stop,
+            repair,
+            buffer: vec![0; BUFFER],
+        }
     }
 
     /// Compares a class with its manifest. `report` is called for each difference, with the file's
     /// name, or without a name if the difference concerns the folder as a whole.
-    pub fn check(&mut self, wnid: Wnid, mut report: impl FnMut(Option<&str>, Difference)) -> VerifiedClass {
-        let mut checked = VerifiedClass { verdict: FolderState::Right, files: 0, bytes: 0 };
+    pub fn check(
+        &mut self,
+        wnid: Wnid,
+        mut report: impl FnMut(Option<&str>, Difference),
+    ) -> VerifiedClass {
+        let mut checked = VerifiedClass {
+            verdict: FolderState::Right,
+            files: 0,
+            bytes: 0,
+        };
         let mut differs = false;
         let verdict = self.compare_folder(wnid, &mut checked, &mut |name, difference| {
             differs = true;
@@ -128,7 +141,9 @@ impl Verifier {
         let folder = match open(CWD, &path, OFlags::DIRECTORY) {
             Ok(folder) => folder,
             Err(Errno::NOENT) => return Ok(FolderState::Gone),
-            Err(Errno::LOOP | Errno::NOTDIR) => return Ok(FolderState::NotProved("it is no folder")),
+            Err(Errno::LOOP | Errno::NOTDIR) => {
+                return Ok(FolderState::NotProved("it is no folder"));
+            }
             Err(error) => return Err(error.into()),
         };
         let listed = match manifest::files(&path, wnid) {
@@ -148,7 +163,11 @@ impl Verifier {
                 return Ok(FolderState::Differs);
             }
         };
-        let comparison = Comparison { manifest: path.join(MANIFEST), folder: path, wnid };
+        let comparison = Comparison {
+            manifest: path.join(MANIFEST),
+            folder: path,
+            wnid,
+        };
         let mut differs = false;
         let ended = comparison.walk(
             listed,
@@ -202,7 +221,10 @@ impl Verifier {
             Err(error) => return unreadable(error),
             Ok(metadata) if !metadata.is_file() => return Ok(Some(Difference::NoFile)),
             Ok(metadata) if metadata.len() != listed.size => {
-                return Ok(Some(Difference::Size { listed: listed.size, found: metadata.len() }));
+                return Ok(Some(Difference::Size {
+                    listed: listed.size,
+                    found: metadata.len(),
+                }));
             }
             Ok(_) => {}
         }
@@ -243,7 +265,11 @@ mod tests {
         storage::{comparison::NAMES, journal::FileEntry, manifest::Provenance},
     };
 
-    const FILES: [(&str, &[u8]); 3] = [("a.JPEG", b"first"), ("b.JPEG", b"second"), (".c.JPEG", b"hidden")];
+    const FILES: [(&str, &[u8]); 3] = [
+        ("a.JPEG", b"first"),
+        ("b.JPEG", b"second"),
+        (".c.JPEG", b"hidden"),
+    ];
 
     fn wnid() -> Wnid {
         "n02124075".parse().unwrap()
@@ -254,13 +280,27 @@ mod tests {
         let target = tempfile::tempdir().unwrap();
         let folder = target.path().join(wnid().to_string());
         fs::create_dir(&folder).unwrap();
-        let source = Source { url: "http://h/x".to_owned(), ..Source::default() };
+        let source = Source {
+            url: "http://h/x".to_owned(),
+            ..Source::default()
+        };
         let files = FILES.map(|(name, content)| {
             fs::write(folder.join(name), content).unwrap();
             let size = content.len() as u64;
-            Ok(FileEntry { name: name.to_owned(), size, blake3: blake3::hash(content), next_header: 0 })
+            Ok(FileEntry {
+                name: name.to_owned(),
+                size,
+                blake3: blake3::hash(content),
+                next_header: 0,
+            })
         });
-        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false, kept_tar: None };
+        let provenance = Provenance {
+            wnid: wnid(),
+            run: "run",
+            source: &source,
+            adopted: false,
+            kept_tar: None,
+        };
         manifest::write(&folder, provenance, files.into_iter()).unwrap();
         (target, folder)
     }
@@ -275,7 +315,10 @@ mod tests {
     }
 
     fn differs(reported: &[&str]) -> (FolderState, Vec<String>) {
-        (FolderState::Differs, reported.iter().map(|line| (*line).to_owned()).collect())
+        (
+            FolderState::Differs,
+            reported.iter().map(|line| (*line).to_owned()).collect(),
+        )
     }
 
     #[test]
@@ -283,9 +326,16 @@ mod tests {
         let (target, folder) = target();
         fs::write(folder.join(".DS_Store"), "x").unwrap();
         assert_eq!(classes(target.path()).unwrap(), [wnid()]);
-        let checked =
-            Verifier::new(target.path(), Arc::default(), false).check(wnid(), |_, _| panic!("nothing differs"));
-        assert_eq!(checked, VerifiedClass { verdict: FolderState::Right, files: 3, bytes: 17 });
+        let checked = Verifier::new(target.path(), Arc::default(), false)
+            .check(wnid(), |_, _| panic!("nothing differs"));
+        assert_eq!(
+            checked,
+            VerifiedClass {
+                verdict: FolderState::Right,
+                files: 3,
+                bytes: 17
+            }
+        );
     }
 
     #[test]
@@ -306,11 +356,21 @@ mod tests {
         fs::remove_file(folder.join("a.JPEG")).unwrap();
         fs::remove_file(folder.join("b.JPEG")).unwrap();
         std::os::unix::fs::symlink(".c.JPEG", folder.join("b.JPEG")).unwrap();
-        assert_eq!(check(&target), differs(&["a.JPEG is missing", "b.JPEG is no file"]));
+        assert_eq!(
+            check(&target),
+            differs(&["a.JPEG is missing", "b.JPEG is no file"])
+        );
         // The right number of files, but another name.
         fs::write(folder.join("A.JPEG"), b"first").unwrap();
         let reported = check(&target).1;
-        assert_eq!(reported, ["a.JPEG is missing", "b.JPEG is no file", "A.JPEG is not in the manifest"]);
+        assert_eq!(
+            reported,
+            [
+                "a.JPEG is missing",
+                "b.JPEG is no file",
+                "A.JPEG is not in the manifest"
+            ]
+        );
     }
 
     #[test]
@@ -321,8 +381,18 @@ mod tests {
         }
         fs::create_dir(folder.join("a.JPEG")).unwrap();
         let pipe = folder.join("b.JPEG");
-        rustix::fs::mknodat(CWD, &pipe, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
-        assert_eq!(check(&target), differs(&["a.JPEG is no file", "b.JPEG is no file"]));
+        rustix::fs::mknodat(
+            CWD,
+            &pipe,
+            rustix::fs::FileType::Fifo,
+            Mode::RUSR | Mode::WUSR,
+            0,
+        )
+        .unwrap();
+        assert_eq!(
+            check(&target),
+            differs(&["a.JPEG is no file", "b.JPEG is no file"])
+        );
     }
 
     #[test]
@@ -331,19 +401,29 @@ mod tests {
         let path = folder.join(MANIFEST);
         let text = fs::read(&path).unwrap();
         fs::write(&path, &text[..text.len() - 1]).unwrap();
-        assert_eq!(check(&target), differs(&[".manifest.json is damaged, of another class or of a later version"]));
+        assert_eq!(
+            check(&target),
+            differs(&[".manifest.json is damaged, of another class or of a later version"])
+        );
         fs::remove_file(&path).unwrap();
-        assert_eq!(check(&target), (FolderState::NotProved("it has no manifest"), vec![]));
+        assert_eq!(
+            check(&target),
+            (FolderState::NotProved("it has no manifest"), vec![])
+        );
         fs::remove_dir_all(&folder).unwrap();
         assert_eq!(check(&target), (FolderState::Gone, vec![]));
         fs::write(&folder, "").unwrap();
-        assert_eq!(check(&target), (FolderState::NotProved("it is no folder"), vec![]));
+        assert_eq!(
+            check(&target),
+            (FolderState::NotProved("it is no folder"), vec![])
+        );
     }
 
     #[test]
     fn verification_stops_when_requested() {
         let (target, _) = target();
-        let stopped = Verifier::new(target.path(), Arc::new(AtomicBool::new(true)), false).check(wnid(), |_, _| {});
+        let stopped = Verifier::new(target.path(), Arc::new(AtomicBool::new(true)), false)
+            .check(wnid(), |_, _| {});
         assert_eq!(stopped.verdict, FolderState::Stopped);
     }
 

@@ -15,6 +15,8 @@ fn the_help_is_a_manual() {
     let help = String::from_utf8(output.stdout).unwrap();
     assert!(!help.contains("secret"));
     let port = shared::protocol::DEFAULT_PORT;
-    assert!(help.contains(&format!("`http://127.0.0.1:{port}`, or `https://host:{port}`")));
+    assert!(help.contains(&format!(
+        "`http://127.0.0.1:{port}`, or `https://host:{port}`"
+    )));
     insta::assert_snapshot!(help);
 }

@@ -15,7 +15,8 @@ use tonic::{Status, body::Body};
 
 use super::connection::OpenCall;
 
-const REVOKED: &str = "the token is not valid any more: give the file with one that is with --token-file";
+const REVOKED: &str =
+    "the token is not valid any more: give the file with one that is with --token-file";
 
 /// Answers the call unless its credential is revoked first. `call` is dropped after the last byte
 /// of the response.
@@ -26,8 +27,13 @@ pub(super) async fn until_revoked(
 ) -> Result<Response<Body>, Infallible> {
     match revoked.run_until_cancelled(answer).await {
         Some(answer) => {
-            let body =
-                |body| Body::new(RevocableBody { body, revoked: Box::pin(revoked.cancelled_owned()), _call: call });
+            let body = |body| {
+                Body::new(RevocableBody {
+                    body,
+                    revoked: Box::pin(revoked.cancelled_owned()),
+                    _call: call,
+                })
+            };
             answer.map(|answer| answer.map(body))
         }
         None => Ok(Status::unauthenticated(REVOKED).into_http()),
@@ -45,7 +51,10 @@ impl HttpBody for RevocableBody {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         if !self.body.is_end_stream() && self.revoked.as_mut().poll(context).is_ready() {
             self.body = Body::empty();
             let mut trailers = HeaderMap::new();

@@ -53,7 +53,12 @@ struct PeerFacts {
 impl Peer {
     /// The peer of a new connection.
     pub(super) fn new(address: IpAddr, names: Option<Vec<String>>, entry: ConnectionEntry) -> Self {
-        Self(Arc::new(PeerFacts { address, names: names.map(Into::into), entry, request_bytes: Arc::default() }))
+        Self(Arc::new(PeerFacts {
+            address,
+            names: names.map(Into::into),
+            entry,
+            request_bytes: Arc::default(),
+        }))
     }
 
     /// The counter of request bytes whose calls are not answered yet.
@@ -135,8 +140,16 @@ impl Connection {
     }
 
     /// A connection after its TLS handshake.
-    pub(super) fn encrypted(stream: TlsStream<TcpStream>, address: IpAddr, entry: ConnectionEntry) -> Self {
-        let certificate = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+    pub(super) fn encrypted(
+        stream: TlsStream<TcpStream>,
+        address: IpAddr,
+        entry: ConnectionEntry,
+    ) -> Self {
+        let certificate = stream
+            .get_ref()
+            .1
+            .peer_certificates()
+            .and_then(|chain| chain.first());
         let names = certificate.map(names);
         Self::new(Either::Right(stream), address, names, entry)
     }
@@ -149,7 +162,13 @@ impl Connection {
     ) -> Self {
         let cut = Box::pin(entry.cut().clone().cancelled_owned());
         let peer = Registered(Peer::new(address, names, entry));
-        Self { stream, peer, cut, frames: FrameCost::default(), unanswered: 0 }
+        Self {
+            stream,
+            peer,
+            cut,
+            frames: FrameCost::default(),
+            unanswered: 0,
+        }
     }
 
     /// Returns an error when the connection has to be closed.
@@ -180,10 +199,17 @@ impl Connection {
 /// The common name and the DNS names. A certificate that cannot be parsed has no names: the
 /// handshake has verified it, so it is unusual but not forged.
 fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return Vec::new() };
-    let common = certificate.subject().iter_common_name().filter_map(|name| name.as_str().ok());
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return Vec::new();
+    };
+    let common = certificate
+        .subject()
+        .iter_common_name()
+        .filter_map(|name| name.as_str().ok());
     let alternative = certificate.subject_alternative_name().ok().flatten();
-    let alternative = alternative.iter().flat_map(|extension| &extension.value.general_names);
+    let alternative = alternative
+        .iter()
+        .flat_map(|extension| &extension.value.general_names);
     let dns = alternative.filter_map(|name| match name {
         GeneralName::DNSName(name) => Some(*name),
         _ => None,
@@ -213,7 +239,11 @@ impl AsyncRead for Connection {
 }
 
 impl AsyncWrite for Connection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         self.poll_cut(context)?;
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }

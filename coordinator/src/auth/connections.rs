@@ -68,15 +68,26 @@ pub(super) struct Limits {
 impl Limits {
     /// Divides the number of files that this process may open; `None`: no limit.
     pub(super) fn within(open_files: Option<u64>) -> Self {
-        let files = open_files.unwrap_or(MANY_FILES).saturating_sub(RESERVED_FILES).max(16);
+        let files = open_files
+            .unwrap_or(MANY_FILES)
+            .saturating_sub(RESERVED_FILES)
+            .max(16);
         let pending = (files / 8).min(MAX_PENDING);
         let observers = (files / 16).min(MAX_OBSERVERS);
         let count = |number| usize::try_from(number).unwrap_or(usize::MAX);
-        Self { pending: count(pending), observers: count(observers), workers: count(files - pending - observers) }
+        Self {
+            pending: count(pending),
+            observers: count(observers),
+            workers: count(files - pending - observers),
+        }
     }
 
     fn of(self, role: Role) -> usize {
-        if role == Role::Worker { self.workers } else { self.observers }
+        if role == Role::Worker {
+            self.workers
+        } else {
+            self.observers
+        }
     }
 }
 
@@ -155,7 +166,11 @@ pub(super) enum Begun {
 
 impl Connections {
     pub(super) fn new(limits: Limits) -> Self {
-        Self { limits, state: Mutex::default(), freed: Notify::new() }
+        Self {
+            limits,
+            state: Mutex::default(),
+            freed: Notify::new(),
+        }
     }
 
     /// Waits until a connection may be accepted.
@@ -183,29 +198,55 @@ impl Connections {
 
     /// Registers an accepted connection as pending.
     pub(super) fn enter(self: &Arc<Self>, now: Instant) -> ConnectionEntry {
-        let signals = Arc::new(Signals { cut: CancellationToken::new(), is_pending: AtomicBool::new(true) });
+        let signals = Arc::new(Signals {
+            cut: CancellationToken::new(),
+            is_pending: AtomicBool::new(true),
+        });
         let mut state = self.lock();
         let number = state.next;
         state.next += 1;
-        state.pending.insert(number, Pending { since: now, cost: 0, signals: Arc::clone(&signals) });
+        state.pending.insert(
+            number,
+            Pending {
+                since: now,
+                cost: 0,
+                signals: Arc::clone(&signals),
+            },
+        );
         drop(state);
-        ConnectionEntry { connections: Arc::clone(self), number, signals }
+        ConnectionEntry {
+            connections: Arc::clone(self),
+            number,
+            signals,
+        }
     }
 
     /// Cuts connections that have been pending for too long. Connections whose credential was
     /// revoked become pending again.
     pub(super) fn sweep(&self, now: Instant) {
         let mut state = self.lock();
-        let late = state.pending.iter().filter(|(_, pending)| now - pending.since >= AUTH_TIMEOUT);
+        let late = state
+            .pending
+            .iter()
+            .filter(|(_, pending)| now - pending.since >= AUTH_TIMEOUT);
         let late: Vec<u64> = late.map(|(number, _)| *number).collect();
         for number in late {
             state.cut(number);
         }
-        let revoked: Vec<(u64, Admitted)> =
-            state.admitted.extract_if(.., |_, admitted| admitted.revoked.is_cancelled()).collect();
+        let revoked: Vec<(u64, Admitted)> = state
+            .admitted
+            .extract_if(.., |_, admitted| admitted.revoked.is_cancelled())
+            .collect();
         for (number, Admitted { signals, .. }) in revoked {
             signals.is_pending.store(true, Ordering::Release);
-            state.pending.insert(number, Pending { since: now, cost: 0, signals });
+            state.pending.insert(
+                number,
+                Pending {
+                    since: now,
+                    cost: 0,
+                    signals,
+                },
+            );
         }
     }
 
@@ -218,9 +259,14 @@ impl Connections {
 impl Entries {
     /// The oldest pending connection that was not cut and has sent more than `cost`.
     fn oldest_above(&self, cost: Option<u64>) -> Option<(u64, Instant)> {
-        let entries = self.pending.iter().filter(|(_, pending)| !pending.signals.cut.is_cancelled());
+        let entries = self
+            .pending
+            .iter()
+            .filter(|(_, pending)| !pending.signals.cut.is_cancelled());
         let above = entries.filter(|(_, pending)| cost.is_none_or(|cost| pending.cost > cost));
-        above.map(|(number, pending)| (*number, pending.since)).min_by_key(|(_, since)| *since)
+        above
+            .map(|(number, pending)| (*number, pending.since))
+            .min_by_key(|(_, since)| *since)
     }
 
     /// Cuts a pending connection. What it has sent is no longer counted.
@@ -234,7 +280,9 @@ impl Entries {
     }
 
     fn charge(&mut self, number: u64, cost: u64) {
-        let Some(pending) = self.pending.get_mut(&number) else { return };
+        let Some(pending) = self.pending.get_mut(&number) else {
+            return;
+        };
         if pending.signals.cut.is_cancelled() {
             return;
         }
@@ -245,14 +293,18 @@ impl Entries {
         }
         while self.pending_cost > MAX_PENDING_COST {
             let share = MAX_PENDING_COST / (self.pending.len() as u64).max(1);
-            let Some((oldest, _)) = self.oldest_above(Some(share)) else { return };
+            let Some((oldest, _)) = self.oldest_above(Some(share)) else {
+                return;
+            };
             self.cut(oldest);
         }
     }
 
     /// Returns whether the connection was pending.
     fn remove_pending(&mut self, number: u64) -> bool {
-        let Some(pending) = self.pending.remove(&number) else { return false };
+        let Some(pending) = self.pending.remove(&number) else {
+            return false;
+        };
         if !pending.signals.cut.is_cancelled() {
             self.pending_cost -= pending.cost;
         }
@@ -265,11 +317,16 @@ impl Entries {
         if self.admitted.len() < limits.of(role) {
             return;
         }
-        let same =
-            |admitted: &&Admitted| (admitted.role == Role::Worker) == is_worker && !admitted.signals.cut.is_cancelled();
+        let same = |admitted: &&Admitted| {
+            (admitted.role == Role::Worker) == is_worker && !admitted.signals.cut.is_cancelled()
+        };
         let count = self.admitted.values().filter(same).count();
         for _ in limits.of(role)..=count {
-            let idlest = self.admitted.values().filter(same).min_by_key(|admitted| admitted.order());
+            let idlest = self
+                .admitted
+                .values()
+                .filter(same)
+                .min_by_key(|admitted| admitted.order());
             idlest.inspect(|admitted| admitted.signals.cut.cancel());
         }
     }
@@ -286,7 +343,13 @@ impl ConnectionEntry {
             self.signals.is_pending.store(false, Ordering::Release);
             self.connections.freed.notify_one();
             let signals = Arc::clone(&self.signals);
-            let admitted = Admitted { role, calls: 0, used: now, revoked: revoked.clone(), signals };
+            let admitted = Admitted {
+                role,
+                calls: 0,
+                used: now,
+                revoked: revoked.clone(),
+                signals,
+            };
             state.admitted.insert(self.number, admitted);
         } else if let Some(admitted) = state.admitted.get_mut(&self.number) {
             admitted.role = role;
@@ -312,7 +375,9 @@ impl ConnectionEntry {
     /// Counts a call that begins. An admitted connection with a call is not idle.
     pub(super) fn begin_call(&self, now: Instant) -> Begun {
         let mut state = self.connections.lock();
-        let Some(admitted) = state.admitted.get_mut(&self.number) else { return Begun::Uncounted };
+        let Some(admitted) = state.admitted.get_mut(&self.number) else {
+            return Begun::Uncounted;
+        };
         if admitted.role != Role::Worker && admitted.calls >= MAX_OBSERVER_CALLS {
             return Begun::TooMany;
         }

@@ -29,7 +29,11 @@ pub(super) struct FrameCost {
 
 impl Default for FrameCost {
     fn default() -> Self {
-        Self { header: [0; HEADER], known: 0, left: PREFACE }
+        Self {
+            header: [0; HEADER],
+            known: 0,
+            left: PREFACE,
+        }
     }
 }
 
@@ -38,7 +42,9 @@ impl FrameCost {
     pub(super) fn of(&mut self, mut bytes: &[u8]) -> u64 {
         let mut cost = bytes.len() as u64;
         while !bytes.is_empty() {
-            let inside = bytes.len().min(usize::try_from(self.left).unwrap_or(usize::MAX));
+            let inside = bytes
+                .len()
+                .min(usize::try_from(self.left).unwrap_or(usize::MAX));
             self.left -= u32::try_from(inside).unwrap_or(self.left);
             bytes = &bytes[inside..];
             let more = bytes.len().min(HEADER - self.known);

@@ -30,13 +30,18 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 
 /// The connections of a listener that are ready for calls. The stream never ends; failed
 /// connections are only logged.
-pub fn incoming(listener: TcpListener, door: Arc<ServerCredentials>) -> impl Stream<Item = io::Result<Connection>> {
+pub fn incoming(
+    listener: TcpListener,
+    door: Arc<ServerCredentials>,
+) -> impl Stream<Item = io::Result<Connection>> {
     let mut watch = JoinSet::new();
     watch.spawn(Arc::clone(&door).watch());
     let acceptor_state = Acceptor {
         listener,
         door,
-        connections: Arc::new(Connections::new(Limits::within(limits::raise_open_files(None)))),
+        connections: Arc::new(Connections::new(Limits::within(limits::raise_open_files(
+            None,
+        )))),
         handshakes: JoinSet::new(),
         sweep: interval(SWEEP_INTERVAL),
         accept_after: Instant::now(),
@@ -91,7 +96,10 @@ impl Acceptor {
 
     /// Logs a failed handshake, at a limited rate.
     fn log_failure(&mut self, FailedHandshake { address, error }: &FailedHandshake) {
-        if !error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>) {
+        if !error
+            .get_ref()
+            .is_some_and(<dyn Error + Send + Sync>::is::<rustls::Error>)
+        {
             // A port scan, or a client that disconnected.
             tracing::debug!(%address, %error, "no handshake");
         } else if let Some(untold) = self.log_limiter.may_log(Instant::now()) {
@@ -107,8 +115,15 @@ impl Acceptor {
             tracing::debug!(%address, %error, "the connection was lost at once");
             return None;
         }
-        let Some(tls) = &self.door.tls else { return Some(Connection::plain(stream, address.ip(), entry)) };
-        self.handshakes.spawn(handshake(TlsAcceptor::from(Arc::clone(&tls.get().config)), stream, address, entry));
+        let Some(tls) = &self.door.tls else {
+            return Some(Connection::plain(stream, address.ip(), entry));
+        };
+        self.handshakes.spawn(handshake(
+            TlsAcceptor::from(Arc::clone(&tls.get().config)),
+            stream,
+            address,
+            entry,
+        ));
         None
     }
 }
@@ -126,7 +141,12 @@ async fn handshake(
     entry: ConnectionEntry,
 ) -> Result<Connection, FailedHandshake> {
     let cut = entry.cut().clone();
-    match timeout(HANDSHAKE_TIMEOUT, cut.run_until_cancelled(acceptor.accept(stream).into_fallible())).await {
+    match timeout(
+        HANDSHAKE_TIMEOUT,
+        cut.run_until_cancelled(acceptor.accept(stream).into_fallible()),
+    )
+    .await
+    {
         Ok(Some(Ok(stream))) => Ok(Connection::encrypted(stream, address.ip(), entry)),
         Ok(Some(Err((error, stream)))) => {
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
@@ -135,7 +155,10 @@ async fn handshake(
             }
             Err(FailedHandshake { address, error })
         }
-        Ok(None) | Err(_) => Err(FailedHandshake { address, error: io::ErrorKind::TimedOut.into() }),
+        Ok(None) | Err(_) => Err(FailedHandshake {
+            address,
+            error: io::ErrorKind::TimedOut.into(),
+        }),
     }
 }
 

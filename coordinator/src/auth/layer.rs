@@ -17,8 +17,8 @@ use tonic::{Status, body::Body};
 use tower::{Layer, Service};
 
 use super::{
-    Peer, Role, ServerCredentials, call::until_revoked, connection::TooManyCalls, log_limiter::LogLimiter,
-    role::needs_no_credential, tokens::Authenticated,
+    Peer, Role, ServerCredentials, call::until_revoked, connection::TooManyCalls,
+    log_limiter::LogLimiter, role::needs_no_credential, tokens::Authenticated,
 };
 
 /// The authenticated caller. It is stored in the extensions of each request.
@@ -39,10 +39,18 @@ impl Caller {
 
     /// All credentials of workers that are valid now.
     pub fn valid(&self) -> Vec<CredentialId> {
-        let Some(door) = &self.door else { return Vec::new() };
+        let Some(door) = &self.door else {
+            return Vec::new();
+        };
         let tokens = door.tokens.as_ref().map(Watched::get);
-        let certificates = door.has_client_authority.then_some(CredentialId::CERTIFICATE);
-        tokens.iter().flat_map(|tokens| tokens.of_workers()).chain(certificates).collect()
+        let certificates = door
+            .has_client_authority
+            .then_some(CredentialId::CERTIFICATE);
+        tokens
+            .iter()
+            .flat_map(|tokens| tokens.of_workers())
+            .chain(certificates)
+            .collect()
     }
 
     /// Whether the caller may register as a worker of this name. A certificate is valid only for
@@ -52,10 +60,16 @@ impl Caller {
     /// `PERMISSION_DENIED`, with a message for the worker's operator.
     pub fn may_be_named(&self, name: &str) -> Result<(), Status> {
         match &self.names {
-            Some(names) if !names.iter().any(|own| own == name) => Err(Status::permission_denied(format!(
-                "the worker's certificate is for {}; give one of these names with --name, or the worker's own certificate",
-                if names.is_empty() { "no name".to_owned() } else { names.join(", ") }
-            ))),
+            Some(names) if !names.iter().any(|own| own == name) => {
+                Err(Status::permission_denied(format!(
+                    "the worker's certificate is for {}; give one of these names with --name, or the worker's own certificate",
+                    if names.is_empty() {
+                        "no name".to_owned()
+                    } else {
+                        names.join(", ")
+                    }
+                )))
+            }
             _ => Ok(()),
         }
     }
@@ -92,9 +106,9 @@ enum Refusal {
 }
 
 const BUSY: &str = "this connection has too many calls at the same time; wait for their answers, or open another one";
-const NO_TOKEN: &str = "a token is needed here: give the file with one of this cluster's with --token-file";
-const WRONG_TOKEN: &str =
-    "the token is not one of this cluster's: give the file with one that is valid with --token-file";
+const NO_TOKEN: &str =
+    "a token is needed here: give the file with one of this cluster's with --token-file";
+const WRONG_TOKEN: &str = "the token is not one of this cluster's: give the file with one that is valid with --token-file";
 
 impl AuthLayer {
     /// For connections within the process.
@@ -112,7 +126,10 @@ impl AuthLayer {
         if !door.requires_credential() {
             return Self::open();
         }
-        Self(Arc::new(Rules::Credentials { door, limiter: Mutex::default() }))
+        Self(Arc::new(Rules::Credentials {
+            door,
+            limiter: Mutex::default(),
+        }))
     }
 }
 
@@ -148,20 +165,41 @@ impl Rules {
         };
         let names = peer.and_then(Peer::names);
         let shown = bearer(headers);
-        let Authenticated { role, credential, revoked } = match (shown, &door.tokens, &names) {
-            (Some(shown), Some(tokens), _) => tokens.get().authenticate(shown).ok_or(Refusal::Unknown(WRONG_TOKEN))?,
+        let Authenticated {
+            role,
+            credential,
+            revoked,
+        } = match (shown, &door.tokens, &names) {
+            (Some(shown), Some(tokens), _) => tokens
+                .get()
+                .authenticate(shown)
+                .ok_or(Refusal::Unknown(WRONG_TOKEN))?,
             (Some(_), None, None) => return Err(Refusal::Unknown(WRONG_TOKEN)),
-            (_, _, Some(_)) => {
-                Authenticated { role: Role::Worker, credential: CredentialId::CERTIFICATE, revoked: never }
-            }
+            (_, _, Some(_)) => Authenticated {
+                role: Role::Worker,
+                credential: CredentialId::CERTIFICATE,
+                revoked: never,
+            },
             (None, _, None) => return Err(Refusal::Unknown(NO_TOKEN)),
         };
         admit(role, &revoked);
         let needed = Role::needed_for(path);
         // A certificate takes precedence over a token, because it carries the worker's name.
-        let credential = Some(if names.is_some() { CredentialId::CERTIFICATE } else { credential });
-        let caller = Caller { names, credential, door: Some(Arc::clone(door)) };
-        if role.includes(needed) { Ok((caller, revoked)) } else { Err(Refusal::Forbidden { role, needed }) }
+        let credential = Some(if names.is_some() {
+            CredentialId::CERTIFICATE
+        } else {
+            credential
+        });
+        let caller = Caller {
+            names,
+            credential,
+            door: Some(Arc::clone(door)),
+        };
+        if role.includes(needed) {
+            Ok((caller, revoked))
+        } else {
+            Err(Refusal::Forbidden { role, needed })
+        }
     }
 
     fn refuse(&self, refusal: &Refusal, address: Option<IpAddr>) -> Status {
@@ -175,7 +213,10 @@ impl Rules {
             Refusal::Unknown(what) => what,
         };
         if let Self::Credentials { limiter, .. } = self
-            && let Some(untold) = limiter.lock().unwrap_or_else(PoisonError::into_inner).may_log(Instant::now())
+            && let Some(untold) = limiter
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .may_log(Instant::now())
         {
             tracing::info!(?address, untold, "a call was refused: {what}");
         }
@@ -184,14 +225,20 @@ impl Rules {
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    headers.get(AUTHORIZATION)?.as_bytes().strip_prefix(b"Bearer ")
+    headers
+        .get(AUTHORIZATION)?
+        .as_bytes()
+        .strip_prefix(b"Bearer ")
 }
 
 impl<S> Layer<S> for AuthLayer {
     type Service = AuthService<S>;
 
     fn layer(&self, inner: S) -> AuthService<S> {
-        AuthService { rules: Arc::clone(&self.0), inner }
+        AuthService {
+            rules: Arc::clone(&self.0),
+            inner,
+        }
     }
 }
 
@@ -217,9 +264,14 @@ where
 
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let peer = request.extensions().get::<Peer>().cloned();
-        let checked = self.rules.check(request.uri().path(), request.headers(), peer.as_ref());
+        let checked = self
+            .rules
+            .check(request.uri().path(), request.headers(), peer.as_ref());
         let begun = checked.and_then(|(caller, revoked)| {
-            let call = peer.as_ref().map_or(Ok(None), Peer::call).map_err(|TooManyCalls| Refusal::Busy)?;
+            let call = peer
+                .as_ref()
+                .map_or(Ok(None), Peer::call)
+                .map_err(|TooManyCalls| Refusal::Busy)?;
             Ok((caller, revoked, call))
         });
         match begun {
@@ -252,7 +304,11 @@ mod tests {
     /// The peer of a connection that was just accepted.
     fn pending() -> Peer {
         let connections = Arc::new(Connections::new(Limits::within(None)));
-        Peer::new(Ipv4Addr::LOCALHOST.into(), None, connections.enter(Instant::now()))
+        Peer::new(
+            Ipv4Addr::LOCALHOST.into(),
+            None,
+            connections.enter(Instant::now()),
+        )
     }
 
     #[test]
@@ -260,9 +316,14 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
         std::fs::write(&path, "viewer viewer-0123456789\n").unwrap();
-        let files = ServerCredentialFiles { tls: None, tokens: Some(path) };
+        let files = ServerCredentialFiles {
+            tls: None,
+            tokens: Some(path),
+        };
         let locked = || AuthLayer::of(Arc::new(files.open().unwrap()));
-        let bearer = |token: &str| HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {token}").parse().unwrap())]);
+        let bearer = |token: &str| {
+            HeaderMap::from_iter([(AUTHORIZATION, format!("Bearer {token}").parse().unwrap())])
+        };
         let none = HeaderMap::new();
         let wrong = bearer("worker-0123456789");
         let valid = bearer("viewer-0123456789");
@@ -278,7 +339,11 @@ mod tests {
         ] {
             let peer = pending();
             let checked = gate.0.check(path, headers, Some(&peer));
-            assert_eq!((checked.is_ok(), peer.is_pending()), (is_let_through, is_pending), "{path}");
+            assert_eq!(
+                (checked.is_ok(), peer.is_pending()),
+                (is_let_through, is_pending),
+                "{path}"
+            );
         }
     }
 }

@@ -22,7 +22,9 @@ use std::{
 };
 
 use futures_util::{Stream, stream};
-use nix::sys::socket::{AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket};
+use nix::sys::socket::{
+    AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
+};
 use rustix::fs::{Mode, fchmod};
 use shared::connect::{SOCKET, SocketPath, is_trusted_peer};
 use tokio::{
@@ -60,9 +62,15 @@ pub fn bind_socket(target: &Path) -> io::Result<(SocketFile, UnixListener)> {
     let socket = socket(AddressFamily::Unix, SockType::Stream, flags, None)?;
     // `bind` gives the file the mode that the socket has at that time.
     fchmod(&socket, Mode::RUSR | Mode::WUSR)?;
-    bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &UnixAddr::new(address.path())?)?;
+    bind(
+        std::os::fd::AsRawFd::as_raw_fd(&socket),
+        &UnixAddr::new(address.path())?,
+    )?;
     let metadata = path.symlink_metadata()?;
-    let file = SocketFile { path, identity: (metadata.dev(), metadata.ino()) };
+    let file = SocketFile {
+        path,
+        identity: (metadata.dev(), metadata.ino()),
+    };
     listen(&socket, Backlog::new(BACKLOG)?)?;
     let listener = UnixListener::from_std(net::UnixListener::from(socket))?;
     Ok((file, listener))
@@ -74,10 +82,16 @@ fn remove_stale(path: &Path, address: &Path) -> io::Result<()> {
         existing => existing?,
     };
     if !existing.file_type().is_socket() {
-        return Err(io::Error::new(ErrorKind::AlreadyExists, "another file has its name; remove that"));
+        return Err(io::Error::new(
+            ErrorKind::AlreadyExists,
+            "another file has its name; remove that",
+        ));
     }
     match net::UnixStream::connect(address) {
-        Ok(_) => Err(io::Error::new(ErrorKind::AddrInUse, "another program listens at it")),
+        Ok(_) => Err(io::Error::new(
+            ErrorKind::AddrInUse,
+            "another program listens at it",
+        )),
         Err(_) => fs::remove_file(path),
     }
 }
@@ -94,15 +108,32 @@ impl Drop for SocketFile {
 }
 
 /// The connections of this user and of root. The stream never ends.
-pub fn local_connections(listener: UnixListener) -> impl Stream<Item = io::Result<LocalConnection>> {
+pub fn local_connections(
+    listener: UnixListener,
+) -> impl Stream<Item = io::Result<LocalConnection>> {
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     stream::unfold((listener, permits), |(listener, permits)| async move {
         let connection = loop {
-            let permit = Arc::clone(&permits).acquire_owned().await.expect("it is never closed");
-            match listener.accept().await.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))) {
-                Ok((user, stream)) if is_trusted_peer(user) => break LocalConnection { stream, _permit: permit },
+            let permit = Arc::clone(&permits)
+                .acquire_owned()
+                .await
+                .expect("it is never closed");
+            match listener
+                .accept()
+                .await
+                .and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream)))
+            {
+                Ok((user, stream)) if is_trusted_peer(user) => {
+                    break LocalConnection {
+                        stream,
+                        _permit: permit,
+                    };
+                }
                 Ok((user, _)) => {
-                    tracing::info!(user, "a connection of another user to the target's socket was refused");
+                    tracing::info!(
+                        user,
+                        "a connection of another user to the target's socket was refused"
+                    );
                 }
                 Err(error) => {
                     tracing::debug!(%error, "a connection to the target's socket could not be accepted");
@@ -138,7 +169,11 @@ impl AsyncRead for LocalConnection {
 }
 
 impl AsyncWrite for LocalConnection {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 
@@ -162,7 +197,10 @@ mod tests {
     #[tokio::test]
     async fn only_the_owner_can_connect_and_the_socket_is_removed_at_the_end() {
         let folder = tempfile::tempdir().unwrap();
-        for target in [folder.path().to_owned(), folder.path().join("y".repeat(200))] {
+        for target in [
+            folder.path().to_owned(),
+            folder.path().join("y".repeat(200)),
+        ] {
             fs::create_dir_all(&target).unwrap();
             let path = target.join(SOCKET);
             // A socket that a killed coordinator has left.
@@ -183,7 +221,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join(SOCKET);
         fs::write(&path, "a file").unwrap();
-        assert_eq!(bind_socket(folder.path()).unwrap_err().kind(), ErrorKind::AlreadyExists);
+        assert_eq!(
+            bind_socket(folder.path()).unwrap_err().kind(),
+            ErrorKind::AlreadyExists
+        );
         fs::remove_file(&path).unwrap();
         let (file, _listener) = bind_socket(folder.path()).unwrap();
         fs::rename(&path, folder.path().join("moved")).unwrap();

@@ -40,7 +40,9 @@ mod tests {
     fn lines_beyond_the_limit_are_suppressed_and_counted() {
         let mut limiter = LogLimiter::default();
         let start = Instant::now();
-        let logged = (0..1000).filter_map(|_| limiter.may_log(start)).collect::<Vec<_>>();
+        let logged = (0..1000)
+            .filter_map(|_| limiter.may_log(start))
+            .collect::<Vec<_>>();
         assert_eq!(logged, [0; 5]);
         assert_eq!(limiter.may_log(start + PERIOD), Some(995));
         assert_eq!(limiter.may_log(start + PERIOD), Some(0));

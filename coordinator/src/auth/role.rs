@@ -26,7 +26,12 @@ impl Role {
     pub fn needed_for(path: &str) -> Self {
         match path.strip_prefix('/') {
             Some(
-                method::REGISTER | method::RENEW | method::ACQUIRE | method::REPORT | method::LEAVE | method::PACE,
+                method::REGISTER
+                | method::RENEW
+                | method::ACQUIRE
+                | method::REPORT
+                | method::LEAVE
+                | method::PACE,
             ) => Self::Worker,
             Some(method::WATCH | method::GET_FLEET | method::LIST_CLASSES) => Self::Viewer,
             _ => Self::Admin,
@@ -92,7 +97,8 @@ mod tests {
         ];
         for (path, allowed) in table {
             assert_eq!(
-                [Role::Worker, Role::Viewer, Role::Admin].map(|role| role.includes(Role::needed_for(path))),
+                [Role::Worker, Role::Viewer, Role::Admin]
+                    .map(|role| role.includes(Role::needed_for(path))),
                 allowed,
                 "{path}"
             );

@@ -66,7 +66,9 @@ impl ServerCredentialFiles {
     /// [`TlsError`], which names the file.
     pub fn open(&self) -> Result<ServerCredentials, TlsError> {
         let tls = self.tls.as_ref().map(|files| {
-            let paths = [&files.certificate, &files.key].into_iter().chain(&files.client_authority);
+            let paths = [&files.certificate, &files.key]
+                .into_iter()
+                .chain(&files.client_authority);
             Watched::new(paths.cloned().collect(), server_tls)
         });
         let tokens = self.tokens.as_ref().map(|path| {
@@ -81,17 +83,25 @@ impl ServerCredentialFiles {
         Ok(ServerCredentials {
             tls: tls.transpose()?,
             tokens: tokens.transpose()?,
-            has_client_authority: self.tls.as_ref().is_some_and(|files| files.client_authority.is_some()),
+            has_client_authority: self
+                .tls
+                .as_ref()
+                .is_some_and(|files| files.client_authority.is_some()),
         })
     }
 }
 
 /// The tokens of a changed file. An empty file revokes all tokens; at the start it is an error.
 fn reload(source: &tls::SourceFile, earlier: Option<&Tokens>) -> Result<Tokens, TlsError> {
-    let Some(earlier) = earlier else { return Tokens::read(source) };
+    let Some(earlier) = earlier else {
+        return Tokens::read(source);
+    };
     let tokens = match Tokens::read(source) {
         Err(TlsError::NoTokens { path }) => {
-            tracing::warn!("{} holds no token any more: all tokens are revoked", path.display());
+            tracing::warn!(
+                "{} holds no token any more: all tokens are revoked",
+                path.display()
+            );
             Tokens::default()
         }
         read => read?,
@@ -102,7 +112,11 @@ fn reload(source: &tls::SourceFile, earlier: Option<&Tokens>) -> Result<Tokens, 
 impl MetricsSource for ServerCredentials {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         if let Some(tls) = &self.tls {
-            let ends = tls.get().ends.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+            let ends = tls
+                .get()
+                .ends
+                .duration_since(SystemTime::UNIX_EPOCH)
+                .unwrap_or_default();
             let help = "When the coordinator's certificate ends, in seconds since 1970.";
             page.gauge("certificate_expiry_timestamp_seconds", help, ends.as_secs())?;
         }
@@ -110,10 +124,15 @@ impl MetricsSource for ServerCredentials {
             ("certificate", self.tls.as_ref().map(Watched::refused)),
             ("tokens", self.tokens.as_ref().map(Watched::refused)),
         ];
-        let help =
-            "Changes of the certificate's or the tokens' files that were of no use; the old content stays in use.";
-        let refused = refused.into_iter().filter_map(|(file, refused)| Some((("file", file), refused?)));
-        page.counters("credential_reload_failures", help, &refused.collect::<Vec<_>>())
+        let help = "Changes of the certificate's or the tokens' files that were of no use; the old content stays in use.";
+        let refused = refused
+            .into_iter()
+            .filter_map(|(file, refused)| Some((("file", file), refused?)));
+        page.counters(
+            "credential_reload_failures",
+            help,
+            &refused.collect::<Vec<_>>(),
+        )
     }
 }
 
@@ -152,7 +171,10 @@ impl ServerCredentials {
         let mut warn_at = Instant::now();
         loop {
             if warn_at <= Instant::now()
-                && let Some(left) = self.tls.as_ref().and_then(|tls| tls.get().ends_soon(SystemTime::now()))
+                && let Some(left) = self
+                    .tls
+                    .as_ref()
+                    .and_then(|tls| tls.get().ends_soon(SystemTime::now()))
             {
                 warn_at = Instant::now() + WARNING_INTERVAL;
                 tracing::warn!(
@@ -202,19 +224,39 @@ mod tests {
         crate::commands::init::init(&arguments, &mut Vec::new()).unwrap();
         let path = |name| folder.path().join(name);
         let tls = |client_authority| {
-            Some(TlsFiles { certificate: path("server.pem"), key: path("server.key"), client_authority })
+            Some(TlsFiles {
+                certificate: path("server.pem"),
+                key: path("server.key"),
+                client_authority,
+            })
         };
         for (tls, tokens, flags) in [
             (None, None, ""),
-            (None, Some(path("tokens")), " --token-file worker.token --insecure"),
-            (tls(Some(path("ca.pem"))), Some(path("tokens")), " --token-file worker.token"),
-            (tls(Some(path("ca.pem"))), None, " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key"),
+            (
+                None,
+                Some(path("tokens")),
+                " --token-file worker.token --insecure",
+            ),
+            (
+                tls(Some(path("ca.pem"))),
+                Some(path("tokens")),
+                " --token-file worker.token",
+            ),
+            (
+                tls(Some(path("ca.pem"))),
+                None,
+                " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key",
+            ),
             (tls(None), None, " --tls-ca ca.pem"),
         ] {
             let files = ServerCredentialFiles { tls, tokens };
             assert_eq!(files.open().unwrap().worker_flags(true), flags, "{files:?}");
             let over_network = flags.trim_end_matches(" --insecure");
-            assert_eq!(files.open().unwrap().worker_flags(false), over_network, "{files:?}");
+            assert_eq!(
+                files.open().unwrap().worker_flags(false),
+                over_network,
+                "{files:?}"
+            );
         }
     }
 
@@ -223,9 +265,15 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("tokens");
         let text = "worker worker-0123456789\n";
-        let files = ServerCredentialFiles { tls: None, tokens: Some(path.clone()) };
+        let files = ServerCredentialFiles {
+            tls: None,
+            tokens: Some(path.clone()),
+        };
         std::fs::write(&path, "# none\n").unwrap();
-        assert!(files.open().is_err(), "at the start an empty file is an error");
+        assert!(
+            files.open().is_err(),
+            "at the start an empty file is an error"
+        );
         std::fs::write(&path, text).unwrap();
         let tokens = files.open().unwrap().tokens.unwrap();
         let grant = || tokens.get().authenticate(b"worker-0123456789");
@@ -233,12 +281,18 @@ mod tests {
         for content in ["", text, "# none\n", text] {
             std::fs::write(&path, content).unwrap();
             tokens.look();
-            assert!(grant().is_some() && !first.revoked.is_cancelled(), "{content:?}");
+            assert!(
+                grant().is_some() && !first.revoked.is_cancelled(),
+                "{content:?}"
+            );
         }
         std::fs::write(&path, "# none\n").unwrap();
         for is_revoked in [false, true, true] {
             tokens.look();
-            assert_eq!((grant().is_none(), first.revoked.is_cancelled()), (is_revoked, is_revoked));
+            assert_eq!(
+                (grant().is_none(), first.revoked.is_cancelled()),
+                (is_revoked, is_revoked)
+            );
         }
         std::fs::write(&path, text).unwrap();
         tokens.look();
@@ -250,7 +304,10 @@ mod tests {
     fn the_time_until_expiry_is_worded_in_days() {
         let hour = Duration::from_hours(1);
         for (left, words) in [
-            (Duration::ZERO, "has ended, and no worker believes it any more"),
+            (
+                Duration::ZERO,
+                "has ended, and no worker believes it any more",
+            ),
             (hour, "ends within a day"),
             (hour * 25, "ends in 1 day"),
             (hour * 300, "ends in 12 days"),

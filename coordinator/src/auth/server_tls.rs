@@ -47,10 +47,16 @@ pub(super) fn server_tls(sources: &[SourceFile]) -> Result<ServerTls, TlsError> 
         None => builder.with_no_client_auth(),
         Some(authority) => {
             // A client without a certificate can still have a token.
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots(authority)?), provider())
-                .allow_unauthenticated()
-                .build()
-                .map_err(|error| TlsError::Authority { path: authority.path.clone(), reason: error.to_string() })?;
+            let verifier = WebPkiClientVerifier::builder_with_provider(
+                Arc::new(roots(authority)?),
+                provider(),
+            )
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| TlsError::Authority {
+                path: authority.path.clone(),
+                reason: error.to_string(),
+            })?;
             builder.with_client_cert_verifier(verifier)
         }
     };
@@ -59,7 +65,11 @@ pub(super) fn server_tls(sources: &[SourceFile]) -> Result<ServerTls, TlsError> 
     let name = advertised_name(leaf);
     let mut config = builder.with_cert_resolver(certified_key(certificate, key)?);
     config.alpn_protocols = vec![HTTP2.to_vec()];
-    Ok(ServerTls { config: Arc::new(config), ends, name })
+    Ok(ServerTls {
+        config: Arc::new(config),
+        ends,
+        name,
+    })
 }
 
 /// The first name that is neither specific to this host (`localhost`, a loopback address, or the
@@ -69,12 +79,22 @@ fn advertised_name(certificate: &CertificateDer<'_>) -> Option<String> {
     let names = certificate.subject_alternative_name().ok()??;
     let own = shared::worker_name::host_name();
     let name = |name: &GeneralName<'_>| match name {
-        GeneralName::DNSName(name) if *name == "localhost" || name.contains('*') || **name == *own => None,
+        GeneralName::DNSName(name)
+            if *name == "localhost" || name.contains('*') || **name == *own =>
+        {
+            None
+        }
         GeneralName::DNSName(name) => Some(printable(name)),
         GeneralName::IPAddress(bytes) => {
             let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-            let address = v4.or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from)).ok()?;
-            let shown = if address.is_ipv6() { format!("[{address}]") } else { address.to_string() };
+            let address = v4
+                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
+                .ok()?;
+            let shown = if address.is_ipv6() {
+                format!("[{address}]")
+            } else {
+                address.to_string()
+            };
             (!address.is_loopback()).then_some(shown)
         }
         _ => None,
@@ -84,8 +104,12 @@ fn advertised_name(certificate: &CertificateDer<'_>) -> Option<String> {
 
 /// The expiry date. A certificate that cannot be parsed counts as expired, which causes a warning.
 fn end_of(certificate: &CertificateDer<'_>) -> SystemTime {
-    let end = X509Certificate::from_der(certificate).ok().map(|(_, certificate)| certificate.validity().not_after);
-    let seconds = end.and_then(|end| u64::try_from(end.timestamp()).ok()).unwrap_or_default();
+    let end = X509Certificate::from_der(certificate)
+        .ok()
+        .map(|(_, certificate)| certificate.validity().not_after);
+    let seconds = end
+        .and_then(|end| u64::try_from(end.timestamp()).ok())
+        .unwrap_or_default();
     SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
 }
 
@@ -101,11 +125,17 @@ mod tests {
         let name = |names: &[&str]| {
             let key = KeyPair::generate().unwrap();
             let names: Vec<String> = names.iter().map(ToString::to_string).collect();
-            let certificate = CertificateParams::new(names).unwrap().self_signed(&key).unwrap();
+            let certificate = CertificateParams::new(names)
+                .unwrap()
+                .self_signed(&key)
+                .unwrap();
             advertised_name(certificate.der())
         };
         assert_eq!(name(&["localhost", "127.0.0.1", "::1", &own]), None);
-        assert_eq!(name(&["localhost", "127.0.0.1", &own, "node1.example.org", "n2"]).unwrap(), "node1.example.org");
+        assert_eq!(
+            name(&["localhost", "127.0.0.1", &own, "node1.example.org", "n2"]).unwrap(),
+            "node1.example.org"
+        );
         assert_eq!(name(&["*.example.org", "192.0.2.7"]).unwrap(), "192.0.2.7");
         assert_eq!(name(&["::1", "2001:db8::1"]).unwrap(), "[2001:db8::1]");
     }
@@ -119,9 +149,15 @@ mod tests {
             let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
             params.not_after = (now + day * days).into();
             let pem = params.self_signed(&key).unwrap().pem();
-            let sources =
-                [pem, key.serialize_pem()].map(|text| SourceFile { path: "x".into(), bytes: text.into_bytes().into() });
-            assert_eq!(server_tls(&sources).unwrap().ends_soon(now).is_some(), is_warned, "{days}");
+            let sources = [pem, key.serialize_pem()].map(|text| SourceFile {
+                path: "x".into(),
+                bytes: text.into_bytes().into(),
+            });
+            assert_eq!(
+                server_tls(&sources).unwrap().ends_soon(now).is_some(),
+                is_warned,
+                "{days}"
+            );
         }
     }
 }

@@ -46,11 +46,17 @@ impl Tokens {
     /// Parses the file. It must contain at least one token.
     pub(super) fn read(source: &SourceFile) -> Result<Self, TlsError> {
         let tokens = source.lines().map(|(line, text)| {
-            entry(text).map_err(|error| TlsError::TokenLine { path: source.path.clone(), line, source: error })
+            entry(text).map_err(|error| TlsError::TokenLine {
+                path: source.path.clone(),
+                line,
+                source: error,
+            })
         });
         let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
         if tokens.is_empty() {
-            return Err(TlsError::NoTokens { path: source.path.clone() });
+            return Err(TlsError::NoTokens {
+                path: source.path.clone(),
+            });
         }
         Ok(Self(tokens))
     }
@@ -88,7 +94,11 @@ impl Tokens {
         }
         let index = usize::try_from(found).ok()?.checked_sub(1)?;
         let entry = &self.0[index];
-        Some(Authenticated { role: entry.role, credential: entry.credential(), revoked: entry.revoked.clone() })
+        Some(Authenticated {
+            role: entry.role,
+            credential: entry.credential(),
+            revoked: entry.revoked.clone(),
+        })
     }
 }
 
@@ -99,7 +109,10 @@ impl TokenEntry {
 
     /// 64 bits of a digest of the digest, because the ledger stores it.
     fn credential(&self) -> CredentialId {
-        let digest = blake3::derive_key("imagenet_downloader 2026-11-30 id of a worker's token", &self.digest);
+        let digest = blake3::derive_key(
+            "imagenet_downloader 2026-11-30 id of a worker's token",
+            &self.digest,
+        );
         let (first, _) = digest.split_first_chunk().expect("a digest has 32 bytes");
         CredentialId(u64::from_be_bytes(*first))
     }
@@ -113,14 +126,25 @@ impl fmt::Debug for Tokens {
 }
 
 fn sha256(bytes: &[u8]) -> Digest {
-    digest(&SHA256, bytes).as_ref().try_into().expect("SHA-256 has 32 bytes")
+    digest(&SHA256, bytes)
+        .as_ref()
+        .try_into()
+        .expect("SHA-256 has 32 bytes")
 }
 
 fn entry(line: &str) -> Result<TokenEntry, InvalidToken> {
     let (role, token) = halves(line);
-    let role = if role.is_empty() { Role::Worker } else { role.parse().map_err(|_| InvalidToken::NoRole)? };
+    let role = if role.is_empty() {
+        Role::Worker
+    } else {
+        role.parse().map_err(|_| InvalidToken::NoRole)?
+    };
     let token: Token = token.parse()?;
-    Ok(TokenEntry { role, digest: sha256(token.reveal().as_bytes()), revoked: CancellationToken::new() })
+    Ok(TokenEntry {
+        role,
+        digest: sha256(token.reveal().as_bytes()),
+        revoked: CancellationToken::new(),
+    })
 }
 
 #[cfg(test)]
@@ -128,7 +152,10 @@ mod tests {
     use super::*;
 
     fn tokens(text: &str) -> Result<Tokens, String> {
-        let source = SourceFile { path: "tokens".into(), bytes: text.as_bytes().to_vec().into() };
+        let source = SourceFile {
+            path: "tokens".into(),
+            bytes: text.as_bytes().to_vec().into(),
+        };
         Tokens::read(&source).map_err(|error| error.to_string())
     }
 
@@ -149,45 +176,74 @@ mod tests {
             ("", None),
             ("worker", None),
         ] {
-            assert_eq!(tokens.authenticate(shown.as_bytes()).map(|grant| grant.role), role, "{shown}");
+            assert_eq!(
+                tokens
+                    .authenticate(shown.as_bytes())
+                    .map(|grant| grant.role),
+                role,
+                "{shown}"
+            );
         }
     }
 
     #[test]
     fn a_token_without_a_role_is_a_workers() {
-        let grant = tokens("0123456789abcdef\n").unwrap().authenticate(b"0123456789abcdef");
+        let grant = tokens("0123456789abcdef\n")
+            .unwrap()
+            .authenticate(b"0123456789abcdef");
         assert_eq!(grant.map(|grant| grant.role), Some(Role::Worker));
     }
 
     #[test]
     fn a_reload_revokes_exactly_the_tokens_that_were_removed() {
-        let revoked = |tokens: &Tokens, shown: &str| tokens.authenticate(shown.as_bytes()).unwrap().revoked;
+        let revoked =
+            |tokens: &Tokens, shown: &str| tokens.authenticate(shown.as_bytes()).unwrap().revoked;
         let kept = "worker-0123456789";
         let gone = "viewer-0123456789";
         let other_role = "admin-01234567890";
         let first = tokens(&format!("worker {kept}\nviewer {gone}\nadmin {other_role}")).unwrap();
         let signals = [kept, gone, other_role].map(|shown| revoked(&first, shown));
-        let second = tokens(&format!("viewer {other_role}\nworker {kept}")).unwrap().replacing(&first);
-        assert_eq!(signals.each_ref().map(CancellationToken::is_cancelled), [false, true, true]);
-        assert!(!revoked(&second, other_role).is_cancelled(), "the token is valid for its new role");
-        let _third = tokens("worker another-0123456789").unwrap().replacing(&second);
-        assert!(signals[0].is_cancelled(), "the signal is kept across two reloads");
+        let second = tokens(&format!("viewer {other_role}\nworker {kept}"))
+            .unwrap()
+            .replacing(&first);
+        assert_eq!(
+            signals.each_ref().map(CancellationToken::is_cancelled),
+            [false, true, true]
+        );
+        assert!(
+            !revoked(&second, other_role).is_cancelled(),
+            "the token is valid for its new role"
+        );
+        let _third = tokens("worker another-0123456789")
+            .unwrap()
+            .replacing(&second);
+        assert!(
+            signals[0].is_cancelled(),
+            "the signal is kept across two reloads"
+        );
     }
 
     #[test]
     fn an_invalid_line_is_reported_by_number_without_its_content() {
-        for (text, line) in
-            [("worker secret", 1), ("\n# x\nboss 0123456789abcdef", 3), ("worker 0123456789abcdef x", 1)]
-        {
+        for (text, line) in [
+            ("worker secret", 1),
+            ("\n# x\nboss 0123456789abcdef", 3),
+            ("worker 0123456789abcdef x", 1),
+        ] {
             let error = tokens(text).unwrap_err();
             assert!(
-                error.contains(&format!("line {line}:")) && !error.contains("0123") && !error.contains("secret"),
+                error.contains(&format!("line {line}:"))
+                    && !error.contains("0123")
+                    && !error.contains("secret"),
                 "{error}"
             );
         }
         for none in ["", "# none\n"] {
             let error = tokens(none).unwrap_err();
-            assert!(error.contains("write one `role token` on each line"), "{error}");
+            assert!(
+                error.contains("write one `role token` on each line"),
+                "{error}"
+            );
         }
     }
 }

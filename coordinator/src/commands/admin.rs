@@ -13,10 +13,19 @@ use crate::{
 };
 
 /// Makes failed classes pending again.
-pub(super) async fn retry(arguments: &RetryArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
+pub(super) async fn retry(
+    arguments: &RetryArgs,
+    out: &mut impl Write,
+) -> Result<Exit, CommandError> {
     let mut client = Client::new(&arguments.coordinator)?;
     // Duplicates count once.
-    let named: Vec<Wnid> = arguments.wnids.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+    let named: Vec<Wnid> = arguments
+        .wnids
+        .iter()
+        .copied()
+        .collect::<BTreeSet<_>>()
+        .into_iter()
+        .collect();
     let retried = client.retry(&named).await?;
     // A job that is done cannot be reopened.
     if retried.classes == 0 && client.fleet().await?.fleet.job.is_done() {
@@ -26,7 +35,13 @@ pub(super) async fn retry(arguments: &RetryArgs, out: &mut impl Write) -> Result
     Ok(Exit::Done)
 }
 
-fn retried_in_words(Retried { classes: retried, invalid_rows }: Retried, named: usize) -> String {
+fn retried_in_words(
+    Retried {
+        classes: retried,
+        invalid_rows,
+    }: Retried,
+    named: usize,
+) -> String {
     let said = match retried {
         0 => "no failed class to try again".to_owned(),
         1 => "1 failed class is tried again".to_owned(),
@@ -44,21 +59,35 @@ fn retried_in_words(Retried { classes: retried, invalid_rows }: Retried, named: 
 fn invalid_in_words(rows: u64) -> String {
     match rows {
         0 => String::new(),
-        1 => "; 1 row of the list holds no class id and stays failed until the list is corrected".to_owned(),
-        _ => format!("; {rows} rows of the list hold no class id and stay failed until the list is corrected"),
+        1 => "; 1 row of the list holds no class id and stays failed until the list is corrected"
+            .to_owned(),
+        _ => format!(
+            "; {rows} rows of the list hold no class id and stay failed until the list is corrected"
+        ),
     }
 }
 
 /// Asks a worker to finish its leases and exit.
-pub(super) async fn drain(arguments: &DrainArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
-    Client::new(&arguments.coordinator)?.drain(&arguments.name).await?;
-    let line = format!("worker {} takes nothing new, finishes what it holds and ends", arguments.name);
+pub(super) async fn drain(
+    arguments: &DrainArgs,
+    out: &mut impl Write,
+) -> Result<Exit, CommandError> {
+    Client::new(&arguments.coordinator)?
+        .drain(&arguments.name)
+        .await?;
+    let line = format!(
+        "worker {} takes nothing new, finishes what it holds and ends",
+        arguments.name
+    );
     tell(out, &line).map_err(CommandError::Say)?;
     Ok(Exit::Done)
 }
 
 /// Ends the waits that the origin has asked for.
-pub(super) async fn resume(arguments: &ResumeArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
+pub(super) async fn resume(
+    arguments: &ResumeArgs,
+    out: &mut impl Write,
+) -> Result<Exit, CommandError> {
     let left = Client::new(&arguments.coordinator)?.resume().await?;
     tell(out, &resumed_in_words(left)).map_err(CommandError::Say)?;
     Ok(Exit::Done)
@@ -80,8 +109,14 @@ mod tests {
     fn the_time_left_of_a_wait_is_worded() {
         for (left, said) in [
             (0, "the origin has asked for no wait"),
-            (300, "the workers ask the origin again now; it had asked to wait for another 1s"),
-            (899_999, "the workers ask the origin again now; it had asked to wait for another 14m 59s"),
+            (
+                300,
+                "the workers ask the origin again now; it had asked to wait for another 1s",
+            ),
+            (
+                899_999,
+                "the workers ask the origin again now; it had asked to wait for another 14m 59s",
+            ),
         ] {
             assert_eq!(resumed_in_words(Duration::from_millis(left)), said);
         }
@@ -93,10 +128,21 @@ mod tests {
             (0, 0, "no failed class to try again"),
             (1, 0, "1 failed class is tried again"),
             (3, 0, "3 failed classes are tried again"),
-            (2, 3, "2 failed classes are tried again; 1 of those named has not failed"),
-            (0, 2, "no failed class to try again; 2 of those named have not failed"),
+            (
+                2,
+                3,
+                "2 failed classes are tried again; 1 of those named has not failed",
+            ),
+            (
+                0,
+                2,
+                "no failed class to try again; 2 of those named have not failed",
+            ),
         ] {
-            let retried = Retried { classes: retried, invalid_rows: 0 };
+            let retried = Retried {
+                classes: retried,
+                invalid_rows: 0,
+            };
             assert_eq!(retried_in_words(retried, named), said);
         }
     }

@@ -16,8 +16,18 @@ use crate::{
 #[derive(Serialize)]
 #[serde(tag = "state", rename_all = "snake_case")]
 enum ClassJson<'class> {
-    Leased { wnid: String, worker: Option<&'class str>, bytes: u64, length: Option<u64> },
-    Failed { wnid: String, worker: Option<&'class str>, kind: String, message: &'class str },
+    Leased {
+        wnid: String,
+        worker: Option<&'class str>,
+        bytes: u64,
+        length: Option<u64>,
+    },
+    Failed {
+        wnid: String,
+        worker: Option<&'class str>,
+        kind: String,
+        message: &'class str,
+    },
 }
 
 /// Writes both lists.
@@ -27,7 +37,10 @@ pub(super) async fn list(
     as_json: bool,
     out: &mut impl Write,
 ) -> Result<(), CommandError> {
-    for (state, heading) in [(ListedState::Leased, "classes with workers:"), (ListedState::Failed, "failed classes:")] {
+    for (state, heading) in [
+        (ListedState::Leased, "classes with workers:"),
+        (ListedState::Failed, "failed classes:"),
+    ] {
         let mut after = None;
         let mut listed: u64 = 0;
         loop {
@@ -36,7 +49,11 @@ pub(super) async fn list(
                 tell(out, heading).map_err(CommandError::Say)?;
             }
             for class in &page.classes {
-                let line = if as_json { json(&ClassJson::from(class)) } else { in_words(class) };
+                let line = if as_json {
+                    json(&ClassJson::from(class))
+                } else {
+                    in_words(class)
+                };
                 tell(out, &line).map_err(CommandError::Say)?;
             }
             listed += page.classes.len() as u64;
@@ -47,7 +64,11 @@ pub(super) async fn list(
         }
         let rows = job.failed.saturating_sub(listed);
         if state == ListedState::Failed && rows > 0 && !as_json {
-            let which = if rows == 1 { "1 row of the list holds" } else { &format!("{rows} rows of the list hold") };
+            let which = if rows == 1 {
+                "1 row of the list holds"
+            } else {
+                &format!("{rows} rows of the list hold")
+            };
             let more = format!("{which} no class id and failed: the failure log names them");
             tell(out, &more).map_err(CommandError::Say)?;
         }
@@ -56,12 +77,22 @@ pub(super) async fn list(
 }
 
 fn in_words(class: &ClassView) -> String {
-    let ClassView { wnid, worker, bytes: received, length, failure } = class;
+    let ClassView {
+        wnid,
+        worker,
+        bytes: received,
+        length,
+        failure,
+    } = class;
     let worker = if worker.is_empty() { "-" } else { worker };
     match failure {
         Some(failure) => format!("  {wnid}  {worker}  {failure}"),
         None if *length == 0 => format!("  {wnid}  {worker}  {}", bytes(*received)),
-        None => format!("  {wnid}  {worker}  {} of {}", bytes(*received), bytes(*length)),
+        None => format!(
+            "  {wnid}  {worker}  {} of {}",
+            bytes(*received),
+            bytes(*length)
+        ),
     }
 }
 
@@ -70,8 +101,18 @@ impl<'class> From<&'class ClassView> for ClassJson<'class> {
         let wnid = class.wnid.to_string();
         let worker = (!class.worker.is_empty()).then_some(class.worker.as_str());
         match &class.failure {
-            Some(failure) => Self::Failed { wnid, worker, kind: failure.kind.to_string(), message: &failure.message },
-            None => Self::Leased { wnid, worker, bytes: class.bytes, length: Some(class.length).filter(|it| *it > 0) },
+            Some(failure) => Self::Failed {
+                wnid,
+                worker,
+                kind: failure.kind.to_string(),
+                message: &failure.message,
+            },
+            None => Self::Leased {
+                wnid,
+                worker,
+                bytes: class.bytes,
+                length: Some(class.length).filter(|it| *it > 0),
+            },
         }
     }
 }
@@ -84,17 +125,32 @@ mod tests {
 
     fn class(length: u64, failure: Option<Failure>) -> ClassView {
         let wnid = "n00000001".parse().unwrap();
-        ClassView { wnid, worker: "w1".to_owned(), bytes: 12_300_000, length, failure }
+        ClassView {
+            wnid,
+            worker: "w1".to_owned(),
+            bytes: 12_300_000,
+            length,
+            failure,
+        }
     }
 
     #[test]
     fn each_class_is_one_line_in_both_formats() {
         let failure = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
         let failed = class(0, Some(failure));
-        let unknown = ClassView { worker: String::new(), ..class(0, None) };
-        assert_eq!(in_words(&class(45_200_000, None)), "  n00000001  w1  12.3MB of 45.2MB");
+        let unknown = ClassView {
+            worker: String::new(),
+            ..class(0, None)
+        };
+        assert_eq!(
+            in_words(&class(45_200_000, None)),
+            "  n00000001  w1  12.3MB of 45.2MB"
+        );
         assert_eq!(in_words(&unknown), "  n00000001  -  12.3MB");
-        assert_eq!(in_words(&failed), "  n00000001  w1  HTTPError: 404 Client Error: Not Found");
+        assert_eq!(
+            in_words(&failed),
+            "  n00000001  w1  HTTPError: 404 Client Error: Not Found"
+        );
         assert_eq!(
             json(&ClassJson::from(&unknown)),
             r#"{"state":"leased","wnid":"n00000001","worker":null,"bytes":12300000,"length":null}"#

@@ -100,5 +100,7 @@ fn for_zsh(script: &str) -> Option<String> {
     let (before, argument) = script.split_once(ZSH_WORKER)?;
     let (description, after) = argument.split_once(ZSH_FILES)?;
     let (after, loaded) = after.split_once(ZSH_LOADED)?;
-    Some(format!("{before}{ZSH_WORKER}{description}:_coordinator_worker_names'{after}{ZSH}{ZSH_LOADED}{loaded}"))
+    Some(format!(
+        "{before}{ZSH_WORKER}{description}:_coordinator_worker_names'{after}{ZSH}{ZSH_LOADED}{loaded}"
+    ))
 }

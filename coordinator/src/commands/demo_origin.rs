@@ -8,9 +8,20 @@ use super::{CommandError, tell};
 use crate::{config::DemoOriginArgs, demo::Demo};
 
 /// Serves until it is dropped or an error occurs.
-pub(super) async fn run(arguments: &DemoOriginArgs, out: &mut impl Write) -> Result<Exit, CommandError> {
+pub(super) async fn run(
+    arguments: &DemoOriginArgs,
+    out: &mut impl Write,
+) -> Result<Exit, CommandError> {
     let demo = Demo::listen(arguments.listen, arguments.class_takes).await?;
-    tell(out, &format!("serving {} classes, for --url {}", demo.wnids.len(), demo.url)).map_err(CommandError::Say)?;
+    tell(
+        out,
+        &format!(
+            "serving {} classes, for --url {}",
+            demo.wnids.len(),
+            demo.url
+        ),
+    )
+    .map_err(CommandError::Say)?;
     demo.served().await?;
     Ok(Exit::CouldNotRun)
 }

@@ -15,8 +15,8 @@ use std::{
 };
 
 use rcgen::{
-    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, KeyUsagePurpose,
-    PublicKeyData as _,
+    BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    KeyUsagePurpose, PublicKeyData as _,
 };
 use rustls::pki_types::CertificateDer;
 use shared::worker_name::host_name;
@@ -132,7 +132,8 @@ pub(crate) fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), Ini
     let [certificate, key] = AUTHORITY.map(|name| folder.join(name));
     let [has_server, has_tokens] = [has_all(arguments, &SERVER)?, has_all(arguments, &TOKENS)?];
     if arguments.if_missing && has_server && has_tokens && is_there(&certificate) {
-        return writeln!(out, "Everything is in {} already.", folder.display()).map_err(InitError::Say);
+        return writeln!(out, "Everything is in {} already.", folder.display())
+            .map_err(InitError::Say);
     }
     if is_there(&certificate) && !is_there(&key) {
         return Err(InitError::NoKey { path: key });
@@ -146,10 +147,16 @@ pub(crate) fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), Ini
         _ => None,
     };
     if let Some(name) = first {
-        return Err(InitError::Exists { path: folder.join(name) });
+        return Err(InitError::Exists {
+            path: folder.join(name),
+        });
     }
     let mut files = Vec::new();
-    let authority = if has_authority { read_authority(folder)? } else { new_authority(&mut files)? };
+    let authority = if has_authority {
+        read_authority(folder)?
+    } else {
+        new_authority(&mut files)?
+    };
     if !has_server {
         server(&authority, &arguments.advertise, &mut files)?;
     }
@@ -163,26 +170,42 @@ pub(crate) fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), Ini
     for (name, content, is_public) in &files {
         write(&file(arguments, name), content, *is_public)?;
     }
-    out.write_all(next_steps(arguments, &files).as_bytes()).and_then(|()| out.flush()).map_err(InitError::Say)
+    out.write_all(next_steps(arguments, &files).as_bytes())
+        .and_then(|()| out.flush())
+        .map_err(InitError::Say)
 }
 
 /// Creates a folder if it is missing, and checks it afterwards: another user may have created it in
 /// between.
 fn make_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
     let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    created.map_err(|source| InitError::Write { path: folder.to_owned(), source })?;
+    created.map_err(|source| InitError::Write {
+        path: folder.to_owned(),
+        source,
+    })?;
     check_folder(folder, flag)
 }
 
 /// Rejects a folder in which other users could replace the files, or have put some already.
 fn check_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
-    let folder = if folder.as_os_str().is_empty() { Path::new(".") } else { folder };
+    let folder = if folder.as_os_str().is_empty() {
+        Path::new(".")
+    } else {
+        folder
+    };
     check_private_folder(folder).map_err(|source| {
         let folder = folder.to_owned();
         if is_refused(&source) {
-            InitError::OpenFolder { folder, source, flag }
+            InitError::OpenFolder {
+                folder,
+                source,
+                flag,
+            }
         } else {
-            InitError::Write { path: folder, source }
+            InitError::Write {
+                path: folder,
+                source,
+            }
         }
     })
 }
@@ -194,7 +217,11 @@ fn has_all(arguments: &InitArgs, names: &[&str]) -> Result<bool, InitError> {
         0 => Ok(false),
         count if count == names.len() => Ok(true),
         _ => {
-            let path = names.iter().find(is_there).map(|name| file(arguments, name)).unwrap_or_default();
+            let path = names
+                .iter()
+                .find(is_there)
+                .map(|name| file(arguments, name))
+                .unwrap_or_default();
             Err(InitError::Exists { path })
         }
     }
@@ -213,7 +240,9 @@ struct Signer {
 
 fn new_authority(files: &mut Vec<NewFile>) -> Result<Signer, InitError> {
     let mut params = CertificateParams::default();
-    params.distinguished_name.push(DnType::CommonName, "imagenet cluster authority");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "imagenet cluster authority");
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
     valid_now(&mut params);
@@ -223,7 +252,11 @@ fn new_authority(files: &mut Vec<NewFile>) -> Result<Signer, InitError> {
     let digest = Authority::of(certificate.der());
     files.push((AUTHORITY[0], pem.clone(), true));
     files.push((AUTHORITY[1], key.serialize_pem(), false));
-    Ok(Signer { issuer: Issuer::new(params, key), pem, digest })
+    Ok(Signer {
+        issuer: Issuer::new(params, key),
+        pem,
+        digest,
+    })
 }
 
 fn read_authority(folder: &Path) -> Result<Signer, InitError> {
@@ -233,14 +266,21 @@ fn read_authority(folder: &Path) -> Result<Signer, InitError> {
     });
     let pem = pem?;
     let key = KeyPair::from_pem(&key?)?;
-    let source = SourceFile { path: folder.join(AUTHORITY[0]), bytes: pem.clone().into_bytes().into() };
+    let source = SourceFile {
+        path: folder.join(AUTHORITY[0]),
+        bytes: pem.clone().into_bytes().into(),
+    };
     let certificate = certificates(&source)?.swap_remove(0);
     if !belongs(&key, &certificate) {
         let [certificate, key] = AUTHORITY.map(|name| folder.join(name));
         return Err(InitError::OtherKey { certificate, key });
     }
     let digest = Authority::of(&certificate);
-    Ok(Signer { issuer: Issuer::from_ca_cert_pem(&pem, key)?, pem, digest })
+    Ok(Signer {
+        issuer: Issuer::from_ca_cert_pem(&pem, key)?,
+        pem,
+        digest,
+    })
 }
 
 fn belongs(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
@@ -248,14 +288,23 @@ fn belongs(key: &KeyPair, certificate: &CertificateDer<'_>) -> bool {
         .is_ok_and(|(_, certificate)| certificate.public_key().raw == key.subject_public_key_info())
 }
 
-fn server(authority: &Signer, advertise: &[String], files: &mut Vec<NewFile>) -> Result<(), InitError> {
+fn server(
+    authority: &Signer,
+    advertise: &[String],
+    files: &mut Vec<NewFile>,
+) -> Result<(), InitError> {
     let own = host_name();
-    let names = ["localhost", "127.0.0.1", "::1", &own].into_iter().map(str::to_owned).chain(advertise.iter().cloned());
+    let names = ["localhost", "127.0.0.1", "::1", &own]
+        .into_iter()
+        .map(str::to_owned)
+        .chain(advertise.iter().cloned());
     let mut names: Vec<String> = names.collect();
     names.sort();
     names.dedup();
     let mut params = CertificateParams::new(names)?;
-    params.distinguished_name.push(DnType::CommonName, "imagenet coordinator");
+    params
+        .distinguished_name
+        .push(DnType::CommonName, "imagenet coordinator");
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
@@ -282,7 +331,12 @@ fn tokens(authority: &Signer, files: &mut Vec<NewFile>) {
         admin.reveal()
     );
     let alone = [worker, viewer, admin].map(|token| format!("{}\n", token.reveal()));
-    files.extend(TOKENS.into_iter().zip([all].into_iter().chain(alone)).map(|(name, content)| (name, content, false)));
+    files.extend(
+        TOKENS
+            .into_iter()
+            .zip([all].into_iter().chain(alone))
+            .map(|(name, content)| (name, content, false)),
+    );
 }
 
 fn valid_now(certificate: &mut CertificateParams) {
@@ -293,20 +347,46 @@ fn valid_now(certificate: &mut CertificateParams) {
 
 fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {
     let mode = if is_public { 0o644 } else { 0o600 };
-    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    file.and_then(|mut file| file.write_all(content.as_bytes())).map_err(|source| match source.kind() {
-        io::ErrorKind::AlreadyExists => InitError::Exists { path: path.to_owned() },
-        _ => InitError::Write { path: path.to_owned(), source },
-    })
+    let file = OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .mode(mode)
+        .open(path);
+    file.and_then(|mut file| file.write_all(content.as_bytes()))
+        .map_err(|source| match source.kind() {
+            io::ErrorKind::AlreadyExists => InitError::Exists {
+                path: path.to_owned(),
+            },
+            _ => InitError::Write {
+                path: path.to_owned(),
+                source,
+            },
+        })
 }
 
 fn next_steps(arguments: &InitArgs, files: &[NewFile]) -> String {
-    let made = files.iter().map(|(name, ..)| *name).collect::<Vec<_>>().join(", ");
+    let made = files
+        .iter()
+        .map(|(name, ..)| *name)
+        .collect::<Vec<_>>()
+        .join(", ");
     let folder = arguments.dir.display();
     let worker_token = file(arguments, WORKER_TOKEN);
     let worker_token = worker_token.display();
-    let host = arguments.advertise.iter().find(|host| can_be_reached(host)).cloned().unwrap_or_else(host_name);
-    let host = if host.parse::<IpAddr>().is_ok_and(|address| address.is_ipv6()) { format!("[{host}]") } else { host };
+    let host = arguments
+        .advertise
+        .iter()
+        .find(|host| can_be_reached(host))
+        .cloned()
+        .unwrap_or_else(host_name);
+    let host = if host
+        .parse::<IpAddr>()
+        .is_ok_and(|address| address.is_ipv6())
+    {
+        format!("[{host}]")
+    } else {
+        host
+    };
     format!(
         "Made in {folder}: {made}.\n\
          \n\
@@ -326,7 +406,10 @@ fn next_steps(arguments: &InitArgs, files: &[NewFile]) -> String {
 
 /// Whether a worker can connect to `host`: it is neither a wildcard nor an unspecified address.
 fn can_be_reached(host: &str) -> bool {
-    !host.starts_with("*.") && !host.parse::<IpAddr>().is_ok_and(|address| address.is_unspecified())
+    !host.starts_with("*.")
+        && !host
+            .parse::<IpAddr>()
+            .is_ok_and(|address| address.is_unspecified())
 }
 
 #[cfg(test)]
@@ -341,7 +424,12 @@ mod tests {
 
     fn run(dir: &Path, advertise: &[&str]) -> Result<String, InitError> {
         let advertise = advertise.iter().map(ToString::to_string).collect();
-        run_with(&InitArgs { dir: dir.to_owned(), advertise, worker_token_file: None, if_missing: false })
+        run_with(&InitArgs {
+            dir: dir.to_owned(),
+            advertise,
+            worker_token_file: None,
+            if_missing: false,
+        })
     }
 
     fn run_with(arguments: &InitArgs) -> Result<String, InitError> {
@@ -365,11 +453,17 @@ mod tests {
             ("viewer.token", 0o600),
             ("admin.token", 0o600),
         ] {
-            assert_eq!(dir.join(name).metadata().unwrap().permissions().mode() & 0o777, mode, "{name}");
+            assert_eq!(
+                dir.join(name).metadata().unwrap().permissions().mode() & 0o777,
+                mode,
+                "{name}"
+            );
         }
         assert_eq!(dir.metadata().unwrap().permissions().mode() & 0o777, 0o700);
         assert!(
-            output.contains("worker --connect https://node1.example.org:50051 --token-file worker.token"),
+            output.contains(
+                "worker --connect https://node1.example.org:50051 --token-file worker.token"
+            ),
             "{output}"
         );
         assert!(!output.contains("idl1."), "{output}");
@@ -379,14 +473,24 @@ mod tests {
             (&["*.example.org"], &host_name()),
         ] {
             let output = run(&folder.path().join(host), advertised).unwrap();
-            assert!(output.contains(&format!("worker --connect https://{host}:50051")), "{output}");
+            assert!(
+                output.contains(&format!("worker --connect https://{host}:50051")),
+                "{output}"
+            );
         }
     }
 
     /// Name and content of each file.
     fn contents(dir: &Path) -> BTreeMap<String, Vec<u8>> {
         let files = dir.read_dir().unwrap().map(|entry| entry.unwrap());
-        files.map(|entry| (entry.file_name().into_string().unwrap(), std::fs::read(entry.path()).unwrap())).collect()
+        files
+            .map(|entry| {
+                (
+                    entry.file_name().into_string().unwrap(),
+                    std::fs::read(entry.path()).unwrap(),
+                )
+            })
+            .collect()
     }
 
     #[test]
@@ -396,15 +500,23 @@ mod tests {
         run(dir, &[]).unwrap();
         let all = contents(dir);
         // All files exist; half of a group exists; files exist that belong to a missing CA.
-        let taken: [&[&str]; 5] =
-            [&[], &["ca.pem"], &["server.key"], &["tokens"], &["ca.pem", "ca.key", "server.pem", "server.key"]];
+        let taken: [&[&str]; 5] = [
+            &[],
+            &["ca.pem"],
+            &["server.key"],
+            &["tokens"],
+            &["ca.pem", "ca.key", "server.pem", "server.key"],
+        ];
         for taken in taken {
             for name in taken {
                 std::fs::remove_file(dir.join(name)).unwrap();
             }
             let before = contents(dir);
             let error = run(dir, &[]).unwrap_err().to_string();
-            assert!(error.contains("is there already and nothing is ever overwritten"), "{error}");
+            assert!(
+                error.contains("is there already and nothing is ever overwritten"),
+                "{error}"
+            );
             assert_eq!(contents(dir), before);
             for (name, content) in &all {
                 std::fs::write(dir.join(name), content).unwrap();
@@ -430,7 +542,10 @@ mod tests {
         chown(&folder, Some(54_421), None).unwrap();
         fs::set_permissions(&folder, fs::Permissions::from_mode(0o777)).unwrap();
         let refused = make_folder(&folder, "--dir").unwrap_err();
-        assert!(matches!(refused, InitError::OpenFolder { .. }), "{refused:?}");
+        assert!(
+            matches!(refused, InitError::OpenFolder { .. }),
+            "{refused:?}"
+        );
     }
 
     #[test]
@@ -445,12 +560,18 @@ mod tests {
         std::fs::rename(dir.join("ca.key"), dir.join("away")).unwrap();
         let before = contents(dir);
         let error = run(dir, &[]).unwrap_err().to_string();
-        assert!(error.contains("ca.key is missing, which signs them; put it back"), "{error}");
+        assert!(
+            error.contains("ca.key is missing, which signs them; put it back"),
+            "{error}"
+        );
         assert_eq!(contents(dir), before);
 
         std::fs::copy(other.path().join("ca.key"), dir.join("ca.key")).unwrap();
         let error = run(dir, &[]).unwrap_err().to_string();
-        assert!(error.contains("ca.key is not the key of") && error.contains("put the one back"), "{error}");
+        assert!(
+            error.contains("ca.key is not the key of") && error.contains("put the one back"),
+            "{error}"
+        );
         assert!(!dir.join("server.pem").exists());
 
         std::fs::rename(dir.join("away"), dir.join("ca.key")).unwrap();
@@ -468,9 +589,16 @@ mod tests {
                 std::fs::remove_file(dir.join(name)).unwrap();
             }
             let output = run(dir, &["node2"]).unwrap();
-            assert!(output.starts_with(&format!("Made in {}: {}.", dir.display(), group.join(", "))), "{output}");
+            assert!(
+                output.starts_with(&format!("Made in {}: {}.", dir.display(), group.join(", "))),
+                "{output}"
+            );
             for (name, content) in contents(dir) {
-                assert_eq!(content != before[&name], group.contains(&name.as_str()), "{name}");
+                assert_eq!(
+                    content != before[&name],
+                    group.contains(&name.as_str()),
+                    "{name}"
+                );
             }
         }
         let read = |name: &str| SourceFile::read(dir.join(name)).unwrap();
@@ -480,7 +608,11 @@ mod tests {
         assert_eq!(chain[1], certificates(&read("ca.pem")).unwrap()[0]);
         let verifier = AuthorityVerifier::new(Authority::of(&chain[1]), provider());
         let name = "node2".try_into().unwrap();
-        assert!(verifier.verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now()).is_ok());
+        assert!(
+            verifier
+                .verify_server_cert(&chain[0], &chain[1..], &name, &[], UnixTime::now())
+                .is_ok()
+        );
     }
 
     #[test]
@@ -489,13 +621,28 @@ mod tests {
         let dir = folder.path().join("ours");
         let other = folder.path().join("other");
         let worker_token_file = Some(other.join("worker.token"));
-        let arguments = InitArgs { dir: dir.clone(), advertise: Vec::new(), worker_token_file, if_missing: true };
+        let arguments = InitArgs {
+            dir: dir.clone(),
+            advertise: Vec::new(),
+            worker_token_file,
+            if_missing: true,
+        };
         let output = run_with(&arguments).unwrap();
-        assert!(output.contains(&format!("after copying {}/worker.token to it", other.display())), "{output}");
+        assert!(
+            output.contains(&format!(
+                "after copying {}/worker.token to it",
+                other.display()
+            )),
+            "{output}"
+        );
         let all = [contents(&dir), contents(&other)];
         assert_eq!(all.each_ref().map(BTreeMap::len), [7, 1]);
         let secret = String::from_utf8(all[1]["worker.token"].clone()).unwrap();
-        assert!(String::from_utf8(all[0]["tokens"].clone()).unwrap().contains(&format!("worker {secret}")));
+        assert!(
+            String::from_utf8(all[0]["tokens"].clone())
+                .unwrap()
+                .contains(&format!("worker {secret}"))
+        );
 
         assert!(run_with(&arguments).unwrap().contains("is in"));
         assert_eq!([contents(&dir), contents(&other)], all);

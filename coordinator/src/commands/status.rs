@@ -34,7 +34,10 @@ use crate::{
 /// Interval of `--watch`.
 const POLL_INTERVAL: Duration = Duration::from_secs(2);
 /// Backoff between attempts to reach a coordinator that does not respond. Workers use the same.
-const RECONNECT_BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
+const RECONNECT_BACKOFF: Backoff = Backoff {
+    base: Duration::from_millis(250),
+    cap: Duration::from_secs(5),
+};
 /// Moves the cursor to the top left and clears the screen.
 const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 
@@ -47,10 +50,18 @@ pub(super) async fn run(
 ) -> Result<Exit, CommandError> {
     let mut client = Client::new(&arguments.coordinator)?;
     // Without a terminal and with `--json`, the outputs follow one another.
-    let clear = if arguments.watch && !arguments.json && io::stdout().is_terminal() { CLEAR } else { "" };
+    let clear = if arguments.watch && !arguments.json && io::stdout().is_terminal() {
+        CLEAR
+    } else {
+        ""
+    };
     let columns = workers_table::columns_of_terminal();
     let show = |overview: &Overview, out: &mut _| {
-        let text = if arguments.json { json(&StatusJson::from(overview)) } else { text(overview, columns) };
+        let text = if arguments.json {
+            json(&StatusJson::from(overview))
+        } else {
+            text(overview, columns)
+        };
         tell(out, &format!("{clear}{text}")).map_err(CommandError::Say)
     };
     let mut interrupted = pin!(shutdown.drain.cancelled());
@@ -112,9 +123,13 @@ impl Watcher {
                     }
                     return Ok(overview);
                 }
-                Err(AdminError::Unreachable { coordinator, why, .. }) => {
+                Err(AdminError::Unreachable {
+                    coordinator, why, ..
+                }) => {
                     if attempts == 0 {
-                        let line = format!("no answer from {coordinator} ({why}); trying again until there is one");
+                        let line = format!(
+                            "no answer from {coordinator} ({why}); trying again until there is one"
+                        );
                         screen.say(&line);
                     }
                     sleep(RECONNECT_BACKOFF.delay(attempts, rand::random())).await;
@@ -127,7 +142,9 @@ impl Watcher {
 }
 
 /// Waits for the job's end. Never returns if the coordinator stops before that.
-async fn ended(end: &mut Option<Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>>) -> JobStatus {
+async fn ended(
+    end: &mut Option<Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>>,
+) -> JobStatus {
     if let Some(done) = end {
         if let Some(job) = done.await {
             return job;
@@ -139,7 +156,10 @@ async fn ended(end: &mut Option<Pin<Box<dyn Future<Output = Option<JobStatus>> +
 
 /// The final state of a job that is done.
 async fn fetch_final(client: &mut Client, before: Overview, job: JobStatus) -> Overview {
-    let answer = timeout(POLL_INTERVAL, client.fleet()).await.ok().and_then(Result::ok);
+    let answer = timeout(POLL_INTERVAL, client.fleet())
+        .await
+        .ok()
+        .and_then(Result::ok);
     final_overview(before, job, answer)
 }
 
@@ -147,10 +167,19 @@ async fn fetch_final(client: &mut Client, before: Overview, job: JobStatus) -> O
 /// workers' last seconds are unknown; the former rows are omitted, because they would contradict
 /// the counts.
 fn final_overview(before: Overview, job: JobStatus, answer: Option<Overview>) -> Overview {
-    let workers =
-        answer.filter(|answer| answer.fleet.job.is_done()).map_or_else(Vec::new, |answer| answer.fleet.workers);
+    let workers = answer
+        .filter(|answer| answer.fleet.job.is_done())
+        .map_or_else(Vec::new, |answer| answer.fleet.workers);
     let origin = before.fleet.origin;
-    Overview { fleet: Fleet { job, phase: Phase::Done, origin, workers }, ..before }
+    Overview {
+        fleet: Fleet {
+            job,
+            phase: Phase::Done,
+            origin,
+            workers,
+        },
+        ..before
+    }
 }
 
 /// The state as text, on a terminal with `columns` columns.
@@ -169,7 +198,10 @@ fn text(overview: &Overview, columns: Option<usize>) -> String {
         if overview.fleet.phase == Phase::Done {
             String::new()
         } else {
-            let left = job.time_left.map(|left| format!("; {} left", clock(left))).unwrap_or_default();
+            let left = job
+                .time_left
+                .map(|left| format!("; {} left", clock(left)))
+                .unwrap_or_default();
             fleet::in_words(&overview.fleet.origin) + &left + "\n"
         },
         overview.run_id,
@@ -184,9 +216,13 @@ fn text(overview: &Overview, columns: Option<usize>) -> String {
 fn in_words(phase: Phase) -> &'static str {
     match phase {
         Phase::Running => "running",
-        Phase::Recovering => "started again: classes that were granted before the restart wait for their workers",
+        Phase::Recovering => {
+            "started again: classes that were granted before the restart wait for their workers"
+        }
         Phase::WaitingForWorkers => "waiting for workers",
-        Phase::OriginPaused => "paused: no class can be had from the origin; one class tries again every 30 s",
+        Phase::OriginPaused => {
+            "paused: no class can be had from the origin; one class tries again every 30 s"
+        }
         Phase::Done => "done",
         Phase::Stopping => "stopping",
     }
@@ -349,13 +385,23 @@ mod tests {
             time_left: Some(Duration::from_secs(130)),
         };
         let workers = vec![
-            worker("node1.example.org", WorkerState::Active, 1_200_000_000, 2500),
+            worker(
+                "node1.example.org",
+                WorkerState::Active,
+                1_200_000_000,
+                2500,
+            ),
             worker("w", WorkerState::Quarantined, 950, 83_000),
         ];
         Overview {
             run_id: "5eed".to_owned(),
             epoch: 3,
-            fleet: Fleet { job, phase: Phase::Running, origin: origin(), workers },
+            fleet: Fleet {
+                job,
+                phase: Phase::Running,
+                origin: origin(),
+                workers,
+            },
         }
     }
 
@@ -383,22 +429,38 @@ w                  quarantined     10       9        8        7       6      950
         alone.fleet.workers.clear();
         alone.fleet.phase = Phase::WaitingForWorkers;
         let output = text(&alone, None);
-        assert!(output.starts_with("waiting for workers\n") && output.ends_with("\nno workers"), "{output}");
+        assert!(
+            output.starts_with("waiting for workers\n") && output.ends_with("\nno workers"),
+            "{output}"
+        );
     }
 
     #[test]
     fn the_final_status_is_consistent() {
-        let job = JobStatus { total: 100, success: 58, skipped: 30, failed: 12, ..JobStatus::default() };
+        let job = JobStatus {
+            total: 100,
+            success: 58,
+            skipped: 30,
+            failed: 12,
+            ..JobStatus::default()
+        };
         let unreachable = final_overview(overview(), job, None);
         assert!(
             text(&unreachable, None).starts_with("done\n100 classes: 58 success, "),
             "{}",
             text(&unreachable, None)
         );
-        assert!(text(&unreachable, None).ends_with("\nrun 5eed, start 3\nno workers"), "{}", text(&unreachable, None));
+        assert!(
+            text(&unreachable, None).ends_with("\nrun 5eed, start 3\nno workers"),
+            "{}",
+            text(&unreachable, None)
+        );
         assert!(json(&StatusJson::from(&unreachable)).ends_with(r#","workers":[]}"#));
         // A response from before the end is ignored.
-        assert_eq!(final_overview(overview(), job, Some(overview())), unreachable);
+        assert_eq!(
+            final_overview(overview(), job, Some(overview())),
+            unreachable
+        );
 
         let mut answer = overview();
         answer.fleet.job = job;
@@ -407,7 +469,12 @@ w                  quarantined     10       9        8        7       6      950
         let workers = answer.fleet.workers.clone();
         assert_eq!(
             final_overview(overview(), job, Some(answer)).fleet,
-            Fleet { job, phase: Phase::Done, origin: origin(), workers }
+            Fleet {
+                job,
+                phase: Phase::Done,
+                origin: origin(),
+                workers
+            }
         );
     }
 
@@ -418,8 +485,9 @@ w                  quarantined     10       9        8        7       6      950
         let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0"}"#;
         let job = r#""total":100,"success":16,"skipped":14,"failed":12,"leased":18,"pending":40,"received_bytes":1200000950,"time_left_ms":130000,"done":false"#;
         let origin = r#""origin":{"connections":5,"limit":8,"wanted":20,"quiet_ms":0,"bytes_per_second":12300000,"requests":100,"cuts":4,"refusals":3,"overloads":2}"#;
-        let expected =
-            format!(r#"{{"run_id":"5eed","epoch":3,"phase":"running",{job},{origin},"workers":[{worker}]}}"#);
+        let expected = format!(
+            r#"{{"run_id":"5eed","epoch":3,"phase":"running",{job},{origin},"workers":[{worker}]}}"#
+        );
         assert_eq!(json(&StatusJson::from(&one)), expected);
     }
 }

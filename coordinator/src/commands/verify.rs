@@ -68,8 +68,15 @@ pub enum VerifyError {
 
 /// A finding of a verification thread.
 enum Found {
-    Difference { wnid: Wnid, file: Option<String>, difference: Difference },
-    Class { wnid: Wnid, checked: VerifiedClass },
+    Difference {
+        wnid: Wnid,
+        file: Option<String>,
+        difference: Difference,
+    },
+    Class {
+        wnid: Wnid,
+        checked: VerifiedClass,
+    },
 }
 
 /// The totals of all findings.
@@ -100,7 +107,10 @@ pub(super) async fn run(
     out: &mut impl Write,
 ) -> Result<Exit, VerifyError> {
     let path = &arguments.target;
-    let classes = classes(path).map_err(|source| VerifyError::Target { path: path.clone(), source })?;
+    let classes = classes(path).map_err(|source| VerifyError::Target {
+        path: path.clone(),
+        source,
+    })?;
     if classes.is_empty() {
         return Err(VerifyError::NoClass { path: path.clone() });
     }
@@ -128,10 +138,17 @@ pub(super) async fn run(
     while threads.join_next().await.is_some() {}
     verified?;
     if stopped {
-        screen.say(&format!("interrupted: {} of {count} classes were compared", totals.classes));
+        screen.say(&format!(
+            "interrupted: {} of {count} classes were compared",
+            totals.classes
+        ));
         return Ok(Exit::Interrupted);
     }
-    let text = if arguments.json { json(&totals) } else { totals.text() };
+    let text = if arguments.json {
+        json(&totals)
+    } else {
+        totals.text()
+    };
     tell(out, &text)?;
     if arguments.repair && totals.different > 0 {
         screen.say(&totals.repair_advice());
@@ -151,7 +168,10 @@ fn start(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let classes = Arc::new(classes);
     let next = Arc::new(AtomicUsize::new(0));
-    for _ in 0..available_parallelism().map_or(1, usize::from).min(MOST_THREADS) {
+    for _ in 0..available_parallelism()
+        .map_or(1, usize::from)
+        .min(MOST_THREADS)
+    {
         let mut verifier = Verifier::new(target, Arc::clone(stop), repair);
         let sender = sender.clone();
         let classes = Arc::clone(&classes);
@@ -163,7 +183,11 @@ fn start(
             {
                 let send = |found| drop(sender.blocking_send(found));
                 let checked = verifier.check(wnid, |file, difference| {
-                    send(Found::Difference { wnid, file: file.map(str::to_owned), difference });
+                    send(Found::Difference {
+                        wnid,
+                        file: file.map(str::to_owned),
+                        difference,
+                    });
                 });
                 send(Found::Class { wnid, checked });
             }
@@ -181,12 +205,24 @@ impl Totals {
     /// Counts a finding and prints it if it is a difference or cannot be proved.
     fn report(&mut self, found: &Found, as_json: bool, out: &mut impl Write) -> io::Result<()> {
         match found {
-            Found::Difference { wnid, file, difference } => {
+            Found::Difference {
+                wnid,
+                file,
+                difference,
+            } => {
                 let text = difference.to_string();
                 if as_json {
                     let class = wnid.to_string();
                     let file = file.as_deref();
-                    return tell(out, &json(&Line { class, file, difference: difference.word(), text: &text }));
+                    return tell(
+                        out,
+                        &json(&Line {
+                            class,
+                            file,
+                            difference: difference.word(),
+                            text: &text,
+                        }),
+                    );
                 }
                 match file {
                     Some(file) => tell(out, &format!("{wnid}/{} {text}", printable(file))),
@@ -207,9 +243,19 @@ impl Totals {
                 match checked.verdict {
                     FolderState::NotProved(text) if as_json => {
                         let class = wnid.to_string();
-                        tell(out, &json(&Line { class, file: None, difference: "not_proved", text }))
+                        tell(
+                            out,
+                            &json(&Line {
+                                class,
+                                file: None,
+                                difference: "not_proved",
+                                text,
+                            }),
+                        )
                     }
-                    FolderState::NotProved(why) => tell(out, &format!("{wnid} is not proved: {why}")),
+                    FolderState::NotProved(why) => {
+                        tell(out, &format!("{wnid} is not proved: {why}"))
+                    }
                     _ => Ok(()),
                 }
             }
@@ -217,10 +263,26 @@ impl Totals {
     }
 
     fn text(&self) -> String {
-        let Self { classes, right, different, not_proved, files, .. } = self;
-        let classes = if *classes == 1 { "1 class".to_owned() } else { format!("{classes} classes") };
-        let files = if *files == 1 { "1 file".to_owned() } else { format!("{files} files") };
-        let counts = format!("{classes}: {right} right, {different} different, {not_proved} not proved");
+        let Self {
+            classes,
+            right,
+            different,
+            not_proved,
+            files,
+            ..
+        } = self;
+        let classes = if *classes == 1 {
+            "1 class".to_owned()
+        } else {
+            format!("{classes} classes")
+        };
+        let files = if *files == 1 {
+            "1 file".to_owned()
+        } else {
+            format!("{files} files")
+        };
+        let counts =
+            format!("{classes}: {right} right, {different} different, {not_proved} not proved");
         format!("{counts}; {files}, {} compared", bytes(self.bytes))
     }
 
@@ -234,7 +296,11 @@ impl Totals {
     }
 
     fn exit(&self, strict: bool) -> Exit {
-        if self.different > 0 || (strict && self.not_proved > 0) { Exit::SomeFailed } else { Exit::Done }
+        if self.different > 0 || (strict && self.not_proved > 0) {
+            Exit::SomeFailed
+        } else {
+            Exit::Done
+        }
     }
 }
 
@@ -253,15 +319,31 @@ mod tests {
 
     fn class(verdict: FolderState) -> Found {
         let wnid = "n02124075".parse().unwrap();
-        Found::Class { wnid, checked: VerifiedClass { verdict, files: 10, bytes: 1_500_000 } }
+        Found::Class {
+            wnid,
+            checked: VerifiedClass {
+                verdict,
+                files: 10,
+                bytes: 1_500_000,
+            },
+        }
     }
 
     fn found() -> Vec<Found> {
         let wnid = "n02124075".parse().unwrap();
-        let difference =
-            |file: Option<&str>, difference| Found::Difference { wnid, file: file.map(str::to_owned), difference };
+        let difference = |file: Option<&str>, difference| Found::Difference {
+            wnid,
+            file: file.map(str::to_owned),
+            difference,
+        };
         vec![
-            difference(Some("a\n.JPEG"), Difference::Size { listed: 7, found: 9 }),
+            difference(
+                Some("a\n.JPEG"),
+                Difference::Size {
+                    listed: 7,
+                    found: 9,
+                },
+            ),
             difference(None, Difference::Unreadable("no".to_owned())),
             class(FolderState::Differs),
             class(FolderState::Right),
@@ -279,9 +361,21 @@ mod tests {
              n02124075 cannot be read (no)\n\
              n02124075 is not proved: it has no manifest\n"
         );
-        assert_eq!(totals.text(), "3 classes: 1 right, 1 different, 1 not proved; 30 files, 4.50MB compared");
-        let one = Totals { classes: 1, right: 1, files: 1, bytes: 7, ..Totals::default() };
-        assert_eq!(one.text(), "1 class: 1 right, 0 different, 0 not proved; 1 file, 7B compared");
+        assert_eq!(
+            totals.text(),
+            "3 classes: 1 right, 1 different, 1 not proved; 30 files, 4.50MB compared"
+        );
+        let one = Totals {
+            classes: 1,
+            right: 1,
+            files: 1,
+            bytes: 7,
+            ..Totals::default()
+        };
+        assert_eq!(
+            one.text(),
+            "1 class: 1 right, 0 different, 0 not proved; 1 file, 7B compared"
+        );
     }
 
     #[test]
@@ -295,7 +389,10 @@ mod tests {
 "#
         );
         let totals = json(&totals);
-        assert_eq!(totals, r#"{"classes":3,"right":1,"different":1,"not_proved":1,"files":30,"bytes":4500000}"#);
+        assert_eq!(
+            totals,
+            r#"{"classes":3,"right":1,"different":1,"not_proved":1,"files":30,"bytes":4500000}"#
+        );
     }
 
     #[test]

@@ -9,28 +9,63 @@ use shared::job_line::clock;
 use super::bytes;
 use crate::fleet::{WorkerState, WorkerView};
 
-const ALL_COLUMNS: [&str; 9] =
-    ["worker", "state", "slots", "leased", "success", "skipped", "failed", "received", "last heard of"];
+const ALL_COLUMNS: [&str; 9] = [
+    "worker",
+    "state",
+    "slots",
+    "leased",
+    "success",
+    "skipped",
+    "failed",
+    "received",
+    "last heard of",
+];
 /// Columns on a narrow terminal: `leased` includes the slots, `there` is success plus skipped.
-const NARROW_COLUMNS: [&str; 7] = ["worker", "state", "leased", "there", "failed", "received", "heard of"];
+const NARROW_COLUMNS: [&str; 7] = [
+    "worker", "state", "leased", "there", "failed", "received", "heard of",
+];
 /// Names are not truncated to fewer characters.
 const MIN_NAME_LENGTH: usize = 8;
 
 /// The number of columns of the terminal on standard output, if it is one.
 pub(super) fn columns_of_terminal() -> Option<usize> {
-    let size = io::stdout().is_terminal().then(|| rustix::termios::tcgetwinsize(io::stdout()).ok()).flatten()?;
+    let size = io::stdout()
+        .is_terminal()
+        .then(|| rustix::termios::tcgetwinsize(io::stdout()).ok())
+        .flatten()?;
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// The table, without a line end after the last line.
 pub(super) fn text(workers: &[WorkerView], columns: Option<usize>) -> String {
-    let all = lines(&ALL_COLUMNS, workers.iter().map(|worker| full_row(worker).to_vec()));
-    let Some(columns) = columns.filter(|columns| width(&all) > *columns) else { return all.join("\n") };
-    let narrow = |longest| lines(&NARROW_COLUMNS, workers.iter().map(|worker| narrow_row(worker, longest).to_vec()));
+    let all = lines(
+        &ALL_COLUMNS,
+        workers.iter().map(|worker| full_row(worker).to_vec()),
+    );
+    let Some(columns) = columns.filter(|columns| width(&all) > *columns) else {
+        return all.join("\n");
+    };
+    let narrow = |longest| {
+        lines(
+            &NARROW_COLUMNS,
+            workers
+                .iter()
+                .map(|worker| narrow_row(worker, longest).to_vec()),
+        )
+    };
     let untruncated = narrow(usize::MAX);
-    let longest = workers.iter().map(|worker| worker.name.chars().count()).max().unwrap_or_default();
+    let longest = workers
+        .iter()
+        .map(|worker| worker.name.chars().count())
+        .max()
+        .unwrap_or_default();
     let excess = width(&untruncated).saturating_sub(columns);
-    if excess == 0 { untruncated } else { narrow(longest.saturating_sub(excess).max(MIN_NAME_LENGTH)) }.join("\n")
+    if excess == 0 {
+        untruncated
+    } else {
+        narrow(longest.saturating_sub(excess).max(MIN_NAME_LENGTH))
+    }
+    .join("\n")
 }
 
 fn lines(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
@@ -44,11 +79,25 @@ fn lines(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String
 }
 
 fn width(lines: &[String]) -> usize {
-    lines.iter().map(|line| line.chars().count()).max().unwrap_or_default()
+    lines
+        .iter()
+        .map(|line| line.chars().count())
+        .max()
+        .unwrap_or_default()
 }
 
 fn full_row(worker: &WorkerView) -> [String; ALL_COLUMNS.len()] {
-    let WorkerView { name, state, slots, leased, success, skipped, failed, received_bytes, .. } = worker;
+    let WorkerView {
+        name,
+        state,
+        slots,
+        leased,
+        success,
+        skipped,
+        failed,
+        received_bytes,
+        ..
+    } = worker;
     [
         name.clone(),
         state_name(*state).to_owned(),
@@ -63,9 +112,22 @@ fn full_row(worker: &WorkerView) -> [String; ALL_COLUMNS.len()] {
 }
 
 fn narrow_row(worker: &WorkerView, longest_name: usize) -> [String; NARROW_COLUMNS.len()] {
-    let WorkerView { name, state, slots, leased, success, skipped, failed, received_bytes, .. } = worker;
+    let WorkerView {
+        name,
+        state,
+        slots,
+        leased,
+        success,
+        skipped,
+        failed,
+        received_bytes,
+        ..
+    } = worker;
     let name = if name.chars().count() > longest_name {
-        name.chars().take(longest_name.saturating_sub(1)).chain(['…']).collect()
+        name.chars()
+            .take(longest_name.saturating_sub(1))
+            .chain(['…'])
+            .collect()
     } else {
         name.clone()
     };
@@ -82,7 +144,14 @@ fn narrow_row(worker: &WorkerView, longest_name: usize) -> [String; NARROW_COLUM
 
 fn last_seen(worker: &WorkerView) -> String {
     let seconds = worker.silent.as_secs();
-    format!("{} ago", if seconds < 60 { format!("{seconds}s") } else { clock(worker.silent) })
+    format!(
+        "{} ago",
+        if seconds < 60 {
+            format!("{seconds}s")
+        } else {
+            clock(worker.silent)
+        }
+    )
 }
 
 /// The name of a state in both output formats.
@@ -119,8 +188,19 @@ mod tests {
     #[test]
     fn no_line_is_wider_than_the_terminal() {
         let workers = [worker("w"), worker(&"node1.cluster.example.org-".repeat(2))];
-        assert!(width(&text(&workers, None).lines().map(str::to_owned).collect::<Vec<_>>()) > 100);
-        assert_eq!(text(&workers, Some(200)), text(&workers, None), "a wide terminal shows all columns");
+        assert!(
+            width(
+                &text(&workers, None)
+                    .lines()
+                    .map(str::to_owned)
+                    .collect::<Vec<_>>()
+            ) > 100
+        );
+        assert_eq!(
+            text(&workers, Some(200)),
+            text(&workers, None),
+            "a wide terminal shows all columns"
+        );
         assert_eq!(
             text(&workers, Some(80)),
             "\
@@ -129,6 +209,10 @@ w                     quarantined  1000/1000  15000    1234    1.20GB  01:23 ago
 node1.cluster.examp…  quarantined  1000/1000  15000    1234    1.20GB  01:23 ago"
         );
         let short = [worker("w"), worker("node1")];
-        assert!(text(&short, Some(80)).contains("node1 "), "{}", text(&short, Some(80)));
+        assert!(
+            text(&short, Some(80)).contains("node1 "),
+            "{}",
+            text(&short, Some(80))
+        );
     }
 }

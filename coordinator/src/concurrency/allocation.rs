@@ -40,8 +40,17 @@ pub(super) struct Allocation {
 impl Allocation {
     /// A new session. What its process counted before is not added to the totals.
     pub(super) fn of_new_session(observation: &Observation) -> Self {
-        let last = Observation { open: 0, flowing: 0, wanted: 0, ..*observation };
-        Self { last, version: observation.seen + 1, ..Self::default() }
+        let last = Observation {
+            open: 0,
+            flowing: 0,
+            wanted: 0,
+            ..*observation
+        };
+        Self {
+            last,
+            version: observation.seen + 1,
+            ..Self::default()
+        }
     }
 
     /// Records a report and returns the previous one.
@@ -61,7 +70,10 @@ impl Allocation {
     /// Connections beyond every budget of this session can only come from a former session; they
     /// are accepted up to the fair share.
     fn reserved(&self, fair: u32, now: Duration) -> u32 {
-        if self.excess_since.is_some_and(|since| now.saturating_sub(since) > GRACE) {
+        if self
+            .excess_since
+            .is_some_and(|since| now.saturating_sub(since) > GRACE)
+        {
             return self.connections;
         }
         self.possible(fair)
@@ -98,7 +110,10 @@ pub(super) fn divide(
     rate: Option<u64>,
     elapsed: Duration,
 ) -> bool {
-    let before: u64 = allocations.values().map(|allocation| allocation.version).sum();
+    let before: u64 = allocations
+        .values()
+        .map(|allocation| allocation.version)
+        .sum();
     let fair = fair_parts(allocations, limit, elapsed);
     // Budgets that become smaller are set first; connections that are not in use go to the others.
     for (allocation, fair) in allocations.values_mut().zip(&fair) {
@@ -106,26 +121,44 @@ pub(super) fn divide(
         allocation.assign(less);
         allocation.note_excess(*fair, elapsed);
     }
-    let reserved = allocations.values().zip(&fair).map(|(allocation, fair)| allocation.reserved(*fair, elapsed));
+    let reserved = allocations
+        .values()
+        .zip(&fair)
+        .map(|(allocation, fair)| allocation.reserved(*fair, elapsed));
     let mut free = limit.saturating_sub(reserved.fold(0, u32::saturating_add));
     for (allocation, fair) in allocations.values_mut().zip(&fair) {
         let reserved = allocation.reserved(*fair, elapsed);
-        let assigned = (*fair).min(reserved.saturating_add(free)).max(allocation.connections);
+        let assigned = (*fair)
+            .min(reserved.saturating_add(free))
+            .max(allocation.connections);
         free -= assigned.saturating_sub(reserved);
         allocation.assign(assigned);
     }
     divide_rate(allocations, rate);
-    allocations.values().map(|allocation| allocation.version).sum::<u64>() != before
+    allocations
+        .values()
+        .map(|allocation| allocation.version)
+        .sum::<u64>()
+        != before
 }
 
 /// Max-min fairness: each worker gets an equal part, or what it wants if that is less. The
 /// remainder rotates every [`ROUND`].
-fn fair_parts(allocations: &BTreeMap<SessionId, Allocation>, limit: u32, elapsed: Duration) -> Vec<u32> {
-    let wanted: Vec<u32> = allocations.values().map(|allocation| allocation.last.wanted).collect();
+fn fair_parts(
+    allocations: &BTreeMap<SessionId, Allocation>,
+    limit: u32,
+    elapsed: Duration,
+) -> Vec<u32> {
+    let wanted: Vec<u32> = allocations
+        .values()
+        .map(|allocation| allocation.last.wanted)
+        .collect();
     let mut parts = vec![0; wanted.len()];
     let mut left = limit;
     loop {
-        let unsatisfied: Vec<usize> = (0..parts.len()).filter(|at| parts[*at] < wanted[*at]).collect();
+        let unsatisfied: Vec<usize> = (0..parts.len())
+            .filter(|at| parts[*at] < wanted[*at])
+            .collect();
         let count = u32::try_from(unsatisfied.len()).unwrap_or(u32::MAX);
         if count == 0 || left == 0 {
             return parts;
@@ -150,11 +183,19 @@ fn fair_parts(allocations: &BTreeMap<SessionId, Allocation>, limit: u32, elapsed
 /// because 0 means "no limit" in the protocol.
 fn divide_rate(allocations: &mut BTreeMap<SessionId, Allocation>, rate: Option<u64>) {
     let Some(rate) = rate else { return };
-    let weight =
-        |allocation: &Allocation| u64::from(allocation.connections.max(allocation.last.open.min(allocation.most_ever)));
+    let weight = |allocation: &Allocation| {
+        u64::from(
+            allocation
+                .connections
+                .max(allocation.last.open.min(allocation.most_ever)),
+        )
+    };
     let all: u64 = allocations.values().map(weight).sum();
     for allocation in allocations.values_mut() {
-        let part = (rate * weight(allocation)).checked_div(all).unwrap_or(0).max(1);
+        let part = (rate * weight(allocation))
+            .checked_div(all)
+            .unwrap_or(0)
+            .max(1);
         if allocation.rate != Some(part) {
             allocation.rate = Some(part);
             allocation.version += 1;
@@ -203,13 +244,31 @@ mod tests {
 
     #[test]
     fn a_worker_with_false_reports_holds_connections_for_the_grace_period_only() {
-        let misreporting = |open, seen| Observation { seen, open, wanted: 1000, ..Observation::default() };
-        let correct = Observation { wanted: 10, ..Observation::default() };
+        let misreporting = |open, seen| Observation {
+            seen,
+            open,
+            wanted: 1000,
+            ..Observation::default()
+        };
+        let correct = Observation {
+            wanted: 10,
+            ..Observation::default()
+        };
         for open in [0, 1000] {
-            let mut allocations = BTreeMap::from([(SessionId(0), Allocation::of_new_session(&misreporting(open, 0)))]);
-            allocations.get_mut(&SessionId(0)).unwrap().record(misreporting(open, 0));
+            let mut allocations = BTreeMap::from([(
+                SessionId(0),
+                Allocation::of_new_session(&misreporting(open, 0)),
+            )]);
+            allocations
+                .get_mut(&SessionId(0))
+                .unwrap()
+                .record(misreporting(open, 0));
             divided(&mut allocations, 10, 0);
-            assert_eq!(assigned(&allocations), [10], "open {open}: a single worker gets the whole limit");
+            assert_eq!(
+                assigned(&allocations),
+                [10],
+                "open {open}: a single worker gets the whole limit"
+            );
             let mut newcomer = Allocation::of_new_session(&correct);
             newcomer.record(correct);
             allocations.insert(SessionId(1), newcomer);
@@ -226,7 +285,12 @@ mod tests {
         let mut allocations = wanting(&[10]);
         divided(&mut allocations, 10, 0);
         let allocation = allocations.get_mut(&SessionId(0)).unwrap();
-        allocation.record(Observation { seen: allocation.version, open: 4, wanted: 10, ..Observation::default() });
+        allocation.record(Observation {
+            seen: allocation.version,
+            open: 4,
+            wanted: 10,
+            ..Observation::default()
+        });
         let mut late = Allocation::of_new_session(&misreporting(1000, 0));
         late.record(misreporting(1000, 0));
         allocations.insert(SessionId(1), late);
@@ -265,16 +329,26 @@ mod tests {
 
     fn wanting(wanted: &[u32]) -> BTreeMap<SessionId, Allocation> {
         let allocation = |wanted: &u32| {
-            let report = Observation { wanted: *wanted, ..Observation::default() };
+            let report = Observation {
+                wanted: *wanted,
+                ..Observation::default()
+            };
             let mut allocation = Allocation::of_new_session(&report);
             allocation.record(report);
             allocation
         };
-        wanted.iter().enumerate().map(|(at, wanted)| (SessionId(at as u64), allocation(wanted))).collect()
+        wanted
+            .iter()
+            .enumerate()
+            .map(|(at, wanted)| (SessionId(at as u64), allocation(wanted)))
+            .collect()
     }
 
     fn assigned(allocations: &BTreeMap<SessionId, Allocation>) -> Vec<u32> {
-        allocations.values().map(|allocation| allocation.connections).collect()
+        allocations
+            .values()
+            .map(|allocation| allocation.connections)
+            .collect()
     }
 
     #[test]
@@ -294,7 +368,11 @@ mod tests {
             divided(&mut allocations, 1, round * ROUND.as_secs());
             // Each worker reports that its former connections are closed.
             for allocation in allocations.values_mut() {
-                allocation.record(Observation { seen: allocation.version, wanted: 5, ..Observation::default() });
+                allocation.record(Observation {
+                    seen: allocation.version,
+                    wanted: 5,
+                    ..Observation::default()
+                });
             }
             divided(&mut allocations, 1, round * ROUND.as_secs());
             let assigned = assigned(&allocations);
@@ -308,11 +386,17 @@ mod tests {
     fn a_rate_is_divided_in_proportion_to_the_connections() {
         let mut allocations = wanting(&[3, 1]);
         divide(&mut allocations, 4, Some(4000), Duration::ZERO);
-        let rates: Vec<_> = allocations.values().map(|allocation| allocation.rate.unwrap()).collect();
+        let rates: Vec<_> = allocations
+            .values()
+            .map(|allocation| allocation.rate.unwrap())
+            .collect();
         assert_eq!(rates, [3000, 1000]);
         let mut allocations = wanting(&[3, 0]);
         divide(&mut allocations, 4, Some(4000), Duration::ZERO);
-        let rates: Vec<_> = allocations.values().map(|allocation| allocation.rate.unwrap()).collect();
+        let rates: Vec<_> = allocations
+            .values()
+            .map(|allocation| allocation.rate.unwrap())
+            .collect();
         assert_eq!(rates, [4000, 1], "0 would mean no limit");
     }
 }

@@ -48,12 +48,17 @@ impl fmt::Display for ConcurrencyNotice {
                 )
             }
             Self::EndedEarly { rest } => {
-                write!(formatter, "the wait that the origin asked for ends {:.1} s early", rest.as_secs_f64())
+                write!(
+                    formatter,
+                    "the wait that the origin asked for ends {:.1} s early",
+                    rest.as_secs_f64()
+                )
             }
-            Self::OneWorkerOnly => {
-                formatter.write_str("the origin answers other workers: the wait is for one of them alone")
+            Self::OneWorkerOnly => formatter
+                .write_str("the origin answers other workers: the wait is for one of them alone"),
+            Self::Independent => {
+                formatter.write_str("connections fail even one at a time; not lowering the limit")
             }
-            Self::Independent => formatter.write_str("connections fail even one at a time; not lowering the limit"),
             Self::Limit(limit) => write!(formatter, "at most {limit} connections to the origin"),
         }
     }

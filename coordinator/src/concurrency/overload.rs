@@ -75,14 +75,28 @@ pub(super) struct OverloadDetector {
 impl OverloadDetector {
     /// Evaluates a worker's report. `limit`: connections that are allowed.
     pub(super) fn observed(&mut self, report: CutReport, limit: u32, now: Instant) -> Diagnosis {
-        while self.events.front().is_some_and(|event| now - event.at > STEADY_WINDOW) {
+        while self
+            .events
+            .front()
+            .is_some_and(|event| now - event.at > STEADY_WINDOW)
+        {
             self.events.pop_front();
         }
         if report.cuts == 0 || self.ignored_until.is_some_and(|until| now < until) {
             return Diagnosis::None;
         }
-        let CutReport { worker, cuts, open, workers } = report;
-        self.events.push_back(CutEvent { at: now, worker, cuts, open });
+        let CutReport {
+            worker,
+            cuts,
+            open,
+            workers,
+        } = report;
+        self.events.push_back(CutEvent {
+            at: now,
+            worker,
+            cuts,
+            open,
+        });
         let (steady, _, steady_workers) = self.cuts(now, STEADY_WINDOW);
         if limit == 1 {
             if steady < INDEPENDENT_CUTS {
@@ -94,11 +108,16 @@ impl OverloadDetector {
         }
         let (burst, most, burst_workers) = self.cuts(now, BURST_WINDOW);
         let enough = workers.min(2);
-        let is_burst = burst >= 2 && burst.saturating_mul(2) >= u64::from(most) && burst_workers >= enough;
+        let is_burst =
+            burst >= 2 && burst.saturating_mul(2) >= u64::from(most) && burst_workers >= enough;
         let is_steady = steady >= STEADY_CUTS.max(open.into()) && steady_workers >= enough;
         // Connections that opened and failed between two reports were open as well.
         let open = most.max(u32::try_from(burst).unwrap_or(limit)).min(limit);
-        if is_burst || is_steady { Diagnosis::Overload { open } } else { Diagnosis::None }
+        if is_burst || is_steady {
+            Diagnosis::Overload { open }
+        } else {
+            Diagnosis::None
+        }
     }
 
     /// Failures within `time`, the most connections that were open, and the number of workers that
@@ -106,8 +125,14 @@ impl OverloadDetector {
     fn cuts(&self, now: Instant, time: Duration) -> (u64, u32, usize) {
         let recent = || self.events.iter().filter(|event| now - event.at <= time);
         let workers: BTreeSet<SessionId> = recent().map(|event| event.worker).collect();
-        let cuts = recent().map(|event| event.cuts).fold(0, u64::saturating_add);
-        (cuts, recent().map(|event| event.open).max().unwrap_or(0), workers.len())
+        let cuts = recent()
+            .map(|event| event.cuts)
+            .fold(0, u64::saturating_add);
+        (
+            cuts,
+            recent().map(|event| event.open).max().unwrap_or(0),
+            workers.len(),
+        )
     }
 
     /// Discards all failures.

@@ -98,16 +98,29 @@ impl Refusals {
         let lower = self.lower();
         let burst = self.burst.take()?;
         let is_certain = lower.is_some_and(|lower| lower.limit == lower.highest);
-        self.is_in_doubt =
-            burst.limit > 1 && !burst.is_rare && !is_certain && (self.is_in_doubt || !burst.is_above_limit);
+        self.is_in_doubt = burst.limit > 1
+            && !burst.is_rare
+            && !is_certain
+            && (self.is_in_doubt || !burst.is_above_limit);
         self.served = 0;
-        self.level = (lower.map_or(burst.limit, |lower| lower.limit), totals.requests);
+        self.level = (
+            lower.map_or(burst.limit, |lower| lower.limit),
+            totals.requests,
+        );
         Some(lower.map_or(After::Same, After::Lower))
     }
 
     fn lower(&self) -> Option<Lower> {
-        let RefusalBurst { limit, is_known, is_rare, is_above_limit, refused, tried } = self.burst?;
-        let is_burst_large = refused > 1 && refused * MANY_REFUSED_ONE_IN > tried.into() && self.served < tried;
+        let RefusalBurst {
+            limit,
+            is_known,
+            is_rare,
+            is_above_limit,
+            refused,
+            tried,
+        } = self.burst?;
+        let is_burst_large =
+            refused > 1 && refused * MANY_REFUSED_ONE_IN > tried.into() && self.served < tried;
         let is_cause = is_known || (!is_rare && (self.is_in_doubt || is_burst_large));
         if limit == 1 || is_above_limit || !is_cause {
             return None;
@@ -116,8 +129,15 @@ impl Refusals {
         let half = (tried / 2).clamp(1, most);
         let served = self.served.min(most);
         // Half is an estimate, as in TCP; the number of served connections is measured.
-        let lower = if served < half { (half, most) } else { (served, served) };
-        Some(Lower { limit: lower.0, highest: lower.1 })
+        let lower = if served < half {
+            (half, most)
+        } else {
+            (served, served)
+        };
+        Some(Lower {
+            limit: lower.0,
+            highest: lower.1,
+        })
     }
 }
 
@@ -127,7 +147,13 @@ mod tests {
 
     /// A fleet in which `flowing` bodies arrive and no request waits for a response.
     fn flowing(flowing: u32, requests: u64) -> FleetTotals {
-        FleetTotals { open: flowing, flowing, wanted: 20, requests, ..FleetTotals::default() }
+        FleetTotals {
+            open: flowing,
+            flowing,
+            wanted: 20,
+            requests,
+            ..FleetTotals::default()
+        }
     }
 
     /// A burst that refuses `refused` requests of a level and serves all others. `before`: requests
@@ -136,20 +162,37 @@ mod tests {
         known_burst(refusals, limit, refused, before, false)
     }
 
-    fn known_burst(refusals: &mut Refusals, limit: u32, refused: u32, before: u64, known: bool) -> After {
+    fn known_burst(
+        refusals: &mut Refusals,
+        limit: u32,
+        refused: u32,
+        before: u64,
+        known: bool,
+    ) -> After {
         let requests = refusals.level.1 + before;
         refusals.observed(limit, &flowing(0, refusals.level.1));
         let totals = flowing(limit - refused, requests);
         refusals.refused(refused.into(), limit, known, &totals);
         let level = refusals.observed(limit, &totals);
         let after = refusals.ended(&totals).unwrap();
-        let expected = if let After::Lower(lower) = after { lower.limit } else { limit };
-        assert_eq!(level, Some(expected), "the level during the burst is the level after it");
+        let expected = if let After::Lower(lower) = after {
+            lower.limit
+        } else {
+            limit
+        };
+        assert_eq!(
+            level,
+            Some(expected),
+            "the level during the burst is the level after it"
+        );
         after
     }
 
     fn known(limit: u32) -> After {
-        After::Lower(Lower { limit, highest: limit })
+        After::Lower(Lower {
+            limit,
+            highest: limit,
+        })
     }
 
     #[test]
@@ -157,7 +200,11 @@ mod tests {
         let mut refusals = Refusals::default();
         assert_eq!(burst(&mut refusals, 8, 1, 8), After::Same);
         assert_eq!(burst(&mut refusals, 8, 1, 8), known(7));
-        assert_eq!(burst(&mut refusals, 7, 1, 7), After::Same, "the first refusal at the lower level");
+        assert_eq!(
+            burst(&mut refusals, 7, 1, 7),
+            After::Same,
+            "the first refusal at the lower level"
+        );
         assert_eq!(burst(&mut refusals, 7, 1, 7), known(6));
     }
 
@@ -167,7 +214,11 @@ mod tests {
         for _ in 0..5 {
             assert_eq!(burst(&mut refusals, 8, 1, 16), After::Same);
         }
-        assert_eq!(burst(&mut refusals, 8, 1, 15), After::Same, "the first refusal in a row");
+        assert_eq!(
+            burst(&mut refusals, 8, 1, 15),
+            After::Same,
+            "the first refusal in a row"
+        );
         assert_eq!(burst(&mut refusals, 8, 1, 15), known(7));
     }
 
@@ -179,7 +230,11 @@ mod tests {
         refusals.observed(8, &flowing(4, 100));
         let totals = flowing(2, 108);
         refusals.refused(6, 8, false, &totals);
-        assert_eq!(refusals.observed(8, &totals), Some(4), "as many were served before");
+        assert_eq!(
+            refusals.observed(8, &totals),
+            Some(4),
+            "as many were served before"
+        );
         assert_eq!(refusals.ended(&totals), Some(known(4)));
     }
 
@@ -187,17 +242,31 @@ mod tests {
     fn many_refusals_at_a_level_never_served_lower_it_immediately() {
         assert_eq!(
             burst(&mut Refusals::default(), 8, 5, 8),
-            After::Lower(Lower { limit: 4, highest: 7 }),
+            After::Lower(Lower {
+                limit: 4,
+                highest: 7
+            }),
             "half is an estimate"
         );
         assert_eq!(burst(&mut Refusals::default(), 8, 3, 8), known(5));
-        assert_eq!(burst(&mut Refusals::default(), 8, 2, 8), After::Same, "a quarter may be caused by single classes");
+        assert_eq!(
+            burst(&mut Refusals::default(), 8, 2, 8),
+            After::Same,
+            "a quarter may be caused by single classes"
+        );
         let mut refusals = Refusals::default();
         refusals.observed(8, &flowing(8, 8));
-        assert_eq!(burst(&mut refusals, 8, 5, 8), After::Same, "the level was served before");
         assert_eq!(
             burst(&mut refusals, 8, 5, 8),
-            After::Lower(Lower { limit: 4, highest: 7 }),
+            After::Same,
+            "the level was served before"
+        );
+        assert_eq!(
+            burst(&mut refusals, 8, 5, 8),
+            After::Lower(Lower {
+                limit: 4,
+                highest: 7
+            }),
             "the level is no longer served"
         );
     }
@@ -213,7 +282,10 @@ mod tests {
 
     #[test]
     fn a_level_that_was_refused_before_is_lowered_immediately() {
-        assert_eq!(known_burst(&mut Refusals::default(), 4, 1, 100, true), known(3));
+        assert_eq!(
+            known_burst(&mut Refusals::default(), 4, 1, 100, true),
+            known(3)
+        );
     }
 
     #[test]
@@ -222,13 +294,22 @@ mod tests {
         for _ in 0..3 {
             assert_eq!(burst(&mut refusals, 1, 1, 1), After::Same);
         }
-        assert_eq!(burst(&mut refusals, 2, 1, 2), After::Same, "refusals of one connection do not count against two");
+        assert_eq!(
+            burst(&mut refusals, 2, 1, 2),
+            After::Same,
+            "refusals of one connection do not count against two"
+        );
     }
 
     #[test]
     fn the_level_is_decided_after_all_requests_of_the_burst_are_answered() {
         let mut refusals = Refusals::default();
-        let waiting = FleetTotals { open: 7, flowing: 1, requests: 8, ..FleetTotals::default() };
+        let waiting = FleetTotals {
+            open: 7,
+            flowing: 1,
+            requests: 8,
+            ..FleetTotals::default()
+        };
         refusals.refused(1, 8, false, &waiting);
         assert_eq!(refusals.observed(8, &waiting), None);
         refusals.refused(4, 8, false, &flowing(3, 8));
@@ -244,12 +325,21 @@ mod tests {
         // Transfers of a higher level are still in progress.
         let totals = flowing(4, 12);
         refusals.refused(1, 3, false, &totals);
-        assert_eq!((refusals.observed(3, &totals), refusals.ended(&totals)), (Some(3), Some(After::Same)));
+        assert_eq!(
+            (refusals.observed(3, &totals), refusals.ended(&totals)),
+            (Some(3), Some(After::Same))
+        );
     }
 
     #[test]
     fn without_a_burst_there_is_no_decision() {
         let mut refusals = Refusals::default();
-        assert_eq!((refusals.observed(8, &flowing(8, 8)), refusals.ended(&flowing(8, 8))), (None, None));
+        assert_eq!(
+            (
+                refusals.observed(8, &flowing(8, 8)),
+                refusals.ended(&flowing(8, 8))
+            ),
+            (None, None)
+        );
     }
 }

@@ -64,12 +64,17 @@ impl SimulatedOrigin {
     /// Whether the origin refuses this request. `answers` counts its responses, this one included.
     fn refuses(&self, transfer: &Transfer, answers: u64) -> bool {
         let mut classes = self.refuses_classes.iter();
-        let is_refused_class = classes.any(|(class, times)| *class == transfer.class && transfer.refused < *times);
+        let is_refused_class =
+            classes.any(|(class, times)| *class == transfer.class && transfer.refused < *times);
         is_refused_class || (self.refuses_each > 0 && answers.is_multiple_of(self.refuses_each))
     }
 
     fn cuts_every_of(&self, worker: &SimulatedWorker) -> f64 {
-        if worker.id == SessionId(0) { self.cuts_every.min(self.first_cuts_every) } else { self.cuts_every }
+        if worker.id == SessionId(0) {
+            self.cuts_every.min(self.first_cuts_every)
+        } else {
+            self.cuts_every
+        }
     }
 }
 
@@ -134,7 +139,14 @@ struct JobSetup {
 
 impl JobSetup {
     fn new(origin: SimulatedOrigin) -> Self {
-        Self { origin, workers: 1, slots: 20, classes: 200, size: MB, ceilings: Ceilings::default() }
+        Self {
+            origin,
+            workers: 1,
+            slots: 20,
+            classes: 200,
+            size: MB,
+            ceilings: Ceilings::default(),
+        }
     }
 
     fn run(&self) -> RunResult {
@@ -142,7 +154,10 @@ impl JobSetup {
         let mut job_state = SimulatedJob::new(self, start);
         while job_state.done < self.classes {
             job_state.step(self.slots, self.size);
-            assert!(job_state.now - start < Duration::from_hours(1), "the job does not end");
+            assert!(
+                job_state.now - start < Duration::from_hours(1),
+                "the job does not end"
+            );
         }
         job_state.result.seconds = (job_state.now - start).as_secs_f64();
         job_state.result.limit = job_state.pace.status(job_state.now).limit;
@@ -171,7 +186,9 @@ impl SimulatedJob {
         Self {
             origin: job.origin,
             pace: ConcurrencyController::new(job.ceilings, start),
-            workers: (0..job.workers).map(|number| SimulatedWorker::new(number, start)).collect(),
+            workers: (0..job.workers)
+                .map(|number| SimulatedWorker::new(number, start))
+                .collect(),
             start,
             now: start,
             unresponsive_until: start,
@@ -180,7 +197,14 @@ impl SimulatedJob {
             left: job.classes,
             answers: 0,
             done: 0,
-            result: RunResult { seconds: 0.0, requests: 0, overloads: 0, most_open: 0, limit: 0, sent_too_early: 0 },
+            result: RunResult {
+                seconds: 0.0,
+                requests: 0,
+                overloads: 0,
+                most_open: 0,
+                limit: 0,
+                sent_too_early: 0,
+            },
         }
     }
 
@@ -205,7 +229,10 @@ impl SimulatedJob {
             let sent = worker.send_requests(now, origin.latency);
             self.result.requests += sent;
             // The report of a refusal takes one or two steps to arrive.
-            if self.refused_until.is_some_and(|(from, until)| now > from + STEP * 2 && now < until) {
+            if self
+                .refused_until
+                .is_some_and(|(from, until)| now > from + STEP * 2 && now < until)
+            {
                 self.result.sent_too_early += sent;
             }
         }
@@ -218,13 +245,24 @@ impl SimulatedJob {
                 worker.fail_all(now);
             }
         }
-        let allowed_transfers = if has_recovered { u32::MAX } else { origin.refuses_above };
-        let mut capacity = allowed_transfers.saturating_sub(self.workers.iter().map(SimulatedWorker::flowing).sum());
+        let allowed_transfers = if has_recovered {
+            u32::MAX
+        } else {
+            origin.refuses_above
+        };
+        let mut capacity = allowed_transfers
+            .saturating_sub(self.workers.iter().map(SimulatedWorker::flowing).sum());
         if origin.first_always_fails {
             self.workers[0].fail_requests(now);
         }
         for worker in &mut self.workers {
-            if worker.receive_responses(now, self.unresponsive_until, &mut capacity, &origin, &mut self.answers) {
+            if worker.receive_responses(
+                now,
+                self.unresponsive_until,
+                &mut capacity,
+                &origin,
+                &mut self.answers,
+            ) {
                 self.refused_until = Some((now, now + RETRY_AFTER));
             }
         }
@@ -234,13 +272,20 @@ impl SimulatedJob {
         let each = if is_initial_burst {
             400.0 * MB / f64::from(flowing.max(1))
         } else {
-            origin.each.min(origin.total / f64::from(flowing.max(1))).min(400.0 * MB) * faster
+            origin
+                .each
+                .min(origin.total / f64::from(flowing.max(1)))
+                .min(400.0 * MB)
+                * faster
         };
         self.origin.initial_burst -= each * STEP.as_secs_f64() * f64::from(flowing);
         for worker in &mut self.workers {
             let cuts_every = origin.cuts_every_of(worker);
             self.done += worker.receive(each * STEP.as_secs_f64(), cuts_every, origin.rtt, now);
-            if worker.is_urgent || is_initial_burst || now - worker.reported_at >= worker.budget.observe_every {
+            if worker.is_urgent
+                || is_initial_burst
+                || now - worker.reported_at >= worker.budget.observe_every
+            {
                 self.pace.observed(worker.id, &worker.observation(now), now);
                 worker.reported_at = now;
                 worker.is_urgent = false;
@@ -286,14 +331,22 @@ impl SimulatedWorker {
     }
 
     fn count(&self, is: impl Fn(TransferState) -> bool) -> u32 {
-        u32::try_from(self.transfers.iter().filter(|transfer| is(transfer.state)).count()).unwrap()
+        u32::try_from(
+            self.transfers
+                .iter()
+                .filter(|transfer| is(transfer.state))
+                .count(),
+        )
+        .unwrap()
     }
 
     fn send_requests(&mut self, now: Instant, latency: Duration) -> u64 {
         let mut free = self.budget.connections.saturating_sub(self.open());
         let mut sent = 0;
         for transfer in &mut self.transfers {
-            if free > 0 && now >= self.quiet_until && matches!(transfer.state, TransferState::Waiting(at) if now >= at)
+            if free > 0
+                && now >= self.quiet_until
+                && matches!(transfer.state, TransferState::Waiting(at) if now >= at)
             {
                 transfer.state = TransferState::Opening(now + latency);
                 (free, sent) = (free - 1, sent + 1);
@@ -305,8 +358,10 @@ impl SimulatedWorker {
 
     fn fail_all(&mut self, now: Instant) {
         let mut broken = 0;
-        for transfer in
-            self.transfers.iter_mut().filter(|transfer| !matches!(transfer.state, TransferState::Waiting(_)))
+        for transfer in self
+            .transfers
+            .iter_mut()
+            .filter(|transfer| !matches!(transfer.state, TransferState::Waiting(_)))
         {
             transfer.state = TransferState::Waiting(now + Duration::from_millis(250));
             broken += 1;
@@ -361,20 +416,37 @@ impl SimulatedWorker {
         refused
     }
 
-    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "some bytes of a step")]
-    fn receive(&mut self, bytes: f64, cuts_every: f64, rtt: Option<Duration>, now: Instant) -> usize {
+    #[expect(
+        clippy::cast_possible_truncation,
+        clippy::cast_sign_loss,
+        reason = "some bytes of a step"
+    )]
+    fn receive(
+        &mut self,
+        bytes: f64,
+        cuts_every: f64,
+        rtt: Option<Duration>,
+        now: Instant,
+    ) -> usize {
         let before = self.transfers.len();
-        for transfer in self.transfers.iter_mut().filter(|transfer| transfer.state == TransferState::Flowing) {
+        for transfer in self
+            .transfers
+            .iter_mut()
+            .filter(|transfer| transfer.state == TransferState::Flowing)
+        {
             let bytes = rtt.map_or(bytes, |rtt| {
                 let trips = (now - transfer.flows_since).as_secs_f64() / rtt.as_secs_f64();
-                (14_600.0 * trips.min(30.0).exp2() / rtt.as_secs_f64() * STEP.as_secs_f64()).min(bytes)
+                (14_600.0 * trips.min(30.0).exp2() / rtt.as_secs_f64() * STEP.as_secs_f64())
+                    .min(bytes)
             });
             transfer.left -= bytes;
             transfer.until_cut -= bytes;
             self.counted.received += bytes as u64;
             if transfer.until_cut <= 0.0 && transfer.left > 0.0 {
-                (transfer.state, transfer.until_cut) =
-                    (TransferState::Waiting(now + Duration::from_millis(250)), cuts_every);
+                (transfer.state, transfer.until_cut) = (
+                    TransferState::Waiting(now + Duration::from_millis(250)),
+                    cuts_every,
+                );
                 self.counted.cuts += 1;
                 self.is_urgent = true;
             }
@@ -389,7 +461,8 @@ impl SimulatedWorker {
             open: self.open(),
             flowing: self.flowing(),
             wanted: u32::try_from(self.transfers.len()).unwrap(),
-            retry_after: (self.quiet_until > now && self.counted.refusals > 0).then(|| self.quiet_until - now),
+            retry_after: (self.quiet_until > now && self.counted.refusals > 0)
+                .then(|| self.quiet_until - now),
             ..self.counted
         }
     }

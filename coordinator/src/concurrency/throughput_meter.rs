@@ -15,17 +15,32 @@ pub(super) struct ThroughputMeter(VecDeque<(Instant, u64)>);
 
 impl ThroughputMeter {
     pub(super) fn observed(&mut self, received: u64, now: Instant) {
-        if self.0.back().is_none_or(|(at, _)| now - *at >= SAMPLE_INTERVAL) {
+        if self
+            .0
+            .back()
+            .is_none_or(|(at, _)| now - *at >= SAMPLE_INTERVAL)
+        {
             self.0.push_back((now, received));
         }
-        while self.0.len() > 2 && self.0.front().is_some_and(|(at, _)| now - *at > AVERAGED_OVER) {
+        while self.0.len() > 2
+            && self
+                .0
+                .front()
+                .is_some_and(|(at, _)| now - *at > AVERAGED_OVER)
+        {
             self.0.pop_front();
         }
     }
 
     pub(super) fn bytes_per_second(&self) -> u64 {
-        let (Some((from, before)), Some((to, after))) = (self.0.front(), self.0.back()) else { return 0 };
+        let (Some((from, before)), Some((to, after))) = (self.0.front(), self.0.back()) else {
+            return 0;
+        };
         let millis = u64::try_from((*to - *from).as_millis()).unwrap_or(u64::MAX);
-        after.saturating_sub(*before).saturating_mul(1000).checked_div(millis).unwrap_or(0)
+        after
+            .saturating_sub(*before)
+            .saturating_mul(1000)
+            .checked_div(millis)
+            .unwrap_or(0)
     }
 }

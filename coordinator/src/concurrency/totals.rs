@@ -34,9 +34,14 @@ impl FleetTotals {
         self.open = change(self.open, last.open, observation.open);
         self.flowing = change(self.flowing, last.flowing, observation.flowing);
         self.wanted = change(self.wanted, last.wanted, observation.wanted);
-        self.received = self.received.saturating_add(observation.received.saturating_sub(last.received));
-        self.requests = self.requests.saturating_add(observation.requests.saturating_sub(last.requests));
-        self.workers = self.workers + usize::from(observation.open > 0) - usize::from(last.open > 0);
+        self.received = self
+            .received
+            .saturating_add(observation.received.saturating_sub(last.received));
+        self.requests = self
+            .requests
+            .saturating_add(observation.requests.saturating_sub(last.requests));
+        self.workers =
+            self.workers + usize::from(observation.open > 0) - usize::from(last.open > 0);
     }
 }
 
@@ -50,7 +55,11 @@ pub(super) struct Sample {
 
 impl Sample {
     pub(super) fn of(totals: &FleetTotals, at: Instant) -> Self {
-        Self { at, received: totals.received, requests: totals.requests }
+        Self {
+            at,
+            received: totals.received,
+            requests: totals.requests,
+        }
     }
 
     /// Bytes per second since this sample.

@@ -23,10 +23,16 @@ impl UpperBound {
     /// was not higher.
     pub(super) fn new(highest: u32, before: Option<Self>, now: Instant) -> Self {
         let memory = match before {
-            Some(upper_bound) if highest >= upper_bound.highest => (upper_bound.memory * 2).min(LONGEST_MEMORY),
+            Some(upper_bound) if highest >= upper_bound.highest => {
+                (upper_bound.memory * 2).min(LONGEST_MEMORY)
+            }
             _ => FIRST_MEMORY,
         };
-        Self { highest, until: now + memory, memory }
+        Self {
+            highest,
+            until: now + memory,
+            memory,
+        }
     }
 
     /// The highest number of connections that the origin serves, while it is remembered.
@@ -37,7 +43,8 @@ impl UpperBound {
     /// The highest number of connections that may be tried: one more than the bound, once its time
     /// has passed.
     pub(super) fn highest(self, now: Instant) -> u32 {
-        self.remembered(now).unwrap_or(self.highest.saturating_add(1))
+        self.remembered(now)
+            .unwrap_or(self.highest.saturating_add(1))
     }
 
     /// Whether `connections` exceeds the bound.

@@ -54,15 +54,32 @@ impl WaitProbes {
     /// Starts a probe in the next session that wants a connection, if the other sessions have fewer
     /// open than the limit. It uses reported open connections, not allocations: the reporter's
     /// allocation may hold the last connection.
-    fn start(&mut self, allocations: &BTreeMap<SessionId, Allocation>, reporter: SessionId, limit: u32, now: Instant) {
+    fn start(
+        &mut self,
+        allocations: &BTreeMap<SessionId, Allocation>,
+        reporter: SessionId,
+        limit: u32,
+        now: Instant,
+    ) {
         let others = || allocations.iter().filter(|(id, _)| **id != reporter);
-        let open = others().map(|(_, allocation)| allocation.last().open).fold(0, u32::saturating_add);
-        let mut free = others().filter(|(_, allocation)| allocation.last().open < allocation.last().wanted);
+        let open = others()
+            .map(|(_, allocation)| allocation.last().open)
+            .fold(0, u32::saturating_add);
+        let mut free =
+            others().filter(|(_, allocation)| allocation.last().open < allocation.last().wanted);
         let follows = |id: SessionId| self.last_prober.is_none_or(|last| id.0 > last.0);
-        let next = free.clone().find(|(id, _)| follows(**id)).or_else(|| free.next());
+        let next = free
+            .clone()
+            .find(|(id, _)| follows(**id))
+            .or_else(|| free.next());
         if let Some((prober, allocation)) = next.filter(|_| open < limit) {
             self.last_prober = Some(*prober);
-            self.running = Some(WaitProbe { reporter, prober: *prober, before: allocation.last(), began: now });
+            self.running = Some(WaitProbe {
+                reporter,
+                prober: *prober,
+                before: allocation.last(),
+                began: now,
+            });
         }
     }
 
@@ -71,7 +88,8 @@ impl WaitProbes {
     }
 
     fn is_confirmed(&self, reporter: SessionId, now: Instant) -> bool {
-        self.confirmed.is_some_and(|(confirmed, until)| confirmed == reporter && now < until)
+        self.confirmed
+            .is_some_and(|(confirmed, until)| confirmed == reporter && now < until)
     }
 }
 
@@ -81,7 +99,9 @@ impl WaitProbe {
         let has_sent = seen.requests > self.before.requests;
         let is_over = now - self.began >= PROBE_TIMEOUT;
         match () {
-            () if seen.cuts > self.before.cuts || seen.refusals > self.before.refusals => Some(ProbeResult::NotServed),
+            () if seen.cuts > self.before.cuts || seen.refusals > self.before.refusals => {
+                Some(ProbeResult::NotServed)
+            }
             () if has_sent && seen.open <= seen.flowing => Some(ProbeResult::Served),
             () if is_over && has_sent => Some(ProbeResult::NotServed),
             () if is_over => Some(ProbeResult::NotSent),
@@ -112,10 +132,13 @@ impl ConcurrencyController {
             _ => {}
         }
         self.wait_probes.running = None;
-        if let Some(reporter) =
-            self.waits.exclusive_for_too_long(now).filter(|id| !self.wait_probes.is_confirmed(*id, now))
+        if let Some(reporter) = self
+            .waits
+            .exclusive_for_too_long(now)
+            .filter(|id| !self.wait_probes.is_confirmed(*id, now))
         {
-            self.wait_probes.start(&self.allocations, reporter, self.controller.limit(), now);
+            self.wait_probes
+                .start(&self.allocations, reporter, self.controller.limit(), now);
         }
         if before.is_some() || self.wait_probes.running.is_some() {
             self.renew_all_budgets();
@@ -124,12 +147,18 @@ impl ConcurrencyController {
 
     /// The instant until which a session may not send requests to the origin.
     pub(super) fn quiet_until(&self, id: SessionId) -> Instant {
-        if self.wait_probes.is_prober(id) { self.pause_until } else { self.quiet_until }
+        if self.wait_probes.is_prober(id) {
+            self.pause_until
+        } else {
+            self.quiet_until
+        }
     }
 
     /// Connections that a session may have; the prober has one more for its request.
     pub(super) fn connections(&self, id: SessionId, allocation: &Allocation) -> u32 {
         let probe = self.wait_probes.running.filter(|probe| probe.prober == id);
-        probe.map_or(allocation.connections, |probe| probe.before.open.saturating_add(1))
+        probe.map_or(allocation.connections, |probe| {
+            probe.before.open.saturating_add(1)
+        })
     }
 }

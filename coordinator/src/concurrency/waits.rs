@@ -63,14 +63,20 @@ impl Waits {
             return false;
         }
         let is_longer = wait.is_ended || until > wait.until;
-        *wait = Wait { until: if is_longer { until } else { wait.until }, is_ended: false, ..*wait };
+        *wait = Wait {
+            until: if is_longer { until } else { wait.until },
+            is_ended: false,
+            ..*wait
+        };
         !wait.is_exclusive
     }
 
     /// A session has ended. Returns whether it had reported a wait.
     pub(super) fn session_ended(&mut self, id: SessionId) -> bool {
         let ended = self.of.remove(&id);
-        self.exclusive_time = self.exclusive_time.max(ended.map(|wait| wait.exclusive_time).unwrap_or_default());
+        self.exclusive_time = self
+            .exclusive_time
+            .max(ended.map(|wait| wait.exclusive_time).unwrap_or_default());
         ended.is_some()
     }
 
@@ -81,13 +87,21 @@ impl Waits {
 
     /// The end of the longest wait that is in force for all.
     pub(super) fn until(&self) -> Option<Instant> {
-        self.of.values().filter(|wait| wait.is_in_force()).map(|wait| wait.until).max()
+        self.of
+            .values()
+            .filter(|wait| wait.is_in_force())
+            .map(|wait| wait.until)
+            .max()
     }
 
     /// Adds the time since the last call. `are_others`: there are sessions that can be paused.
     pub(super) fn count(&mut self, are_others: bool, now: Instant) {
         let since = self.counted.replace(now).unwrap_or(now);
-        let alone = if are_others { self.only_session_waiting(since) } else { None };
+        let alone = if are_others {
+            self.only_session_waiting(since)
+        } else {
+            None
+        };
         let recovered = now.saturating_duration_since(since) / RECOVERY_FACTOR;
         self.exclusive_time = self.exclusive_time.saturating_sub(recovered);
         for (id, wait) in &mut self.of {
@@ -101,7 +115,8 @@ impl Waits {
 
     /// The session that is the only one to pause the others now, if it has done so for too long.
     pub(super) fn exclusive_for_too_long(&self, now: Instant) -> Option<SessionId> {
-        self.only_session_waiting(now).filter(|id| self.of[id].exclusive_time >= SOLO_HOLD)
+        self.only_session_waiting(now)
+            .filter(|id| self.of[id].exclusive_time >= SOLO_HOLD)
     }
 
     /// From now on, waits of this session apply to this session only.
@@ -117,7 +132,10 @@ impl Waits {
     }
 
     fn only_session_waiting(&self, now: Instant) -> Option<SessionId> {
-        let mut waiting = self.of.iter().filter(|(_, wait)| wait.is_in_force() && wait.until > now);
+        let mut waiting = self
+            .of
+            .iter()
+            .filter(|(_, wait)| wait.is_in_force() && wait.until > now);
         let first = waiting.next().map(|(id, _)| *id);
         first.filter(|_| waiting.next().is_none())
     }
@@ -154,7 +172,10 @@ mod tests {
         waits.reported(one, at(900), true);
         waits.end_all();
         assert_eq!(waits.until(), None);
-        assert!(!waits.reported(one, at(900) + JITTER, false), "a repeated report of the ended wait");
+        assert!(
+            !waits.reported(one, at(900) + JITTER, false),
+            "a repeated report of the ended wait"
+        );
         assert_eq!(waits.until(), None);
         assert!(waits.reported(one, at(300), true), "a new refusal");
         assert_eq!(waits.until(), Some(at(300)));

@@ -144,12 +144,19 @@ pub struct CoordinatorArgs {
 impl CoordinatorArgs {
     /// The socket of the coordinator in the target; `None` if an address was given.
     pub(crate) fn socket(&self) -> Option<Result<PathBuf, NoSocket>> {
-        self.address.connect.is_none().then(|| find_socket(&self.target))
+        self.address
+            .connect
+            .is_none()
+            .then(|| find_socket(&self.target))
     }
 
     /// Warnings to print before anything is sent. The socket needs none.
     pub(crate) fn warnings(&self) -> Vec<String> {
-        if let Some(Ok(_)) = self.socket() { Vec::new() } else { self.address.warnings() }
+        if let Some(Ok(_)) = self.socket() {
+            Vec::new()
+        } else {
+            self.address.warnings()
+        }
     }
 }
 

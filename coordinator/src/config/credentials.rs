@@ -15,14 +15,29 @@ use crate::auth::{ServerCredentialFiles, TlsFiles};
 #[command(next_help_heading = "Who may join (`coordinator init` makes certificates and tokens)")]
 pub struct AuthConfig {
     /// The coordinator's certificate and those of its issuers, PEM; read again when it changes
-    #[arg(long, env = "IMAGENET_TLS_CERT", value_name = "FILE", requires = "tls_key")]
+    #[arg(
+        long,
+        env = "IMAGENET_TLS_CERT",
+        value_name = "FILE",
+        requires = "tls_key"
+    )]
     pub tls_cert: Option<PathBuf>,
     /// Private key of the certificate, PEM
-    #[arg(long, env = "IMAGENET_TLS_KEY", value_name = "FILE", requires = "tls_cert")]
+    #[arg(
+        long,
+        env = "IMAGENET_TLS_KEY",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
     pub tls_key: Option<PathBuf>,
     /// Authority whose certificates let workers in, PEM; each worker under the name in its
     /// certificate
-    #[arg(long, env = "IMAGENET_TLS_CLIENT_CA", value_name = "FILE", requires = "tls_cert")]
+    #[arg(
+        long,
+        env = "IMAGENET_TLS_CLIENT_CA",
+        value_name = "FILE",
+        requires = "tls_cert"
+    )]
     pub tls_client_ca: Option<PathBuf>,
     /// Tokens that let in, one `role token` a line (worker, viewer, admin; a token alone is a
     /// worker's); read again when it changes
@@ -60,18 +75,27 @@ impl AuthConfig {
         let client_authority = self.tls_client_ca;
         let tls = self.tls_cert.zip(self.tls_key);
         let files = ServerCredentialFiles {
-            tls: tls.map(|(certificate, key)| TlsFiles { certificate, key, client_authority }),
+            tls: tls.map(|(certificate, key)| TlsFiles {
+                certificate,
+                key,
+                client_authority,
+            }),
             tokens: self.token_file,
         };
-        let has_credential =
-            files.tokens.is_some() || files.tls.as_ref().is_some_and(|tls| tls.client_authority.is_some());
+        let has_credential = files.tokens.is_some()
+            || files
+                .tls
+                .as_ref()
+                .is_some_and(|tls| tls.client_authority.is_some());
         let exposure = match listen {
             None => Exposure::Loopback,
-            Some(address) if address.ip().is_loopback() => match (has_secrets && !has_credential, self.insecure) {
-                (false, _) => Exposure::Loopback,
-                (true, true) => Exposure::Insecure,
-                (true, false) => return Err(ConfigError::Secrets(address)),
-            },
+            Some(address) if address.ip().is_loopback() => {
+                match (has_secrets && !has_credential, self.insecure) {
+                    (false, _) => Exposure::Loopback,
+                    (true, true) => Exposure::Insecure,
+                    (true, false) => return Err(ConfigError::Secrets(address)),
+                }
+            }
             Some(_) if files.tls.is_some() && has_credential => Exposure::Closed,
             Some(_) if self.insecure => Exposure::Insecure,
             Some(address) if files.tls.is_none() => return Err(ConfigError::Plaintext(address)),
@@ -98,14 +122,27 @@ mod tests {
             token_file: path("token"),
             insecure: flags.contains(&"insecure"),
         };
-        config.check(listen.parse().ok(), has_secrets).map(|(_, exposure)| exposure).map_err(|error| error.to_string())
+        config
+            .check(listen.parse().ok(), has_secrets)
+            .map(|(_, exposure)| exposure)
+            .map_err(|error| error.to_string())
     }
 
     #[test]
     fn loopback_needs_no_credential() {
         for listen in ["127.0.0.1:50051", "127.9.9.9:1", "[::1]:1", "nowhere"] {
-            for flags in [&[][..], &["token"], &["tls", "token"], &["tls"], &["insecure"]] {
-                assert_eq!(check(listen, flags), Ok(Exposure::Loopback), "{listen} {flags:?}");
+            for flags in [
+                &[][..],
+                &["token"],
+                &["tls", "token"],
+                &["tls"],
+                &["insecure"],
+            ] {
+                assert_eq!(
+                    check(listen, flags),
+                    Ok(Exposure::Loopback),
+                    "{listen} {flags:?}"
+                );
             }
         }
     }
@@ -114,38 +151,75 @@ mod tests {
     fn on_loopback_a_job_with_secrets_needs_a_credential() {
         for listen in ["127.0.0.1:50051", "[::1]:1"] {
             for flags in [&["token"][..], &["tls", "token"], &["tls", "client-ca"]] {
-                assert_eq!(check_job(listen, flags, true), Ok(Exposure::Loopback), "{listen} {flags:?}");
+                assert_eq!(
+                    check_job(listen, flags, true),
+                    Ok(Exposure::Loopback),
+                    "{listen} {flags:?}"
+                );
             }
-            assert_eq!(check_job(listen, &["insecure"], true), Ok(Exposure::Insecure));
+            assert_eq!(
+                check_job(listen, &["insecure"], true),
+                Ok(Exposure::Insecure)
+            );
             for flags in [&[][..], &["tls"]] {
                 let error = check_job(listen, flags, true).unwrap_err();
-                for fix in ["coordinator init", "--tls-cert", "--tls-key", "--token-file", "--dev", "--insecure"] {
+                for fix in [
+                    "coordinator init",
+                    "--tls-cert",
+                    "--tls-key",
+                    "--token-file",
+                    "--dev",
+                    "--insecure",
+                ] {
                     assert!(error.contains(fix), "{fix}: {error}");
                 }
             }
         }
-        assert_eq!(check_job("nothing that listens", &[], true), Ok(Exposure::Loopback));
-        assert_eq!(check_job("10.0.0.5:50051", &["insecure"], true), Ok(Exposure::Insecure));
+        assert_eq!(
+            check_job("nothing that listens", &[], true),
+            Ok(Exposure::Loopback)
+        );
+        assert_eq!(
+            check_job("10.0.0.5:50051", &["insecure"], true),
+            Ok(Exposure::Insecure)
+        );
     }
 
     #[test]
     fn other_addresses_need_tls_and_a_credential_or_insecure() {
-        for listen in ["0.0.0.0:50051", "10.0.0.5:50051", "[::]:50051", "[::ffff:127.0.0.1]:1"] {
+        for listen in [
+            "0.0.0.0:50051",
+            "10.0.0.5:50051",
+            "[::]:50051",
+            "[::ffff:127.0.0.1]:1",
+        ] {
             assert_eq!(check(listen, &["tls", "token"]), Ok(Exposure::Closed));
             assert_eq!(check(listen, &["tls", "client-ca"]), Ok(Exposure::Closed));
-            for flags in [&["insecure"][..], &["insecure", "token"], &["insecure", "tls"]] {
+            for flags in [
+                &["insecure"][..],
+                &["insecure", "token"],
+                &["insecure", "tls"],
+            ] {
                 assert_eq!(check(listen, flags), Ok(Exposure::Insecure), "{flags:?}");
             }
             for flags in [&[][..], &["token"]] {
                 let error = check(listen, flags).unwrap_err();
-                for fix in
-                    ["coordinator init", "--tls-cert", "--tls-key", "--token-file", "--listen 127.0.0.1", "--insecure"]
-                {
+                for fix in [
+                    "coordinator init",
+                    "--tls-cert",
+                    "--tls-key",
+                    "--token-file",
+                    "--listen 127.0.0.1",
+                    "--insecure",
+                ] {
                     assert!(error.contains(fix), "{fix}: {error}");
                 }
             }
             let error = check(listen, &["tls"]).unwrap_err();
-            assert!(error.contains("--token-file") && error.contains("--tls-client-ca"), "{error}");
+            assert!(
+                error.contains("--token-file") && error.contains("--tls-client-ca"),
+                "{error}"
+            );
         }
     }
 }

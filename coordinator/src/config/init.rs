@@ -9,7 +9,12 @@ use shared::flag::yes_or_no;
 #[derive(Debug, Clone, Args)]
 pub struct InitArgs {
     /// Folder for the certificates and tokens; made if it is missing
-    #[arg(long, env = "IMAGENET_DIR", value_name = "DIR", default_value = "imagenet-trust")]
+    #[arg(
+        long,
+        env = "IMAGENET_DIR",
+        value_name = "DIR",
+        default_value = "imagenet-trust"
+    )]
     pub dir: PathBuf,
     /// Names and addresses under which workers reach the coordinator, besides this host's name and
     /// loopback
@@ -30,18 +35,29 @@ pub(crate) fn host(text: &str) -> Result<String, String> {
     let text = text.trim().trim_matches(['[', ']']);
     let is_name = |text: &str| {
         // TLS verification accepts a wildcard only as one whole label, and never alone.
-        let labels: Vec<&str> = text.strip_prefix("*.").unwrap_or(text).trim_end_matches('.').split('.').collect();
+        let labels: Vec<&str> = text
+            .strip_prefix("*.")
+            .unwrap_or(text)
+            .trim_end_matches('.')
+            .split('.')
+            .collect();
         let is_label = |label: &&str| {
-            let fits = |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
+            let fits =
+                |character: char| character.is_ascii_alphanumeric() || "-_".contains(character);
             (1..=63).contains(&label.len()) && label.chars().all(fits)
         };
         // A name whose last label is a number is meant as an IP address.
-        let is_number = labels.last().is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
+        let is_number = labels
+            .last()
+            .is_some_and(|last| last.bytes().all(|byte| byte.is_ascii_digit()));
         text.len() <= 253 && labels.iter().all(is_label) && !is_number
     };
     if text.parse::<IpAddr>().is_ok() || is_name(text) {
         Ok(text.to_owned())
     } else {
-        Err("it takes names and addresses without a port, e.g. node1.example.org,10.0.0.5".to_owned())
+        Err(
+            "it takes names and addresses without a port, e.g. node1.example.org,10.0.0.5"
+                .to_owned(),
+        )
     }
 }

@@ -150,7 +150,15 @@ impl Config {
     /// # Errors
     /// [`ConfigError`], one sentence that names the flag.
     pub fn plan(self) -> Result<Plan, ConfigError> {
-        let Self { command: _, origin, target, single_host, fleet, auth, endpoint } = self;
+        let Self {
+            command: _,
+            origin,
+            target,
+            single_host,
+            fleet,
+            auth,
+            endpoint,
+        } = self;
         let dev = single_host.dev || single_host.demo;
         let listen = fleet.listen.or((!dev).then_some(DEFAULT_LISTEN));
         let job = JobOptions {
@@ -161,21 +169,42 @@ impl Config {
             timeout: origin.timeout,
             existing: target.existing,
             durability: target.durability,
-            ca_pem: origin.cacert.as_deref().map(certificates).transpose()?.unwrap_or_default(),
-            headers: origin.header_file.as_deref().map(headers).transpose()?.unwrap_or_default(),
+            ca_pem: origin
+                .cacert
+                .as_deref()
+                .map(certificates)
+                .transpose()?
+                .unwrap_or_default(),
+            headers: origin
+                .header_file
+                .as_deref()
+                .map(headers)
+                .transpose()?
+                .unwrap_or_default(),
         };
         let (files, exposure) = auth.check(listen, job.has_secrets())?;
         let secret_files = files.secret_paths().chain(&origin.header_file);
-        let warnings = secret_files.filter_map(|path| readable_warning(path)).collect();
-        let folder = target.target.unwrap_or_else(|| if single_host.demo { DEMO_TARGET } else { "." }.into());
+        let warnings = secret_files
+            .filter_map(|path| readable_warning(path))
+            .collect();
+        let folder = target
+            .target
+            .unwrap_or_else(|| if single_host.demo { DEMO_TARGET } else { "." }.into());
         let slots = single_host.slots;
         Ok(Plan {
-            source: if single_host.demo { ClassSource::Demo } else { ClassSource::Csv(origin.fname) },
+            source: if single_host.demo {
+                ClassSource::Demo
+            } else {
+                ClassSource::Csv(origin.fname)
+            },
             retry_failed: origin.retry_failed,
             ledger: fleet.ledger.unwrap_or_else(|| folder.join(LEDGER)),
             target: folder,
             job,
-            ceilings: Ceilings { connections: origin.max_connections, bytes_per_second: origin.max_rate },
+            ceilings: Ceilings {
+                connections: origin.max_connections,
+                bytes_per_second: origin.max_rate,
+            },
             listen,
             credentials: files.open()?,
             exposure,
@@ -200,7 +229,11 @@ impl Config {
 /// valid for `127.0.0.1` and `::1`.
 fn advertised(address: IpAddr) -> String {
     let is_known = address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST;
-    if is_known { String::new() } else { format!(" --advertise {address}") }
+    if is_known {
+        String::new()
+    } else {
+        format!(" --advertise {address}")
+    }
 }
 
 /// The address at which workers reach a coordinator that listens on `address`. For port 0 the
@@ -217,13 +250,20 @@ fn connected(address: SocketAddr) -> String {
 fn read(flag: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
     private_file::read(path).map_err(|why| match why {
         NotRead::Writable(why) => why.into(),
-        NotRead::File(source) => ConfigError::File { flag, path: path.to_owned(), source },
+        NotRead::File(source) => ConfigError::File {
+            flag,
+            path: path.to_owned(),
+            source,
+        },
     })
 }
 
 fn certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
     let pem = read("--cacert", path)?;
-    bundle::read(&pem).map_err(|why| ConfigError::Certificate { path: path.to_owned(), why })?;
+    bundle::read(&pem).map_err(|why| ConfigError::Certificate {
+        path: path.to_owned(),
+        why,
+    })?;
     Ok(pem.to_vec())
 }
 
@@ -231,14 +271,26 @@ fn headers(path: &Path) -> Result<Vec<SecretHeader>, ConfigError> {
     let flag = "--header-file";
     let bytes = read(flag, path)?;
     let text = std::str::from_utf8(&bytes).map_err(|_| {
-        let source = io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8");
-        ConfigError::File { flag, path: path.to_owned(), source }
+        let source = io::Error::new(
+            io::ErrorKind::InvalidData,
+            "stream did not contain valid UTF-8",
+        );
+        ConfigError::File {
+            flag,
+            path: path.to_owned(),
+            source,
+        }
     })?;
     let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
     lines
         .map(|(number, line)| (number + 1, line.trim()))
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(line, text)| header(text).ok_or_else(|| ConfigError::Header { path: path.to_owned(), line }))
+        .map(|(line, text)| {
+            header(text).ok_or_else(|| ConfigError::Header {
+                path: path.to_owned(),
+                line,
+            })
+        })
         .collect()
 }
 
@@ -248,8 +300,12 @@ fn header(line: &str) -> Option<SecretHeader> {
     let name = name.trim();
     let value = value.trim();
     let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let fits = !name.is_empty() && name.bytes().all(is_token) && !value.chars().any(char::is_control);
-    fits.then(|| SecretHeader { name: name.to_owned(), value: value.as_bytes().to_owned() })
+    let fits =
+        !name.is_empty() && name.bytes().all(is_token) && !value.chars().any(char::is_control);
+    fits.then(|| SecretHeader {
+        name: name.to_owned(),
+        value: value.as_bytes().to_owned(),
+    })
 }
 
 #[cfg(test)]
@@ -263,7 +319,14 @@ mod tests {
 
     fn config(flags: &[&str]) -> Result<Config, String> {
         let arguments = ["coordinator"].iter().chain(flags).map(OsString::from);
-        Config::read(arguments).map_err(|error| error.to_string().lines().next().unwrap_or_default().to_owned())
+        Config::read(arguments).map_err(|error| {
+            error
+                .to_string()
+                .lines()
+                .next()
+                .unwrap_or_default()
+                .to_owned()
+        })
     }
 
     fn plan(flags: &[&str]) -> Result<Plan, String> {
@@ -276,24 +339,68 @@ mod tests {
         assert_eq!(plan.source, ClassSource::Csv("data.csv".into()));
         assert_eq!(plan.target, Path::new("."));
         assert_eq!(plan.listen, Some(DEFAULT_LISTEN));
-        assert_eq!(plan.http, http::Address { address: DEFAULT_HTTP, or_any_port: false });
-        assert_eq!((plan.lease_ttl, plan.single_host), (Duration::from_secs(30), None));
+        assert_eq!(
+            plan.http,
+            http::Address {
+                address: DEFAULT_HTTP,
+                or_any_port: false
+            }
+        );
+        assert_eq!(
+            (plan.lease_ttl, plan.single_host),
+            (Duration::from_secs(30), None)
+        );
         assert_eq!(plan.ceilings, Ceilings::default());
         let job = plan.job;
-        assert_eq!(job.url.as_str(), "https://image-net.org/data/winter21_whole/{wnid}.tar");
-        assert_eq!((job.delete_tar, job.retries, job.timeout), (false, 5, Duration::from_mins(2)));
-        assert_eq!((job.existing, job.durability), (Existing::Adopt, Durability::Power));
+        assert_eq!(
+            job.url.as_str(),
+            "https://image-net.org/data/winter21_whole/{wnid}.tar"
+        );
+        assert_eq!(
+            (job.delete_tar, job.retries, job.timeout),
+            (false, 5, Duration::from_mins(2))
+        );
+        assert_eq!(
+            (job.existing, job.durability),
+            (Existing::Adopt, Durability::Power)
+        );
     }
 
     #[test]
     fn the_last_one_of_a_repeated_flag_applies() {
-        let plan = plan(&["--dev", "--workers", "3", "--dev", "--workers", "8", "--timeout", "1s", "--timeout", "2s"]);
+        let plan = plan(&[
+            "--dev",
+            "--workers",
+            "3",
+            "--dev",
+            "--workers",
+            "8",
+            "--timeout",
+            "1s",
+            "--timeout",
+            "2s",
+        ]);
         let plan = plan.unwrap();
-        assert_eq!((plan.single_host.unwrap().workers, plan.job.timeout), (8, Duration::from_secs(2)));
-        let status = config(&["status", "--json", "--json", "--connect", "http://h:1", "--connect", "http://h:2"]);
+        assert_eq!(
+            (plan.single_host.unwrap().workers, plan.job.timeout),
+            (8, Duration::from_secs(2))
+        );
+        let status = config(&[
+            "status",
+            "--json",
+            "--json",
+            "--connect",
+            "http://h:1",
+            "--connect",
+            "http://h:2",
+        ]);
         assert!(status.is_ok());
-        let retry = config(&["retry", "n00000001", "n00000002"]).unwrap().command;
-        let Some(Command::Retry(retry)) = retry else { panic!("{retry:?}") };
+        let retry = config(&["retry", "n00000001", "n00000002"])
+            .unwrap()
+            .command;
+        let Some(Command::Retry(retry)) = retry else {
+            panic!("{retry:?}")
+        };
         assert_eq!(retry.wnids.len(), 2, "all values of a list apply");
     }
 
@@ -302,61 +409,150 @@ mod tests {
         let dev = plan(&["--dev", "--workers", "3", "--name", "cat"]).unwrap();
         assert_eq!(dev.listen, None);
         assert!(dev.http.or_any_port && plan(&["--demo"]).unwrap().http.or_any_port);
-        assert!(!plan(&["--dev", "--http", "127.0.0.1:8080"]).unwrap().http.or_any_port);
-        assert_eq!(dev.single_host, Some(SingleHost { name: "cat".to_owned(), workers: 3, staging: None }));
-        assert!(plan(&["--dev", "--listen", "127.0.0.1:0"]).unwrap().listen.is_some());
+        assert!(
+            !plan(&["--dev", "--http", "127.0.0.1:8080"])
+                .unwrap()
+                .http
+                .or_any_port
+        );
+        assert_eq!(
+            dev.single_host,
+            Some(SingleHost {
+                name: "cat".to_owned(),
+                workers: 3,
+                staging: None
+            })
+        );
+        assert!(
+            plan(&["--dev", "--listen", "127.0.0.1:0"])
+                .unwrap()
+                .listen
+                .is_some()
+        );
         let demo = plan(&["--demo"]).unwrap();
-        assert_eq!((demo.source, demo.target), (ClassSource::Demo, DEMO_TARGET.into()));
+        assert_eq!(
+            (demo.source, demo.target),
+            (ClassSource::Demo, DEMO_TARGET.into())
+        );
         assert_eq!(demo.single_host.unwrap().workers, 10);
-        assert_eq!(plan(&["--demo", "--target", "x"]).unwrap().target, Path::new("x"));
+        assert_eq!(
+            plan(&["--demo", "--target", "x"]).unwrap().target,
+            Path::new("x")
+        );
     }
 
     #[test]
     fn unusable_settings_are_refused_in_one_sentence() {
         for (flags, said) in [
-            (&["--listen", "0.0.0.0:50051"][..], "stay on this machine with --listen 127.0.0.1:50051"),
-            (&["--listen", "[2001:db8::1]:1"], "run `coordinator init --advertise THIS_HOST`"),
-            (&["--url", "ftp://u:secret@h/x"], "use the value of --url: its scheme is ftp:"),
+            (
+                &["--listen", "0.0.0.0:50051"][..],
+                "stay on this machine with --listen 127.0.0.1:50051",
+            ),
+            (
+                &["--listen", "[2001:db8::1]:1"],
+                "run `coordinator init --advertise THIS_HOST`",
+            ),
+            (
+                &["--url", "ftp://u:secret@h/x"],
+                "use the value of --url: its scheme is ftp:",
+            ),
             (&["--workers", "0"], "0 is not in 1..=1000"),
             (&["--workers", "1001"], "1001 is not in 1..=1000"),
             (&["--max-connections", "0"], "0 is not in 1.."),
             (&["--max-connections", "many"], "invalid digit"),
             (&["--max-rate", "0"], "it must be more than nothing"),
-            (&["--max-rate", "fast"], "a number of bytes a second, like 10MiB/s"),
+            (
+                &["--max-rate", "fast"],
+                "a number of bytes a second, like 10MiB/s",
+            ),
             (&["--timeout", "0s"], "it must be longer than nothing"),
             (&["--timeout", "soon"], "expected number at 0"),
             (&["--lease-ttl", "2s"], "the shortest is 3s"),
-            (&["--lease-ttl", "500000000000y"], "the longest is one day, 24h"),
+            (
+                &["--lease-ttl", "500000000000y"],
+                "the longest is one day, 24h",
+            ),
             (&["--lease-ttl", "25h"], "the longest is one day, 24h"),
-            (&["--timeout", "500000000000y"], "the longest is one day, 24h"),
+            (
+                &["--timeout", "500000000000y"],
+                "the longest is one day, 24h",
+            ),
             (&["--timeout", "86401s"], "the longest is one day, 24h"),
-            (&["--existing", "delete"], "invalid value 'delete' for '--existing <HOW>'"),
+            (
+                &["--existing", "delete"],
+                "invalid value 'delete' for '--existing <HOW>'",
+            ),
             (&["--dev", "--name", "../x"], "a name has 1 to 64 letters"),
-            (&["--cacert", "/nowhere/ca.pem"], "read /nowhere/ca.pem, given with --cacert: No such file"),
+            (
+                &["--cacert", "/nowhere/ca.pem"],
+                "read /nowhere/ca.pem, given with --cacert: No such file",
+            ),
         ] {
             let error = plan(flags).unwrap_err();
-            assert!(error.contains(said) && !error.contains("secret"), "{flags:?}: {error}");
+            assert!(
+                error.contains(said) && !error.contains("secret"),
+                "{flags:?}: {error}"
+            );
         }
-        assert_eq!(plan(&["--lease-ttl", "24h", "--timeout", "1day"]).unwrap().lease_ttl, Duration::from_hours(24));
-        let ceilings = plan(&["--max-connections", "8", "--max-rate", "10MiB/s"]).unwrap().ceilings;
-        assert_eq!(ceilings, Ceilings { connections: Some(8), bytes_per_second: Some(10 << 20) });
-        assert_eq!(plan(&["--timeout", "500ms"]).unwrap().job.timeout, Duration::from_millis(500));
+        assert_eq!(
+            plan(&["--lease-ttl", "24h", "--timeout", "1day"])
+                .unwrap()
+                .lease_ttl,
+            Duration::from_hours(24)
+        );
+        let ceilings = plan(&["--max-connections", "8", "--max-rate", "10MiB/s"])
+            .unwrap()
+            .ceilings;
+        assert_eq!(
+            ceilings,
+            Ceilings {
+                connections: Some(8),
+                bytes_per_second: Some(10 << 20)
+            }
+        );
+        assert_eq!(
+            plan(&["--timeout", "500ms"]).unwrap().job.timeout,
+            Duration::from_millis(500)
+        );
     }
 
     #[test]
     fn the_commands_for_a_job_with_secrets_name_an_address_that_workers_can_use() {
         for (listen, init, connect) in [
-            ("127.0.0.1:50051", "`coordinator init`", "--connect https://127.0.0.1:50051 --token-file"),
-            ("[::1]:1", "`coordinator init`", "--connect https://[::1]:1 --token-file"),
-            ("127.0.0.2:80", "`coordinator init --advertise 127.0.0.2`", "--connect https://127.0.0.2:80 "),
-            ("127.0.0.1:0", "`coordinator init`", "--connect https://127.0.0.1:PORT "),
-            ("[::1]:0", "`coordinator init`", "--connect https://[::1]:PORT "),
+            (
+                "127.0.0.1:50051",
+                "`coordinator init`",
+                "--connect https://127.0.0.1:50051 --token-file",
+            ),
+            (
+                "[::1]:1",
+                "`coordinator init`",
+                "--connect https://[::1]:1 --token-file",
+            ),
+            (
+                "127.0.0.2:80",
+                "`coordinator init --advertise 127.0.0.2`",
+                "--connect https://127.0.0.2:80 ",
+            ),
+            (
+                "127.0.0.1:0",
+                "`coordinator init`",
+                "--connect https://127.0.0.1:PORT ",
+            ),
+            (
+                "[::1]:0",
+                "`coordinator init`",
+                "--connect https://[::1]:PORT ",
+            ),
         ] {
             let error = plan(&["--listen", listen, "--url", "http://u:p@h/x"]).unwrap_err();
             assert!(error.contains(init) && error.contains(connect), "{error}");
         }
         for query in ["v=1", "version=2021", "file={wnid}.tar&dl"] {
-            assert!(plan(&["--url", &format!("http://h/{{wnid}}.tar?{query}")]).is_ok(), "{query}");
+            assert!(
+                plan(&["--url", &format!("http://h/{{wnid}}.tar?{query}")]).is_ok(),
+                "{query}"
+            );
         }
     }
 
@@ -366,12 +562,24 @@ mod tests {
         let path = folder.path().join("headers");
         let read = |text: &str| {
             std::fs::write(&path, text).unwrap();
-            headers(&path).map_err(|error| error.to_string().replace(&path.display().to_string(), "F"))
+            headers(&path)
+                .map_err(|error| error.to_string().replace(&path.display().to_string(), "F"))
         };
         let found = read("\u{feff}# mine\n\nCookie: a=b; c=d\r\n X-Token :  secret:1 \n").unwrap();
-        let header = |name: &str, value: &str| SecretHeader { name: name.to_owned(), value: value.into() };
-        assert_eq!(found, [header("Cookie", "a=b; c=d"), header("X-Token", "secret:1")]);
-        for text in ["A: b\nsecret\n", "A: b\nse cret: x\n", "A: b\n: secret\n", "A: b\nC: se\x01cret\n"] {
+        let header = |name: &str, value: &str| SecretHeader {
+            name: name.to_owned(),
+            value: value.into(),
+        };
+        assert_eq!(
+            found,
+            [header("Cookie", "a=b; c=d"), header("X-Token", "secret:1")]
+        );
+        for text in [
+            "A: b\nsecret\n",
+            "A: b\nse cret: x\n",
+            "A: b\n: secret\n",
+            "A: b\nC: se\x01cret\n",
+        ] {
             let said = "use the header file F: line 2 is not of the form `Name: value`";
             assert_eq!(read(text).unwrap_err(), said);
         }
@@ -388,11 +596,20 @@ mod tests {
         };
         assert_eq!(with_mode(0o600).unwrap().warnings, Vec::<String>::new());
         let [warning] = with_mode(0o644).unwrap().warnings.try_into().unwrap();
-        assert!(warning.ends_with(&format!("run `chmod o= {}`", path.display())), "{warning}");
+        assert!(
+            warning.ends_with(&format!("run `chmod o= {}`", path.display())),
+            "{warning}"
+        );
         let refused = with_mode(0o666).unwrap_err();
-        assert!(refused.contains("every user of this machine can change it; run `chmod o-w"), "{refused}");
+        assert!(
+            refused.contains("every user of this machine can change it; run `chmod o-w"),
+            "{refused}"
+        );
         let refused = plan(&["--dev", "--cacert", path.to_str().unwrap()]).unwrap_err();
-        assert!(refused.contains("every user of this machine can change it"), "{refused}");
+        assert!(
+            refused.contains("every user of this machine can change it"),
+            "{refused}"
+        );
     }
 
     #[test]
@@ -401,9 +618,16 @@ mod tests {
         let path = folder.path().join("headers");
         std::fs::write(&path, "Cookie: a=b\n").unwrap();
         let file = path.to_str().unwrap();
-        for secret in [["--header-file", file], ["--url", "https://u:p@h/x"], ["--url", "https://h/{wnid}?key=abc"]] {
+        for secret in [
+            ["--header-file", file],
+            ["--url", "https://u:p@h/x"],
+            ["--url", "https://h/{wnid}?key=abc"],
+        ] {
             let refused = plan(&secret).unwrap_err();
-            assert!(refused.starts_with("listen on 127.0.0.1:50051: every user of this machine"), "{refused}");
+            assert!(
+                refused.starts_with("listen on 127.0.0.1:50051: every user of this machine"),
+                "{refused}"
+            );
             plan(&[&secret[..], &["--dev"]].concat()).unwrap();
             plan(&[&secret[..], &["--insecure"]].concat()).unwrap();
             plan(&[&secret[..], &["--dev", "--listen", "127.0.0.1:0"]].concat()).unwrap_err();
@@ -417,12 +641,22 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ca.pem");
         std::fs::write(&path, "key").unwrap();
-        assert!(matches!(certificates(&path), Err(ConfigError::Certificate { .. })));
+        assert!(matches!(
+            certificates(&path),
+            Err(ConfigError::Certificate { .. })
+        ));
         std::fs::write(&path, "-----BEGIN CERTIFICATE-----\n").unwrap();
         let refused = certificates(&path).unwrap_err().to_string();
-        assert!(refused.contains("given with --cacert: the certificate that begins in line 1 is damaged"), "{refused}");
+        assert!(
+            refused
+                .contains("given with --cacert: the certificate that begins in line 1 is damaged"),
+            "{refused}"
+        );
         let key = rcgen::KeyPair::generate().unwrap();
-        let pem = rcgen::CertificateParams::default().self_signed(&key).unwrap().pem();
+        let pem = rcgen::CertificateParams::default()
+            .self_signed(&key)
+            .unwrap()
+            .pem();
         std::fs::write(&path, &pem).unwrap();
         assert_eq!(certificates(&path).unwrap(), pem.into_bytes());
     }

@@ -47,11 +47,25 @@ struct DemoClasses {
 pub(super) fn router(classes: &[(Wnid, Script)], class_takes: Duration) -> Router {
     let class = |(seed, (wnid, script)): (u32, &(Wnid, Script))| {
         let tar = Bytes::from(pictures::tar_of(*wnid, seed));
-        let etag = HeaderValue::try_from(format!("\"{wnid}-{:x}\"", tar.len())).expect("an id and a number are text");
-        (format!("{wnid}.tar"), DemoClass { script: *script, tar, etag, requests: AtomicU32::new(0) })
+        let etag = HeaderValue::try_from(format!("\"{wnid}-{:x}\"", tar.len()))
+            .expect("an id and a number are text");
+        (
+            format!("{wnid}.tar"),
+            DemoClass {
+                script: *script,
+                tar,
+                etag,
+                requests: AtomicU32::new(0),
+            },
+        )
     };
-    let classes = DemoClasses { by_file: (0..).zip(classes).map(class).collect(), class_takes };
-    Router::new().route("/{file}", get(answer)).with_state(Arc::new(classes))
+    let classes = DemoClasses {
+        by_file: (0..).zip(classes).map(class).collect(),
+        class_takes,
+    };
+    Router::new()
+        .route("/{file}", get(answer))
+        .with_state(Arc::new(classes))
 }
 
 async fn answer(
@@ -60,18 +74,30 @@ async fn answer(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let Some(class) = classes.by_file.get(&file).filter(|class| class.script != Script::Missing) else {
+    let Some(class) = classes
+        .by_file
+        .get(&file)
+        .filter(|class| class.script != Script::Missing)
+    else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let is_first = method == Method::GET && class.requests.fetch_add(1, Ordering::Relaxed) == 0;
     if is_first && class.script == Script::BusyFirst {
-        return (StatusCode::SERVICE_UNAVAILABLE, [(header::RETRY_AFTER, "1")]).into_response();
+        return (
+            StatusCode::SERVICE_UNAVAILABLE,
+            [(header::RETRY_AFTER, "1")],
+        )
+            .into_response();
     }
     let length = class.tar.len();
     let start = match range_start(&headers, &class.etag) {
         Some(start) if start >= length => {
             let range = format!("bytes */{length}");
-            return (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, range)]).into_response();
+            return (
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                [(header::CONTENT_RANGE, range)],
+            )
+                .into_response();
         }
         start => start,
     };
@@ -88,13 +114,19 @@ async fn answer(
     let mut response = Response::new(body);
     let head = response.headers_mut();
     head.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    head.insert(header::CONTENT_TYPE, HeaderValue::from_static("application/x-tar"));
+    head.insert(
+        header::CONTENT_TYPE,
+        HeaderValue::from_static("application/x-tar"),
+    );
     head.insert(header::CONTENT_LENGTH, size.into());
     head.insert(header::ETAG, class.etag.clone());
     head.insert(header::LAST_MODIFIED, LAST_MODIFIED);
     if let Some(start) = start {
         let range = format!("bytes {start}-{}/{length}", length - 1);
-        head.insert(header::CONTENT_RANGE, HeaderValue::try_from(range).expect("numbers are text"));
+        head.insert(
+            header::CONTENT_RANGE,
+            HeaderValue::try_from(range).expect("numbers are text"),
+        );
         *response.status_mut() = StatusCode::PARTIAL_CONTENT;
     }
     response
@@ -103,13 +135,25 @@ async fn answer(
 /// Parses `Range: bytes=N-`, unless `If-Range` names another version. A server may ignore other
 /// forms of ranges (RFC 9110 §14.2).
 fn range_start(headers: &HeaderMap, etag: &HeaderValue) -> Option<usize> {
-    let is_current = headers.get(header::IF_RANGE).is_none_or(|version| version == etag || version == LAST_MODIFIED);
+    let is_current = headers
+        .get(header::IF_RANGE)
+        .is_none_or(|version| version == etag || version == LAST_MODIFIED);
     let range = headers.get(header::RANGE).filter(|_| is_current)?;
-    range.to_str().ok()?.strip_prefix("bytes=")?.strip_suffix('-')?.parse().ok()
+    range
+        .to_str()
+        .ok()?
+        .strip_prefix("bytes=")?
+        .strip_suffix('-')?
+        .parse()
+        .ok()
 }
 
 /// The body in small pieces, delayed so that a tar of `length` bytes takes `takes`.
-fn paced(body: Bytes, length: usize, takes: Duration) -> impl Stream<Item = io::Result<Bytes>> + use<> {
+fn paced(
+    body: Bytes,
+    length: usize,
+    takes: Duration,
+) -> impl Stream<Item = io::Result<Bytes>> + use<> {
     let pieces = u32::try_from(length.div_ceil(CHUNK)).unwrap_or(u32::MAX);
     let pause = takes / pieces.max(1);
     stream::unfold(body, move |mut rest| async move {
@@ -129,16 +173,28 @@ mod tests {
 
     use super::*;
 
-    async fn send(router: &Router, method: Method, path: &str, headers: &[(header::HeaderName, &str)]) -> Response {
+    async fn send(
+        router: &Router,
+        method: Method,
+        path: &str,
+        headers: &[(header::HeaderName, &str)],
+    ) -> Response {
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(name, *value);
         }
-        router.clone().oneshot(request.body(Body::empty()).unwrap()).await.unwrap()
+        router
+            .clone()
+            .oneshot(request.body(Body::empty()).unwrap())
+            .await
+            .unwrap()
     }
 
     fn router_of(script: Script) -> Router {
-        router(&[("n02124075".parse().unwrap(), script)], Duration::from_millis(1500))
+        router(
+            &[("n02124075".parse().unwrap(), script)],
+            Duration::from_millis(1500),
+        )
     }
 
     fn text(response: &Response, name: &header::HeaderName) -> String {
@@ -151,15 +207,23 @@ mod tests {
         let head = send(&router, Method::HEAD, "/n02124075.tar", &[]).await;
         let length = text(&head, &header::CONTENT_LENGTH);
         let etag = text(&head, &header::ETAG);
-        let mut first = send(&router, Method::GET, "/n02124075.tar", &[]).await.into_body().into_data_stream();
+        let mut first = send(&router, Method::GET, "/n02124075.tar", &[])
+            .await
+            .into_body()
+            .into_data_stream();
         let mut received = Vec::new();
         while let Some(Ok(piece)) = first.next().await {
             received.extend(piece);
         }
         assert_eq!(received.len(), length.parse::<usize>().unwrap() / 2);
         let range = format!("bytes={}-", received.len());
-        let rest =
-            send(&router, Method::GET, "/n02124075.tar", &[(header::RANGE, &range), (header::IF_RANGE, &etag)]).await;
+        let rest = send(
+            &router,
+            Method::GET,
+            "/n02124075.tar",
+            &[(header::RANGE, &range), (header::IF_RANGE, &etag)],
+        )
+        .await;
         assert_eq!(rest.status(), StatusCode::PARTIAL_CONTENT);
         assert!(text(&rest, &header::CONTENT_RANGE).ends_with(&format!("/{length}")));
         received.extend(to_bytes(rest.into_body(), usize::MAX).await.unwrap());
@@ -170,7 +234,12 @@ mod tests {
     async fn another_version_is_sent_whole_and_a_range_beyond_the_end_is_refused() {
         let router = router_of(Script::Plain);
         let other = [(header::RANGE, "bytes=5-"), (header::IF_RANGE, "\"other\"")];
-        assert_eq!(send(&router, Method::GET, "/n02124075.tar", &other).await.status(), StatusCode::OK);
+        assert_eq!(
+            send(&router, Method::GET, "/n02124075.tar", &other)
+                .await
+                .status(),
+            StatusCode::OK
+        );
         let beyond = [(header::RANGE, "bytes=99999999-")];
         let refused = send(&router, Method::GET, "/n02124075.tar", &beyond).await;
         assert_eq!(refused.status(), StatusCode::RANGE_NOT_SATISFIABLE);
@@ -180,12 +249,30 @@ mod tests {
     async fn a_busy_class_is_served_the_second_time_and_a_missing_one_never() {
         let router = router_of(Script::BusyFirst);
         let busy = send(&router, Method::GET, "/n02124075.tar", &[]).await;
-        assert_eq!((busy.status(), text(&busy, &header::RETRY_AFTER)), (StatusCode::SERVICE_UNAVAILABLE, "1".into()));
-        assert_eq!(send(&router, Method::GET, "/n02124075.tar", &[]).await.status(), StatusCode::OK);
-        assert_eq!(send(&router, Method::GET, "/n00000000.tar", &[]).await.status(), StatusCode::NOT_FOUND);
+        assert_eq!(
+            (busy.status(), text(&busy, &header::RETRY_AFTER)),
+            (StatusCode::SERVICE_UNAVAILABLE, "1".into())
+        );
+        assert_eq!(
+            send(&router, Method::GET, "/n02124075.tar", &[])
+                .await
+                .status(),
+            StatusCode::OK
+        );
+        assert_eq!(
+            send(&router, Method::GET, "/n00000000.tar", &[])
+                .await
+                .status(),
+            StatusCode::NOT_FOUND
+        );
         let missing = router_of(Script::Missing);
         for _ in 0..2 {
-            assert_eq!(send(&missing, Method::GET, "/n02124075.tar", &[]).await.status(), StatusCode::NOT_FOUND);
+            assert_eq!(
+                send(&missing, Method::GET, "/n02124075.tar", &[])
+                    .await
+                    .status(),
+                StatusCode::NOT_FOUND
+            );
         }
     }
 }

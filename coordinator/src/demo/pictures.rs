@@ -20,7 +20,11 @@ pub(super) fn tar_of(wnid: Wnid, seed: u32) -> Vec<u8> {
         header.set_mode(0o644);
         header.set_mtime(1_640_995_200);
         archive
-            .append_data(&mut header, format!("{wnid}_{number}.JPEG"), jpeg.as_slice())
+            .append_data(
+                &mut header,
+                format!("{wnid}_{number}.JPEG"),
+                jpeg.as_slice(),
+            )
             .expect("writing to memory with a short name succeeds");
     }
     let mut bytes = archive.into_inner().expect("writing to memory succeeds");

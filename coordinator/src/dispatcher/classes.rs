@@ -14,7 +14,12 @@ const PAGE: u32 = 1000;
 
 impl Dispatcher {
     /// Answers with a page of a list. The failed classes are read on the ledger's thread.
-    pub(super) fn list(&mut self, state: ListedState, after: Option<Wnid>, reply: Reply<ClassPage>) -> Entry {
+    pub(super) fn list(
+        &mut self,
+        state: ListedState,
+        after: Option<Wnid>,
+        reply: Reply<ClassPage>,
+    ) -> Entry {
         if state == ListedState::Leased {
             let page = self.table.under_way(after, PAGE as usize);
             self.send(reply, page);
@@ -24,19 +29,35 @@ impl Dispatcher {
             Ok(page) => reply.send(page).unwrap_or_default(),
             Err(error) => tracing::warn!("failed to {error}"),
         };
-        Entry { read: Some(Box::new(read)), ..Entry::default() }
+        Entry {
+            read: Some(Box::new(read)),
+            ..Entry::default()
+        }
     }
 }
 
 fn failed(ledger: &Ledger, run: &Run, after: Option<Wnid>) -> Result<ClassPage, LedgerError> {
     let records = ledger.failed_after(run, after, PAGE)?;
     let more = records.len() == PAGE as usize;
-    let view = |Record { wnid, outcome, worker }| match outcome {
+    let view = |Record {
+                    wnid,
+                    outcome,
+                    worker,
+                }| match outcome {
         Outcome::Failed(failure) => {
             let worker = worker.unwrap_or_default();
-            Some(ClassView { wnid, worker, bytes: 0, length: 0, failure: Some(failure) })
+            Some(ClassView {
+                wnid,
+                worker,
+                bytes: 0,
+                length: 0,
+                failure: Some(failure),
+            })
         }
         Outcome::Success(_) | Outcome::Skipped(_) => None,
     };
-    Ok(ClassPage { classes: records.into_iter().filter_map(view).collect(), more })
+    Ok(ClassPage {
+        classes: records.into_iter().filter_map(view).collect(),
+        more,
+    })
 }

@@ -7,7 +7,9 @@ use humantime::format_rfc3339_seconds;
 use shared::ids::SessionId;
 use tokio::{sync::watch, time::Instant};
 
-use crate::concurrency::{Budget, ConcurrencyController, ConcurrencyNotice, ConcurrencyStatus, Observation};
+use crate::concurrency::{
+    Budget, ConcurrencyController, ConcurrencyNotice, ConcurrencyStatus, Observation,
+};
 
 /// A longer wait is announced on the screen, with its end in UTC as in the log file; a shorter one
 /// only in the log.
@@ -28,11 +30,27 @@ pub(super) struct BudgetPublisher {
 impl BudgetPublisher {
     /// Also returns the receivers of two signals: that budgets may have changed, and the
     /// controller's status.
-    pub(super) fn new(pace: ConcurrencyController) -> (Self, watch::Receiver<()>, watch::Receiver<ConcurrencyStatus>) {
+    pub(super) fn new(
+        pace: ConcurrencyController,
+    ) -> (
+        Self,
+        watch::Receiver<()>,
+        watch::Receiver<ConcurrencyStatus>,
+    ) {
         let (budgets, budgets_receiver) = watch::channel(());
         let (status, status_receiver) = watch::channel(pace.status(Instant::now()));
         let origin = "the origin".to_owned();
-        (Self { turn: pace.turn(), pace, budgets, status, origin }, budgets_receiver, status_receiver)
+        (
+            Self {
+                turn: pace.turn(),
+                pace,
+                budgets,
+                status,
+                origin,
+            },
+            budgets_receiver,
+            status_receiver,
+        )
     }
 
     /// Sets the name of the origin in messages.
@@ -41,7 +59,12 @@ impl BudgetPublisher {
     }
 
     /// Records a worker's observation and returns the worker's budget.
-    pub(super) fn observed(&mut self, session: SessionId, observation: &Observation, now: Instant) -> Budget {
+    pub(super) fn observed(
+        &mut self,
+        session: SessionId,
+        observation: &Observation,
+        now: Instant,
+    ) -> Budget {
         self.pace.observed(session, observation, now);
         self.publish(now);
         self.pace.budget(session, now)
@@ -88,7 +111,8 @@ impl BudgetPublisher {
             }
         }
         let status = self.pace.status(now);
-        self.status.send_if_modified(|published| std::mem::replace(published, status) != status);
+        self.status
+            .send_if_modified(|published| std::mem::replace(published, status) != status);
         let turn = self.pace.turn();
         if std::mem::replace(&mut self.turn, turn) != turn {
             self.budgets.send_replace(());

@@ -18,7 +18,9 @@ use crate::{
     concurrency::{Budget, ConcurrencyStatus, Observation},
     counters::JobCounters,
     fleet::{ClassPage, Fleet, ListedState, Phase},
-    lease_table::{Granted, Lease, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo},
+    lease_table::{
+        Granted, Lease, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo,
+    },
 };
 
 /// A worker that left because of an error.
@@ -110,21 +112,70 @@ pub(super) type Reply<T> = oneshot::Sender<T>;
 
 /// A command to the dispatcher, with the channel for its answer.
 pub(super) enum Command {
-    Register { worker_info: WorkerInfo, held: Vec<ReportedLease>, reply: Reply<Result<Registered, Refused>> },
-    Renew { renewal: Renewal, reply: Reply<Result<Renewed, UnknownSession>> },
-    Acquire { session: SessionId, max: usize, held: Vec<ReportedLease>, reply: Reply<Result<Granted, UnknownSession>> },
-    Report { reporter: Reporter, results: Vec<Reported>, reply: Reply<Receipt> },
-    Leave { session: SessionId, reason: Option<String>, reply: Reply<()> },
-    Observe { session: SessionId, observation: Observation, reply: Reply<Result<Budget, UnknownSession>> },
-    FirstFailure { session: SessionId, failure: String },
-    Budget { session: SessionId, reply: Reply<Result<Budget, UnknownSession>> },
-    HeardOf { span: Duration, reply: Reply<usize> },
-    Fleet { reply: Reply<Fleet> },
-    Classes { state: ListedState, after: Option<Wnid>, reply: Reply<ClassPage> },
-    RetryFailed { wnids: Vec<Wnid>, reply: Reply<Result<Retried, NotInList>> },
-    Advice { reply: Reply<Option<&'static str>> },
-    DrainWorker { name: String, reply: Reply<bool> },
-    Resume { reply: Reply<Duration> },
+    Register {
+        worker_info: WorkerInfo,
+        held: Vec<ReportedLease>,
+        reply: Reply<Result<Registered, Refused>>,
+    },
+    Renew {
+        renewal: Renewal,
+        reply: Reply<Result<Renewed, UnknownSession>>,
+    },
+    Acquire {
+        session: SessionId,
+        max: usize,
+        held: Vec<ReportedLease>,
+        reply: Reply<Result<Granted, UnknownSession>>,
+    },
+    Report {
+        reporter: Reporter,
+        results: Vec<Reported>,
+        reply: Reply<Receipt>,
+    },
+    Leave {
+        session: SessionId,
+        reason: Option<String>,
+        reply: Reply<()>,
+    },
+    Observe {
+        session: SessionId,
+        observation: Observation,
+        reply: Reply<Result<Budget, UnknownSession>>,
+    },
+    FirstFailure {
+        session: SessionId,
+        failure: String,
+    },
+    Budget {
+        session: SessionId,
+        reply: Reply<Result<Budget, UnknownSession>>,
+    },
+    HeardOf {
+        span: Duration,
+        reply: Reply<usize>,
+    },
+    Fleet {
+        reply: Reply<Fleet>,
+    },
+    Classes {
+        state: ListedState,
+        after: Option<Wnid>,
+        reply: Reply<ClassPage>,
+    },
+    RetryFailed {
+        wnids: Vec<Wnid>,
+        reply: Reply<Result<Retried, NotInList>>,
+    },
+    Advice {
+        reply: Reply<Option<&'static str>>,
+    },
+    DrainWorker {
+        name: String,
+        reply: Reply<bool>,
+    },
+    Resume {
+        reply: Reply<Duration>,
+    },
 }
 
 /// A handle to the dispatcher. Clones refer to the same dispatcher.
@@ -154,7 +205,13 @@ impl DispatcherHandle {
         worker_info: WorkerInfo,
         held: Vec<ReportedLease>,
     ) -> Result<Registered, DispatchError> {
-        Ok(self.call(|reply| Command::Register { worker_info, held, reply }).await??)
+        Ok(self
+            .call(|reply| Command::Register {
+                worker_info,
+                held,
+                reply,
+            })
+            .await??)
     }
 
     /// Keeps a session alive. Returns the leases that the worker must give up.
@@ -162,7 +219,9 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError`].
     pub async fn renew(&self, renewal: Renewal) -> Result<Renewed, DispatchError> {
-        Ok(self.call(|reply| Command::Renew { renewal, reply }).await??)
+        Ok(self
+            .call(|reply| Command::Renew { renewal, reply })
+            .await??)
     }
 
     /// Leases up to `max` classes without waiting for any to become available. If the caller is
@@ -177,7 +236,14 @@ impl DispatcherHandle {
         max: usize,
         held: Vec<ReportedLease>,
     ) -> Result<Granted, DispatchError> {
-        Ok(self.call(|reply| Command::Acquire { session, max, held, reply }).await??)
+        Ok(self
+            .call(|reply| Command::Acquire {
+                session,
+                max,
+                held,
+                reply,
+            })
+            .await??)
     }
 
     /// Settles classes. The results are durable when this returns. A success is also accepted from
@@ -191,7 +257,12 @@ impl DispatcherHandle {
         results: Vec<Reported>,
     ) -> Result<Receipt, DispatchError> {
         let reporter = reporter.into();
-        self.call(|reply| Command::Report { reporter, results, reply }).await
+        self.call(|reply| Command::Report {
+            reporter,
+            results,
+            reply,
+        })
+        .await
     }
 
     /// Ends a session. Its leased classes become pending again. A reason means that the worker
@@ -199,24 +270,50 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
-    pub async fn leave(&self, session: SessionId, reason: Option<String>) -> Result<(), DispatchError> {
-        self.call(|reply| Command::Leave { session, reason, reply }).await
+    pub async fn leave(
+        &self,
+        session: SessionId,
+        reason: Option<String>,
+    ) -> Result<(), DispatchError> {
+        self.call(|reply| Command::Leave {
+            session,
+            reason,
+            reply,
+        })
+        .await
     }
 
     /// Passes on a worker's observation of its connections to the origin. Returns its budget.
     ///
     /// # Errors
     /// [`DispatchError`].
-    pub async fn observe(&self, session: SessionId, observation: Observation) -> Result<Budget, DispatchError> {
-        Ok(self.call(|reply| Command::Observe { session, observation, reply }).await??)
+    pub async fn observe(
+        &self,
+        session: SessionId,
+        observation: Observation,
+    ) -> Result<Budget, DispatchError> {
+        Ok(self
+            .call(|reply| Command::Observe {
+                session,
+                observation,
+                reply,
+            })
+            .await??)
     }
 
     /// Passes on why a worker has received no response from the origin yet, for display.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
-    pub async fn first_trouble(&self, session: SessionId, failure: String) -> Result<(), DispatchError> {
-        let sent = self.commands.send(Command::FirstFailure { session, failure }).await;
+    pub async fn first_trouble(
+        &self,
+        session: SessionId,
+        failure: String,
+    ) -> Result<(), DispatchError> {
+        let sent = self
+            .commands
+            .send(Command::FirstFailure { session, failure })
+            .await;
         sent.map_err(|_| DispatchError::Stopped)
     }
 
@@ -225,7 +322,9 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError`].
     pub async fn budget(&self, session: SessionId) -> Result<Budget, DispatchError> {
-        Ok(self.call(|reply| Command::Budget { session, reply }).await??)
+        Ok(self
+            .call(|reply| Command::Budget { session, reply })
+            .await??)
     }
 
     /// The number of workers that have not left and were heard of within the last `span`.
@@ -248,8 +347,17 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// [`DispatchError::Stopped`], also when the ledger cannot be read.
-    pub async fn classes(&self, state: ListedState, after: Option<Wnid>) -> Result<ClassPage, DispatchError> {
-        self.call(|reply| Command::Classes { state, after, reply }).await
+    pub async fn classes(
+        &self,
+        state: ListedState,
+        after: Option<Wnid>,
+    ) -> Result<ClassPage, DispatchError> {
+        self.call(|reply| Command::Classes {
+            state,
+            after,
+            reply,
+        })
+        .await
     }
 
     /// Makes failed classes pending again, all of them if none is named. Returns how many were
@@ -258,7 +366,9 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError::NotInList`]; then no class is retried.
     pub async fn retry_failed(&self, wnids: Vec<Wnid>) -> Result<Retried, DispatchError> {
-        Ok(self.call(|reply| Command::RetryFailed { wnids, reply }).await??)
+        Ok(self
+            .call(|reply| Command::RetryFailed { wnids, reply })
+            .await??)
     }
 
     /// Drains a worker: it finishes its leased classes and then ends. Returns false if there is no
@@ -267,7 +377,8 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn drain_worker(&self, name: String) -> Result<bool, DispatchError> {
-        self.call(|reply| Command::DrainWorker { name, reply }).await
+        self.call(|reply| Command::DrainWorker { name, reply })
+            .await
     }
 
     /// Ends the waits that the origin has asked for with `Retry-After`. Returns the time that was
@@ -358,7 +469,10 @@ impl DispatcherHandle {
 
     async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, DispatchError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(command(reply)).await.map_err(|_| DispatchError::Stopped)?;
+        self.commands
+            .send(command(reply))
+            .await
+            .map_err(|_| DispatchError::Stopped)?;
         answer.await.map_err(|_| DispatchError::Stopped)
     }
 }

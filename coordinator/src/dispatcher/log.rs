@@ -54,13 +54,15 @@ impl DispatcherLog {
     pub(super) fn failed(&mut self, wnid: Wnid, failure: &Failure) {
         self.refusals.note(failure.refusal);
         let named = self.with_origin(failure);
-        self.failures.tell(&wnid.to_string(), &named, Instant::now());
+        self.failures
+            .tell(&wnid.to_string(), &named, Instant::now());
     }
 
     /// A worker has received no response from the origin yet. Each message is logged once,
     /// whichever worker sends it, and only until a first class is complete.
     pub(super) fn first_failure(&mut self, worker: &str, failure: String, has_success: bool) {
-        let is_new = !self.first_failures.contains(&failure) && self.first_failures.len() < MAX_FIRST_FAILURES;
+        let is_new = !self.first_failures.contains(&failure)
+            && self.first_failures.len() < MAX_FIRST_FAILURES;
         if self.logs_first_failure && !has_success && is_new {
             tracing::warn!("worker {worker}: {failure}");
             self.first_failures.push(failure);
@@ -75,12 +77,18 @@ impl DispatcherLog {
 
     /// Logs the summarized failures that are due.
     pub(super) fn tick(&mut self, now: Instant) {
-        self.failures.due(now).iter().for_each(|line| tracing::warn!("{line}"));
+        self.failures
+            .due(now)
+            .iter()
+            .for_each(|line| tracing::warn!("{line}"));
     }
 
     /// Logs the remaining summarized failures at the end of the job.
     pub(super) fn rest(&mut self, now: Instant) {
-        self.failures.rest(now).iter().for_each(|line| tracing::warn!("{line}"));
+        self.failures
+            .rest(now)
+            .iter()
+            .for_each(|line| tracing::warn!("{line}"));
     }
 
     /// The failure; if the origin caused it, with the origin's address.
@@ -89,7 +97,10 @@ impl DispatcherLog {
         if !is_of_origin || failure.message.contains(&self.origin) {
             return failure.clone();
         }
-        Failure { message: format!("{} ({})", failure.message, self.origin), ..failure.clone() }
+        Failure {
+            message: format!("{} ({})", failure.message, self.origin),
+            ..failure.clone()
+        }
     }
 }
 
@@ -97,7 +108,11 @@ impl Dispatcher {
     /// The record of a class that failed without a report about it. Also logs the failure.
     pub(super) fn given_up_record(&mut self, wnid: Wnid, failure: Failure) -> Record {
         self.log.failed(wnid, &failure);
-        Record { wnid, outcome: Outcome::Failed(failure), worker: None }
+        Record {
+            wnid,
+            outcome: Outcome::Failed(failure),
+            worker: None,
+        }
     }
 
     /// Logs the notices of the lease table, and publishes its phase and whether the origin refuses
@@ -109,10 +124,14 @@ impl Dispatcher {
                     tracing::warn!("worker {worker} did not come back; its classes go to others");
                 }
                 LeaseNotice::NoProgress { wnid, worker } => {
-                    tracing::warn!("{wnid} does not get on with worker {worker} and goes to another");
+                    tracing::warn!(
+                        "{wnid} does not get on with worker {worker} and goes to another"
+                    );
                 }
                 LeaseNotice::Silent { wnid, worker } => {
-                    tracing::info!("worker {worker} receives nothing of {wnid}, which goes to an idle one");
+                    tracing::info!(
+                        "worker {worker} receives nothing of {wnid}, which goes to an idle one"
+                    );
                 }
                 LeaseNotice::Elsewhere(news) => tracing::warn!("{news}"),
                 LeaseNotice::Copy { wnid, worker, news } => {
@@ -134,7 +153,11 @@ impl Dispatcher {
                 ),
             }
         }
-        if let Some(refuses) = self.table.origin_refuses().filter(|_| self.refuses.borrow().is_none()) {
+        if let Some(refuses) = self
+            .table
+            .origin_refuses()
+            .filter(|_| self.refuses.borrow().is_none())
+        {
             self.refuses.send_replace(Some(refuses.clone()));
         }
         if self.published.phase(&self.table) {

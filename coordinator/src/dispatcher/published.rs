@@ -73,14 +73,18 @@ impl Published {
             self.publish(snapshot);
         }
         let turn = table.turn();
-        self.turn.send_if_modified(|published| std::mem::replace(published, turn) != turn);
+        self.turn
+            .send_if_modified(|published| std::mem::replace(published, turn) != turn);
     }
 
     /// Publishes the phase under the same condition as [`Self::counts`]. Returns whether it has
     /// changed.
     pub(super) fn phase(&self, table: &LeaseTable) -> bool {
         let phase = table.phase();
-        self.may_publish(table) && self.phase.send_if_modified(|published| std::mem::replace(published, phase) != phase)
+        self.may_publish(table)
+            && self
+                .phase
+                .send_if_modified(|published| std::mem::replace(published, phase) != phase)
     }
 
     /// Takes the counts of a finished job. The returned function publishes them, and that the job
@@ -101,7 +105,10 @@ impl Published {
 
     fn take(&mut self, status: JobStatus) -> Snapshot {
         self.taken += 1;
-        Snapshot { number: self.taken, status }
+        Snapshot {
+            number: self.taken,
+            status,
+        }
     }
 
     fn publish(&self, Snapshot { number, status }: Snapshot) {

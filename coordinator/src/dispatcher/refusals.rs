@@ -28,12 +28,19 @@ impl Refusals {
     /// origin.
     pub(super) fn advice(&self, status: &JobStatus, rows: u64) -> Option<&'static str> {
         let (refusal, _) = self.refused.iter().max_by_key(|(_, count)| **count)?;
-        let are_alike = self.refused.keys().all(|other| refusal.may_have_the_cause_of(*other));
+        let are_alike = self
+            .refused
+            .keys()
+            .all(|other| refusal.may_have_the_cause_of(*other));
         let refused: u64 = self.refused.values().sum();
         let are_missing = self.refused.keys().any(|refusal| refusal.is_missing());
         let others_tell = status.success > 0 || (status.skipped > 0 && are_missing);
         let is_all = self.otherwise == 0 && refused + status.skipped >= rows;
-        if are_alike && is_all && !others_tell { refusal.advice() } else { None }
+        if are_alike && is_all && !others_tell {
+            refusal.advice()
+        } else {
+            None
+        }
     }
 }
 
@@ -48,7 +55,12 @@ mod tests {
         for (failed, success, skipped, flag) in [
             (&[missing; 3][..], 0, 0, Some("--url")),
             (&[forbidden; 3], 0, 0, Some("--header-file")),
-            (&[forbidden, forbidden, missing], 0, 0, Some("--header-file")),
+            (
+                &[forbidden, forbidden, missing],
+                0,
+                0,
+                Some("--header-file"),
+            ),
             // A login that has expired since the last run.
             (&[forbidden; 3], 0, 5, Some("--header-file")),
             // Some classes are missing at the origin.
@@ -66,10 +78,20 @@ mod tests {
                 refusals.note(*refusal);
             }
             let failures = failed.len() as u64;
-            let status = JobStatus { failed: failures, success, skipped, ..JobStatus::default() };
+            let status = JobStatus {
+                failed: failures,
+                success,
+                skipped,
+                ..JobStatus::default()
+            };
             let advice = refusals.advice(&status, failures + success + skipped);
             assert_eq!(advice.is_some(), flag.is_some(), "{failed:?} {advice:?}");
-            assert!(advice.unwrap_or_default().contains(flag.unwrap_or_default()), "{failed:?} {advice:?}");
+            assert!(
+                advice
+                    .unwrap_or_default()
+                    .contains(flag.unwrap_or_default()),
+                "{failed:?} {advice:?}"
+            );
         }
     }
 
@@ -77,6 +99,15 @@ mod tests {
     fn failures_of_an_earlier_process_are_not_known_to_be_alike() {
         let mut refusals = Refusals::default();
         refusals.note(Some(Refusal::Status(403)));
-        assert_eq!(refusals.advice(&JobStatus { failed: 2, ..JobStatus::default() }, 2), None);
+        assert_eq!(
+            refusals.advice(
+                &JobStatus {
+                    failed: 2,
+                    ..JobStatus::default()
+                },
+                2
+            ),
+            None
+        );
     }
 }

@@ -30,10 +30,26 @@ impl Dispatcher {
                 return Entry::default();
             }
         };
-        let Registered { session, replaced, evicted, renamed, drain_over, .. } = &registered;
-        tracing::info!(worker = hello.worker, session = session.0, held = held.len(), "registered");
-        let again = replaced.as_ref().map(|ended| self.session_ended(ended, "was restarted"));
-        let room = evicted.as_ref().map(|ended| self.session_ended(ended, "was idle and made room for another"));
+        let Registered {
+            session,
+            replaced,
+            evicted,
+            renamed,
+            drain_over,
+            ..
+        } = &registered;
+        tracing::info!(
+            worker = hello.worker,
+            session = session.0,
+            held = held.len(),
+            "registered"
+        );
+        let again = replaced
+            .as_ref()
+            .map(|ended| self.session_ended(ended, "was restarted"));
+        let room = evicted
+            .as_ref()
+            .map(|ended| self.session_ended(ended, "was idle and made room for another"));
         let entry = Entry {
             records: [again, room].into_iter().flatten().flatten().collect(),
             opened: vec![hello.worker.clone()],
@@ -52,7 +68,11 @@ impl Dispatcher {
             return Entry::default();
         };
         let drains = self.table.end_drain(&ended.worker).into_iter().collect();
-        Entry { closed: vec![self.worker_left(ended, reason)], drains, ..Entry::default() }
+        Entry {
+            closed: vec![self.worker_left(ended, reason)],
+            drains,
+            ..Entry::default()
+        }
     }
 
     /// Drains a worker. The caller gets its answer after the ledger has recorded the drain, so that
@@ -63,7 +83,10 @@ impl Dispatcher {
             return Entry::default();
         };
         tracing::info!("worker {name} was told to finish what it holds and to end");
-        Entry { drains, ..Entry::confirmed(move || reply.send(true).unwrap_or_default()) }
+        Entry {
+            drains,
+            ..Entry::confirmed(move || reply.send(true).unwrap_or_default())
+        }
     }
 
     /// Logs the end of a session. Returns the records of the classes that it settles as failed.
@@ -71,12 +94,18 @@ impl Dispatcher {
         self.pacing.left(ended.session, Instant::now());
         self.time_left.ended(ended.session);
         if ended.returned > 0 || !ended.given_up.is_empty() {
-            tracing::warn!("worker {} {why}: its {} leases are released", ended.worker, ended.returned);
+            tracing::warn!(
+                "worker {} {why}: its {} leases are released",
+                ended.worker,
+                ended.returned
+            );
         } else {
             tracing::info!("worker {} {why}", ended.worker);
         }
         let given_up = ended.given_up.iter().map(|wnid| {
-            let message = format!("the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off");
+            let message = format!(
+                "the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off"
+            );
             self.given_up_record(*wnid, Failure::new(FailureKind::LeaseLost, message))
         });
         given_up.collect()
@@ -97,7 +126,10 @@ impl Dispatcher {
                     ended.returned
                 );
             }
-            self.stopped.send_replace(Some(WorkerStopped { name: ended.worker.clone(), reason }));
+            self.stopped.send_replace(Some(WorkerStopped {
+                name: ended.worker.clone(),
+                reason,
+            }));
         } else {
             tracing::info!(returned = ended.returned, "worker {} left", ended.worker);
         }

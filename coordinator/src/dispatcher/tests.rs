@@ -20,7 +20,11 @@ const TTL: Duration = Duration::from_secs(30);
 
 impl From<SessionId> for Reporter {
     fn from(session: SessionId) -> Self {
-        Self { session, name: None, requests: 0 }
+        Self {
+            session,
+            name: None,
+            requests: 0,
+        }
     }
 }
 
@@ -42,25 +46,46 @@ impl Running {
     /// Like [`Self::start`], with a ledger whose entries are confirmed by the test only.
     fn start_keeping(count: u32) -> (Self, mpsc::Receiver<Entry>) {
         let (writer, kept) = Writer::channel();
-        (Self::with(count, writer, tempfile::tempdir().unwrap(), JoinSet::new()), kept)
+        (
+            Self::with(count, writer, tempfile::tempdir().unwrap(), JoinSet::new()),
+            kept,
+        )
     }
 
     fn with(count: u32, ledger: Writer, folder: tempfile::TempDir, mut task: JoinSet<()>) -> Self {
-        let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
+        let wnids: Vec<Wnid> = (1..=count)
+            .map(|number| format!("n{number:08}").parse().unwrap())
+            .collect();
         let table = LeaseTable::new(&wnids, 0, 1, TTL);
-        let (dispatcher, handle) =
-            Dispatcher::new(table, ConcurrencyController::new(Ceilings::default(), Instant::now()), ledger);
+        let (dispatcher, handle) = Dispatcher::new(
+            table,
+            ConcurrencyController::new(Ceilings::default(), Instant::now()),
+            ledger,
+        );
         task.spawn(dispatcher.run());
-        Self { handle, folder, _task: task }
+        Self {
+            handle,
+            folder,
+            _task: task,
+        }
     }
 
     async fn session(&self, name: &str) -> SessionId {
-        let hello = WorkerInfo { worker: name.to_owned(), instance: name.into(), slots: 100, ..WorkerInfo::default() };
+        let hello = WorkerInfo {
+            worker: name.to_owned(),
+            instance: name.into(),
+            slots: 100,
+            ..WorkerInfo::default()
+        };
         self.handle.register(hello, vec![]).await.unwrap().session
     }
 
     async fn leases(&self, session: SessionId, max: usize) -> Vec<Lease> {
-        self.handle.acquire(session, max, Vec::new()).await.unwrap().leases
+        self.handle
+            .acquire(session, max, Vec::new())
+            .await
+            .unwrap()
+            .leases
     }
 
     fn log(&self) -> String {
@@ -69,21 +94,48 @@ impl Running {
 }
 
 fn held(leases: &[Lease]) -> Vec<ReportedLease> {
-    leases.iter().map(|lease| ReportedLease { lease: *lease, bytes: 0, length: 0, is_local: false }).collect()
+    leases
+        .iter()
+        .map(|lease| ReportedLease {
+            lease: *lease,
+            bytes: 0,
+            length: 0,
+            is_local: false,
+        })
+        .collect()
 }
 
 fn renewal(session: SessionId, held: Vec<ReportedLease>, received: u64) -> Renewal {
-    Renewal { session, credential: None, held, received }
+    Renewal {
+        session,
+        credential: None,
+        held,
+        received,
+    }
 }
 
 fn failed(lease: Lease) -> Reported {
-    let outcome = Outcome::Failed(Failure::new(FailureKind::Timeout, "Request timeout after 120s"));
-    Reported { lease, outcome, needs_lease: false }
+    let outcome = Outcome::Failed(Failure::new(
+        FailureKind::Timeout,
+        "Request timeout after 120s",
+    ));
+    Reported {
+        lease,
+        outcome,
+        needs_lease: false,
+    }
 }
 
 fn success(lease: Lease) -> Reported {
-    let outcome = Outcome::Success(Published { files: 2, bytes: 10_240 });
-    Reported { lease, outcome, needs_lease: false }
+    let outcome = Outcome::Success(Published {
+        files: 2,
+        bytes: 10_240,
+    });
+    Reported {
+        lease,
+        outcome,
+        needs_lease: false,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -91,14 +143,38 @@ async fn a_job_runs_to_its_end_and_the_log_names_the_failed_classes() {
     let running = Running::start(2);
     let session = running.session("host").await;
     let leases = running.leases(session, 5).await;
-    running.handle.renew(renewal(session, held(&leases), 77)).await.unwrap();
-    running.handle.report(session, vec![success(leases[0]), failed(leases[1])]).await.unwrap();
-    running.handle.report(session, vec![failed(leases[1])]).await.unwrap();
+    running
+        .handle
+        .renew(renewal(session, held(&leases), 77))
+        .await
+        .unwrap();
+    running
+        .handle
+        .report(session, vec![success(leases[0]), failed(leases[1])])
+        .await
+        .unwrap();
+    running
+        .handle
+        .report(session, vec![failed(leases[1])])
+        .await
+        .unwrap();
     running.handle.leave(session, None).await.unwrap();
-    let expected = JobStatus { total: 2, success: 1, failed: 1, received_bytes: 77, ..JobStatus::default() };
+    let expected = JobStatus {
+        total: 2,
+        success: 1,
+        failed: 1,
+        received_bytes: 77,
+        ..JobStatus::default()
+    };
     assert_eq!(running.handle.status(), expected);
-    assert_eq!(running.log(), "n00000002 - Timeout: Request timeout after 120s\n");
-    let late = running.handle.report(session, vec![success(leases[1])]).await;
+    assert_eq!(
+        running.log(),
+        "n00000002 - Timeout: Request timeout after 120s\n"
+    );
+    let late = running
+        .handle
+        .report(session, vec![success(leases[1])])
+        .await;
     assert!(!late.unwrap().is_known);
     assert_eq!(running.log(), "", "a later success removes the line");
 }
@@ -109,10 +185,24 @@ async fn a_silent_worker_loses_its_leases_and_the_watchers_are_notified() {
     let session = running.session("host").await;
     let leases = running.leases(session, 1).await;
     let start = Instant::now();
-    running.handle.watch().wait_for(|status| status.pending == 1).await.unwrap();
+    running
+        .handle
+        .watch()
+        .wait_for(|status| status.pending == 1)
+        .await
+        .unwrap();
     let waited = start.elapsed();
-    assert!(waited >= TTL + Duration::from_secs(10) && waited <= TTL + Duration::from_secs(12), "{waited:?}");
-    assert_eq!(running.handle.renew(renewal(session, held(&leases), 0)).await, Err(UnknownSession.into()));
+    assert!(
+        waited >= TTL + Duration::from_secs(10) && waited <= TTL + Duration::from_secs(12),
+        "{waited:?}"
+    );
+    assert_eq!(
+        running
+            .handle
+            .renew(renewal(session, held(&leases), 0))
+            .await,
+        Err(UnknownSession.into())
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -121,9 +211,25 @@ async fn leases_whose_receiver_was_dropped_are_pending_at_once() {
     let session = running.session("host").await;
     let (reply, answer) = oneshot::channel();
     drop(answer);
-    running.handle.commands.send(Command::Acquire { session, max: 1, held: Vec::new(), reply }).await.unwrap();
+    running
+        .handle
+        .commands
+        .send(Command::Acquire {
+            session,
+            max: 1,
+            held: Vec::new(),
+            reply,
+        })
+        .await
+        .unwrap();
     running.handle.leave(SessionId(0), None).await.unwrap();
-    assert_eq!((running.handle.status().leased, running.handle.status().pending), (0, 1));
+    assert_eq!(
+        (
+            running.handle.status().leased,
+            running.handle.status().pending
+        ),
+        (0, 1)
+    );
 }
 
 /// The first of two successes shows that the origin answers, so the class in doubt has failed. The
@@ -135,9 +241,19 @@ async fn a_settlement_and_its_correction_in_one_report_are_stored_in_that_order(
         let mut records = Vec::new();
         let mut corrected = Vec::new();
         while let Some(entry) = kept.recv().await {
-            assert!(entry.corrected.iter().all(|wnid| entry.records.iter().any(|record| record.wnid == *wnid)));
+            assert!(
+                entry
+                    .corrected
+                    .iter()
+                    .all(|wnid| entry.records.iter().any(|record| record.wnid == *wnid))
+            );
             corrected.extend(entry.corrected);
-            records.extend(entry.records.into_iter().map(|record| (record.wnid, record.outcome)));
+            records.extend(
+                entry
+                    .records
+                    .into_iter()
+                    .map(|record| (record.wnid, record.outcome)),
+            );
             entry.durable.into_iter().for_each(|durable| durable());
         }
         (records, corrected)
@@ -145,43 +261,83 @@ async fn a_settlement_and_its_correction_in_one_report_are_stored_in_that_order(
     let story = async move {
         let session = running.session("host").await;
         let doubtful = running.leases(session, 1).await[0];
-        running.handle.report(session, vec![failed(doubtful)]).await.unwrap();
+        running
+            .handle
+            .report(session, vec![failed(doubtful)])
+            .await
+            .unwrap();
         let lease = running.leases(session, 1).await[0];
-        running.handle.report(session, vec![success(lease), success(doubtful)]).await.unwrap();
+        running
+            .handle
+            .report(session, vec![success(lease), success(doubtful)])
+            .await
+            .unwrap();
         let status = running.handle.status();
         assert_eq!((status.success, status.failed), (2, 0));
-        [(lease.wnid, true), (doubtful.wnid, false), (doubtful.wnid, true)]
+        [
+            (lease.wnid, true),
+            (doubtful.wnid, false),
+            (doubtful.wnid, true),
+        ]
     };
     let ((records, corrected), expected) = tokio::join!(records, story);
-    assert_eq!(corrected, [expected[1].0], "its line is removed from the failure log");
-    let kept: Vec<_> = records.iter().map(|(wnid, outcome)| (*wnid, matches!(outcome, Outcome::Success(_)))).collect();
+    assert_eq!(
+        corrected,
+        [expected[1].0],
+        "its line is removed from the failure log"
+    );
+    let kept: Vec<_> = records
+        .iter()
+        .map(|(wnid, outcome)| (*wnid, matches!(outcome, Outcome::Success(_))))
+        .collect();
     assert_eq!(kept, expected);
 }
 
 #[tokio::test(start_paused = true)]
 async fn the_end_of_the_job_is_published_only_after_the_ledger_has_stored_it() {
     let (running, mut kept) = Running::start_keeping(1);
-    let lease = Lease { wnid: "n00000001".parse().unwrap(), token: LeaseToken(0) };
+    let lease = Lease {
+        wnid: "n00000001".parse().unwrap(),
+        token: LeaseToken(0),
+    };
     let handle = running.handle.clone();
     let mut reporting = JoinSet::new();
     reporting.spawn(async move { handle.report(SessionId(1), vec![success(lease)]).await });
     let entry = kept.recv().await.unwrap();
     running.handle.heard_of(Duration::ZERO).await.unwrap();
     let phase = running.handle.watch_phase();
-    assert_eq!((running.handle.status().success, *phase.borrow()), (0, Phase::WaitingForWorkers));
+    assert_eq!(
+        (running.handle.status().success, *phase.borrow()),
+        (0, Phase::WaitingForWorkers)
+    );
     entry.durable.unwrap()();
     assert!(running.handle.status().is_done());
     assert_eq!(*phase.borrow(), Phase::Done);
-    assert_eq!(reporting.join_next().await.unwrap().unwrap().unwrap().acked, [lease.wnid]);
+    assert_eq!(
+        reporting.join_next().await.unwrap().unwrap().unwrap().acked,
+        [lease.wnid]
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn of_an_unknown_session_a_failure_is_not_acknowledged_and_a_success_is() {
     let running = Running::start(2);
-    let [one, other] =
-        [1, 2].map(|number| Lease { wnid: format!("n{number:08}").parse().unwrap(), token: LeaseToken(7) });
-    let receipt = running.handle.report(SessionId(99), vec![failed(one), success(other)]).await.unwrap();
-    assert_eq!(receipt, Receipt { acked: vec![other.wnid], is_known: false });
+    let [one, other] = [1, 2].map(|number| Lease {
+        wnid: format!("n{number:08}").parse().unwrap(),
+        token: LeaseToken(7),
+    });
+    let receipt = running
+        .handle
+        .report(SessionId(99), vec![failed(one), success(other)])
+        .await
+        .unwrap();
+    assert_eq!(
+        receipt,
+        Receipt {
+            acked: vec![other.wnid],
+            is_known: false
+        }
+    );
 }
 
 /// The coordinator was restarted, and the result arrives before the registration.
@@ -191,7 +347,12 @@ async fn a_result_of_an_unknown_session_belongs_to_the_named_worker() {
     let kept = async {
         let mut workers = Vec::new();
         while let Some(entry) = kept.recv().await {
-            workers.extend(entry.records.into_iter().map(|record| (record.wnid.to_string(), record.worker)));
+            workers.extend(
+                entry
+                    .records
+                    .into_iter()
+                    .map(|record| (record.wnid.to_string(), record.worker)),
+            );
             entry.durable.into_iter().for_each(|durable| durable());
         }
         workers
@@ -199,22 +360,43 @@ async fn a_result_of_an_unknown_session_belongs_to_the_named_worker() {
     let story = async move {
         let known = running.session("host").await;
         for (number, session) in [(1, SessionId(99)), (2, known)] {
-            let lease = Lease { wnid: format!("n{number:08}").parse().unwrap(), token: LeaseToken(7) };
-            let reporter = Reporter { session, name: Some("said".to_owned()), requests: 0 };
-            running.handle.report(reporter, vec![success(lease)]).await.unwrap();
+            let lease = Lease {
+                wnid: format!("n{number:08}").parse().unwrap(),
+                token: LeaseToken(7),
+            };
+            let reporter = Reporter {
+                session,
+                name: Some("said".to_owned()),
+                requests: 0,
+            };
+            running
+                .handle
+                .report(reporter, vec![success(lease)])
+                .await
+                .unwrap();
         }
     };
     let (workers, ()) = tokio::join!(kept, story);
     let expected = [("n00000001", "said"), ("n00000002", "host")];
-    assert_eq!(workers, expected.map(|(wnid, worker)| (wnid.to_owned(), Some(worker.to_owned()))));
+    assert_eq!(
+        workers,
+        expected.map(|(wnid, worker)| (wnid.to_owned(), Some(worker.to_owned())))
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_that_stops_because_of_an_error_gives_the_reason() {
     let running = Running::start(1);
     let session = running.session("host").await;
-    running.handle.leave(session, Some("the disk is full".to_owned())).await.unwrap();
-    let stopped = WorkerStopped { name: "host".to_owned(), reason: "the disk is full".to_owned() };
+    running
+        .handle
+        .leave(session, Some("the disk is full".to_owned()))
+        .await
+        .unwrap();
+    let stopped = WorkerStopped {
+        name: "host".to_owned(),
+        reason: "the disk is full".to_owned(),
+    };
     assert_eq!(*running.handle.watch_stopped().borrow(), Some(stopped));
     assert_eq!(running.handle.status().workers, 0);
 }
@@ -235,19 +417,40 @@ async fn counts_that_waited_for_the_ledger_do_not_replace_later_ones() {
     running.handle.leave(session, None).await.unwrap();
     let leave_entry = kept.recv().await.unwrap();
     confirm(end);
-    assert_eq!((running.handle.status().failed, running.handle.status().is_done()), (1, true));
+    assert_eq!(
+        (
+            running.handle.status().failed,
+            running.handle.status().is_done()
+        ),
+        (1, true)
+    );
     let handle = running.handle.clone();
     calls.spawn(async move { drop(handle.report(SessionId(0), vec![success(lease)]).await) });
     let correction = kept.recv().await.unwrap();
-    assert_eq!((running.handle.status().success, running.handle.status().failed), (1, 0));
+    assert_eq!(
+        (
+            running.handle.status().success,
+            running.handle.status().failed
+        ),
+        (1, 0)
+    );
     confirm(leave_entry);
     assert_eq!(
-        (running.handle.status().success, running.handle.status().failed),
+        (
+            running.handle.status().success,
+            running.handle.status().failed
+        ),
         (1, 0),
         "the success was accepted before"
     );
     confirm(correction);
-    assert_eq!((running.handle.status().success, running.handle.status().failed), (1, 0));
+    assert_eq!(
+        (
+            running.handle.status().success,
+            running.handle.status().failed
+        ),
+        (1, 0)
+    );
 }
 
 /// SIGSTOP, a paused container, or a disk that hangs: the clock continues, but no message from
@@ -265,10 +468,24 @@ async fn a_suspension_of_the_coordinator_does_not_expire_leases() {
         }
         assert_eq!(running.handle.heard_of(TTL).await, Ok(2));
         let fleet = running.handle.fleet().await.unwrap();
-        assert_eq!((fleet.job.leased, fleet.workers.len()), (1, 2), "no session has ended");
-        assert!(running.leases(idle, 2).await.iter().all(|lease| lease.wnid != leases[0].wnid));
         assert_eq!(
-            running.handle.renew(renewal(session, held(&leases), 0)).await.map(|renewed| renewed.drop),
+            (fleet.job.leased, fleet.workers.len()),
+            (1, 2),
+            "no session has ended"
+        );
+        assert!(
+            running
+                .leases(idle, 2)
+                .await
+                .iter()
+                .all(|lease| lease.wnid != leases[0].wnid)
+        );
+        assert_eq!(
+            running
+                .handle
+                .renew(renewal(session, held(&leases), 0))
+                .await
+                .map(|renewed| renewed.drop),
             Ok(vec![])
         );
         // From now on the silence of the workers counts again.
@@ -295,10 +512,17 @@ async fn the_largest_reported_counters_do_not_overflow() {
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(
-            running.handle.renew(renewal(session, vec![], u64::MAX)).await.map(|renewed| renewed.drop),
+            running
+                .handle
+                .renew(renewal(session, vec![], u64::MAX))
+                .await
+                .map(|renewed| renewed.drop),
             Ok(vec![])
         );
     }
     let fleet = running.handle.fleet().await.unwrap();
-    assert_eq!((fleet.job.received_bytes, fleet.origin.requests), (u64::MAX, u64::MAX));
+    assert_eq!(
+        (fleet.job.received_bytes, fleet.origin.requests),
+        (u64::MAX, u64::MAX)
+    );
 }

@@ -10,8 +10,14 @@ use crate::fleet::Phase;
 impl MetricsSource for CoordinatorState {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         let ready = u64::from(self.readiness().is_ok());
-        page.gauge("ready", "1 while it leases classes, as /readyz says.", ready)?;
-        self.running_job.get().map_or(Ok(()), |running_job| running_job.write(page))
+        page.gauge(
+            "ready",
+            "1 while it leases classes, as /readyz says.",
+            ready,
+        )?;
+        self.running_job
+            .get()
+            .map_or(Ok(()), |running_job| running_job.write(page))
     }
 }
 
@@ -19,8 +25,16 @@ impl RunningJob {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         let status = self.handle.status();
         let counters = self.handle.counters();
-        page.gauge("coordinator_epoch", "How often a coordinator was started on this ledger.", self.epoch.into())?;
-        page.gauge("job_classes", "Rows of the job's list, those that are no id too.", status.total)?;
+        page.gauge(
+            "coordinator_epoch",
+            "How often a coordinator was started on this ledger.",
+            self.epoch.into(),
+        )?;
+        page.gauge(
+            "job_classes",
+            "Rows of the job's list, those that are no id too.",
+            status.total,
+        )?;
         page.gauges(
             "classes",
             "Classes by state; together they are imagenet_job_classes.",
@@ -45,10 +59,18 @@ impl RunningJob {
                 phase("done", Phase::Done),
             ],
         )?;
-        page.gauge("workers", "Workers that are registered.", status.workers.into())?;
+        page.gauge(
+            "workers",
+            "Workers that are registered.",
+            status.workers.into(),
+        )?;
         let received = "Bytes received from the origin by all workers, as they say, since the coordinator started.";
         page.counter("received_bytes", received, status.received_bytes)?;
-        page.counter("grants", "Leases granted since the coordinator started.", counters.grants.get())?;
+        page.counter(
+            "grants",
+            "Leases granted since the coordinator started.",
+            counters.grants.get(),
+        )?;
         page.counters(
             "reports",
             "Results taken from workers since the coordinator started, by outcome; repeated ones count again.",
@@ -69,10 +91,19 @@ impl RunningJob {
             ],
         )?;
         let bytes = "Lengths of the tars of which second copies were granted.";
-        page.counter("coordinator_copies_granted_bytes", bytes, counters.copies.granted_bytes.get())?;
-        let expired = "Sessions of workers that were silent for longer than the lease's time to live.";
+        page.counter(
+            "coordinator_copies_granted_bytes",
+            bytes,
+            counters.copies.granted_bytes.get(),
+        )?;
+        let expired =
+            "Sessions of workers that were silent for longer than the lease's time to live.";
         page.counter("expired_sessions", expired, counters.expired_sessions.get())?;
-        page.metric("ledger_commit_seconds", "How long a commit of the ledger takes.", &self.commits)?;
+        page.metric(
+            "ledger_commit_seconds",
+            "How long a commit of the ledger takes.",
+            &self.commits,
+        )?;
         self.origin(page)?;
         let calls = "How long gRPC calls take; Acquire waits while there is nothing to lease.";
         page.metric("rpc_seconds", calls, &counters.calls.0)?;
@@ -83,24 +114,57 @@ impl RunningJob {
     fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
         let origin = self.handle.pace();
         for (name, help, value) in [
-            ("limit", "Connections to the origin that are allowed to all workers together.", origin.limit),
-            ("open", "Connections to the origin with a request on them.", origin.open),
-            ("wanted", "Connections to the origin that the workers could use.", origin.wanted),
+            (
+                "limit",
+                "Connections to the origin that are allowed to all workers together.",
+                origin.limit,
+            ),
+            (
+                "open",
+                "Connections to the origin with a request on them.",
+                origin.open,
+            ),
+            (
+                "wanted",
+                "Connections to the origin that the workers could use.",
+                origin.wanted,
+            ),
         ] {
-            page.gauge(&format!("coordinator_origin_connections_{name}"), help, value.into())?;
+            page.gauge(
+                &format!("coordinator_origin_connections_{name}"),
+                help,
+                value.into(),
+            )?;
         }
-        let quiet = "For how long no request is sent to the origin, because it asked for that or broke.";
+        let quiet =
+            "For how long no request is sent to the origin, because it asked for that or broke.";
         page.gauge(
             "coordinator_origin_quiet_seconds",
             quiet,
             origin.quiet.as_secs() + u64::from(origin.quiet.subsec_nanos() > 0),
         )?;
         let speed = "Bytes that come from the origin each second, over the last seconds.";
-        page.gauge("coordinator_origin_bytes_per_second", speed, origin.bytes_per_second)?;
+        page.gauge(
+            "coordinator_origin_bytes_per_second",
+            speed,
+            origin.bytes_per_second,
+        )?;
         for (name, help, value) in [
-            ("requests", "Requests to the origin, as the workers say, since the coordinator started.", origin.requests),
-            ("cuts", "Failed requests: no connection, no answer, or a body that ended early.", origin.cuts),
-            ("refusals", "Answers 429 and 503 of the origin.", origin.refusals),
+            (
+                "requests",
+                "Requests to the origin, as the workers say, since the coordinator started.",
+                origin.requests,
+            ),
+            (
+                "cuts",
+                "Failed requests: no connection, no answer, or a body that ended early.",
+                origin.cuts,
+            ),
+            (
+                "refusals",
+                "Answers 429 and 503 of the origin.",
+                origin.refusals,
+            ),
             ("overloads", "Bursts of failed requests.", origin.overloads),
         ] {
             page.counter(&format!("coordinator_origin_{name}"), help, value)?;

@@ -2,7 +2,9 @@
 
 use std::{io::Write, path::PathBuf, time::Duration};
 
-use shared::{class_list::ClassList, exit_code::Exit, job::JobStatus, job_line::Screen, outcome::FailureKind};
+use shared::{
+    class_list::ClassList, exit_code::Exit, job::JobStatus, job_line::Screen, outcome::FailureKind,
+};
 
 use tokio::time::timeout;
 
@@ -32,13 +34,20 @@ impl Job {
     /// Collects the closing report while the ledger can still be read.
     pub(super) async fn closing(&self, classes: &ClassList) -> Closing {
         let log = self.target.join(failure_log::NAME);
-        let mut closing = Closing { duplicates: classes.duplicates, log, ..Closing::default() };
+        let mut closing = Closing {
+            duplicates: classes.duplicates,
+            log,
+            ..Closing::default()
+        };
         let status = self.handle.status();
         if status.is_done() && status.failed > 0 {
             let causes = timeout(READ_LIMIT, self.writer.read(Ledger::causes)).await;
             closing.causes = causes.ok().flatten().unwrap_or_default();
             let invalid = classes.invalid.len() as u64;
-            let rows = Cause { classes: invalid, text: FailureKind::InvalidWnid.to_string() };
+            let rows = Cause {
+                classes: invalid,
+                text: FailureKind::InvalidWnid.to_string(),
+            };
             closing.advice = self.handle.advice().await.ok().flatten();
             closing.causes.extend((invalid > 0).then_some(rows));
         }
@@ -48,14 +57,33 @@ impl Job {
 
 /// Writes the table of a finished job below all other output of the screen, and before it the
 /// causes of the failures. The log receives both too, in case standard output fails.
-pub(super) fn summed_up(out: impl Write, screen: &Screen, status: &JobStatus, closing: Closing) -> Exit {
-    let JobStatus { total, success, skipped, failed, .. } = *status;
+pub(super) fn summed_up(
+    out: impl Write,
+    screen: &Screen,
+    status: &JobStatus,
+    closing: Closing,
+) -> Exit {
+    let JobStatus {
+        total,
+        success,
+        skipped,
+        failed,
+        ..
+    } = *status;
     let duplicates = closing.duplicates;
-    if let Some(failures) = summary::failures_in_words(closing.causes, &closing.log, closing.advice) {
+    if let Some(failures) = summary::failures_in_words(closing.causes, &closing.log, closing.advice)
+    {
         tracing::info!("{failures}");
         screen.say(&failures);
     }
-    tracing::info!(success, skipped, failed, total, duplicates, "the job is done");
+    tracing::info!(
+        success,
+        skipped,
+        failed,
+        total,
+        duplicates,
+        "the job is done"
+    );
     screen.flush();
     if let Err(error) = summary::write(out, status, duplicates) {
         tracing::warn!("failed to write the summary to standard output: {error}");

@@ -2,7 +2,9 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
-use shared::{class_list::ClassListError, http::HttpError, telemetry::TelemetryError, threads::NoThread};
+use shared::{
+    class_list::ClassListError, http::HttpError, telemetry::TelemetryError, threads::NoThread,
+};
 
 use crate::{
     commands::CommandError,
@@ -62,7 +64,9 @@ pub enum CoordinatorError {
     #[error(transparent)]
     NothingToRetry(#[from] NothingToRetry),
     /// Another program uses the address.
-    #[error("listen on {0}: the address is in use; stop the other program, or give another address with --listen")]
+    #[error(
+        "listen on {0}: the address is in use; stop the other program, or give another address with --listen"
+    )]
     AddressInUse(SocketAddr),
     /// The address cannot be used.
     #[error("listen on {address}: {source}; give another address with --listen")]

@@ -25,7 +25,10 @@ fn what_now(refuses: &OriginRefuses) -> &'static str {
 }
 
 fn advice(refuses: &OriginRefuses) -> String {
-    refuses.refusal.advice().map_or_else(String::new, |advice| format!("{advice}. "))
+    refuses
+        .refusal
+        .advice()
+        .map_or_else(String::new, |advice| format!("{advice}. "))
 }
 
 #[cfg(test)]
@@ -41,12 +44,32 @@ mod tests {
     fn the_sentence_names_the_address_the_answer_and_the_flag() {
         let message = "404 Client Error: Not Found for url: http://h:81/x/n00000001.tar";
         let failure = Failure::new(FailureKind::HttpError, message).refused(Refusal::Status(404));
-        let refuses =
-            OriginRefuses { refusal: Refusal::Status(404), failure, classes: 20, otherwise: 0, midway: false };
-        let midway = OriginRefuses { midway: true, classes: 25, ..refuses.clone() };
-        let mixed = OriginRefuses { otherwise: 7, ..refuses.clone() };
-        let told = |refuses| OriginRefusesAll { origin: "http://h:81".to_owned(), refuses }.to_string();
-        assert!(told(mixed).contains("the list, were refused, 13 of them like this (HTTPError: 404"));
+        let refuses = OriginRefuses {
+            refusal: Refusal::Status(404),
+            failure,
+            classes: 20,
+            otherwise: 0,
+            midway: false,
+        };
+        let midway = OriginRefuses {
+            midway: true,
+            classes: 25,
+            ..refuses.clone()
+        };
+        let mixed = OriginRefuses {
+            otherwise: 7,
+            ..refuses.clone()
+        };
+        let told = |refuses| {
+            OriginRefusesAll {
+                origin: "http://h:81".to_owned(),
+                refuses,
+            }
+            .to_string()
+        };
+        assert!(
+            told(mixed).contains("the list, were refused, 13 of them like this (HTTPError: 404")
+        );
         let said = told(midway);
         assert!(
             said.starts_with(

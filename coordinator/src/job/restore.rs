@@ -34,11 +34,19 @@ pub(super) fn restored_table(
     terms: LeaseTerms,
     log: &mut FailureLog,
 ) -> Result<LeaseTable, LedgerError> {
-    let mut table = LeaseTable::new(&job_classes.wnids, classes.invalid.len() as u64, terms.epoch, terms.ttl)
-        .expecting_progress_within(plan.job.longest_silence())
-        .expecting_bytes_within(plan.job.timeout.saturating_add(terms.ttl))
-        .checking_first_answers(ledger.failed_before(run, &plan.job.url.to_string())?);
-    job_classes.there.iter().for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
+    let mut table = LeaseTable::new(
+        &job_classes.wnids,
+        classes.invalid.len() as u64,
+        terms.epoch,
+        terms.ttl,
+    )
+    .expecting_progress_within(plan.job.longest_silence())
+    .expecting_bytes_within(plan.job.timeout.saturating_add(terms.ttl))
+    .checking_first_answers(ledger.failed_before(run, &plan.job.url.to_string())?);
+    job_classes
+        .there
+        .iter()
+        .for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
     restore(ledger, run, &mut table, log, plan.stay)?;
     restore_elsewhere(ledger, run, &mut table, &plan.expect)?;
     log_invalid(&classes.invalid, log);
@@ -68,9 +76,16 @@ fn restore(
             }
         }
     })?;
-    lines.rest(Instant::now()).iter().for_each(|line| tracing::warn!("{line}"));
+    lines
+        .rest(Instant::now())
+        .iter()
+        .for_each(|line| tracing::warn!("{line}"));
     if run.resumed {
-        tracing::info!(run = run.run_id, settled = table.status().settled(), "going on with the run");
+        tracing::info!(
+            run = run.run_id,
+            settled = table.status().settled(),
+            "going on with the run"
+        );
     }
     Ok(())
 }
@@ -110,7 +125,10 @@ fn waiting_for(expected: &Expected, now: Instant, time: SystemTime) -> String {
     };
     let until = time + expected.until.saturating_duration_since(now);
     let until = humantime::format_rfc3339_seconds(until).to_string();
-    let until = until.get("2026-01-01T".len()..).unwrap_or(&until).trim_end_matches('Z');
+    let until = until
+        .get("2026-01-01T".len()..)
+        .unwrap_or(&until)
+        .trim_end_matches('Z');
     format!(
         "started again: classes that were granted before the restart wait for {workers}, until {until} UTC at the latest; \
          all others are granted now"
@@ -119,7 +137,12 @@ fn waiting_for(expected: &Expected, now: Instant, time: SystemTime) -> String {
 
 /// The first names, and the number of the others.
 fn named(workers: &[String]) -> String {
-    let names = workers.iter().take(MAX_NAMES).map(String::as_str).collect::<Vec<_>>().join(", ");
+    let names = workers
+        .iter()
+        .take(MAX_NAMES)
+        .map(String::as_str)
+        .collect::<Vec<_>>()
+        .join(", ");
     match workers.len().saturating_sub(MAX_NAMES) {
         0 => names,
         more => format!("{names} and {more} more"),
@@ -134,7 +157,9 @@ fn restore_elsewhere(
     table: &mut LeaseTable,
     expected: &[String],
 ) -> Result<(), LedgerError> {
-    ledger.complete_before(run, |wnid, worker| table.was_complete_on(wnid, worker, run.resumed))?;
+    ledger.complete_before(run, |wnid, worker| {
+        table.was_complete_on(wnid, worker, run.resumed);
+    })?;
     table.expect(expected, Instant::now());
     Ok(())
 }
@@ -144,13 +169,19 @@ fn restore_elsewhere(
 fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
     let mut lines = FailureLines::default();
     for row in rows {
-        let failure = Failure::new(FailureKind::InvalidWnid, format!("line {}: {InvalidWnid}", row.line));
+        let failure = Failure::new(
+            FailureKind::InvalidWnid,
+            format!("line {}: {InvalidWnid}", row.line),
+        );
         lines.tell(failure_log::shown(row), &failure, Instant::now());
         if let Err(error) = log.note_invalid(row, &failure) {
             tracing::warn!("failed to {error}");
         }
     }
-    lines.rest(Instant::now()).iter().for_each(|line| tracing::warn!("{line}"));
+    lines
+        .rest(Instant::now())
+        .iter()
+        .for_each(|line| tracing::warn!("{line}"));
     if let Err(error) = log.catch_up() {
         tracing::warn!("failed to {error}");
     }
@@ -168,14 +199,25 @@ mod tests {
         let time = SystemTime::UNIX_EPOCH + Duration::from_hours(1);
         let said = |count: usize| {
             let workers = (1..=count).map(|number| format!("w{number}")).collect();
-            waiting_for(&Expected { workers, until: now + Duration::from_secs(40) }, now, time)
+            waiting_for(
+                &Expected {
+                    workers,
+                    until: now + Duration::from_secs(40),
+                },
+                now,
+                time,
+            )
         };
         assert_eq!(
             said(1),
             "started again: classes that were granted before the restart wait for worker w1, until 01:00:40 UTC at the \
              latest; all others are granted now"
         );
-        assert!(said(2).contains("wait for workers w1, w2, until"), "{}", said(2));
+        assert!(
+            said(2).contains("wait for workers w1, w2, until"),
+            "{}",
+            said(2)
+        );
         assert!(said(23).contains(", w20 and 3 more, until"), "{}", said(23));
     }
 }

@@ -50,7 +50,11 @@ pub enum NothingToRetry {
 }
 
 fn classes(count: usize) -> String {
-    if count == 1 { "1 class".to_owned() } else { format!("{count} classes") }
+    if count == 1 {
+        "1 class".to_owned()
+    } else {
+        format!("{count} classes")
+    }
 }
 
 /// The classes of the list that the job is about, and their known outcomes.
@@ -79,14 +83,24 @@ impl<'list> JobClasses<'list> {
         screen: &Screen,
     ) -> Result<Option<Self>, CoordinatorError> {
         if !plan.retry_failed {
-            return Ok(Some(Self { wnids: Cow::Borrowed(&classes.wnids), there: Vec::new() }));
+            return Ok(Some(Self {
+                wnids: Cow::Borrowed(&classes.wnids),
+                there: Vec::new(),
+            }));
         }
         let mut last = ledger.last_run(digest, &plan.job.url.to_string(), plan.stay)??;
-        let missing = if plan.single_host.is_some() { check_target(plan, &mut last).await } else { 0 };
+        let missing = if plan.single_host.is_some() {
+            check_target(plan, &mut last).await
+        } else {
+            0
+        };
         let job_classes = Self::of_last_run(classes, &last);
         let never = classes.wnids.len() - job_classes.wnids.len();
         if job_classes.wnids.is_empty() && never > 0 {
-            return Err(NothingToRetry::OtherList { ledger: plan.ledger.clone() }.into());
+            return Err(NothingToRetry::OtherList {
+                ledger: plan.ledger.clone(),
+            }
+            .into());
         }
         let say = |line: &str| {
             tracing::info!("{line}");
@@ -117,15 +131,28 @@ impl<'list> JobClasses<'list> {
         let there = wnids.iter().filter_map(|wnid| {
             let published = last.there.get(wnid)?;
             let worker = last.workers.get(wnid).cloned();
-            Some(Record { wnid: *wnid, outcome: Outcome::Skipped(*published), worker })
+            Some(Record {
+                wnid: *wnid,
+                outcome: Outcome::Skipped(*published),
+                worker,
+            })
         });
-        Self { there: there.collect(), wnids: wnids.into() }
+        Self {
+            there: there.collect(),
+            wnids: wnids.into(),
+        }
     }
 
     /// Drops classes that an earlier process of this run has settled differently.
     pub(super) fn still_skipped(self, table: &LeaseTable) -> Self {
-        let there = self.there.into_iter().filter(|record| table.is_skipped(record.wnid));
-        Self { there: there.collect(), wnids: self.wnids }
+        let there = self
+            .there
+            .into_iter()
+            .filter(|record| table.is_skipped(record.wnid));
+        Self {
+            there: there.collect(),
+            wnids: self.wnids,
+        }
     }
 
     /// Stores the complete classes for the next retry.
@@ -136,7 +163,12 @@ impl<'list> JobClasses<'list> {
             if records.is_empty() {
                 return;
             }
-            writer.write(Entry { records, ..Entry::default() }).await;
+            writer
+                .write(Entry {
+                    records,
+                    ..Entry::default()
+                })
+                .await;
         }
     }
 }
@@ -163,7 +195,9 @@ async fn check_target(plan: &Plan, last: &mut LastRun) -> usize {
 fn not_there(missing: usize) -> String {
     let of = classes(missing);
     let are = if missing == 1 { "is" } else { "are" };
-    format!("{of} that the last run has left complete {are} not there any more or damaged, and {are} part of this job")
+    format!(
+        "{of} that the last run has left complete {are} not there any more or damaged, and {are} part of this job"
+    )
 }
 
 /// The messages about what is retried, and what is not part of the job.
@@ -171,17 +205,26 @@ fn trying_again(failed: usize, never: usize) -> impl Iterator<Item = String> {
     let rest = "not part of this job; the same command without --retry-failed downloads";
     let never = match never {
         0 => None,
-        1 => Some(format!("1 class of the list, which the last run did not come to, is {rest} it")),
-        never => Some(format!("{never} classes of the list, which the last run did not come to, are {rest} them")),
+        1 => Some(format!(
+            "1 class of the list, which the last run did not come to, is {rest} it"
+        )),
+        never => Some(format!(
+            "{never} classes of the list, which the last run did not come to, are {rest} them"
+        )),
     };
-    std::iter::once(format!("trying again the {} that the last run has left failed", classes(failed))).chain(never)
+    std::iter::once(format!(
+        "trying again the {} that the last run has left failed",
+        classes(failed)
+    ))
+    .chain(never)
 }
 
 /// The messages that there is nothing to do. Rows without a class id still count as failed.
 /// `has_looked`: the folders were compared with their manifests. Only workers can compare folders
 /// of their own, and this job waits for no worker.
 fn all_there(invalid: &[InvalidRow], has_looked: bool) -> impl Iterator<Item = String> {
-    let nothing = "nothing to try again: the last run has left every class of the list complete".to_owned();
+    let nothing =
+        "nothing to try again: the last run has left every class of the list complete".to_owned();
     let unseen = "whether the folders are still complete was not checked; the same command without --retry-failed \
                   has each worker look";
     let unseen = (!has_looked).then(|| unseen.to_owned());
@@ -190,7 +233,9 @@ fn all_there(invalid: &[InvalidRow], has_looked: bool) -> impl Iterator<Item = S
         let value = shown(first);
         match invalid.len() {
             1 => format!("1 row of the list holds no class id: line {line}: {value}"),
-            rows => format!("{rows} rows of the list hold no class id; the first is line {line}: {value}"),
+            rows => format!(
+                "{rows} rows of the list hold no class id; the first is line {line}: {value}"
+            ),
         }
     });
     std::iter::once(nothing).chain(unseen).chain(rows)
@@ -200,7 +245,12 @@ fn all_there(invalid: &[InvalidRow], has_looked: bool) -> impl Iterator<Item = S
 pub(super) fn nothing_to_do(classes: &ClassList) -> JobStatus {
     let skipped = classes.wnids.len() as u64;
     let failed = classes.invalid.len() as u64;
-    JobStatus { total: skipped + failed, skipped, failed, ..JobStatus::default() }
+    JobStatus {
+        total: skipped + failed,
+        skipped,
+        failed,
+        ..JobStatus::default()
+    }
 }
 
 #[cfg(test)]
@@ -214,12 +264,18 @@ mod tests {
     }
 
     fn list(numbers: &[u32]) -> ClassList {
-        ClassList { wnids: numbers.iter().copied().map(wnid).collect(), ..ClassList::default() }
+        ClassList {
+            wnids: numbers.iter().copied().map(wnid).collect(),
+            ..ClassList::default()
+        }
     }
 
     #[test]
     fn the_job_consists_of_the_classes_of_both_the_list_and_the_last_run() {
-        let published = Published { files: 3, bytes: 10_240 };
+        let published = Published {
+            files: 3,
+            bytes: 10_240,
+        };
         let last = LastRun {
             there: [1, 2, 9].map(|number| (wnid(number), published)).into(),
             failed: [3, 8].map(wnid).into(),
@@ -246,15 +302,37 @@ mod tests {
 
     #[test]
     fn rows_without_a_class_id_are_reported_also_if_there_is_nothing_to_do() {
-        let row = |line| InvalidRow { line, value: String::new(), after: 0 };
-        let nothing = "nothing to try again: the last run has left every class of the list complete";
+        let row = |line| InvalidRow {
+            line,
+            value: String::new(),
+            after: 0,
+        };
+        let nothing =
+            "nothing to try again: the last run has left every class of the list complete";
         assert_eq!(all_there(&[], true).collect::<Vec<_>>(), [nothing]);
         let unseen: Vec<String> = all_there(&[], false).collect();
-        assert!(unseen.len() == 2 && unseen[1].contains("without --retry-failed has each worker look"), "{unseen:?}");
+        assert!(
+            unseen.len() == 2 && unseen[1].contains("without --retry-failed has each worker look"),
+            "{unseen:?}"
+        );
         let said: Vec<String> = all_there(&[row(3), row(5)], true).collect();
-        assert_eq!(said, [nothing, "2 rows of the list hold no class id; the first is line 3: (empty)"]);
-        let classes = ClassList { invalid: vec![row(3)], ..list(&[1, 2]) };
-        let counts = JobStatus { total: 3, skipped: 2, failed: 1, ..JobStatus::default() };
+        assert_eq!(
+            said,
+            [
+                nothing,
+                "2 rows of the list hold no class id; the first is line 3: (empty)"
+            ]
+        );
+        let classes = ClassList {
+            invalid: vec![row(3)],
+            ..list(&[1, 2])
+        };
+        let counts = JobStatus {
+            total: 3,
+            skipped: 2,
+            failed: 1,
+            ..JobStatus::default()
+        };
         assert_eq!(nothing_to_do(&classes), counts);
     }
 }

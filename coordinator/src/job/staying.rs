@@ -9,9 +9,18 @@ use crate::ledger::Entry;
 
 impl Job {
     /// Records that the job is finished, and answers until a shutdown or an error.
-    pub(super) async fn stay(&mut self, screen: &Screen, shutdown: &Shutdown) -> Result<End, CoordinatorError> {
+    pub(super) async fn stay(
+        &mut self,
+        screen: &Screen,
+        shutdown: &Shutdown,
+    ) -> Result<End, CoordinatorError> {
         // Written now, because the process may be killed while it stays.
-        self.writer.write(Entry { finished: true, ..Entry::default() }).await;
+        self.writer
+            .write(Entry {
+                finished: true,
+                ..Entry::default()
+            })
+            .await;
         screen.say("the job is done; this stays to tell, until it is told to stop");
         let mut status = self.handle.watch();
         loop {

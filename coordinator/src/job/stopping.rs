@@ -41,7 +41,11 @@ pub(super) enum Grace {
 impl Job {
     /// Waits for the workers to leave, closes the connections and the ledger, and returns the last
     /// counts.
-    pub(super) async fn stop(mut self, grace: Grace, abort: &CancellationToken) -> Result<JobStatus, LedgerError> {
+    pub(super) async fn stop(
+        mut self,
+        grace: Grace,
+        abort: &CancellationToken,
+    ) -> Result<JobStatus, LedgerError> {
         let mut status = self.handle.watch();
         let all_left = async {
             match grace {
@@ -76,7 +80,12 @@ impl Job {
         let status = self.handle.status();
         drop(self.handle);
         self.dispatcher.shutdown().await;
-        self.writer.write(Entry { finished: status.is_done(), ..Entry::default() }).await;
+        self.writer
+            .write(Entry {
+                finished: status.is_done(),
+                ..Entry::default()
+            })
+            .await;
         drop(self.writer);
         while let Some(written) = self.writers.join_next().await {
             written.expect("the ledger's thread does not panic")?;

@@ -44,17 +44,27 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         credentials: auth::ServerCredentialFiles::default().open().unwrap(),
         exposure: Exposure::Loopback,
         warnings: Vec::new(),
-        http: http::Address { address: (std::net::Ipv4Addr::LOCALHOST, 0).into(), or_any_port: false },
+        http: http::Address {
+            address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
+            or_any_port: false,
+        },
         lease_ttl: Duration::from_secs(30),
         expect: Vec::new(),
         stay: false,
-        single_host: Some(SingleHost { name: "host".to_owned(), workers: 2, staging: None }),
+        single_host: Some(SingleHost {
+            name: "host".to_owned(),
+            workers: 2,
+            staging: None,
+        }),
     }
 }
 
 fn classes() -> ClassList {
     let wnids = ["n00000001", "n00000002", "n00000003"].map(|wnid| wnid.parse().unwrap());
-    ClassList { wnids: wnids.into(), ..ClassList::default() }
+    ClassList {
+        wnids: wnids.into(),
+        ..ClassList::default()
+    }
 }
 
 /// Reports every leased class: the last one of the list as failed, the others as success. Leaves
@@ -79,9 +89,18 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
         instance_nonce: vec![1],
         ..proto::RegisterRequest::default()
     };
-    let session_id = client.register(register).await.unwrap().into_inner().session_id;
+    let session_id = client
+        .register(register)
+        .await
+        .unwrap()
+        .into_inner()
+        .session_id;
     while reason.is_empty() {
-        let acquire = proto::AcquireRequest { session_id, max: 1, held: vec![] };
+        let acquire = proto::AcquireRequest {
+            session_id,
+            max: 1,
+            held: vec![],
+        };
         let acquired = client.acquire(acquire).await.unwrap().into_inner();
         if acquired.job_done || acquired.directive() == proto::Directive::Stop {
             break;
@@ -96,7 +115,10 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
                     ..proto::Failure::default()
                 })
             } else {
-                proto::outcome::Kind::Success(proto::Published { files: 1, bytes: 10_240 })
+                proto::outcome::Kind::Success(proto::Published {
+                    files: 1,
+                    bytes: 10_240,
+                })
             };
             proto::Result {
                 wnid: lease.wnid,
@@ -106,13 +128,20 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
                 needs_lease: false,
             }
         });
-        let report = proto::ReportRequest { session_id, results: results.collect(), ..Default::default() };
+        let report = proto::ReportRequest {
+            session_id,
+            results: results.collect(),
+            ..Default::default()
+        };
         client.report(report).await.unwrap();
         if worker.shutdown.drain.is_cancelled() {
             break;
         }
     }
-    let leave = proto::LeaveRequest { session_id, reason: reason.to_owned() };
+    let leave = proto::LeaveRequest {
+        session_id,
+        reason: reason.to_owned(),
+    };
     client.leave(leave).await.unwrap();
     Ok(())
 }
@@ -123,10 +152,21 @@ async fn a_job_ends_with_its_summary_and_the_exit_code_of_its_worst_class() {
     let mut out = Vec::new();
     let shutdown = Shutdown::default();
     let plan = plan(folder.path(), None);
-    let exit = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, |worker| work(worker, "")).await;
+    let exit = run(
+        plan,
+        &classes(),
+        &Screen::Silent,
+        &shutdown,
+        &mut out,
+        |worker| work(worker, ""),
+    )
+    .await;
     assert_eq!(exit.unwrap(), Exit::SomeFailed);
     let out = String::from_utf8(out).unwrap();
-    assert!(out.contains("✓ Success: 2\n⊘ Skipped: 0\n✗ Failed:  1\nTotal:     3\n"), "{out}");
+    assert!(
+        out.contains("✓ Success: 2\n⊘ Skipped: 0\n✗ Failed:  1\nTotal:     3\n"),
+        "{out}"
+    );
     let log = std::fs::read_to_string(folder.path().join(crate::failure_log::NAME)).unwrap();
     assert_eq!(log, "n00000003 - HTTPError: 404 Client Error\n");
 }
@@ -138,17 +178,30 @@ async fn a_job_ends_with_a_reason_if_its_only_worker_stops() {
     let shutdown = Shutdown::default();
     let plan = plan(folder.path(), None);
     let stops = |worker| async { work(worker, "the disk is full").await };
-    let error = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, stops).await.unwrap_err();
-    assert_eq!(error.to_string(), "go on: worker host stopped: the disk is full");
+    let error = run(
+        plan,
+        &classes(),
+        &Screen::Silent,
+        &shutdown,
+        &mut out,
+        stops,
+    )
+    .await
+    .unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        "go on: worker host stopped: the disk is full"
+    );
     assert!(out.is_empty());
 }
 
 #[tokio::test]
 async fn an_interrupted_job_writes_no_summary_and_waits_for_a_stuck_worker_only_until_a_deadline() {
     let folder = tempfile::tempdir().unwrap();
-    for (aborts, least, deadline) in
-        [(false, RETURN_TIMEOUT, Duration::from_mins(1)), (true, Duration::ZERO, RETURN_TIMEOUT)]
-    {
+    for (aborts, least, deadline) in [
+        (false, RETURN_TIMEOUT, Duration::from_mins(1)),
+        (true, Duration::ZERO, RETURN_TIMEOUT),
+    ] {
         let mut out = Vec::new();
         let shutdown = Shutdown::default();
         let start = Instant::now();
@@ -161,7 +214,18 @@ async fn an_interrupted_job_writes_no_summary_and_waits_for_a_stuck_worker_only_
             let _worker = worker;
             std::future::pending().await
         };
-        let exit = timeout(deadline, run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, stuck)).await;
+        let exit = timeout(
+            deadline,
+            run(
+                plan,
+                &classes(),
+                &Screen::Silent,
+                &shutdown,
+                &mut out,
+                stuck,
+            ),
+        )
+        .await;
         assert_eq!(exit.expect("it ends").unwrap(), Exit::Interrupted);
         assert!(out.is_empty());
         let waited = start.elapsed();
@@ -178,13 +242,30 @@ async fn an_address_in_use_is_refused_before_the_last_failure_log_is_emptied() {
     let address = taken.local_addr().unwrap();
     let plan = plan(folder.path(), Some(address));
     let none = |_| async { Ok(()) };
-    let result = run(plan, &classes(), &Screen::Silent, &Shutdown::default(), io::sink(), none).await;
+    let result = run(
+        plan,
+        &classes(),
+        &Screen::Silent,
+        &Shutdown::default(),
+        io::sink(),
+        none,
+    )
+    .await;
     assert!(matches!(result, Err(CoordinatorError::AddressInUse(busy)) if busy == address));
-    assert!(std::fs::read_to_string(log).unwrap().starts_with("n00000009"));
+    assert!(
+        std::fs::read_to_string(log)
+            .unwrap()
+            .starts_with("n00000009")
+    );
 }
 
 fn renewal(session: SessionId) -> Renewal {
-    Renewal { session, credential: None, held: vec![], received: 0 }
+    Renewal {
+        session,
+        credential: None,
+        held: vec![],
+        received: 0,
+    }
 }
 
 /// Prevents a paused clock from advancing, as any task of the blocking pool does, until the
@@ -220,7 +301,15 @@ async fn a_finished_job_waits_for_its_own_worker_to_clean_up_until_a_second_sign
             }
         };
         let plan = plan(folder.path(), None);
-        let exit = run(plan, &classes(), &Screen::Silent, &shutdown, &mut out, cleans_slowly).await;
+        let exit = run(
+            plan,
+            &classes(),
+            &Screen::Silent,
+            &shutdown,
+            &mut out,
+            cleans_slowly,
+        )
+        .await;
         assert_eq!(exit.unwrap(), Exit::SomeFailed);
         assert_eq!(mark.exists(), !second_signal);
         assert!(!out.is_empty());
@@ -235,10 +324,22 @@ async fn remote_workers_are_waited_for_until_they_have_left_or_are_disconnected(
     let controller = ConcurrencyController::new(Ceilings::default(), Instant::now());
     let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello =
-        |name: &str| WorkerInfo { worker: name.to_owned(), instance: name.into(), slots: 10, ..WorkerInfo::default() };
-    let leaves = handle.register(hello("leaves"), vec![]).await.unwrap().session;
-    let cut_off = handle.register(hello("cut off"), vec![]).await.unwrap().session;
+    let hello = |name: &str| WorkerInfo {
+        worker: name.to_owned(),
+        instance: name.into(),
+        slots: 10,
+        ..WorkerInfo::default()
+    };
+    let leaves = handle
+        .register(hello("leaves"), vec![])
+        .await
+        .unwrap()
+        .session;
+    let cut_off = handle
+        .register(hello("cut off"), vec![])
+        .await
+        .unwrap()
+        .session;
     let heard = Instant::now();
     let backs_off = async {
         sleep(Duration::from_secs(12)).await;
@@ -247,7 +348,10 @@ async fn remote_workers_are_waited_for_until_they_have_left_or_are_disconnected(
         handle.leave(leaves, None).await.unwrap();
     };
     tokio::join!(all_have_been_told(handle.clone(), ttl), backs_off);
-    assert!(heard.elapsed() < Duration::from_secs(25), "the disconnected worker is not waited for");
+    assert!(
+        heard.elapsed() < Duration::from_secs(25),
+        "the disconnected worker is not waited for"
+    );
     handle.renew(renewal(cut_off)).await.unwrap();
     let heard = Instant::now();
     all_have_been_told(handle.clone(), ttl).await;
@@ -262,19 +366,35 @@ async fn a_job_whose_dispatcher_has_ended_does_not_count_as_finished() {
         let _worker = worker;
         std::future::pending().await
     };
-    let job = Job::start(plan(folder.path(), None), &classes(), &Screen::Silent, &shutdown, waits).await.unwrap();
+    let job = Job::start(
+        plan(folder.path(), None),
+        &classes(),
+        &Screen::Silent,
+        &shutdown,
+        waits,
+    )
+    .await
+    .unwrap();
     let mut job = job.expect("there is something to do");
     job.dispatcher.abort_all();
     let end = job.until_end(&Screen::Silent, &shutdown).await;
-    assert!(matches!(end, Err(CoordinatorError::DispatcherDied)), "{end:?}");
-    job.stop(Grace::Limited(Duration::ZERO), &shutdown.abort).await.unwrap();
+    assert!(
+        matches!(end, Err(CoordinatorError::DispatcherDied)),
+        "{end:?}"
+    );
+    job.stop(Grace::Limited(Duration::ZERO), &shutdown.abort)
+        .await
+        .unwrap();
 }
 
 #[test]
 fn a_different_query_is_a_different_job_although_it_is_not_shown() {
     let of = |url: &str| digest(&classes(), &UrlTemplate::parse(url).unwrap(), false);
     assert_ne!(of("http://h/{wnid}?v=1"), of("http://h/{wnid}?v=2"));
-    assert_eq!(of("http://old:secret@h/{wnid}"), of("http://new:secret@h/{wnid}"));
+    assert_eq!(
+        of("http://old:secret@h/{wnid}"),
+        of("http://new:secret@h/{wnid}")
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -285,7 +405,12 @@ async fn the_end_does_not_wait_for_a_worker_that_has_left() {
     let controller = ConcurrencyController::new(Ceilings::default(), Instant::now());
     let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = WorkerInfo { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: "host".to_owned(),
+        instance: "host".into(),
+        slots: 10,
+        ..WorkerInfo::default()
+    };
     let session = handle.register(hello, vec![]).await.unwrap().session;
     let leaves = async {
         sleep(POLL_INTERVAL / 2).await;
@@ -302,25 +427,45 @@ async fn the_end_does_not_wait_for_a_worker_that_has_left() {
 fn a_worker_waits_for_no_clock_from_the_start_of_a_job_to_its_end() {
     let (ended, end) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().start_paused(true).build().unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .start_paused(true)
+            .build()
+            .unwrap();
         let folder = tempfile::tempdir().unwrap();
         // Checking existing folders takes a while. They are not of this job.
-        (0..1000).for_each(|number| std::fs::create_dir(folder.path().join(format!("n1{number:07}"))).unwrap());
+        (0..1000).for_each(|number| {
+            std::fs::create_dir(folder.path().join(format!("n1{number:07}"))).unwrap();
+        });
         // No server listens there, so each class fails at once.
         let mut plan = plan(folder.path(), None);
         plan.lease_ttl = Duration::from_hours(1); // renewals have a clock of their own
-        plan.job = JobOptions { url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(), retries: 0, ..plan.job };
+        plan.job = JobOptions {
+            url: UrlTemplate::parse("http://127.0.0.1:1").unwrap(),
+            retries: 0,
+            ..plan.job
+        };
         let classes = classes();
         let shutdown = Shutdown::default();
         let mut out = Vec::new();
-        let job = run(plan, &classes, &Screen::Silent, &shutdown, &mut out, dev::run_worker);
+        let job = run(
+            plan,
+            &classes,
+            &Screen::Silent,
+            &shutdown,
+            &mut out,
+            dev::run_worker,
+        );
         let exit = runtime.block_on(async {
             let _still = stand_still();
             job.await
         });
         ended.send(exit.unwrap()).unwrap();
     });
-    assert_eq!(end.recv_timeout(Duration::from_secs(20)), Ok(Exit::SomeFailed));
+    assert_eq!(
+        end.recv_timeout(Duration::from_secs(20)),
+        Ok(Exit::SomeFailed)
+    );
 }
 
 /// The coordinator was suspended for longer than the wait for workers. They receive the end when it
@@ -333,7 +478,12 @@ async fn a_coordinator_that_was_suspended_still_tells_workers_the_end() {
     let table = LeaseTable::new(&[], 0, 1, ttl);
     let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = WorkerInfo { worker: "host".to_owned(), instance: "host".into(), slots: 10, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: "host".to_owned(),
+        instance: "host".into(),
+        slots: 10,
+        ..WorkerInfo::default()
+    };
     let session = handle.register(hello, vec![]).await.unwrap().session;
     let leaves = async {
         sleep(POLL_INTERVAL / 2).await;
@@ -346,7 +496,12 @@ async fn a_coordinator_that_was_suspended_still_tells_workers_the_end() {
     let (all_left, left) = tokio::join!(all_have_been_told(handle.clone(), ttl), leaves);
     assert!(all_left);
     assert_eq!(left.elapsed(), Duration::ZERO, "it was waited for");
-    let hello = WorkerInfo { worker: "deaf".to_owned(), instance: "deaf".into(), slots: 10, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: "deaf".to_owned(),
+        instance: "deaf".into(),
+        slots: 10,
+        ..WorkerInfo::default()
+    };
     let deaf = handle.register(hello, vec![]).await.unwrap().session;
     let stays = async {
         for _ in 0..20 {
@@ -355,7 +510,15 @@ async fn a_coordinator_that_was_suspended_still_tells_workers_the_end() {
         }
     };
     let begun = Instant::now();
-    let heard = async { (all_have_been_told(handle.clone(), ttl).await, begun.elapsed()) };
+    let heard = async {
+        (
+            all_have_been_told(handle.clone(), ttl).await,
+            begun.elapsed(),
+        )
+    };
     let ((all_left, took), ()) = tokio::join!(heard, stays);
-    assert!(!all_left && (LEAVE_TIMEOUT..LEAVE_TIMEOUT + Duration::from_secs(1)).contains(&took), "{took:?}");
+    assert!(
+        !all_left && (LEAVE_TIMEOUT..LEAVE_TIMEOUT + Duration::from_secs(1)).contains(&took),
+        "{took:?}"
+    );
 }

@@ -213,7 +213,11 @@ impl fmt::Display for ElsewhereEvent {
         | Self::NotJoined { classes, .. }
         | Self::NotThere { classes, .. }) = self;
         let them = if *classes == 1 { "it" } else { "them" };
-        let they_are = if *classes == 1 { "1 class is" } else { &format!("{classes} classes are") };
+        let they_are = if *classes == 1 {
+            "1 class is"
+        } else {
+            &format!("{classes} classes are")
+        };
         match self {
             Self::Absent { worker, .. } => write!(
                 formatter,
@@ -221,10 +225,16 @@ impl fmt::Display for ElsewhereEvent {
                  else is left (start it now, or wait for it with --expect {worker})"
             ),
             Self::MoreAbsent { workers, .. } => {
-                write!(formatter, "{they_are} complete on {workers} more workers that have not joined")
+                write!(
+                    formatter,
+                    "{they_are} complete on {workers} more workers that have not joined"
+                )
             }
             Self::Expected { worker, classes: 0 } => {
-                write!(formatter, "the ledger knows no class that is complete on worker {worker}, so none waits for it")
+                write!(
+                    formatter,
+                    "the ledger knows no class that is complete on worker {worker}, so none waits for it"
+                )
             }
             Self::Expected { worker, .. } => write!(
                 formatter,
@@ -233,7 +243,10 @@ impl fmt::Display for ElsewhereEvent {
                 humantime::format_duration(JOIN_TIMEOUT)
             ),
             Self::NotJoined { worker, .. } => {
-                write!(formatter, "worker {worker} was expected and has not joined: {they_are} downloaded again")
+                write!(
+                    formatter,
+                    "worker {worker} was expected and has not joined: {they_are} downloaded again"
+                )
             }
             Self::NotThere { worker, .. } => write!(
                 formatter,
@@ -269,7 +282,10 @@ impl fmt::Display for AttemptEvent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(match self {
             Self::Granted { holder, length } => {
-                return write!(formatter, "tries it as well, because {holder} takes too long ({length} bytes)");
+                return write!(
+                    formatter,
+                    "tries it as well, because {holder} takes too long ({length} bytes)"
+                );
             }
             Self::Won => "was first with its copy",
             Self::Late => "was not first with its copy",

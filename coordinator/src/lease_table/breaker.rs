@@ -100,18 +100,29 @@ impl Breaker {
     /// for most workers.
     pub(super) fn judge(&mut self, is_common: bool, now: Instant) -> FailureCause {
         if let Some(open) = self.open {
-            return if now - open.since < self.patience() { FailureCause::Origin } else { FailureCause::Class };
+            return if now - open.since < self.patience() {
+                FailureCause::Origin
+            } else {
+                FailureCause::Class
+            };
         }
         if !is_common {
             return FailureCause::Unclear;
         }
-        self.open = Some(Open { since: now, next_probe: now + PROBE_EVERY });
+        self.open = Some(Open {
+            since: now,
+            next_probe: now + PROBE_EVERY,
+        });
         FailureCause::Origin
     }
 
     /// Maximum time to wait for the origin.
     pub(super) fn patience(&self) -> Duration {
-        if self.has_answered { MAX_WAIT } else { MAX_WAIT_NEVER_ANSWERED }
+        if self.has_answered {
+            MAX_WAIT
+        } else {
+            MAX_WAIT_NEVER_ANSWERED
+        }
     }
 
     /// Keeps a failure until its cause is clear.
@@ -127,7 +138,8 @@ impl Breaker {
     /// Whether a success under this token shows that the origin is available now. The bytes of an
     /// older lease may have been received before the first failure.
     pub(super) fn is_answer(&self, token: LeaseToken) -> bool {
-        self.began_after.is_none_or(|began_after| token > began_after)
+        self.began_after
+            .is_none_or(|began_after| token > began_after)
     }
 
     /// Records that the origin answered an earlier coordinator of the run.
@@ -186,7 +198,11 @@ impl Breaker {
         let patience = self.patience();
         if let Some(open) = &mut self.open {
             // After the maximum wait, classes are granted without delay.
-            open.next_probe = if now - open.since < patience { now + PROBE_EVERY } else { now };
+            open.next_probe = if now - open.since < patience {
+                now + PROBE_EVERY
+            } else {
+                now
+            };
         }
     }
 }

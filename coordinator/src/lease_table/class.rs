@@ -40,7 +40,9 @@ impl State {
     /// The count that includes classes in this state.
     pub(super) fn counter(self, status: &mut JobStatus) -> &mut u64 {
         match self {
-            Self::Fresh | Self::Queued(_) | Self::Delayed(_) | Self::Doubted | Self::Elsewhere => &mut status.pending,
+            Self::Fresh | Self::Queued(_) | Self::Delayed(_) | Self::Doubted | Self::Elsewhere => {
+                &mut status.pending
+            }
             Self::Leased(_) => &mut status.leased,
             Self::Success => &mut status.success,
             Self::Skipped => &mut status.skipped,
@@ -64,6 +66,12 @@ pub(super) struct Class {
 
 impl Class {
     pub(super) fn fresh(wnid: Wnid) -> Self {
-        Self { wnid, state: State::Fresh, token: None, taken: 0, is_taken: false }
+        Self {
+            wnid,
+            state: State::Fresh,
+            token: None,
+            taken: 0,
+            is_taken: false,
+        }
     }
 }

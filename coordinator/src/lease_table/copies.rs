@@ -51,8 +51,16 @@ pub(super) struct Attempts {
 
 impl Attempts {
     /// The attempt that a session makes under this token.
-    pub(super) fn get_mut(&mut self, class: usize, id: SessionId, token: LeaseToken) -> Option<&mut LeaseProgress> {
-        let copy = self.of.get_mut(&class).filter(|copy| copy.session == id && copy.token == token)?;
+    pub(super) fn get_mut(
+        &mut self,
+        class: usize,
+        id: SessionId,
+        token: LeaseToken,
+    ) -> Option<&mut LeaseProgress> {
+        let copy = self
+            .of
+            .get_mut(&class)
+            .filter(|copy| copy.session == id && copy.token == token)?;
         Some(&mut copy.holding)
     }
 
@@ -63,7 +71,9 @@ impl Attempts {
 
     /// Whether a session makes the attempt at a class under this token.
     pub(super) fn has(&self, class: usize, id: SessionId, token: LeaseToken) -> bool {
-        self.of.get(&class).is_some_and(|copy| copy.session == id && copy.token == token)
+        self.of
+            .get(&class)
+            .is_some_and(|copy| copy.session == id && copy.token == token)
     }
 
     /// Whether a class has an attempt.
@@ -106,7 +116,8 @@ impl Attempts {
 
     /// Whether the budget permits receiving so many bytes a second time.
     pub(super) fn affords(&self, length: u64) -> bool {
-        u128::from(self.charged) + u128::from(length) <= u128::from(self.completed) * u128::from(BUDGET) / 100
+        u128::from(self.charged) + u128::from(length)
+            <= u128::from(self.completed) * u128::from(BUDGET) / 100
     }
 }
 
@@ -115,7 +126,11 @@ impl LeaseTable {
     /// ones. `quiet`: no worker may send requests to the origin now, so no lease counts as slow.
     pub fn look_for_stragglers(&mut self, quiet: bool, now: Instant) {
         self.note_pause(quiet, now);
-        let due = if quiet || !self.may_have_idle_workers() { Vec::new() } else { self.stragglers(now) };
+        let due = if quiet || !self.may_have_idle_workers() {
+            Vec::new()
+        } else {
+            self.stragglers(now)
+        };
         if due.iter().any(|class| !self.copies.due.contains(class)) {
             self.turn += 1;
         }
@@ -137,7 +152,11 @@ impl LeaseTable {
     }
 
     fn stragglers(&self, now: Instant) -> Vec<usize> {
-        let leases = self.sessions.by_id.values().flat_map(|session| &session.leases);
+        let leases = self
+            .sessions
+            .by_id
+            .values()
+            .flat_map(|session| &session.leases);
         let median = self.copies.speeds.median();
         let mut found: Vec<(Duration, usize)> = leases
             .filter(|(class, held)| self.may_get_attempt(**class, held.length))
@@ -148,27 +167,47 @@ impl LeaseTable {
     }
 
     fn may_get_attempt(&self, class: usize, length: u64) -> bool {
-        !self.copies.has_attempt(class) && !self.copies.failed.contains(&class) && self.copies.affords(length)
+        !self.copies.has_attempt(class)
+            && !self.copies.failed.contains(&class)
+            && self.copies.affords(length)
     }
 
     /// Grants an attempt at the class with the longest remaining time, of those that this worker
     /// may attempt.
     pub(super) fn grant_copy(&mut self, id: SessionId, now: Instant) -> Option<Lease> {
-        let at = self.copies.due.iter().position(|class| self.may_attempt(*class, id, now))?;
+        let at = self
+            .copies
+            .due
+            .iter()
+            .position(|class| self.may_attempt(*class, id, now))?;
         let class = self.copies.due.remove(at);
-        let State::Leased(holder) = self.classes[class].state else { return None };
+        let State::Leased(holder) = self.classes[class].state else {
+            return None;
+        };
         let length = self.sessions.by_id[&holder].leases[&class].length;
         self.last_token = self.last_token.next();
         let holding = LeaseProgress::granted(now, true);
-        self.copies.of.insert(class, SpeculativeAttempt { session: id, token: self.last_token, holding });
+        self.copies.of.insert(
+            class,
+            SpeculativeAttempt {
+                session: id,
+                token: self.last_token,
+                holding,
+            },
+        );
         self.copies.spend(length);
         let holder = self.sessions.by_id[&holder].hello.worker.clone();
         self.tell_of_copy(class, id, AttemptEvent::Granted { holder, length });
-        Some(Lease { wnid: self.classes[class].wnid, token: self.last_token })
+        Some(Lease {
+            wnid: self.classes[class].wnid,
+            token: self.last_token,
+        })
     }
 
     fn may_attempt(&self, class: usize, id: SessionId, now: Instant) -> bool {
-        let State::Leased(holder) = self.classes[class].state else { return false };
+        let State::Leased(holder) = self.classes[class].state else {
+            return false;
+        };
         let session = &self.sessions.by_id[&id];
         let other = &self.sessions.by_id[&holder];
         let held = &other.leases[&class];
@@ -183,7 +222,14 @@ impl LeaseTable {
     /// Called when the holder has lost or failed a class. Passes the lease to the speculative
     /// attempt and returns true, if there is one.
     pub(super) fn hand_over(&mut self, class: usize) -> bool {
-        let Some(SpeculativeAttempt { session, token, holding }) = self.copies.of.remove(&class) else { return false };
+        let Some(SpeculativeAttempt {
+            session,
+            token,
+            holding,
+        }) = self.copies.of.remove(&class)
+        else {
+            return false;
+        };
         self.hold(class, session, holding);
         self.classes[class].token = Some(token);
         self.tell_of_copy(class, session, AttemptEvent::Promoted);
@@ -208,15 +254,28 @@ impl LeaseTable {
 
     /// The classes at which a session makes an attempt.
     pub(super) fn copied_by(&self, id: SessionId) -> Vec<usize> {
-        self.copies.iter().filter(|(_, copy)| copy.session == id).map(|(class, _)| class).collect()
+        self.copies
+            .iter()
+            .filter(|(_, copy)| copy.session == id)
+            .map(|(class, _)| class)
+            .collect()
     }
 
     pub(super) fn tell_of_copy(&mut self, class: usize, id: SessionId, news: AttemptEvent) {
         if !matches!(news, AttemptEvent::Granted { .. } | AttemptEvent::Promoted) {
             self.slot_was_freed(id);
         }
-        let worker = self.sessions.by_id.get(&id).map(|session| session.hello.worker.clone()).unwrap_or_default();
-        self.notices.push(LeaseNotice::Copy { wnid: self.classes[class].wnid, worker, news });
+        let worker = self
+            .sessions
+            .by_id
+            .get(&id)
+            .map(|session| session.hello.worker.clone())
+            .unwrap_or_default();
+        self.notices.push(LeaseNotice::Copy {
+            wnid: self.classes[class].wnid,
+            worker,
+            news,
+        });
     }
 }
 

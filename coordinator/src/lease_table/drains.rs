@@ -33,7 +33,9 @@ impl Default for Drains {
 
 impl Drains {
     fn is_drained(&self, worker: &str, instance: &[u8]) -> bool {
-        self.0.get(worker).is_some_and(|drained| drained == instance)
+        self.0
+            .get(worker)
+            .is_some_and(|drained| drained == instance)
     }
 
     /// Records a drain. Returns the changes that the ledger must write for it.
@@ -41,14 +43,23 @@ impl Drains {
         let worker = worker.to_owned();
         let evicted = self.0.touch(&worker);
         instance.clone_into(self.0.entry(&worker));
-        let drained = Drain::Told { worker, instance: instance.to_owned() };
-        evicted.map(|worker| Drain::Over { worker }).into_iter().chain([drained]).collect()
+        let drained = Drain::Told {
+            worker,
+            instance: instance.to_owned(),
+        };
+        evicted
+            .map(|worker| Drain::Over { worker })
+            .into_iter()
+            .chain([drained])
+            .collect()
     }
 
     fn end(&mut self, worker: &str) -> Option<Drain> {
         self.0.get(worker)?;
         self.0.remove(&worker.to_owned());
-        Some(Drain::Over { worker: worker.to_owned() })
+        Some(Drain::Over {
+            worker: worker.to_owned(),
+        })
     }
 }
 
@@ -64,7 +75,11 @@ impl LeaseTable {
     /// write; `None` if there is no worker of that name.
     pub fn drain(&mut self, worker: &str) -> Option<Vec<Drain>> {
         let id = self.sessions.by_worker.get(worker)?;
-        let session = self.sessions.by_id.get_mut(id).expect("names lead to known sessions");
+        let session = self
+            .sessions
+            .by_id
+            .get_mut(id)
+            .expect("names lead to known sessions");
         session.draining = true;
         self.turn += 1;
         Some(self.drains.record(worker, &session.hello.instance))
@@ -74,10 +89,18 @@ impl LeaseTable {
     /// that it drains. Another process of the same worker ends the drain.
     pub(super) fn drain_again(&mut self, worker: &str) -> Option<Drain> {
         let id = self.sessions.by_worker.get(worker)?;
-        let session = self.sessions.by_id.get_mut(id).expect("names lead to known sessions");
+        let session = self
+            .sessions
+            .by_id
+            .get_mut(id)
+            .expect("names lead to known sessions");
         let was_drained = self.drains.is_drained(worker, &session.hello.instance);
         session.draining |= was_drained || session.hello.draining;
-        if was_drained { None } else { self.drains.end(worker) }
+        if was_drained {
+            None
+        } else {
+            self.drains.end(worker)
+        }
     }
 
     /// Called when a worker's process has left. Ends its drain, if there is one.

@@ -59,8 +59,15 @@ impl Elsewhere {
 
     /// The number of unconfirmed classes of a worker.
     fn count(&self, worker: &str) -> usize {
-        let positions = self.by_worker.get(worker).map(Vec::as_slice).unwrap_or_default();
-        positions.iter().filter(|position| self.unconfirmed.contains(position)).count()
+        let positions = self
+            .by_worker
+            .get(worker)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        positions
+            .iter()
+            .filter(|position| self.unconfirmed.contains(position))
+            .count()
     }
 
     /// Removes and returns a worker's unconfirmed classes.
@@ -76,7 +83,9 @@ impl LeaseTable {
     /// `has_begun`: an earlier process has begun this run, so classes that count as skipped were
     /// confirmed in it.
     pub fn was_complete_on(&mut self, wnid: Wnid, worker: &str, has_begun: bool) {
-        let Some(position) = self.index.get(&wnid).copied() else { return };
+        let Some(position) = self.index.get(&wnid).copied() else {
+            return;
+        };
         match self.classes[position].state {
             State::Fresh => {
                 self.set(position, State::Elsewhere);
@@ -88,14 +97,22 @@ impl LeaseTable {
             _ => return,
         }
         self.elsewhere.unconfirmed.insert(position);
-        self.elsewhere.by_worker.entry(worker.to_owned()).or_default().push(position);
+        self.elsewhere
+            .by_worker
+            .entry(worker.to_owned())
+            .or_default()
+            .push(position);
     }
 
     /// Sets the workers that are waited for before their classes are granted to others.
     pub fn expect(&mut self, workers: &[String], now: Instant) {
         for worker in BTreeSet::from_iter(workers) {
             let classes = self.elsewhere.count(worker);
-            self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::Expected { worker: worker.clone(), classes }));
+            self.notices
+                .push(LeaseNotice::Elsewhere(ElsewhereEvent::Expected {
+                    worker: worker.clone(),
+                    classes,
+                }));
             if classes > 0 {
                 self.elsewhere.expected.insert(worker.clone());
             }
@@ -105,7 +122,9 @@ impl LeaseTable {
 
     /// Whether a class counts as skipped.
     pub fn is_skipped(&self, wnid: Wnid) -> bool {
-        self.index.get(&wnid).is_some_and(|position| self.classes[*position].state == State::Skipped)
+        self.index
+            .get(&wnid)
+            .is_some_and(|position| self.classes[*position].state == State::Skipped)
     }
 
     /// Classes that were settled as skipped and are pending again since the last call.
@@ -125,7 +144,14 @@ impl LeaseTable {
     /// # Errors
     /// [`UnknownSession`].
     pub fn needs_lease(&mut self, id: SessionId, wnid: Wnid) -> Result<(), UnknownSession> {
-        let storage = self.sessions.by_id.get(&id).ok_or(UnknownSession)?.hello.storage.clone();
+        let storage = self
+            .sessions
+            .by_id
+            .get(&id)
+            .ok_or(UnknownSession)?
+            .hello
+            .storage
+            .clone();
         if let Some(position) = self.index.get(&wnid).copied()
             && self.elsewhere.unconfirmed.remove(&position)
         {
@@ -139,7 +165,12 @@ impl LeaseTable {
     /// Whether a worker that registers must send its inventory. One that returns with leases after
     /// a restart of the coordinator has sent it before. It must send it again only if the ledger
     /// has a class of it that is not settled in this run; no other worker waits for that.
-    pub(super) fn needs_inventory(&mut self, id: SessionId, held: &[ReportedLease], now: Instant) -> bool {
+    pub(super) fn needs_inventory(
+        &mut self,
+        id: SessionId,
+        held: &[ReportedLease],
+        now: Instant,
+    ) -> bool {
         if held.is_empty() {
             return self.sessions.survey(id, now);
         }
@@ -157,7 +188,11 @@ impl LeaseTable {
             self.elsewhere.expected.remove(&worker);
             let classes = self.release(&worker);
             if classes > 0 {
-                self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::NotThere { worker, classes }));
+                self.notices
+                    .push(LeaseNotice::Elsewhere(ElsewhereEvent::NotThere {
+                        worker,
+                        classes,
+                    }));
             }
         }
         let from = *self.elsewhere.absent_from.get_or_insert(now + JOIN_GRACE);
@@ -174,13 +209,17 @@ impl LeaseTable {
 
     /// Reports the classes of absent workers before the first of them is granted to another worker.
     fn report_absent_from(&mut self, from: Instant, now: Instant) {
-        if now < from || self.sessions.is_surveying(now) || mem::replace(&mut self.elsewhere.is_reported, true) {
+        if now < from
+            || self.sessions.is_surveying(now)
+            || mem::replace(&mut self.elsewhere.is_reported, true)
+        {
             return;
         }
         self.turn += 1;
         let elsewhere = &self.elsewhere;
-        let is_absent =
-            |worker: &&String| !elsewhere.expected.contains(*worker) && !self.sessions.by_worker.contains_key(*worker);
+        let is_absent = |worker: &&String| {
+            !elsewhere.expected.contains(*worker) && !self.sessions.by_worker.contains_key(*worker)
+        };
         let unexpected = elsewhere.by_worker.keys().filter(is_absent);
         let mut absent: Vec<(usize, String)> = unexpected
             .map(|worker| (self.pending_on(worker), worker.clone()))
@@ -188,18 +227,34 @@ impl LeaseTable {
             .collect();
         absent.sort_unstable_by(|one, other| other.cmp(one));
         for (classes, worker) in absent.drain(..absent.len().min(MAX_NAMED)) {
-            self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::Absent { worker, classes }));
+            self.notices
+                .push(LeaseNotice::Elsewhere(ElsewhereEvent::Absent {
+                    worker,
+                    classes,
+                }));
         }
         if !absent.is_empty() {
             let classes = absent.iter().map(|(classes, _)| classes).sum();
-            self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::MoreAbsent { workers: absent.len(), classes }));
+            self.notices
+                .push(LeaseNotice::Elsewhere(ElsewhereEvent::MoreAbsent {
+                    workers: absent.len(),
+                    classes,
+                }));
         }
     }
 
     /// Classes of an absent worker that others would download again.
     fn pending_on(&self, worker: &str) -> usize {
-        let positions = self.elsewhere.by_worker.get(worker).map(Vec::as_slice).unwrap_or_default();
-        positions.iter().filter(|position| self.classes[**position].state == State::Elsewhere).count()
+        let positions = self
+            .elsewhere
+            .by_worker
+            .get(worker)
+            .map(Vec::as_slice)
+            .unwrap_or_default();
+        positions
+            .iter()
+            .filter(|position| self.classes[**position].state == State::Elsewhere)
+            .count()
     }
 
     /// If no other class is left, makes the classes of absent workers grantable, except those of
@@ -210,11 +265,21 @@ impl LeaseTable {
         }
         let elsewhere = &self.elsewhere;
         // A worker with a session is about to report its inventory.
-        let is_waited_for =
-            |worker: &String| elsewhere.expected.contains(worker) || self.sessions.by_worker.contains_key(worker);
-        let absent = elsewhere.by_worker.keys().filter(|worker| !is_waited_for(worker));
-        let absent: Vec<String> = absent.filter(|worker| self.pending_on(worker) > 0).cloned().collect();
-        let released: usize = absent.iter().map(|worker| self.release_pending(worker)).sum();
+        let is_waited_for = |worker: &String| {
+            elsewhere.expected.contains(worker) || self.sessions.by_worker.contains_key(worker)
+        };
+        let absent = elsewhere
+            .by_worker
+            .keys()
+            .filter(|worker| !is_waited_for(worker));
+        let absent: Vec<String> = absent
+            .filter(|worker| self.pending_on(worker) > 0)
+            .cloned()
+            .collect();
+        let released: usize = absent
+            .iter()
+            .map(|worker| self.release_pending(worker))
+            .sum();
         released > 0
     }
 
@@ -230,7 +295,11 @@ impl LeaseTable {
             }
             let classes = self.release_pending(&worker);
             if classes > 0 {
-                self.notices.push(LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined { worker, classes }));
+                self.notices
+                    .push(LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined {
+                        worker,
+                        classes,
+                    }));
             }
         }
     }
@@ -252,7 +321,12 @@ impl LeaseTable {
 
     /// Makes the pending classes of a worker grantable. Classes that count as skipped stay skipped.
     fn release_pending(&mut self, worker: &str) -> usize {
-        let positions = self.elsewhere.by_worker.get(worker).cloned().unwrap_or_default();
+        let positions = self
+            .elsewhere
+            .by_worker
+            .get(worker)
+            .cloned()
+            .unwrap_or_default();
         let is_pending = |position: &usize| self.classes[*position].state == State::Elsewhere;
         let pending: Vec<usize> = positions.into_iter().filter(is_pending).collect();
         self.queue_all(&pending)
@@ -261,7 +335,10 @@ impl LeaseTable {
     fn queue_all(&mut self, positions: &[usize]) -> usize {
         let mut queued = 0;
         for position in positions {
-            if matches!(self.classes[*position].state, State::Elsewhere | State::Skipped) {
+            if matches!(
+                self.classes[*position].state,
+                State::Elsewhere | State::Skipped
+            ) {
                 self.queue(*position);
                 queued += 1;
             }

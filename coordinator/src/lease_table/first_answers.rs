@@ -94,14 +94,25 @@ impl Sample {
         let rest = spread(left).map(|position| candidates[position]).collect();
         let shared_until = Some(now + SHARED_FOR);
         let received = BTreeMap::new();
-        Self { failed_before, left, there, rest, received, refused: BTreeMap::new(), requests: 0, shared_until }
+        Self {
+            failed_before,
+            left,
+            there,
+            rest,
+            received,
+            refused: BTreeMap::new(),
+            requests: 0,
+            shared_until,
+        }
     }
 
     /// Whether a refusal is evidence: it may have the same cause as the earlier ones, and a cause
     /// in the job instead of the class. If at least half of the list is complete, a class that the
     /// origin reports as not found is missing.
     fn counts(&self, refusal: Refusal) -> bool {
-        let is_alike = self.refusal().is_none_or(|first| first.may_have_the_cause_of(refusal));
+        let is_alike = self
+            .refusal()
+            .is_none_or(|first| first.may_have_the_cause_of(refusal));
         is_alike && !(refusal.is_missing() && self.there >= self.left)
     }
 
@@ -120,7 +131,10 @@ impl Sample {
     }
 
     fn refusal(&self) -> Option<Refusal> {
-        self.refused.values().next().and_then(|(_, failure)| failure.refusal)
+        self.refused
+            .values()
+            .next()
+            .and_then(|(_, failure)| failure.refusal)
     }
 }
 
@@ -129,9 +143,16 @@ impl LeaseTable {
     /// last run of this URL left failed.
     #[must_use]
     pub fn checking_first_answers(self, failed_before: impl IntoIterator<Item = Wnid>) -> Self {
-        let failed_before = failed_before.into_iter().filter_map(|wnid| self.index.get(&wnid).copied());
-        let first_answers = FirstAnswers::Waiting { failed_before: failed_before.collect() };
-        Self { first_answers, ..self }
+        let failed_before = failed_before
+            .into_iter()
+            .filter_map(|wnid| self.index.get(&wnid).copied());
+        let first_answers = FirstAnswers::Waiting {
+            failed_before: failed_before.collect(),
+        };
+        Self {
+            first_answers,
+            ..self
+        }
     }
 
     /// The result, once it is known that the origin refuses every class alike.
@@ -167,19 +188,35 @@ impl LeaseTable {
         if sample.shared_until.is_none_or(|until| now >= until) {
             return room;
         }
-        let refused = sample.refused.values().filter(|(session, _)| *session == id).count();
-        let used = refused + self.sessions.by_id.get(&id).map_or(0, |session| session.leases.len());
-        room.min(SAMPLE.div_ceil(self.sessions.by_id.len().max(1)).saturating_sub(used))
+        let refused = sample
+            .refused
+            .values()
+            .filter(|(session, _)| *session == id)
+            .count();
+        let used = refused
+            + self
+                .sessions
+                .by_id
+                .get(&id)
+                .map_or(0, |session| session.leases.len());
+        room.min(
+            SAMPLE
+                .div_ceil(self.sessions.by_id.len().max(1))
+                .saturating_sub(used),
+        )
     }
 
     fn first_check(&self, failed_before: HashSet<usize>, now: Instant) -> FirstAnswers {
         let is_candidate = |position: &usize| {
-            matches!(self.classes[*position].state, State::Fresh | State::Queued(_))
-                && !failed_before.contains(position)
+            matches!(
+                self.classes[*position].state,
+                State::Fresh | State::Queued(_)
+            ) && !failed_before.contains(position)
                 && !self.is_held_back(*position)
         };
         let candidates: Vec<usize> = (0..self.classes.len()).filter(is_candidate).collect();
-        let there = usize::try_from(self.status.success + self.status.skipped).unwrap_or(usize::MAX);
+        let there =
+            usize::try_from(self.status.success + self.status.skipped).unwrap_or(usize::MAX);
         if candidates.len() < SAMPLE || there / MOSTLY_COMPLETE >= candidates.len() {
             return FirstAnswers::Over(LaterAnswers::without(failed_before));
         }
@@ -188,7 +225,9 @@ impl LeaseTable {
 
     /// The next class of the sample.
     pub(super) fn next_of_sample(&mut self) -> NextOfSample {
-        let FirstAnswers::Checking(sample) = &mut self.first_answers else { return NextOfSample::NoMore };
+        let FirstAnswers::Checking(sample) = &mut self.first_answers else {
+            return NextOfSample::NoMore;
+        };
         while let Some(position) = sample.rest.front().copied() {
             let is_fresh = self.classes[position].state == State::Fresh;
             if is_fresh && !self.high_water.permits(position) {
@@ -213,7 +252,9 @@ impl LeaseTable {
     ) -> ReportVerdict {
         let FirstAnswers::Checking(sample) = &mut self.first_answers else {
             return match (failure.refusal, &self.first_answers) {
-                (Some(refusal), FirstAnswers::Over(_)) => self.later_refusal(id, position, (refusal, failure), now),
+                (Some(refusal), FirstAnswers::Over(_)) => {
+                    self.later_refusal(id, position, (refusal, failure), now)
+                }
                 // The job ends because of its first classes.
                 (Some(_), FirstAnswers::Refused(_)) => self.keep_pending(position),
                 _ => {
@@ -222,7 +263,10 @@ impl LeaseTable {
                 }
             };
         };
-        if !failure.refusal.is_some_and(|refusal| sample.counts(refusal)) {
+        if !failure
+            .refusal
+            .is_some_and(|refusal| sample.counts(refusal))
+        {
             self.end_first_answers();
             return ReportVerdict::Settled;
         }
@@ -269,7 +313,9 @@ impl LeaseTable {
     /// Handles the positions in a heartbeat: `most` bytes of a class, and whether the worker has
     /// received any since its last message. If no class was refused, all bytes are those of tars.
     pub(super) fn first_bytes(&mut self, most: u64, has_received: bool) {
-        let FirstAnswers::Checking(sample) = &self.first_answers else { return };
+        let FirstAnswers::Checking(sample) = &self.first_answers else {
+            return;
+        };
         if most >= BYTES_OF_A_TAR || (has_received && sample.refused.is_empty()) {
             self.end_first_answers();
         }
@@ -278,9 +324,19 @@ impl LeaseTable {
     /// Handles the number of bytes that a worker's process has received. Workers send it several
     /// times a second, whereas the positions of classes come with heartbeats only.
     pub fn has_received(&mut self, id: SessionId, bytes: u64) {
-        let leased = self.sessions.by_id.get(&id).map_or(0, |session| session.leases.len());
-        let FirstAnswers::Checking(sample) = &mut self.first_answers else { return };
-        let refused = sample.refused.values().filter(|(session, _)| *session == id).count();
+        let leased = self
+            .sessions
+            .by_id
+            .get(&id)
+            .map_or(0, |session| session.leases.len());
+        let FirstAnswers::Checking(sample) = &mut self.first_answers else {
+            return;
+        };
+        let refused = sample
+            .refused
+            .values()
+            .filter(|(session, _)| *session == id)
+            .count();
         let before = *sample.received.entry(id).or_insert(bytes);
         if bytes.saturating_sub(before) >= LONGEST_PAGE * (leased + refused).max(1) as u64 {
             self.end_first_answers();
@@ -293,7 +349,11 @@ impl LeaseTable {
     pub fn has_sent_requests(&mut self, id: SessionId, requests: u64) {
         let is_alone = self.sessions.by_id.len() == 1 && self.sessions.by_id.contains_key(&id);
         if let FirstAnswers::Checking(sample) = &mut self.first_answers {
-            sample.requests = if is_alone { usize::try_from(requests).unwrap_or(usize::MAX) } else { 0 };
+            sample.requests = if is_alone {
+                usize::try_from(requests).unwrap_or(usize::MAX)
+            } else {
+                0
+            };
         }
     }
 
@@ -326,6 +386,9 @@ impl LeaseTable {
             FirstAnswers::Over(later) => later.refused(),
             FirstAnswers::Waiting { .. } | FirstAnswers::Refused(_) => Vec::new(),
         };
-        refused.into_iter().filter(|position| self.classes[*position].state == State::Doubted).collect()
+        refused
+            .into_iter()
+            .filter(|position| self.classes[*position].state == State::Doubted)
+            .collect()
     }
 }

@@ -4,8 +4,8 @@ use shared::{Wnid, ids::SessionId, outcome::Failure};
 use tokio::time::Instant;
 
 use super::{
-    Granted, Lease, LeaseTable, State, UnknownSession, first_answers::NextOfSample, leases::LeaseProgress,
-    sessions::Session,
+    Granted, Lease, LeaseTable, State, UnknownSession, first_answers::NextOfSample,
+    leases::LeaseProgress, sessions::Session,
 };
 
 /// Number of returned classes that are searched for the best one for a worker.
@@ -25,7 +25,12 @@ impl LeaseTable {
     /// first, then in list order, then speculative attempts of classes of other workers, then
     /// classes of which their holders receive nothing. A worker that requests leases has sent its
     /// inventory, if one was required.
-    pub fn acquire(&mut self, id: SessionId, max: usize, now: Instant) -> Result<Granted, UnknownSession> {
+    pub fn acquire(
+        &mut self,
+        id: SessionId,
+        max: usize,
+        now: Instant,
+    ) -> Result<Granted, UnknownSession> {
         self.known(id)?;
         if self.sessions.end_survey(id) {
             self.turn += 1;
@@ -38,10 +43,18 @@ impl LeaseTable {
             GrantRule::Open => (max, false),
         };
         let room = self.free_slots(id);
-        self.sessions.by_id.get_mut(&id).expect("it is known").waits_for_slot = room < max;
+        self.sessions
+            .by_id
+            .get_mut(&id)
+            .expect("it is known")
+            .waits_for_slot = room < max;
         // Only if something is granted: until then the list may still change.
         let max = max.min(room);
-        let max = if max > 0 { max.min(self.room_in_sample(id, now)) } else { 0 };
+        let max = if max > 0 {
+            max.min(self.room_in_sample(id, now))
+        } else {
+            0
+        };
         let mut leases = Vec::new();
         while leases.len() < max {
             let Some(position) = self.next_pending(id, now) else {
@@ -53,12 +66,16 @@ impl LeaseTable {
             leases.push(self.grant(position, id, now));
         }
         while !probe && leases.len() < max {
-            let Some(lease) = self.grant_copy(id, now) else { break };
+            let Some(lease) = self.grant_copy(id, now) else {
+                break;
+            };
             leases.push(lease);
         }
         let mut silent = if probe { 0 } else { self.room_for_silent(id) };
         while silent > 0 && leases.len() < max {
-            let Some(position) = self.take_silent(id, now) else { break };
+            let Some(position) = self.take_silent(id, now) else {
+                break;
+            };
             leases.push(self.grant(position, id, now));
             self.classes[position].is_taken = true;
             silent -= 1;
@@ -66,7 +83,11 @@ impl LeaseTable {
         if probe && !leases.is_empty() {
             self.breaker.probed(now);
         }
-        Ok(Granted { probe: probe && !leases.is_empty(), leases, drain })
+        Ok(Granted {
+            probe: probe && !leases.is_empty(),
+            leases,
+            drain,
+        })
     }
 
     fn grant(&mut self, position: usize, id: SessionId, now: Instant) -> Lease {
@@ -75,7 +96,10 @@ impl LeaseTable {
         self.classes[position].is_taken = false;
         let anew = self.begun_on.remove(&position).is_none();
         self.hold(position, id, LeaseProgress::granted(now, anew));
-        Lease { wnid: self.classes[position].wnid, token: self.last_token }
+        Lease {
+            wnid: self.classes[position].wnid,
+            token: self.last_token,
+        }
     }
 
     /// Takes back leases that were granted but not delivered to the worker.
@@ -101,7 +125,10 @@ impl LeaseTable {
         let positions: Vec<usize> = if wnids.is_empty() {
             (0..self.classes.len()).collect()
         } else {
-            wnids.iter().filter_map(|wnid| self.index.get(wnid).copied()).collect()
+            wnids
+                .iter()
+                .filter_map(|wnid| self.index.get(wnid).copied())
+                .collect()
         };
         let mut retried = Vec::new();
         for position in positions {
@@ -121,7 +148,9 @@ impl LeaseTable {
             () if session.draining => GrantRule::Closed,
             () if session.is_quarantined(now) && !only_one() => GrantRule::Closed,
             // Only before the first grant: later workers must not delay a fleet that is working.
-            () if self.last_token == self.first_token && self.sessions.is_surveying(now) => GrantRule::Closed,
+            () if self.last_token == self.first_token && self.sessions.is_surveying(now) => {
+                GrantRule::Closed
+            }
             () if !self.breaker.is_open() => GrantRule::Open,
             () if self.breaker.is_probe_due(now) => GrantRule::Probe,
             () => GrantRule::Closed,
@@ -137,12 +166,17 @@ impl LeaseTable {
         }
         let session = &self.sessions.by_id[&id];
         let begun_here = |position: &usize| {
-            !session.hello.storage.is_empty() && self.begun_on.get(position) == Some(&session.hello.storage)
+            !session.hello.storage.is_empty()
+                && self.begun_on.get(position) == Some(&session.hello.storage)
         };
         let returned = || self.returned.values().copied().take(SEARCHED_CLASSES);
-        let may_try = |position: &usize| !self.is_held_back(*position) && self.may_try(*position, id, session, now);
+        let may_try = |position: &usize| {
+            !self.is_held_back(*position) && self.may_try(*position, id, session, now)
+        };
         let candidates = || returned().filter(may_try);
-        let best = candidates().find(begun_here).or_else(|| candidates().next());
+        let best = candidates()
+            .find(begun_here)
+            .or_else(|| candidates().next());
         if best.is_some() {
             return best;
         }
@@ -151,7 +185,11 @@ impl LeaseTable {
             NextOfSample::NotYet => return None,
             NextOfSample::NoMore => {}
         }
-        while self.classes.get(self.fresh).is_some_and(|class| class.state != State::Fresh) {
+        while self
+            .classes
+            .get(self.fresh)
+            .is_some_and(|class| class.state != State::Fresh)
+        {
             self.fresh += 1;
         }
         if self.fresh == self.classes.len() || !self.high_water.permits(self.fresh) {
@@ -164,15 +202,25 @@ impl LeaseTable {
     /// Whether the worker may try a class. A class that it has failed is for other workers as long
     /// as there are any. A class that was lost too often is for workers that have completed a
     /// class.
-    pub(super) fn may_try(&self, position: usize, id: SessionId, session: &Session, now: Instant) -> bool {
+    pub(super) fn may_try(
+        &self,
+        position: usize,
+        id: SessionId,
+        session: &Session,
+        now: Instant,
+    ) -> bool {
         if self.losses.is_reserved(position, now)
             && session.last_success.is_none()
             && self.sessions.is_there_proven(now)
         {
             return false;
         }
-        let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
-        !has_failed(session) || !self.sessions.is_there_another(id, now, |other| !has_failed(other))
+        let has_failed =
+            |session: &Session| self.troubles.has_failed(position, now, || session.keys());
+        !has_failed(session)
+            || !self
+                .sessions
+                .is_there_another(id, now, |other| !has_failed(other))
     }
 
     /// Settles a class as failed without a report about it.

@@ -23,7 +23,10 @@ pub struct Mark {
 
 impl From<usize> for Mark {
     fn from(position: usize) -> Self {
-        Self { position, beyond: Vec::new() }
+        Self {
+            position,
+            beyond: Vec::new(),
+        }
     }
 }
 
@@ -49,7 +52,13 @@ pub(super) struct HighWater {
 impl HighWater {
     /// The mark as the ledger has it at the start.
     pub(super) fn at(mark: Mark) -> Self {
-        Self { former: mark.clone(), durable: mark.clone(), requested: mark, sample: Vec::new(), step: SHORTEST_STEP }
+        Self {
+            former: mark.clone(),
+            durable: mark.clone(),
+            requested: mark,
+            sample: Vec::new(),
+            step: SHORTEST_STEP,
+        }
     }
 
     /// Whether a worker may hold this position from a former epoch.
@@ -69,13 +78,17 @@ impl HighWater {
 
     /// Adds positions to grant, independent of their place in the list.
     pub(super) fn sample(&mut self, positions: impl IntoIterator<Item = usize>) {
-        let positions = positions.into_iter().filter(|position| !self.requested.beyond.contains(position));
+        let positions = positions
+            .into_iter()
+            .filter(|position| !self.requested.beyond.contains(position));
         self.sample = positions.collect();
     }
 
     /// Sets the step to the number of slots of all workers.
     pub(super) fn follow(&mut self, slots: u64) {
-        self.step = usize::try_from(slots).unwrap_or(usize::MAX).max(SHORTEST_STEP);
+        self.step = usize::try_from(slots)
+            .unwrap_or(usize::MAX)
+            .max(SHORTEST_STEP);
     }
 
     /// The next mark for the ledger, if the cursor is near the last requested one or there is a new
@@ -113,7 +126,10 @@ mod tests {
         mark.follow(100);
         for cursor in 0..1000 {
             if let Some(next) = mark.request(cursor, 1000) {
-                assert!(cursor == 0 || mark.permits(cursor), "grants do not wait for the ledger");
+                assert!(
+                    cursor == 0 || mark.permits(cursor),
+                    "grants do not wait for the ledger"
+                );
                 raised.push(next.position);
                 assert!(mark.is_durable(next.clone()) && !mark.is_durable(next));
             }
@@ -129,7 +145,11 @@ mod tests {
         for (slots, mark) in [(0, 11), (1, 11), (10, 17), (100_000, 10_000)] {
             let mut high_water = HighWater::at(Mark::from(7));
             high_water.follow(slots);
-            assert_eq!(high_water.request(7, 10_000), Some(Mark::from(mark)), "{slots}");
+            assert_eq!(
+                high_water.request(7, 10_000),
+                Some(Mark::from(mark)),
+                "{slots}"
+            );
             assert_eq!(high_water.request(7, 10_000), None, "it was requested");
             assert!(high_water.may_be_held(6) && !high_water.may_be_held(7));
         }
@@ -140,13 +160,27 @@ mod tests {
         let mut mark = HighWater::at(Mark::from(0));
         mark.sample([0, 500, 999]);
         let first = mark.request(0, 1000).unwrap();
-        assert_eq!(first, Mark { position: 4, beyond: vec![0, 500, 999] });
+        assert_eq!(
+            first,
+            Mark {
+                position: 4,
+                beyond: vec![0, 500, 999]
+            }
+        );
         assert!(!mark.permits(500));
         assert!(mark.is_durable(first) && mark.permits(500) && !mark.permits(501));
         let next = mark.request(3, 1000).unwrap();
-        assert_eq!((next.position, next.beyond.len()), (7, 3), "a later mark has the sample too");
+        assert_eq!(
+            (next.position, next.beyond.len()),
+            (7, 3),
+            "a later mark has the sample too"
+        );
         let mut again = HighWater::at(next);
-        assert!([0, 6, 500, 999].iter().all(|position| again.may_be_held(*position)));
+        assert!(
+            [0, 6, 500, 999]
+                .iter()
+                .all(|position| again.may_be_held(*position))
+        );
         assert!(!again.may_be_held(7) && !again.may_be_held(501));
         again.sample([500, 600]);
         assert_eq!(again.request(4, 1000).unwrap().beyond, [0, 500, 999, 600]);

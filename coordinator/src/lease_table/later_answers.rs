@@ -82,18 +82,26 @@ struct Sample {
 impl LaterAnswers {
     /// `failed_before`: classes whose refusals do not count.
     pub(super) fn without(failed_before: HashSet<usize>) -> Self {
-        Self { failed_before, ..Self::default() }
+        Self {
+            failed_before,
+            ..Self::default()
+        }
     }
 
     /// The number of classes that are pending because they were refused.
     pub(super) fn undecided(&self) -> u64 {
-        self.streak.as_ref().map_or(0, |streak| streak.refused.len() as u64)
+        self.streak
+            .as_ref()
+            .map_or(0, |streak| streak.refused.len() as u64)
     }
 
     /// The classes that are pending because they were refused.
     #[cfg(test)]
     pub(super) fn refused(&self) -> Vec<usize> {
-        self.streak.iter().flat_map(|streak| streak.refused.keys().copied()).collect()
+        self.streak
+            .iter()
+            .flat_map(|streak| streak.refused.keys().copied())
+            .collect()
     }
 
     fn sample(&self) -> Option<&Sample> {
@@ -114,12 +122,19 @@ impl LeaseTable {
         let last_token = self.last_token;
         let is_evidence = self.is_evidence(id);
         let may_begin = self.is_enough_left();
-        let FirstAnswers::Over(later) = &mut self.first_answers else { return ReportVerdict::Settled };
-        if refusal.is_missing() || later.failed_before.contains(&position) || (later.streak.is_none() && !may_begin) {
+        let FirstAnswers::Over(later) = &mut self.first_answers else {
+            return ReportVerdict::Settled;
+        };
+        if refusal.is_missing()
+            || later.failed_before.contains(&position)
+            || (later.streak.is_none() && !may_begin)
+        {
             return ReportVerdict::Settled;
         }
-        let first =
-            later.streak.as_ref().and_then(|streak| streak.refused.values().find_map(|failure| failure.refusal));
+        let first = later
+            .streak
+            .as_ref()
+            .and_then(|streak| streak.refused.values().find_map(|failure| failure.refusal));
         if first.is_some_and(|first| !first.may_have_the_cause_of(refusal)) {
             self.end_streak();
             return ReportVerdict::Settled;
@@ -133,18 +148,25 @@ impl LeaseTable {
         streak.refused.insert(position, failure.clone());
         let is_long = streak.refused.len() >= needed;
         let verdict = match &mut streak.sample {
-            Some(sample) if is_evidence && token.is_some_and(|token| token > sample.begun_after) => {
+            Some(sample)
+                if is_evidence && token.is_some_and(|token| token > sample.begun_after) =>
+            {
                 sample.refused.insert(position, id);
                 if sample.refused.len() >= SAMPLE {
                     let refuses = OriginRefuses::of(streak.refused.values(), true);
-                    self.first_answers = refuses.map_or_else(FirstAnswers::default, FirstAnswers::Refused);
+                    self.first_answers =
+                        refuses.map_or_else(FirstAnswers::default, FirstAnswers::Refused);
                 }
                 ReportVerdict::Doubted
             }
             None if is_long => self.begin_sample(now),
             _ => ReportVerdict::Doubted,
         };
-        if verdict == ReportVerdict::Doubted { self.keep_pending(position) } else { verdict }
+        if verdict == ReportVerdict::Doubted {
+            self.keep_pending(position)
+        } else {
+            verdict
+        }
     }
 
     /// Whether a worker's refusals count: it has completed a class in its session, or no worker
@@ -166,7 +188,9 @@ impl LeaseTable {
     /// Begins a sample of the rest of the list. If the rest is too short the consecutive classes
     /// have failed.
     fn begin_sample(&mut self, now: Instant) -> ReportVerdict {
-        let FirstAnswers::Over(later) = &self.first_answers else { return ReportVerdict::Settled };
+        let FirstAnswers::Over(later) = &self.first_answers else {
+            return ReportVerdict::Settled;
+        };
         let is_fresh = |position: &usize| {
             self.classes[*position].state == State::Fresh
                 && !later.failed_before.contains(position)
@@ -177,9 +201,16 @@ impl LeaseTable {
             self.end_streak();
             return ReportVerdict::Settled;
         }
-        let able = self.sessions.by_id.keys().filter(|id| self.is_evidence(**id)).count();
+        let able = self
+            .sessions
+            .by_id
+            .keys()
+            .filter(|id| self.is_evidence(**id))
+            .count();
         let witnesses = (able / 2 + 1).min(MAX_WITNESSES);
-        let rest: VecDeque<usize> = spread(candidates.len()).map(|position| candidates[position]).collect();
+        let rest: VecDeque<usize> = spread(candidates.len())
+            .map(|position| candidates[position])
+            .collect();
         self.high_water.sample(rest.iter().copied());
         let sample = Sample {
             begun_after: self.last_token,
@@ -188,7 +219,11 @@ impl LeaseTable {
             refused: BTreeMap::new(),
             per_worker: SAMPLE.div_ceil(witnesses),
         };
-        if let FirstAnswers::Over(LaterAnswers { streak: Some(streak), .. }) = &mut self.first_answers {
+        if let FirstAnswers::Over(LaterAnswers {
+            streak: Some(streak),
+            ..
+        }) = &mut self.first_answers
+        {
             streak.sample = Some(sample);
         }
         ReportVerdict::Doubted
@@ -197,28 +232,45 @@ impl LeaseTable {
     /// The number of classes of a sample that a worker may be granted; unlimited while there is no
     /// sample.
     pub(super) fn room_in_later_sample(&self, later: &LaterAnswers, id: SessionId) -> usize {
-        let Some(sample) = later.sample() else { return usize::MAX };
+        let Some(sample) = later.sample() else {
+            return usize::MAX;
+        };
         if !self.is_evidence(id) {
             return 0;
         }
         let granted = |session: &Session| {
-            let is_of_sample = |position: &&usize| self.classes[**position].token > Some(sample.begun_after);
+            let is_of_sample =
+                |position: &&usize| self.classes[**position].token > Some(sample.begun_after);
             session.leases.keys().filter(is_of_sample).count()
         };
         let all: usize = self.sessions.by_id.values().map(granted).sum();
-        let refused = sample.refused.values().filter(|session| **session == id).count();
+        let refused = sample
+            .refused
+            .values()
+            .filter(|session| **session == id)
+            .count();
         let used = refused + self.sessions.by_id.get(&id).map_or(0, granted);
-        SAMPLE.saturating_sub(all + sample.refused.len()).min(sample.per_worker.saturating_sub(used))
+        SAMPLE
+            .saturating_sub(all + sample.refused.len())
+            .min(sample.per_worker.saturating_sub(used))
     }
 
     /// The next class of a sample.
     pub(super) fn next_of_later_sample(&mut self) -> NextOfSample {
-        let FirstAnswers::Over(LaterAnswers { streak: Some(Streak { sample: Some(sample), .. }), .. }) =
-            &mut self.first_answers
+        let FirstAnswers::Over(LaterAnswers {
+            streak:
+                Some(Streak {
+                    sample: Some(sample),
+                    ..
+                }),
+            ..
+        }) = &mut self.first_answers
         else {
             return NextOfSample::NoMore;
         };
-        sample.rest.retain(|position| self.classes[*position].state == State::Fresh);
+        sample
+            .rest
+            .retain(|position| self.classes[*position].state == State::Fresh);
         match sample.rest.front().copied() {
             None => NextOfSample::NoMore,
             Some(position) if !self.high_water.permits(position) => NextOfSample::NotYet,
@@ -232,7 +284,10 @@ impl LeaseTable {
     /// A class was served under this token. If it was granted after the first refusal, the origin
     /// refuses only some classes.
     pub(super) fn later_answer(&mut self, token: Option<LeaseToken>) {
-        if let FirstAnswers::Over(LaterAnswers { streak: Some(streak), .. }) = &self.first_answers
+        if let FirstAnswers::Over(LaterAnswers {
+            streak: Some(streak),
+            ..
+        }) = &self.first_answers
             && token > Some(streak.refused_after)
         {
             self.end_streak();
@@ -244,19 +299,27 @@ impl LeaseTable {
         if !matches!(&self.first_answers, FirstAnswers::Over(later) if later.streak.is_some()) {
             return;
         }
-        let Some(session) = self.sessions.by_id.get(&id) else { return };
+        let Some(session) = self.sessions.by_id.get(&id) else {
+            return;
+        };
         let grows = session.leases.iter().filter(|(_, held)| {
             // A class may start at the length of a partial file.
-            let first = held.first.map(|(_, bytes)| bytes.saturating_add(BYTES_OF_A_TAR));
+            let first = held
+                .first
+                .map(|(_, bytes)| bytes.saturating_add(BYTES_OF_A_TAR));
             !held.is_local && first.is_some_and(|least| held.bytes >= least)
         });
-        let newest = grows.filter_map(|(position, _)| self.classes[*position].token).max();
+        let newest = grows
+            .filter_map(|(position, _)| self.classes[*position].token)
+            .max();
         self.later_answer(newest);
     }
 
     /// A sample that takes too long ends without a result.
     pub(super) fn check_later_sample(&mut self, now: Instant) {
-        let FirstAnswers::Over(later) = &self.first_answers else { return };
+        let FirstAnswers::Over(later) = &self.first_answers else {
+            return;
+        };
         if later.sample().is_some_and(|sample| now >= sample.until) {
             self.end_streak();
         }
@@ -264,8 +327,12 @@ impl LeaseTable {
 
     /// The origin refuses only some classes: the consecutive ones have failed.
     pub(super) fn end_streak(&mut self) {
-        let FirstAnswers::Over(later) = &mut self.first_answers else { return };
-        let Some(streak) = later.streak.take() else { return };
+        let FirstAnswers::Over(later) = &mut self.first_answers else {
+            return;
+        };
+        let Some(streak) = later.streak.take() else {
+            return;
+        };
         if streak.sample.is_some() {
             later.served = later.served.saturating_add(1);
             self.turn += 1;

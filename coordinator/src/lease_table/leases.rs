@@ -74,7 +74,11 @@ impl LeaseProgress {
     /// for a connection while other classes of its worker receive bytes. Before the first byte of a
     /// class the progress of its session therefore counts as well.
     pub(super) fn stalled(&self, session_progress: Instant, now: Instant) -> Duration {
-        let since = if self.bytes == 0 { self.since.max(session_progress) } else { self.since };
+        let since = if self.bytes == 0 {
+            self.since.max(session_progress)
+        } else {
+            self.since
+        };
         now.saturating_duration_since(since)
     }
 }
@@ -83,10 +87,21 @@ impl LeaseTable {
     /// Returns the leases that the session must drop. A session regains a queued class that its
     /// worker lost, if it names the current token, and a class that was granted by an earlier
     /// coordinator, whose grants are not in the ledger. Both are limited by its free slots.
-    pub(super) fn reconcile(&mut self, id: SessionId, held: &[ReportedLease], now: Instant) -> Vec<Lease> {
+    pub(super) fn reconcile(
+        &mut self,
+        id: SessionId,
+        held: &[ReportedLease],
+        now: Instant,
+    ) -> Vec<Lease> {
         let mut drop = Vec::new();
         let mut room = self.free_slots(id);
-        for ReportedLease { lease, bytes, length, is_local } in held {
+        for ReportedLease {
+            lease,
+            bytes,
+            length,
+            is_local,
+        } in held
+        {
             let Some(position) = self.index.get(&lease.wnid).copied() else {
                 drop.push(*lease);
                 continue;
@@ -94,9 +109,11 @@ impl LeaseTable {
             let state = self.classes[position].state;
             let is_current = self.classes[position].token == Some(lease.token);
             let holding = match state {
-                State::Leased(holder) if holder == id && is_current => {
-                    self.sessions.by_id.get_mut(&id).and_then(|session| session.leases.get_mut(&position))
-                }
+                State::Leased(holder) if holder == id && is_current => self
+                    .sessions
+                    .by_id
+                    .get_mut(&id)
+                    .and_then(|session| session.leases.get_mut(&position)),
                 State::Queued(_) if is_current && room > 0 && self.was_lost_by(position, id) => {
                     room -= 1;
                     Some(self.hold(position, id, LeaseProgress::granted(now, false)))
@@ -124,14 +141,26 @@ impl LeaseTable {
     }
 
     /// Assigns a class to a session.
-    pub(super) fn hold(&mut self, position: usize, id: SessionId, holding: LeaseProgress) -> &mut LeaseProgress {
+    pub(super) fn hold(
+        &mut self,
+        position: usize,
+        id: SessionId,
+        holding: LeaseProgress,
+    ) -> &mut LeaseProgress {
         self.set(position, State::Leased(id));
-        let leases = &mut self.sessions.by_id.get_mut(&id).expect("leases go to known sessions").leases;
+        let leases = &mut self
+            .sessions
+            .by_id
+            .get_mut(&id)
+            .expect("leases go to known sessions")
+            .leases;
         leases.entry(position).insert_entry(holding).into_mut()
     }
 
     pub(super) fn take_back_idle(&mut self, id: SessionId, now: Instant) {
-        let Some(session) = self.sessions.by_id.get(&id) else { return };
+        let Some(session) = self.sessions.by_id.get(&id) else {
+            return;
+        };
         let ttl = self.ttl;
         let stuck_after = self.stuck_after;
         let last_progress = session.last_progress;
@@ -147,7 +176,10 @@ impl LeaseTable {
             if is_wedged {
                 let session = &self.sessions.by_id[&id];
                 let worker = session.hello.worker.clone();
-                self.notices.push(LeaseNotice::NoProgress { wnid: self.classes[position].wnid, worker });
+                self.notices.push(LeaseNotice::NoProgress {
+                    wnid: self.classes[position].wnid,
+                    worker,
+                });
                 let tried = self.troubles.note(position, session.name_key(), false, now);
                 if tried >= TRIES && !self.copies.has_attempt(position) {
                     let limit = humantime::format_duration(stuck_after);

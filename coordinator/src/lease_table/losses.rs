@@ -70,16 +70,36 @@ pub(super) struct Losses(HashMap<usize, ClassLosses>);
 impl Losses {
     /// Records a loss of a class at an offset of its tar. `is_proven`: the worker has completed a
     /// class.
-    fn note(&mut self, class: usize, Loss { weight, at }: Loss, (bytes, length): (u64, u64), is_proven: bool) {
+    fn note(
+        &mut self,
+        class: usize,
+        Loss { weight, at }: Loss,
+        (bytes, length): (u64, u64),
+        is_proven: bool,
+    ) {
         let lost = match self.0.entry(class) {
             Entry::Vacant(entry) => {
-                entry.insert(ClassLosses { weight, confirmed: 0, last: at, furthest: bytes });
+                entry.insert(ClassLosses {
+                    weight,
+                    confirmed: 0,
+                    last: at,
+                    furthest: bytes,
+                });
                 return;
             }
             Entry::Occupied(entry) => entry.into_mut(),
         };
-        if bytes >= lost.furthest.saturating_add(LEAST_PROGRESS.max(length / 100)) {
-            *lost = ClassLosses { weight: 0, confirmed: 0, last: at, furthest: bytes };
+        if bytes
+            >= lost
+                .furthest
+                .saturating_add(LEAST_PROGRESS.max(length / 100))
+        {
+            *lost = ClassLosses {
+                weight: 0,
+                confirmed: 0,
+                last: at,
+                furthest: bytes,
+            };
         }
         if lost.is_suspect() && is_proven {
             lost.confirmed = lost.confirmed.saturating_add(weight);
@@ -91,14 +111,21 @@ impl Losses {
     /// Whether a suspect has failed. `is_proven`: the worker that lost it last has completed a
     /// class. `is_there_proven`: whether another such worker could still show that the class can be
     /// completed.
-    fn has_failed(&self, class: usize, is_proven: bool, is_there_proven: impl Fn() -> bool) -> bool {
+    fn has_failed(
+        &self,
+        class: usize,
+        is_proven: bool,
+        is_there_proven: impl Fn() -> bool,
+    ) -> bool {
         let lost = self.0.get(&class).filter(|lost| lost.is_suspect());
         lost.is_some_and(|lost| lost.confirmed >= LOSS || !(is_proven || is_there_proven()))
     }
 
     /// Whether a class is reserved for workers that have completed one.
     pub(super) fn is_reserved(&self, class: usize, now: Instant) -> bool {
-        self.0.get(&class).is_some_and(|lost| lost.is_suspect() && now - lost.last < RESERVED)
+        self.0
+            .get(&class)
+            .is_some_and(|lost| lost.is_suspect() && now - lost.last < RESERVED)
     }
 
     /// Removes the losses of a settled class.
@@ -111,9 +138,18 @@ impl LeaseTable {
     /// Ends a session whose heartbeats stopped. Its worker may regain the classes that no other
     /// worker was granted meanwhile.
     pub(super) fn expire_session(&mut self, id: SessionId, now: Instant) -> Ended {
-        let tokens: Vec<_> =
-            self.sessions.by_id[&id].leases.keys().map(|position| (*position, self.classes[*position].token)).collect();
-        let (_, ended) = self.end(id, Some(Loss { weight: LOSS, at: now }));
+        let tokens: Vec<_> = self.sessions.by_id[&id]
+            .leases
+            .keys()
+            .map(|position| (*position, self.classes[*position].token))
+            .collect();
+        let (_, ended) = self.end(
+            id,
+            Some(Loss {
+                weight: LOSS,
+                at: now,
+            }),
+        );
         for (position, token) in tokens {
             // A class with a speculative attempt is leased to that one instead.
             if matches!(self.classes[position].state, State::Queued(_)) {
@@ -127,28 +163,41 @@ impl LeaseTable {
     /// Ends a session and releases its leases. `loss`: the session ended without a `Leave` call.
     pub(super) fn end(&mut self, id: SessionId, loss: Option<Loss>) -> (Session, Ended) {
         for position in self.copied_by(id) {
-            if loss.is_some() { self.end_copy(position) } else { self.take_back_copy(position) }
+            if loss.is_some() {
+                self.end_copy(position);
+            } else {
+                self.take_back_copy(position);
+            }
         }
         let mut session = self.sessions.remove(id);
         self.breaker.left(id);
         self.count_workers();
         let worker = session.hello.worker.clone();
-        let mut ended = Ended { session: id, worker, returned: 0, given_up: Vec::new() };
+        let mut ended = Ended {
+            session: id,
+            worker,
+            returned: 0,
+            given_up: Vec::new(),
+        };
         let is_proven = session.last_success.is_some();
         for (position, held) in mem::take(&mut session.leases) {
             if let Some(loss) = loss {
-                self.losses.note(position, loss, (held.bytes, held.length), is_proven);
+                self.losses
+                    .note(position, loss, (held.bytes, held.length), is_proven);
             }
             if self.hand_over(position) {
                 ended.returned += 1;
             } else if let Some(Loss { at, .. }) = loss
-                && self.losses.has_failed(position, is_proven, || self.sessions.is_there_proven(at))
+                && self
+                    .losses
+                    .has_failed(position, is_proven, || self.sessions.is_there_proven(at))
             {
                 self.set(position, State::Failed);
                 ended.given_up.push(self.classes[position].wnid);
             } else {
                 if !session.hello.storage.is_empty() {
-                    self.begun_on.insert(position, session.hello.storage.clone());
+                    self.begun_on
+                        .insert(position, session.hello.storage.clone());
                 }
                 self.give_back(position);
                 ended.returned += 1;

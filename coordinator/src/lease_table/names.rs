@@ -41,8 +41,13 @@ impl Names {
     /// certificate contains the name. A credential that is not valid any more has no claim to its
     /// names.
     pub(super) fn allow(&self, hello: &WorkerInfo) -> bool {
-        let (Some(owner), Some(credential)) = (self.bound.get(&hello.worker), hello.credential) else { return true };
-        *owner == credential || credential == CredentialId::CERTIFICATE || !hello.valid.contains(owner)
+        let (Some(owner), Some(credential)) = (self.bound.get(&hello.worker), hello.credential)
+        else {
+            return true;
+        };
+        *owner == credential
+            || credential == CredentialId::CERTIFICATE
+            || !hello.valid.contains(owner)
     }
 
     /// Binds a name to a credential. An existing binding to another credential is replaced.
@@ -57,12 +62,18 @@ impl Names {
                 self.by_credential.remove(&before);
             }
         }
-        let names = self.by_credential.entry(credential).or_insert_with(|| LruMap::of_at_most(MOST_SESSIONS));
+        let names = self
+            .by_credential
+            .entry(credential)
+            .or_insert_with(|| LruMap::of_at_most(MOST_SESSIONS));
         let freed = names.touch(&name);
         if let Some(freed) = &freed {
             self.bound.remove(freed);
         }
-        Renamed { bound: (owner != Some(credential)).then_some((name, credential)), freed }
+        Renamed {
+            bound: (owner != Some(credential)).then_some((name, credential)),
+            freed,
+        }
     }
 }
 
@@ -75,13 +86,21 @@ mod tests {
     const GONE: CredentialId = CredentialId(3);
 
     fn hello(name: &str, credential: Option<CredentialId>) -> WorkerInfo {
-        WorkerInfo { worker: name.to_owned(), credential, valid: vec![ONE, OTHER], ..WorkerInfo::default() }
+        WorkerInfo {
+            worker: name.to_owned(),
+            credential,
+            valid: vec![ONE, OTHER],
+            ..WorkerInfo::default()
+        }
     }
 
     #[test]
     fn a_name_belongs_to_the_credential_that_used_it_first() {
         let mut names = Names::default();
-        let bound = |name: &str, credential| Renamed { bound: Some((name.to_owned(), credential)), freed: None };
+        let bound = |name: &str, credential| Renamed {
+            bound: Some((name.to_owned(), credential)),
+            freed: None,
+        };
         assert_eq!(names.bind("host", ONE), bound("host", ONE));
         assert_eq!(names.bind("host", ONE), Renamed::default());
         names.bind("old", GONE);
@@ -94,9 +113,17 @@ mod tests {
             ("other", Some(OTHER), true),
             ("old", Some(OTHER), true),
         ] {
-            assert_eq!(names.allow(&hello(name, credential)), allowed, "{name} {credential:?}");
+            assert_eq!(
+                names.allow(&hello(name, credential)),
+                allowed,
+                "{name} {credential:?}"
+            );
         }
-        assert_eq!(names.bind("host", OTHER), bound("host", OTHER), "a session may change its token");
+        assert_eq!(
+            names.bind("host", OTHER),
+            bound("host", OTHER),
+            "a session may change its token"
+        );
         assert!(!names.allow(&hello("host", Some(ONE))));
     }
 
@@ -104,9 +131,13 @@ mod tests {
     fn a_credential_with_too_many_names_loses_its_own_and_none_of_another() {
         let mut names = Names::default();
         names.bind("host", ONE);
-        let freed = (0..=MOST_SESSIONS).filter_map(|number| names.bind(&number.to_string(), OTHER).freed);
+        let freed =
+            (0..=MOST_SESSIONS).filter_map(|number| names.bind(&number.to_string(), OTHER).freed);
         assert_eq!(freed.collect::<Vec<_>>(), ["0"]);
         assert!(!names.allow(&hello("host", Some(OTHER))) && !names.allow(&hello("1", Some(ONE))));
-        assert_eq!((names.bound.len(), names.by_credential.len()), (MOST_SESSIONS + 1, 2));
+        assert_eq!(
+            (names.bound.len(), names.by_credential.len()),
+            (MOST_SESSIONS + 1, 2)
+        );
     }
 }

@@ -27,9 +27,14 @@ impl LeaseTable {
         let time = now.saturating_duration_since(last_call);
         for session in self.sessions.by_id.values_mut() {
             session.last_progress = later(session.last_progress, time, now);
-            session.leases.values_mut().for_each(|held| held.pause(time, now));
+            session
+                .leases
+                .values_mut()
+                .for_each(|held| held.pause(time, now));
         }
-        self.copies.holdings().for_each(|held| held.pause(time, now));
+        self.copies
+            .holdings()
+            .for_each(|held| held.pause(time, now));
     }
 }
 

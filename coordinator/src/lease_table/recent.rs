@@ -18,13 +18,21 @@ pub(super) struct LruMap<Key, Value> {
 impl<Key: Clone + Eq + Hash, Value: Default> LruMap<Key, Value> {
     /// An empty map with this capacity.
     pub(super) fn of_at_most(capacity: usize) -> Self {
-        Self { of: HashMap::new(), by_use: BTreeMap::new(), last_use: 0, capacity }
+        Self {
+            of: HashMap::new(),
+            by_use: BTreeMap::new(),
+            last_use: 0,
+            capacity,
+        }
     }
 
     /// The value of a key, which is marked as used; inserts a default value if there is none.
     pub(super) fn entry(&mut self, key: &Key) -> &mut Value {
         self.touch(key);
-        let (_, value) = self.of.get_mut(key).expect("the newest entry is not the oldest");
+        let (_, value) = self
+            .of
+            .get_mut(key)
+            .expect("the newest entry is not the oldest");
         value
     }
 
@@ -35,7 +43,9 @@ impl<Key: Clone + Eq + Hash, Value: Default> LruMap<Key, Value> {
         self.by_use.remove(last_use);
         *last_use = self.last_use;
         self.by_use.insert(self.last_use, key.clone());
-        let (_, oldest) = (self.of.len() > self.capacity).then(|| self.by_use.pop_first()).flatten()?;
+        let (_, oldest) = (self.of.len() > self.capacity)
+            .then(|| self.by_use.pop_first())
+            .flatten()?;
         self.of.remove(&oldest);
         Some(oldest)
     }
@@ -79,11 +89,17 @@ mod tests {
         *recent.entry(&2) = 20;
         assert_eq!(*recent.entry(&1), 10);
         *recent.entry(&3) = 30;
-        assert_eq!([1, 2, 3].map(|key| recent.get(&key).copied()), [Some(10), None, Some(30)]);
+        assert_eq!(
+            [1, 2, 3].map(|key| recent.get(&key).copied()),
+            [Some(10), None, Some(30)]
+        );
         recent.remove(&1);
         recent.remove(&1);
         *recent.entry(&4) = 40;
-        assert_eq!([1, 3, 4].map(|key| recent.get(&key).copied()), [None, Some(30), Some(40)]);
+        assert_eq!(
+            [1, 3, 4].map(|key| recent.get(&key).copied()),
+            [None, Some(30), Some(40)]
+        );
         assert_eq!((recent.values().count(), recent.by_use.len()), (2, 2));
     }
 }

@@ -34,7 +34,10 @@ impl Recovery {
             expected.insert(worker);
             longest = longest.max(told);
         }
-        (!expected.is_empty()).then_some(Self { expected, until: now + longest + EXPIRY_MARGIN })
+        (!expected.is_empty()).then_some(Self {
+            expected,
+            until: now + longest + EXPIRY_MARGIN,
+        })
     }
 
     /// Removes a worker that has registered again. Returns whether it was the last one.
@@ -73,7 +76,10 @@ impl LeaseTable {
     #[must_use]
     pub fn granted_before(self, mark: Mark) -> Self {
         let position = mark.position.min(self.classes.len());
-        Self { high_water: HighWater::at(Mark { position, ..mark }), ..self }
+        Self {
+            high_water: HighWater::at(Mark { position, ..mark }),
+            ..self
+        }
     }
 
     /// Starts a recovery. `workers`: the workers of the earlier coordinators of the run, each with
@@ -89,7 +95,10 @@ impl LeaseTable {
     /// The workers that the recovery waits for, if there is a recovery.
     pub fn expected(&self) -> Option<Expected> {
         let recovery = self.recovery.as_ref()?;
-        Some(Expected { workers: recovery.expected.iter().cloned().collect(), until: recovery.until })
+        Some(Expected {
+            workers: recovery.expected.iter().cloned().collect(),
+            until: recovery.until,
+        })
     }
 
     /// The mark that must become durable before further grants, if it differs from the last
@@ -118,13 +127,21 @@ impl LeaseTable {
 
     /// Records that a worker of the previous coordinator has registered again.
     pub(super) fn is_back(&mut self, worker: &str) {
-        if self.recovery.as_mut().is_some_and(|recovery| recovery.is_complete_with(worker)) {
+        if self
+            .recovery
+            .as_mut()
+            .is_some_and(|recovery| recovery.is_complete_with(worker))
+        {
             self.end_recovery();
         }
     }
 
     pub(super) fn end_recovery(&mut self) {
-        let missing = self.recovery.take().into_iter().flat_map(Recovery::into_missing);
+        let missing = self
+            .recovery
+            .take()
+            .into_iter()
+            .flat_map(Recovery::into_missing);
         self.notices.extend(missing.map(LeaseNotice::NotReturned));
         // The classes that were held back are granted first.
         self.fresh = 0;

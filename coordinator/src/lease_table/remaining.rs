@@ -30,7 +30,10 @@ struct Sum {
 
 impl Lengths {
     pub(super) fn with_invalid_rows(invalid: u64) -> Self {
-        Self { sum: Sum::default(), invalid }
+        Self {
+            sum: Sum::default(),
+            invalid,
+        }
     }
 
     /// Adds a class that has ended. Failed classes count in [`LeaseTable::remaining_bytes`], by
@@ -65,7 +68,12 @@ impl LeaseTable {
         let mut lengths = self.lengths.sum;
         let mut leased_unknown = 0;
         let mut missing: u64 = 0;
-        for held in self.sessions.by_id.values().flat_map(|session| session.leases.values()) {
+        for held in self
+            .sessions
+            .by_id
+            .values()
+            .flat_map(|session| session.leases.values())
+        {
             if held.length == 0 {
                 leased_unknown += 1;
             } else {
@@ -86,9 +94,13 @@ impl LeaseTable {
     /// A request for leases names the classes that the worker holds. Lengths that no heartbeat has
     /// named yet count from now on; positions and leases change with heartbeats only.
     pub fn learn_lengths(&mut self, id: SessionId, held: &[ReportedLease]) {
-        let Some(session) = self.sessions.by_id.get_mut(&id) else { return };
+        let Some(session) = self.sessions.by_id.get_mut(&id) else {
+            return;
+        };
         for ReportedLease { lease, length, .. } in held {
-            let Some(position) = self.index.get(&lease.wnid) else { continue };
+            let Some(position) = self.index.get(&lease.wnid) else {
+                continue;
+            };
             if self.classes[*position].token == Some(lease.token)
                 && let Some(holding) = session.leases.get_mut(position)
                 && holding.length == 0
@@ -105,20 +117,26 @@ impl LeaseTable {
 
     /// The first of these classes that is not in the list.
     pub fn first_not_in_list(&self, wnids: &[Wnid]) -> Option<Wnid> {
-        wnids.iter().find(|wnid| !self.index.contains_key(wnid)).copied()
+        wnids
+            .iter()
+            .find(|wnid| !self.index.contains_key(wnid))
+            .copied()
     }
 
     /// The position in the tar of a class that its holder named last.
     pub fn position_in_tar(&self, id: SessionId, wnid: Wnid) -> u64 {
         let position = self.index.get(&wnid);
         let session = self.sessions.by_id.get(&id);
-        let held = position.zip(session).and_then(|(position, session)| session.leases.get(position));
+        let held = position
+            .zip(session)
+            .and_then(|(position, session)| session.leases.get(position));
         held.map_or(0, |held| held.bytes)
     }
 
     /// Sets the estimate in the counts, to the nearest second. `None` once the job is done.
     pub fn set_time_left(&mut self, left: Option<Duration>) {
         let left = left.filter(|_| !self.status.is_done());
-        self.status.time_left = left.map(|left| Duration::from_secs(left.saturating_add(HALF_A_SECOND).as_secs()));
+        self.status.time_left =
+            left.map(|left| Duration::from_secs(left.saturating_add(HALF_A_SECOND).as_secs()));
     }
 }

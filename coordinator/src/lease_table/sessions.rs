@@ -53,7 +53,9 @@ pub enum Refused {
         worker: String,
     },
     /// The maximum number of sessions is reached, and no idle one was found.
-    #[error("{MOST_SESSIONS} workers are registered, and there is no room for more; try again later")]
+    #[error(
+        "{MOST_SESSIONS} workers are registered, and there is no room for more; try again later"
+    )]
     TooMany,
 }
 
@@ -114,7 +116,11 @@ impl Session {
     /// The key under which failures that the worker caused are recorded. It names the storage, if
     /// known, because workers that share a storage fail for the same reason.
     pub(super) fn host_key(&self) -> String {
-        if self.hello.storage.is_empty() { self.name_key() } else { format!("storage {}", self.hello.storage) }
+        if self.hello.storage.is_empty() {
+            self.name_key()
+        } else {
+            format!("storage {}", self.hello.storage)
+        }
     }
 
     /// The key under which all other failures are recorded.
@@ -194,28 +200,58 @@ impl Sessions {
         let by_worker = HashMap::new();
         let surveys = BTreeMap::new();
         let surveyed = LruMap::of_at_most(FORMER);
-        Self { by_id, by_worker, slots: 0, last, ttl, surveys, first_inventory: None, surveyed }
+        Self {
+            by_id,
+            by_worker,
+            slots: 0,
+            last,
+            ttl,
+            surveys,
+            first_inventory: None,
+            surveyed,
+        }
     }
 
     /// Decides whether a process may have a name. The newest process gets it, which usually is a
     /// restarted worker. If a process registers again that had lost the name, it is alive, so two
     /// processes use the name.
-    pub(super) fn claim(&mut self, worker: &str, instance: &[u8], now: Instant) -> Result<NameClaim, Refused> {
-        let Some(id) = self.by_worker.get(worker).copied() else { return Ok(NameClaim::Free) };
-        let session = self.by_id.get_mut(&id).expect("names lead to known sessions");
+    pub(super) fn claim(
+        &mut self,
+        worker: &str,
+        instance: &[u8],
+        now: Instant,
+    ) -> Result<NameClaim, Refused> {
+        let Some(id) = self.by_worker.get(worker).copied() else {
+            return Ok(NameClaim::Free);
+        };
+        let session = self
+            .by_id
+            .get_mut(&id)
+            .expect("names lead to known sessions");
         if session.hello.instance == instance {
             return Ok(NameClaim::Mine(id));
         }
         session.contested |= session.displaced.iter().any(|(older, _)| older == instance);
-        let lately = session.displaced.iter().filter(|(_, lost)| now - *lost < TAKEOVER_WINDOW).count();
+        let lately = session
+            .displaced
+            .iter()
+            .filter(|(_, lost)| now - *lost < TAKEOVER_WINDOW)
+            .count();
         if session.contested || lately >= MAX_TAKEOVERS {
-            return Err(Refused::NameTaken { worker: worker.to_owned() });
+            return Err(Refused::NameTaken {
+                worker: worker.to_owned(),
+            });
         }
         Ok(NameClaim::Takeover(id))
     }
 
     /// Opens a session. `replaced`: the previous session of the name.
-    pub(super) fn open(&mut self, hello: &WorkerInfo, replaced: Option<Session>, now: Instant) -> SessionId {
+    pub(super) fn open(
+        &mut self,
+        hello: &WorkerInfo,
+        replaced: Option<Session>,
+        now: Instant,
+    ) -> SessionId {
         let mut displaced = VecDeque::new();
         if let Some(older) = replaced {
             displaced = older.displaced;
@@ -279,15 +315,24 @@ impl Sessions {
 
     /// Whether grants wait for the inventory of some storage.
     pub(super) fn is_surveying(&self, now: Instant) -> bool {
-        let in_time = self.first_inventory.is_some_and(|first| now - first < ALL_INVENTORIES_TIMEOUT);
-        in_time && self.surveys.values().any(|since| now - *since < INVENTORY_TIMEOUT)
+        let in_time = self
+            .first_inventory
+            .is_some_and(|first| now - first < ALL_INVENTORIES_TIMEOUT);
+        in_time
+            && self
+                .surveys
+                .values()
+                .any(|since| now - *since < INVENTORY_TIMEOUT)
     }
 
     /// Stops waiting for inventories that take too long. Returns whether there were any.
     pub(super) fn expire_surveys(&mut self, now: Instant) -> bool {
         let before = self.surveys.len();
-        let in_time = self.first_inventory.is_some_and(|first| now - first < ALL_INVENTORIES_TIMEOUT);
-        self.surveys.retain(|_, since| in_time && now - *since < INVENTORY_TIMEOUT);
+        let in_time = self
+            .first_inventory
+            .is_some_and(|first| now - first < ALL_INVENTORIES_TIMEOUT);
+        self.surveys
+            .retain(|_, since| in_time && now - *since < INVENTORY_TIMEOUT);
         self.surveys.len() < before
     }
 
@@ -303,7 +348,9 @@ impl Sessions {
     /// Records that a worker has failed a class that other workers may complete. Returns whether
     /// the worker is quarantined for it.
     pub(super) fn failed(&mut self, id: SessionId, now: Instant) -> bool {
-        let Some(session) = self.by_id.get_mut(&id) else { return false };
+        let Some(session) = self.by_id.get_mut(&id) else {
+            return false;
+        };
         if session.in_a_row == 0 {
             session.in_a_row_since = now;
         }
@@ -337,26 +384,42 @@ impl Sessions {
     /// Of [`SAMPLE`] sessions that follow this id, the matching one whose last heartbeat is the
     /// oldest. The caller draws the id at random.
     pub(super) fn sample(&self, id: u64, fits: impl Fn(&Session) -> bool) -> Option<SessionId> {
-        let behind = self.by_id.range(SessionId(id)..).chain(&self.by_id).take(SAMPLE);
+        let behind = self
+            .by_id
+            .range(SessionId(id)..)
+            .chain(&self.by_id)
+            .take(SAMPLE);
         let fitting = behind.filter(|(_, session)| fits(session));
-        fitting.min_by_key(|(_, session)| session.expires).map(|(id, _)| *id)
+        fitting
+            .min_by_key(|(_, session)| session.expires)
+            .map(|(id, _)| *id)
     }
 
     /// Whether a matching worker other than this one may be granted classes.
-    pub(super) fn is_there_another(&self, id: SessionId, now: Instant, fits: impl Fn(&Session) -> bool) -> bool {
-        self.by_id.iter().any(|(other, session)| *other != id && session.is_healthy(now) && fits(session))
+    pub(super) fn is_there_another(
+        &self,
+        id: SessionId,
+        now: Instant,
+        fits: impl Fn(&Session) -> bool,
+    ) -> bool {
+        self.by_id
+            .iter()
+            .any(|(other, session)| *other != id && session.is_healthy(now) && fits(session))
     }
 
     /// Whether a worker that may be granted classes, and whose time to live has not passed, has
     /// completed a class in its session.
     pub(super) fn is_there_proven(&self, now: Instant) -> bool {
         let is_proven = |session: &Session| session.last_success.is_some() && now < session.expires;
-        self.by_id.values().any(|session| is_proven(session) && session.is_healthy(now))
+        self.by_id
+            .values()
+            .any(|session| is_proven(session) && session.is_healthy(now))
     }
 
     /// All workers, by name.
     pub(super) fn views(&self, received: impl Fn(&[u8]) -> u64, now: Instant) -> Vec<WorkerView> {
-        let view = |session: &Session| session.view(self.ttl, received(&session.hello.instance), now);
+        let view =
+            |session: &Session| session.view(self.ttl, received(&session.hello.instance), now);
         let mut views: Vec<WorkerView> = self.by_id.values().map(view).collect();
         views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         views
@@ -388,11 +451,16 @@ impl Sessions {
 
     /// The sessions whose time to live has passed.
     pub(super) fn late(&self, now: Instant) -> Vec<SessionId> {
-        self.by_id.iter().filter_map(|(id, session)| (session.expires <= now).then_some(*id)).collect()
+        self.by_id
+            .iter()
+            .filter_map(|(id, session)| (session.expires <= now).then_some(*id))
+            .collect()
     }
 
     /// Whether the last heartbeat of a worker is at most `span` ago.
     pub(super) fn is_fresh(&self, id: SessionId, span: Duration, now: Instant) -> bool {
-        self.by_id.get(&id).is_some_and(|session| now + self.ttl + EXPIRY_MARGIN <= session.expires + span)
+        self.by_id
+            .get(&id)
+            .is_some_and(|session| now + self.ttl + EXPIRY_MARGIN <= session.expires + span)
     }
 }

@@ -41,7 +41,10 @@ impl Default for Silent {
 
 impl Silent {
     pub(super) fn after(patience: Duration) -> Self {
-        Self { after: patience, due: BTreeSet::new() }
+        Self {
+            after: patience,
+            due: BTreeSet::new(),
+        }
     }
 }
 
@@ -50,7 +53,11 @@ impl LeaseTable {
     /// send requests to the origin now, so no lease is silent.
     pub(super) fn scan_for_silent_leases(&mut self, quiet: bool, now: Instant) {
         let may_be_taken = !quiet && self.no_class_is_pending() && self.sessions.by_id.len() > 1;
-        let due = if may_be_taken { self.silent_leases(now) } else { BTreeSet::new() };
+        let due = if may_be_taken {
+            self.silent_leases(now)
+        } else {
+            BTreeSet::new()
+        };
         if !due.is_subset(&self.silent.due) {
             self.turn += 1;
         }
@@ -59,13 +66,22 @@ impl LeaseTable {
 
     fn silent_leases(&self, now: Instant) -> BTreeSet<usize> {
         let of = |session: &Session| {
-            let silent = session.leases.iter().filter(|(class, held)| self.is_silent(**class, session, held, now));
+            let silent = session
+                .leases
+                .iter()
+                .filter(|(class, held)| self.is_silent(**class, session, held, now));
             silent.map(|(class, _)| *class).collect::<Vec<_>>()
         };
         self.sessions.by_id.values().flat_map(of).collect()
     }
 
-    fn is_silent(&self, class: usize, session: &Session, held: &LeaseProgress, now: Instant) -> bool {
+    fn is_silent(
+        &self,
+        class: usize,
+        session: &Session,
+        held: &LeaseProgress,
+        now: Instant,
+    ) -> bool {
         let doublings = u32::from(self.classes[class].taken).min(MAX_DOUBLINGS);
         let patience = self.silent.after.saturating_mul(1 << doublings);
         // A class that was received completely is being published.
@@ -80,7 +96,9 @@ impl LeaseTable {
     /// plus one for each class that it has completed in its session.
     pub(super) fn room_for_silent(&self, id: SessionId) -> usize {
         let session = &self.sessions.by_id[&id];
-        let is_waiting = |(class, held): &(&usize, &LeaseProgress)| self.classes[**class].is_taken && held.bytes == 0;
+        let is_waiting = |(class, held): &(&usize, &LeaseProgress)| {
+            self.classes[**class].is_taken && held.bytes == 0
+        };
         let waiting = session.leases.iter().filter(is_waiting).count();
         let done = usize::try_from(session.settled[0]).unwrap_or(usize::MAX);
         done.saturating_add(1).saturating_sub(waiting)
@@ -89,23 +107,33 @@ impl LeaseTable {
     /// Whether a failure of this class is not final, because the reporting worker took the class
     /// from a worker with a live session: another worker tries it once more.
     pub(super) fn may_be_wrong(&self, class: usize, id: SessionId, now: Instant) -> bool {
-        let has_not_failed = |other: &Session| !self.troubles.has_failed(class, now, || other.keys());
+        let has_not_failed =
+            |other: &Session| !self.troubles.has_failed(class, now, || other.keys());
         self.classes[class].is_taken && self.sessions.is_there_another(id, now, has_not_failed)
     }
 
     /// Makes a silent class pending for this worker. The caller grants it next.
     pub(super) fn take_silent(&mut self, id: SessionId, now: Instant) -> Option<usize> {
         loop {
-            let class = *self.silent.due.iter().find(|class| self.may_take(**class, id, now))?;
+            let class = *self
+                .silent
+                .due
+                .iter()
+                .find(|class| self.may_take(**class, id, now))?;
             self.silent.due.remove(&class);
-            let State::Leased(holder) = self.classes[class].state else { return None };
+            let State::Leased(holder) = self.classes[class].state else {
+                return None;
+            };
             let holder = &self.sessions.by_id[&holder];
             let received = holder.leases[&class].bytes;
             if received > 0 && !holder.hello.storage.is_empty() {
                 self.begun_on.insert(class, holder.hello.storage.clone());
             }
             let worker = holder.hello.worker.clone();
-            self.notices.push(LeaseNotice::Silent { wnid: self.classes[class].wnid, worker });
+            self.notices.push(LeaseNotice::Silent {
+                wnid: self.classes[class].wnid,
+                worker,
+            });
             self.copies.spend(received);
             self.classes[class].taken = self.classes[class].taken.saturating_add(1);
             self.give_back(class);
@@ -117,7 +145,9 @@ impl LeaseTable {
     }
 
     fn may_take(&self, class: usize, id: SessionId, now: Instant) -> bool {
-        let State::Leased(holder) = self.classes[class].state else { return false };
+        let State::Leased(holder) = self.classes[class].state else {
+            return false;
+        };
         let session = &self.sessions.by_id[&holder];
         holder != id
             && !self.copies.is_attempted_by(class, id)

@@ -7,7 +7,9 @@ use super::{Ended, LeaseTable, Refused, sessions::MOST_SESSIONS};
 impl LeaseTable {
     /// How many classes a session may be granted in addition to those that it holds.
     pub(super) fn free_slots(&self, id: SessionId) -> usize {
-        let Some(session) = self.sessions.by_id.get(&id) else { return 0 };
+        let Some(session) = self.sessions.by_id.get(&id) else {
+            return 0;
+        };
         let slots = usize::try_from(session.hello.slots).unwrap_or(usize::MAX);
         slots.saturating_sub(session.leases.len() + self.copied_by(id).len())
     }
@@ -36,7 +38,9 @@ impl LeaseTable {
             return Ok(None);
         }
         let has_copy = |id| self.copies.iter().any(|(_, copy)| copy.session == id);
-        let idle = self.sessions.sample(random, |session| session.leases.is_empty() && session.settled == [0; 3]);
+        let idle = self.sessions.sample(random, |session| {
+            session.leases.is_empty() && session.settled == [0; 3]
+        });
         let id = idle.filter(|id| !has_copy(*id)).ok_or(Refused::TooMany)?;
         Ok(Some(self.end(id, None).1))
     }

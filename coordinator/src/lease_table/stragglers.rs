@@ -106,7 +106,11 @@ mod tests {
         for _ in 0..=MAX_SPEEDS / 2 {
             many.note(500, Duration::from_secs(1));
         }
-        assert_eq!((many.median(), many.0.len()), (Some(500.0), MAX_SPEEDS), "only the latest speeds are used");
+        assert_eq!(
+            (many.median(), many.0.len()),
+            (Some(500.0), MAX_SPEEDS),
+            "only the latest speeds are used"
+        );
         many.note(0, Duration::ZERO);
         assert_eq!(many.0.len(), MAX_SPEEDS);
     }
@@ -116,12 +120,30 @@ mod tests {
         let start = Instant::now();
         // At 10 bytes a second, 9,800 bytes remain.
         let (held, now) = seen(10_000, &[0, 100, 200], start);
-        assert_eq!(time_left(&held, Some(1000.0), TTL, now), Some(Duration::from_secs(980)));
-        assert_eq!(time_left(&held, Some(21.0), TTL, now), Some(Duration::from_secs(980)));
-        assert_eq!(time_left(&held, Some(20.0), TTL, now), None, "a copy would take 500 s");
-        assert_eq!(time_left(&held, None, TTL, now), None, "the speed of other workers is not known");
+        assert_eq!(
+            time_left(&held, Some(1000.0), TTL, now),
+            Some(Duration::from_secs(980))
+        );
+        assert_eq!(
+            time_left(&held, Some(21.0), TTL, now),
+            Some(Duration::from_secs(980))
+        );
+        assert_eq!(
+            time_left(&held, Some(20.0), TTL, now),
+            None,
+            "a copy would take 500 s"
+        );
+        assert_eq!(
+            time_left(&held, None, TTL, now),
+            None,
+            "the speed of other workers is not known"
+        );
         let (held, now) = seen(10_000, &[0, 4000, 8000], start);
-        assert_eq!(time_left(&held, Some(1e9), TTL, now), None, "it completes in five seconds");
+        assert_eq!(
+            time_left(&held, Some(1e9), TTL, now),
+            None,
+            "it completes in five seconds"
+        );
     }
 
     #[test]
@@ -130,10 +152,17 @@ mod tests {
         let (held, now) = seen(1_000_000, &[10], start);
         assert_eq!(time_left(&held, Some(1e6), TTL, now), None, "seen once");
         let (held, now) = seen(1_000_000, &[10, 20], start);
-        assert_eq!(time_left(&held, Some(1e6), TTL, now), None, "measured for ten seconds");
+        assert_eq!(
+            time_left(&held, Some(1e6), TTL, now),
+            None,
+            "measured for ten seconds"
+        );
         // Resumed at a checkpoint: only bytes received since then are measured.
         let (held, now) = seen(1_000_000, &[900_000, 900_100, 900_200], start);
-        assert_eq!(time_left(&held, Some(1e6), TTL, now), Some(Duration::from_secs(9980)));
+        assert_eq!(
+            time_left(&held, Some(1e6), TTL, now),
+            Some(Duration::from_secs(9980))
+        );
         // Restarted from the beginning, and fast: the slow progress before is discarded.
         let (held, now) = seen(1_000_000, &[10, 20, 30, 0, 400_000, 800_000], start);
         assert_eq!(time_left(&held, Some(1e6), TTL, now), None);
@@ -147,6 +176,10 @@ mod tests {
         let (held, now) = seen(1000, &[10, 10, 10, 10], start);
         assert_eq!(time_left(&held, None, TTL, now), Some(Duration::MAX));
         let (held, now) = seen(0, &[0, 0, 0, 0, 0], start);
-        assert_eq!(time_left(&held, Some(1e9), TTL, now), None, "it waits for the origin, or has a result");
+        assert_eq!(
+            time_left(&held, Some(1e9), TTL, now),
+            None,
+            "it waits for the origin, or has a result"
+        );
     }
 }

@@ -29,7 +29,9 @@ fn wnid(number: u32) -> Wnid {
 }
 
 fn wnids(count: u32) -> Vec<Wnid> {
-    (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect()
+    (1..=count)
+        .map(|number| format!("n{number:08}").parse().unwrap())
+        .collect()
 }
 
 /// A class without progress for this long is taken from its worker.
@@ -40,7 +42,10 @@ fn table(count: u32) -> LeaseTable {
 }
 
 fn good() -> Outcome {
-    Outcome::Success(Published { files: 1, bytes: 10_240 })
+    Outcome::Success(Published {
+        files: 1,
+        bytes: 10_240,
+    })
 }
 
 fn bad() -> Outcome {
@@ -57,11 +62,21 @@ fn blames(suspect: Suspect) -> Outcome {
 }
 
 fn session(table: &mut LeaseTable, worker: &str, now: Instant) -> SessionId {
-    register(table, worker, worker.as_bytes(), &[], now).unwrap().session
+    register(table, worker, worker.as_bytes(), &[], now)
+        .unwrap()
+        .session
 }
 
 fn held(leases: &[Lease]) -> Vec<ReportedLease> {
-    leases.iter().map(|lease| ReportedLease { lease: *lease, bytes: 0, length: 0, is_local: false }).collect()
+    leases
+        .iter()
+        .map(|lease| ReportedLease {
+            lease: *lease,
+            bytes: 0,
+            length: 0,
+            is_local: false,
+        })
+        .collect()
 }
 
 fn register(
@@ -71,8 +86,12 @@ fn register(
     leases: &[Lease],
     now: Instant,
 ) -> Result<Registered, Refused> {
-    let hello =
-        WorkerInfo { worker: worker.to_owned(), instance: instance.to_owned(), slots: MANY, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: worker.to_owned(),
+        instance: instance.to_owned(),
+        slots: MANY,
+        ..WorkerInfo::default()
+    };
     table.register(&hello, &held(leases), now)
 }
 
@@ -83,14 +102,21 @@ fn renew(
     received: u64,
     now: Instant,
 ) -> Result<Vec<Wnid>, UnknownSession> {
-    table.renew(id, &held(leases), received, now).map(|renewed| wnids_of(&renewed.drop))
+    table
+        .renew(id, &held(leases), received, now)
+        .map(|renewed| wnids_of(&renewed.drop))
 }
 
 fn wnids_of(leases: &[Lease]) -> Vec<Wnid> {
     leases.iter().map(|lease| lease.wnid).collect()
 }
 
-fn acquire(table: &mut LeaseTable, id: SessionId, max: usize, now: Instant) -> Result<Vec<Lease>, UnknownSession> {
+fn acquire(
+    table: &mut LeaseTable,
+    id: SessionId,
+    max: usize,
+    now: Instant,
+) -> Result<Vec<Lease>, UnknownSession> {
     table.acquire(id, max, now).map(|granted| granted.leases)
 }
 
@@ -100,12 +126,24 @@ fn report(table: &mut LeaseTable, lease: Lease, outcome: &Outcome) -> ReportVerd
 }
 
 fn numbers(leases: &[Lease]) -> Vec<String> {
-    leases.iter().map(|lease| lease.wnid.to_string().trim_start_matches(['n', '0']).to_owned()).collect()
+    leases
+        .iter()
+        .map(|lease| {
+            lease
+                .wnid
+                .to_string()
+                .trim_start_matches(['n', '0'])
+                .to_owned()
+        })
+        .collect()
 }
 
 /// Checks the invariants that hold after each step.
 fn check(table: &LeaseTable) {
-    let mut folded = JobStatus { total: table.status.total, ..JobStatus::default() };
+    let mut folded = JobStatus {
+        total: table.status.total,
+        ..JobStatus::default()
+    };
     for class in &table.classes {
         *class.state.counter(&mut folded) += 1;
     }
@@ -114,16 +152,36 @@ fn check(table: &LeaseTable) {
     // Except for the bytes of processes that were removed from the map, which only one test has.
     folded.received_bytes = table.received.values().sum();
     assert_eq!(table.status, folded);
-    assert_eq!(folded.settled() + folded.leased + folded.pending, folded.total);
-    let held: usize = table.sessions.by_id.values().map(|session| session.leases.len()).sum();
+    assert_eq!(
+        folded.settled() + folded.leased + folded.pending,
+        folded.total
+    );
+    let held: usize = table
+        .sessions
+        .by_id
+        .values()
+        .map(|session| session.leases.len())
+        .sum();
     assert_eq!(held as u64, folded.leased);
     for (id, session) in &table.sessions.by_id {
         let copies = table.copied_by(*id).len();
-        assert!(session.leases.len() + copies <= session.hello.slots as usize, "{session:?}");
+        assert!(
+            session.leases.len() + copies <= session.hello.slots as usize,
+            "{session:?}"
+        );
     }
-    let slots = table.sessions.by_id.values().map(|session| u64::from(session.hello.slots));
+    let slots = table
+        .sessions
+        .by_id
+        .values()
+        .map(|session| u64::from(session.hello.slots));
     assert_eq!(table.sessions.slots, slots.sum::<u64>());
-    assert!(table.lost_by.keys().all(|position| matches!(table.classes[*position].state, State::Queued(_))));
+    assert!(
+        table
+            .lost_by
+            .keys()
+            .all(|position| matches!(table.classes[*position].state, State::Queued(_)))
+    );
     check_pending(table);
     assert_eq!(table.sessions.by_worker.len(), table.sessions.by_id.len());
     check_copies(table);
@@ -132,23 +190,41 @@ fn check(table: &LeaseTable) {
 /// Each pending class is in exactly one of the collections, the one that its state names.
 fn check_pending(table: &LeaseTable) {
     let of = |wanted: fn(&State) -> bool| {
-        let classes = table.classes.iter().enumerate().filter(move |(_, class)| wanted(&class.state));
+        let classes = table
+            .classes
+            .iter()
+            .enumerate()
+            .filter(move |(_, class)| wanted(&class.state));
         classes.map(|(position, _)| position).collect::<Vec<_>>()
     };
     let queued: Vec<usize> = table.returned.values().copied().collect();
-    let by_key = |(key, position): (&u64, &usize)| table.classes[*position].state == State::Queued(*key);
+    let by_key =
+        |(key, position): (&u64, &usize)| table.classes[*position].state == State::Queued(*key);
     assert!(table.returned.iter().all(by_key), "{:?}", table.returned);
-    assert_eq!(queued.len(), of(|state| matches!(state, State::Queued(_))).len());
-    assert_eq!(table.troubles.delayed(), of(|state| matches!(state, State::Delayed(_))));
+    assert_eq!(
+        queued.len(),
+        of(|state| matches!(state, State::Queued(_))).len()
+    );
+    assert_eq!(
+        table.troubles.delayed(),
+        of(|state| matches!(state, State::Delayed(_)))
+    );
     let mut doubted = [table.breaker.doubted(), table.refused()].concat();
     doubted.sort_unstable();
     if table.origin_refuses().is_none() {
         assert_eq!(doubted, of(|state| matches!(state, State::Doubted)));
     }
-    assert_eq!(table.elsewhere.pending, of(|state| matches!(state, State::Elsewhere)).len());
+    assert_eq!(
+        table.elsewhere.pending,
+        of(|state| matches!(state, State::Elsewhere)).len()
+    );
     let passed = |position: &usize| *position < table.fresh && !table.is_held_back(*position);
     assert!(!of(|state| matches!(state, State::Fresh)).iter().any(passed));
-    for class in table.classes.iter().filter(|class| matches!(class.state, State::Leased(_))) {
+    for class in table
+        .classes
+        .iter()
+        .filter(|class| matches!(class.state, State::Leased(_)))
+    {
         assert!(class.token.is_some(), "{class:?}");
     }
 }
@@ -158,14 +234,25 @@ fn check_pending(table: &LeaseTable) {
 fn check_copies(table: &LeaseTable) {
     for (position, copy) in table.copies.iter() {
         let class = &table.classes[position];
-        let State::Leased(holder) = class.state else { panic!("{class:?} is copied") };
+        let State::Leased(holder) = class.state else {
+            panic!("{class:?} is copied")
+        };
         let [holder, second] = [holder, copy.session].map(|id| &table.sessions.by_id[&id].hello);
         assert!(holder.worker != second.worker, "{class:?}");
-        assert!(holder.storage.is_empty() || holder.storage != second.storage, "{class:?}");
-        assert!(class.token.unwrap() != copy.token && copy.token <= table.last_token, "{class:?} {copy:?}");
+        assert!(
+            holder.storage.is_empty() || holder.storage != second.storage,
+            "{class:?}"
+        );
+        assert!(
+            class.token.unwrap() != copy.token && copy.token <= table.last_token,
+            "{class:?} {copy:?}"
+        );
     }
     let (copied, came) = table.copies.spent();
-    assert!(copied <= came / 100 * 3 + 3, "copies of {copied} bytes for {came} that came");
+    assert!(
+        copied <= came / 100 * 3 + 3,
+        "copies of {copied} bytes for {came} that came"
+    );
 }
 
 #[test]
@@ -174,10 +261,16 @@ fn leases_are_granted_in_list_order_and_returned_classes_first() {
     let mut table = table(5);
     let one = session(&mut table, "one", now);
     let other = session(&mut table, "other", now);
-    assert_eq!(numbers(&acquire(&mut table, one, 2, now).unwrap()), ["1", "2"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, one, 2, now).unwrap()),
+        ["1", "2"]
+    );
     assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["3"]);
     table.leave(one).unwrap();
-    assert_eq!(numbers(&acquire(&mut table, other, 3, now).unwrap()), ["1", "2", "4"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, other, 3, now).unwrap()),
+        ["1", "2", "4"]
+    );
     check(&table);
 }
 
@@ -187,19 +280,36 @@ fn a_repeated_registration_returns_its_session_and_another_process_replaces_it()
     let mut table = table(3);
     let first = register(&mut table, "host", b"a", &[], now).unwrap();
     let leases = acquire(&mut table, first.session, 2, now).unwrap();
-    assert_eq!(register(&mut table, "host", b"a", &leases, now).unwrap(), Registered { replaced: None, ..first });
+    assert_eq!(
+        register(&mut table, "host", b"a", &leases, now).unwrap(),
+        Registered {
+            replaced: None,
+            ..first
+        }
+    );
     let second = register(&mut table, "host", b"b", &[], now).unwrap();
     assert_eq!(
         second.replaced,
-        Some(Ended { session: first.session, worker: "host".to_owned(), returned: 2, given_up: vec![] })
+        Some(Ended {
+            session: first.session,
+            worker: "host".to_owned(),
+            returned: 2,
+            given_up: vec![]
+        })
     );
-    assert_eq!(renew(&mut table, first.session, &leases, 0, now), Err(UnknownSession));
+    assert_eq!(
+        renew(&mut table, first.session, &leases, 0, now),
+        Err(UnknownSession)
+    );
     assert_eq!(
         report(&mut table, leases[0], &bad()),
         ReportVerdict::Stale,
         "a process that was replaced is not believed"
     );
-    assert_eq!(numbers(&acquire(&mut table, second.session, 9, now).unwrap()), ["1", "2", "3"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, second.session, 9, now).unwrap()),
+        ["1", "2", "3"]
+    );
     check(&table);
 }
 
@@ -212,9 +322,24 @@ fn one_renewal_keeps_all_leases_and_without_renewals_they_are_released_after_the
     now += TTL;
     assert_eq!(renew(&mut table, one, &leases, 7, now), Ok(vec![]));
     now += TTL + EXPIRY_MARGIN;
-    assert_eq!(table.tick(now.checked_sub(Duration::from_millis(1)).unwrap()), []);
-    assert_eq!(table.tick(now), [Ended { session: one, worker: "one".to_owned(), returned: 2, given_up: vec![] }]);
-    assert_eq!(table.status().received_bytes, 7, "received bytes stay counted");
+    assert_eq!(
+        table.tick(now.checked_sub(Duration::from_millis(1)).unwrap()),
+        []
+    );
+    assert_eq!(
+        table.tick(now),
+        [Ended {
+            session: one,
+            worker: "one".to_owned(),
+            returned: 2,
+            given_up: vec![]
+        }]
+    );
+    assert_eq!(
+        table.status().received_bytes,
+        7,
+        "received bytes stay counted"
+    );
     check(&table);
 }
 
@@ -230,10 +355,19 @@ fn an_expired_lease_is_resumed_unless_another_worker_was_granted_it() {
     assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["1"]);
     let again = register(&mut table, "one", b"one", &leases, now).unwrap();
     assert_eq!(again.drop, leases[..1]);
-    assert_eq!(renew(&mut table, again.session, &leases, 0, now), Ok(vec![leases[0].wnid]));
+    assert_eq!(
+        renew(&mut table, again.session, &leases, 0, now),
+        Ok(vec![leases[0].wnid])
+    );
     assert_eq!((table.status().leased, table.status().pending), (2, 0));
-    assert_eq!(table.report(again.session, leases[0], &bad(), now, 1.0), ReportVerdict::Stale);
-    assert_eq!(table.report(again.session, leases[1], &bad(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(again.session, leases[0], &bad(), now, 1.0),
+        ReportVerdict::Stale
+    );
+    assert_eq!(
+        table.report(again.session, leases[1], &bad(), now, 1.0),
+        ReportVerdict::Settled
+    );
     check(&table);
 }
 
@@ -243,14 +377,47 @@ fn a_success_is_accepted_from_any_session_and_is_final() {
     let mut table = table(1);
     let one = session(&mut table, "one", now);
     let lease = acquire(&mut table, one, 1, now).unwrap()[0];
-    let stranger = Lease { token: LeaseToken(3), ..lease };
+    let stranger = Lease {
+        token: LeaseToken(3),
+        ..lease
+    };
     assert_eq!(report(&mut table, stranger, &bad()), ReportVerdict::Stale);
-    assert_eq!(report(&mut table, stranger, &good()), ReportVerdict::Settled);
-    assert_eq!(report(&mut table, stranger, &good()), ReportVerdict::AlreadySettled);
-    assert_eq!(report(&mut table, lease, &bad()), ReportVerdict::AlreadySettled);
-    assert_eq!(renew(&mut table, one, &[lease], 0, now), Ok(vec![lease.wnid]));
-    assert_eq!(report(&mut table, Lease { wnid: wnids(2)[1], ..lease }, &good()), ReportVerdict::NotInList);
-    assert_eq!(table.status(), JobStatus { total: 1, success: 1, workers: 1, ..JobStatus::default() });
+    assert_eq!(
+        report(&mut table, stranger, &good()),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        report(&mut table, stranger, &good()),
+        ReportVerdict::AlreadySettled
+    );
+    assert_eq!(
+        report(&mut table, lease, &bad()),
+        ReportVerdict::AlreadySettled
+    );
+    assert_eq!(
+        renew(&mut table, one, &[lease], 0, now),
+        Ok(vec![lease.wnid])
+    );
+    assert_eq!(
+        report(
+            &mut table,
+            Lease {
+                wnid: wnids(2)[1],
+                ..lease
+            },
+            &good()
+        ),
+        ReportVerdict::NotInList
+    );
+    assert_eq!(
+        table.status(),
+        JobStatus {
+            total: 1,
+            success: 1,
+            workers: 1,
+            ..JobStatus::default()
+        }
+    );
 }
 
 #[test]
@@ -259,9 +426,18 @@ fn a_later_success_corrects_a_failure() {
     let mut table = table(1);
     let one = session(&mut table, "one", now);
     let lease = acquire(&mut table, one, 1, now).unwrap()[0];
-    assert_eq!(table.report(one, lease, &bad(), now, 1.0), ReportVerdict::Settled);
-    assert_eq!(table.report(one, lease, &bad(), now, 1.0), ReportVerdict::AlreadySettled);
-    assert_eq!(report(&mut table, lease, &Outcome::Skipped(Published::default())), ReportVerdict::Corrected);
+    assert_eq!(
+        table.report(one, lease, &bad(), now, 1.0),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        table.report(one, lease, &bad(), now, 1.0),
+        ReportVerdict::AlreadySettled
+    );
+    assert_eq!(
+        report(&mut table, lease, &Outcome::Skipped(Published::default())),
+        ReportVerdict::Corrected
+    );
     assert_eq!((table.status().failed, table.status().skipped), (0, 1));
 }
 
@@ -275,14 +451,22 @@ fn a_grant_that_was_lost_in_transit_is_returned_although_the_session_is_alive() 
     for _ in 0..2 {
         now += TTL / 3;
         assert_eq!(renew(&mut table, one, &known, 0, now), Ok(vec![]));
-        assert_eq!(table.status().leased, 2, "the grant or the result may still be in transit");
+        assert_eq!(
+            table.status().leased,
+            2,
+            "the grant or the result may still be in transit"
+        );
     }
     now += TTL / 3;
     renew(&mut table, one, &known, 0, now).unwrap();
     assert_eq!((table.status().leased, table.status().pending), (1, 1));
     assert!(acquire(&mut table, one, 9, now).unwrap()[0].token > lost[0].token);
     table.take_back(one, &lost);
-    assert_eq!(table.status().leased, 2, "an older grant of the same class is not taken back");
+    assert_eq!(
+        table.status().leased,
+        2,
+        "an older grant of the same class is not taken back"
+    );
     table.take_back(one, &known);
     assert_eq!(table.status().pending, 1);
     check(&table);
@@ -295,8 +479,17 @@ fn a_class_that_is_lost_ten_times_is_given_up() {
     for round in 1..=MAX_LOSSES {
         // Half of the losses are silence, half are a process that restarts after a while.
         let registered = register(&mut table, "host", &[round], &[], now).unwrap();
-        assert!(registered.replaced.is_none_or(|ended| ended.given_up.is_empty()));
-        assert_eq!(acquire(&mut table, registered.session, 1, now).unwrap().len(), 1);
+        assert!(
+            registered
+                .replaced
+                .is_none_or(|ended| ended.given_up.is_empty())
+        );
+        assert_eq!(
+            acquire(&mut table, registered.session, 1, now)
+                .unwrap()
+                .len(),
+            1
+        );
         now += TTL;
         if round % 2 == 0 {
             now += EXPIRY_MARGIN;
@@ -341,7 +534,10 @@ fn two_live_processes_of_one_name_do_not_end_each_others_sessions() {
     // The older process is alive after all. With any instance id, the name is in use.
     for instance in [b"a", b"a", b"c"] {
         let refused = register(&mut table, "host", instance, &leases, now).unwrap_err();
-        assert_eq!(refused.to_string(), "two workers are called host; give each its own --name");
+        assert_eq!(
+            refused.to_string(),
+            "two workers are called host; give each its own --name"
+        );
         now += TTL;
         assert_eq!(
             renew(&mut table, newer.session, &taken, 0, now),
@@ -352,7 +548,9 @@ fn two_live_processes_of_one_name_do_not_end_each_others_sessions() {
     }
     table.leave(newer.session).unwrap();
     assert_eq!(
-        register(&mut table, "host", b"a", &[], now).unwrap().replaced,
+        register(&mut table, "host", b"a", &[], now)
+            .unwrap()
+            .replaced,
         None,
         "a name without a session is free"
     );
@@ -372,7 +570,12 @@ fn a_name_is_taken_over_at_most_three_times_a_minute() {
     now += Duration::from_secs(44);
     assert!(register(&mut table, "host", &[4], &[], now).is_err());
     now += Duration::from_secs(1);
-    assert!(register(&mut table, "host", &[4], &[], now).unwrap().replaced.is_some());
+    assert!(
+        register(&mut table, "host", &[4], &[], now)
+            .unwrap()
+            .replaced
+            .is_some()
+    );
     check(&table);
 }
 

@@ -39,26 +39,48 @@ pub(super) struct ClassFailureTable {
 impl ClassFailureTable {
     /// Records a failure of a class. Returns the number of failures so far of the same kind: for
     /// lack of disk space, or for other reasons.
-    pub(super) fn note(&mut self, class: usize, key: String, lacks_space: bool, now: Instant) -> usize {
-        let new = || ClassFailures { failed_by: Vec::new(), without_space: 0, since: now };
+    pub(super) fn note(
+        &mut self,
+        class: usize,
+        key: String,
+        lacks_space: bool,
+        now: Instant,
+    ) -> usize {
+        let new = || ClassFailures {
+            failed_by: Vec::new(),
+            without_space: 0,
+            since: now,
+        };
         let failures = self.of.entry(class).or_insert_with(new);
         failures.failed_by.push(key);
         failures.since = now;
         failures.without_space += usize::from(lacks_space);
-        if lacks_space { failures.without_space } else { failures.failed_by.len() - failures.without_space }
+        if lacks_space {
+            failures.without_space
+        } else {
+            failures.failed_by.len() - failures.without_space
+        }
     }
 
     /// Number of failures of a class.
     pub(super) fn times(&self, class: usize) -> usize {
-        self.of.get(&class).map_or(0, |failures| failures.failed_by.len())
+        self.of
+            .get(&class)
+            .map_or(0, |failures| failures.failed_by.len())
     }
 
     /// Whether a worker or storage with one of these keys failed the class, and the class's last
     /// failure is less than [`RESERVED_FOR_OTHERS`] ago. `keys` is not called for a class without
     /// failures, which is the common case.
-    pub(super) fn has_failed(&self, class: usize, now: Instant, keys: impl Fn() -> [String; 2]) -> bool {
+    pub(super) fn has_failed(
+        &self,
+        class: usize,
+        now: Instant,
+        keys: impl Fn() -> [String; 2],
+    ) -> bool {
         self.of.get(&class).is_some_and(|failures| {
-            now - failures.since < RESERVED_FOR_OTHERS && keys().iter().any(|key| failures.failed_by.contains(key))
+            now - failures.since < RESERVED_FOR_OTHERS
+                && keys().iter().any(|key| failures.failed_by.contains(key))
         })
     }
 
@@ -74,13 +96,21 @@ impl ClassFailureTable {
 
     /// Classes whose wait has ended.
     pub(super) fn due(&self, now: Instant) -> Vec<usize> {
-        self.delayed.range(..=(now, usize::MAX)).map(|(_, class)| *class).collect()
+        self.delayed
+            .range(..=(now, usize::MAX))
+            .map(|(_, class)| *class)
+            .collect()
     }
 
     /// All waiting classes, in the order of the list.
     #[cfg(test)]
     pub(super) fn delayed(&self) -> Vec<usize> {
-        self.delayed.iter().map(|(_, class)| *class).collect::<BTreeSet<_>>().into_iter().collect()
+        self.delayed
+            .iter()
+            .map(|(_, class)| *class)
+            .collect::<BTreeSet<_>>()
+            .into_iter()
+            .collect()
     }
 
     /// Removes the failures of a class that is settled, or that did not cause them.

@@ -9,20 +9,30 @@ impl LeaseTable {
     /// The held classes whose ids follow `after`, in the order of their ids. At most `most`
     /// entries, plus all entries of the last class: a class with a speculative attempt has two.
     pub fn under_way(&self, after: Option<Wnid>, most: usize) -> ClassPage {
-        let held =
-            self.sessions.by_id.iter().flat_map(|(id, session)| {
-                session.leases.iter().map(move |(position, holding)| (*position, *id, holding))
-            });
-        let copies = self
-            .copies
-            .iter()
-            .filter_map(|(position, copy)| Some((position, copy.session, self.copies.holding(position)?)));
-        let follows = |(position, ..): &(usize, SessionId, &LeaseProgress)| Some(self.classes[*position].wnid) > after;
+        let held = self.sessions.by_id.iter().flat_map(|(id, session)| {
+            session
+                .leases
+                .iter()
+                .map(move |(position, holding)| (*position, *id, holding))
+        });
+        let copies = self.copies.iter().filter_map(|(position, copy)| {
+            Some((position, copy.session, self.copies.holding(position)?))
+        });
+        let follows = |(position, ..): &(usize, SessionId, &LeaseProgress)| {
+            Some(self.classes[*position].wnid) > after
+        };
         let mut found: Vec<_> = held.chain(copies).filter(follows).collect();
         found.sort_unstable_by_key(|(position, id, _)| (self.classes[*position].wnid, *id));
-        let last = most.checked_sub(1).and_then(|at| found.get(at)).map(|(position, ..)| *position);
-        let end =
-            last.map_or(found.len(), |last| found.iter().rposition(|(at, ..)| *at == last).map_or(0, |at| at + 1));
+        let last = most
+            .checked_sub(1)
+            .and_then(|at| found.get(at))
+            .map(|(position, ..)| *position);
+        let end = last.map_or(found.len(), |last| {
+            found
+                .iter()
+                .rposition(|(at, ..)| *at == last)
+                .map_or(0, |at| at + 1)
+        });
         let more = end < found.len();
         found.truncate(end);
         let view = |(position, id, holding): (usize, SessionId, &LeaseProgress)| ClassView {
@@ -32,7 +42,10 @@ impl LeaseTable {
             length: holding.length,
             failure: None,
         };
-        ClassPage { classes: found.into_iter().map(view).collect(), more }
+        ClassPage {
+            classes: found.into_iter().map(view).collect(),
+            more,
+        }
     }
 }
 
@@ -48,17 +61,42 @@ mod tests {
     #[test]
     fn held_classes_are_listed_by_the_page_in_the_order_of_their_ids() {
         let now = Instant::now();
-        let wnids: Vec<Wnid> = [5, 3, 1, 4, 2].map(|number: u32| format!("n{number:08}").parse().unwrap()).into();
+        let wnids: Vec<Wnid> = [5, 3, 1, 4, 2]
+            .map(|number: u32| format!("n{number:08}").parse().unwrap())
+            .into();
         let mut table = LeaseTable::new(&wnids, 0, 1, Duration::from_secs(30));
-        let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 4, ..WorkerInfo::default() };
+        let hello = WorkerInfo {
+            worker: "w".to_owned(),
+            instance: vec![1],
+            slots: 4,
+            ..WorkerInfo::default()
+        };
         let session = table.register(&hello, &[], now).unwrap().session;
         let leases = table.acquire(session, 4, now).unwrap().leases;
         table
-            .renew(session, &[ReportedLease { lease: leases[2], bytes: 5, length: 9, is_local: false }], 5, now)
+            .renew(
+                session,
+                &[ReportedLease {
+                    lease: leases[2],
+                    bytes: 5,
+                    length: 9,
+                    is_local: false,
+                }],
+                5,
+                now,
+            )
             .unwrap();
-        let listed = |page: &ClassPage| page.classes.iter().map(|class| class.wnid).collect::<Vec<_>>();
+        let listed = |page: &ClassPage| {
+            page.classes
+                .iter()
+                .map(|class| class.wnid)
+                .collect::<Vec<_>>()
+        };
         let first = table.under_way(None, 3);
-        assert_eq!((listed(&first), first.more), (vec![wnids[2], wnids[1], wnids[3]], true));
+        assert_eq!(
+            (listed(&first), first.more),
+            (vec![wnids[2], wnids[1], wnids[3]], true)
+        );
         let view = &first.classes[0];
         assert_eq!((view.worker.as_str(), view.bytes, view.length), ("w", 5, 9));
         let rest = table.under_way(Some(wnids[3]), 3);

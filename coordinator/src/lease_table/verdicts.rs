@@ -17,7 +17,10 @@ use super::{
 };
 
 /// Delay before another worker tries a class.
-const BACKOFF: Backoff = Backoff { base: Duration::from_secs(2), cap: Duration::from_mins(5) };
+const BACKOFF: Backoff = Backoff {
+    base: Duration::from_secs(2),
+    cap: Duration::from_mins(5),
+};
 
 impl LeaseTable {
     /// Settles a class, or schedules another attempt. Idempotent: a repeated report changes
@@ -31,7 +34,9 @@ impl LeaseTable {
         now: Instant,
         random: f64,
     ) -> ReportVerdict {
-        let Some(position) = self.index.get(&lease.wnid).copied() else { return ReportVerdict::NotInList };
+        let Some(position) = self.index.get(&lease.wnid).copied() else {
+            return ReportVerdict::NotInList;
+        };
         let settled = State::of(outcome);
         if settled != State::Failed {
             self.is_there(position);
@@ -43,7 +48,9 @@ impl LeaseTable {
             (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => {
                 return ReportVerdict::AlreadySettled;
             }
-            (State::Leased(_), State::Failed) if has_copy => return self.copy_failed(id, position, outcome, now),
+            (State::Leased(_), State::Failed) if has_copy => {
+                return self.copy_failed(id, position, outcome, now);
+            }
             (_, State::Failed) if !holds => return ReportVerdict::Stale,
             (State::Failed, _) => ReportVerdict::Corrected,
             _ => ReportVerdict::Settled,
@@ -109,20 +116,35 @@ impl LeaseTable {
             _ => 0,
         };
         let copy = self.copies.get_mut(position, id, lease.token).copied();
-        let first = self.sessions.by_id.get(&id).and_then(|session| session.leases.get(&position)).copied();
+        let first = self
+            .sessions
+            .by_id
+            .get(&id)
+            .and_then(|session| session.leases.get(&position))
+            .copied();
         let holding = copy.or(first).filter(|_| is_holders);
         if let Some(granted) = holding.and_then(|holding| holding.granted) {
             self.copies.speeds.note(bytes, now - granted);
         }
         if let Some(copy) = self.copies.settled(position, bytes) {
-            let news = if copy.token == lease.token { AttemptEvent::Won } else { AttemptEvent::Late };
+            let news = if copy.token == lease.token {
+                AttemptEvent::Won
+            } else {
+                AttemptEvent::Late
+            };
             self.tell_of_copy(position, copy.session, news);
         }
     }
 
     /// A failed speculative attempt is no evidence about its class, whose holder continues; it may
     /// be evidence about the worker.
-    fn copy_failed(&mut self, id: SessionId, position: usize, outcome: &Outcome, now: Instant) -> ReportVerdict {
+    fn copy_failed(
+        &mut self,
+        id: SessionId,
+        position: usize,
+        outcome: &Outcome,
+        now: Instant,
+    ) -> ReportVerdict {
         if let Outcome::Failed(failure) = outcome
             && failure.suspect != Suspect::Class
             && !failure.lacks_space
@@ -137,7 +159,10 @@ impl LeaseTable {
     fn worker_failed(&mut self, id: SessionId, failure: &Failure, now: Instant) {
         if self.sessions.failed(id, now) {
             let worker = self.sessions.by_id[&id].hello.worker.clone();
-            self.notices.push(LeaseNotice::Quarantined { worker, failure: failure.clone() });
+            self.notices.push(LeaseNotice::Quarantined {
+                worker,
+                failure: failure.clone(),
+            });
         }
     }
 
@@ -179,7 +204,10 @@ impl LeaseTable {
         if meaning == FailureCause::Origin {
             if !was_away {
                 let waits = self.breaker.patience();
-                self.notices.push(LeaseNotice::OriginUnavailable { failure: failure.clone(), waits });
+                self.notices.push(LeaseNotice::OriginUnavailable {
+                    failure: failure.clone(),
+                    waits,
+                });
             }
             self.excuse(position);
             return ReportVerdict::Excused;
@@ -187,8 +215,13 @@ impl LeaseTable {
         if self.hand_over(position) {
             return ReportVerdict::Retried;
         }
-        let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
-        if tried < TRIES && self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
+        let has_failed =
+            |session: &Session| self.troubles.has_failed(position, now, || session.keys());
+        if tried < TRIES
+            && self
+                .sessions
+                .is_there_another(id, now, |other| !has_failed(other))
+        {
             self.classes[position].token = None;
             let retry = u32::try_from(tried - 1).unwrap_or(u32::MAX);
             self.set(position, State::Delayed(now + BACKOFF.delay(retry, random)));
@@ -205,12 +238,23 @@ impl LeaseTable {
 
     /// A worker has no space for a class, which is not the worker's fault. Another worker is
     /// granted the class at once, if there is one.
-    fn declined(&mut self, id: SessionId, position: usize, offers: usize, now: Instant) -> ReportVerdict {
+    fn declined(
+        &mut self,
+        id: SessionId,
+        position: usize,
+        offers: usize,
+        now: Instant,
+    ) -> ReportVerdict {
         if self.hand_over(position) {
             return ReportVerdict::Retried;
         }
-        let has_failed = |session: &Session| self.troubles.has_failed(position, now, || session.keys());
-        if offers >= OFFERS || !self.sessions.is_there_another(id, now, |other| !has_failed(other)) {
+        let has_failed =
+            |session: &Session| self.troubles.has_failed(position, now, || session.keys());
+        if offers >= OFFERS
+            || !self
+                .sessions
+                .is_there_another(id, now, |other| !has_failed(other))
+        {
             return ReportVerdict::Settled;
         }
         self.give_back(position);
@@ -235,14 +279,20 @@ impl LeaseTable {
     /// no active worker has. A worker that holds a class and has received nothing for a whole time
     /// to live counts as one that the origin fails for.
     fn origin_fails_workers(&self, now: Instant) -> bool {
-        let Some(since) = self.breaker.failing_since() else { return false };
+        let Some(since) = self.breaker.failing_since() else {
+            return false;
+        };
         let mut proven = Vec::new();
         let mut unproven = Vec::new();
         for (id, session) in &self.sessions.by_id {
             let has_failed = self.breaker.has_failed(*id);
             if has_failed || !session.leases.is_empty() {
                 let receives_nothing = session.last_received < since && now - since >= self.ttl;
-                let group = if session.last_success.is_some() { &mut proven } else { &mut unproven };
+                let group = if session.last_success.is_some() {
+                    &mut proven
+                } else {
+                    &mut unproven
+                };
                 group.push(has_failed || receives_nothing);
             }
         }
@@ -259,7 +309,8 @@ impl LeaseTable {
         let (doubts, was_away) = self.breaker.answered();
         for (position, failure) in doubts {
             // At the time of the failure there may have been no other worker.
-            if self.troubles.times(position) < TRIES && self.may_be_tried_by_another(position, now) {
+            if self.troubles.times(position) < TRIES && self.may_be_tried_by_another(position, now)
+            {
                 self.give_back(position);
             } else {
                 self.give_up(position, failure);
@@ -272,8 +323,12 @@ impl LeaseTable {
     }
 
     fn may_be_tried_by_another(&self, position: usize, now: Instant) -> bool {
-        let has_not_failed = |session: &Session| !self.troubles.has_failed(position, now, || session.keys());
-        self.sessions.by_id.values().any(|session| session.is_healthy(now) && has_not_failed(session))
+        let has_not_failed =
+            |session: &Session| !self.troubles.has_failed(position, now, || session.keys());
+        self.sessions
+            .by_id
+            .values()
+            .any(|session| session.is_healthy(now) && has_not_failed(session))
     }
 
     /// If no class is left that could show whether the origin is available, the doubtful classes

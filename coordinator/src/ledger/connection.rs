@@ -30,8 +30,14 @@ pub(super) struct Format {
 /// The absolute path without symbolic links in its folders: `SQLite` is opened with `NOFOLLOW`.
 pub(super) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
-    let name = absolute.file_name().ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, NO_FILE_NAME))?;
-    Ok(absolute.parent().unwrap_or(Path::new("/")).canonicalize()?.join(name))
+    let name = absolute
+        .file_name()
+        .ok_or_else(|| io::Error::new(ErrorKind::InvalidInput, NO_FILE_NAME))?;
+    Ok(absolute
+        .parent()
+        .unwrap_or(Path::new("/"))
+        .canonicalize()?
+        .join(name))
 }
 
 /// Rejects files beside the ledger that this program has not created, before `SQLite` reads them.
@@ -74,19 +80,32 @@ fn side_file(path: &Path, suffix: &str) -> PathBuf {
 /// this connection reads the log into its own memory. Returns `None` if the format cannot be read
 /// this way, e.g. if a transaction has to be rolled back first.
 pub(super) fn format(path: &Path) -> Option<Format> {
-    let has_log = side_file(path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
+    let has_log = side_file(path, "-wal")
+        .metadata()
+        .is_ok_and(|log| log.len() > 0);
     let connection = if has_log {
         let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
         let connection = Connection::open_with_flags_and_vfs(path, flags, c"unix-none").ok()?;
-        connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true).ok()?;
-        connection.execute_batch("PRAGMA locking_mode=EXCLUSIVE;").ok()?;
+        connection
+            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+            .ok()?;
+        connection
+            .execute_batch("PRAGMA locking_mode=EXCLUSIVE;")
+            .ok()?;
         connection
     } else {
         open_immutable(path)?
     };
-    let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0)).ok();
+    let number = |select| {
+        connection
+            .query_row(select, [], |row| row.get::<_, i64>(0))
+            .ok()
+    };
     let version = number("PRAGMA user_version")?;
-    Some(Format { version, has_tables: number("SELECT count(*) FROM sqlite_schema")? > 0 })
+    Some(Format {
+        version,
+        has_tables: number("SELECT count(*) FROM sqlite_schema")? > 0,
+    })
 }
 
 /// A connection that takes no locks and does not read the write-ahead log.
@@ -99,7 +118,9 @@ fn open_immutable(path: &Path) -> Option<Connection> {
 
 /// Opens the file, whose path is [`resolved`]. Does not read it.
 pub(super) fn connect(path: &Path, sharing: Sharing) -> rusqlite::Result<Connection> {
-    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+    let flags = OpenFlags::SQLITE_OPEN_READ_WRITE
+        | OpenFlags::SQLITE_OPEN_NO_MUTEX
+        | OpenFlags::SQLITE_OPEN_NOFOLLOW;
     let connection = match sharing {
         Sharing::Readers | Sharing::Alone => Connection::open_with_flags(path, flags)?,
         Sharing::Unlocked => Connection::open_with_flags_and_vfs(path, flags, c"unix-none")?,
@@ -120,7 +141,9 @@ pub(super) fn connect(path: &Path, sharing: Sharing) -> rusqlite::Result<Connect
 /// write-ahead log.
 pub(super) fn owner(path: &Path) -> Option<String> {
     let connection = open_immutable(&std::path::absolute(path).ok()?)?;
-    let owner: String = connection.query_row("SELECT owner FROM coordinator", [], |row| row.get(0)).ok()?;
+    let owner: String = connection
+        .query_row("SELECT owner FROM coordinator", [], |row| row.get(0))
+        .ok()?;
     Some(owner).filter(|owner| !owner.is_empty())
 }
 
@@ -139,14 +162,26 @@ mod tests {
     fn records(from: u32) -> Vec<Record> {
         let record = |number| Record {
             wnid: format!("n{number:08}").parse().unwrap(),
-            outcome: Outcome::Success(Published { files: 3, bytes: 10_240 }),
+            outcome: Outcome::Success(Published {
+                files: 3,
+                bytes: 10_240,
+            }),
             worker: None,
         };
         (from..from + 100).map(record).collect()
     }
 
     fn write(ledger: &mut Ledger, run: &Run, from: u32) {
-        ledger.write(run, TTL, &[Entry { records: records(from), ..Entry::default() }]).unwrap();
+        ledger
+            .write(
+                run,
+                TTL,
+                &[Entry {
+                    records: records(from),
+                    ..Entry::default()
+                }],
+            )
+            .unwrap();
     }
 
     fn settled(ledger: &Ledger, run: &Run) -> Vec<Record> {
@@ -189,15 +224,23 @@ mod tests {
                     "the write-ahead log was not removed: {earlier:?}, {next:?}"
                 );
                 let ledger = Ledger::open_as(&left, earlier).unwrap();
-                assert_eq!(settled(&ledger, &run), [records(0), records(100)].concat(), "{earlier:?}, {next:?}");
+                assert_eq!(
+                    settled(&ledger, &run),
+                    [records(0), records(100)].concat(),
+                    "{earlier:?}, {next:?}"
+                );
             }
         }
     }
 
     /// The content of all files of a folder.
     fn contents(folder: &Path) -> Vec<(PathBuf, Vec<u8>)> {
-        let files = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path());
-        let mut files: Vec<_> = files.map(|path| (path.clone(), fs::read(&path).unwrap())).collect();
+        let files = fs::read_dir(folder)
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        let mut files: Vec<_> = files
+            .map(|path| (path.clone(), fs::read(&path).unwrap()))
+            .collect();
         files.sort();
         files
     }
@@ -205,18 +248,29 @@ mod tests {
     #[test]
     fn a_newer_or_foreign_ledger_is_refused_without_a_change() {
         for mode in ["DELETE", "WAL"] {
-            for (what, tables) in [("newer", "PRAGMA user_version = 6"), ("foreign", "PRAGMA user_version = 0")] {
+            for (what, tables) in [
+                ("newer", "PRAGMA user_version = 6"),
+                ("foreign", "PRAGMA user_version = 0"),
+            ] {
                 let folder = tempfile::tempdir().unwrap();
                 let path = folder.path().join("ledger");
                 let earlier = Connection::open(&path).unwrap();
                 schema::create(&earlier).unwrap();
-                earlier.execute_batch(&format!("PRAGMA journal_mode={mode}; {tables};")).unwrap();
+                earlier
+                    .execute_batch(&format!("PRAGMA journal_mode={mode}; {tables};"))
+                    .unwrap();
                 let place = tempfile::tempdir().unwrap();
                 let left = killed(&path, place.path());
                 drop(earlier);
                 for (state, path) in [("killed", left), ("closed", path)] {
-                    let has_log = side_file(&path, "-wal").metadata().is_ok_and(|log| log.len() > 0);
-                    assert_eq!(has_log, (mode, state) == ("WAL", "killed"), "{mode}, {state}");
+                    let has_log = side_file(&path, "-wal")
+                        .metadata()
+                        .is_ok_and(|log| log.len() > 0);
+                    assert_eq!(
+                        has_log,
+                        (mode, state) == ("WAL", "killed"),
+                        "{mode}, {state}"
+                    );
                     let before = contents(path.parent().unwrap());
                     let refused = Ledger::open(&path).unwrap_err();
                     let expected = match what {
@@ -224,7 +278,10 @@ mod tests {
                         _ => matches!(refused, LedgerError::Foreign { .. }),
                     };
                     assert!(expected, "{what}, {mode}, {state}: {refused}");
-                    assert!(contents(path.parent().unwrap()) == before, "{what}, {mode}, {state}: changed");
+                    assert!(
+                        contents(path.parent().unwrap()) == before,
+                        "{what}, {mode}, {state}: changed"
+                    );
                 }
             }
         }
@@ -242,7 +299,14 @@ mod tests {
             earlier.execute_batch(changes).unwrap();
             let left = killed(&path, folder.path());
             assert!(side_file(&left, "-journal").metadata().unwrap().len() > 0);
-            assert_eq!(Ledger::open_as(&left, sharing).unwrap().next_epoch().unwrap(), 1, "{sharing:?}");
+            assert_eq!(
+                Ledger::open_as(&left, sharing)
+                    .unwrap()
+                    .next_epoch()
+                    .unwrap(),
+                1,
+                "{sharing:?}"
+            );
         }
     }
 
@@ -255,15 +319,25 @@ mod tests {
             let run = ledger.run("list", "url", false).unwrap();
             ledger.next_epoch().unwrap();
             write(&mut ledger, &run, 0);
-            assert_eq!(side_file(&path, "-shm").exists(), sharing == Sharing::Readers, "{sharing:?}");
+            assert_eq!(
+                side_file(&path, "-shm").exists(),
+                sharing == Sharing::Readers,
+                "{sharing:?}"
+            );
             let process = format!("process {} on ", std::process::id());
-            assert!(owner(&path).is_some_and(|owner| owner.starts_with(&process)), "{sharing:?}");
+            assert!(
+                owner(&path).is_some_and(|owner| owner.starts_with(&process)),
+                "{sharing:?}"
+            );
             if sharing == Sharing::Unlocked {
                 continue;
             }
-            let reader = Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
+            let reader =
+                Connection::open_with_flags(&path, OpenFlags::SQLITE_OPEN_READ_ONLY).unwrap();
             reader.busy_timeout(Duration::ZERO).unwrap();
-            let count = reader.query_row("SELECT count(*) FROM result", [], |row| row.get::<_, i64>(0));
+            let count = reader.query_row("SELECT count(*) FROM result", [], |row| {
+                row.get::<_, i64>(0)
+            });
             match count {
                 Ok(count) => assert_eq!((sharing, count), (Sharing::Readers, 100)),
                 Err(error) => {

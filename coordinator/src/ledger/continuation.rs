@@ -17,12 +17,17 @@ impl Ledger {
     /// [`LedgerError::Read`].
     pub fn workers(&self) -> Result<Vec<(String, Duration)>, LedgerError> {
         let workers = || -> rusqlite::Result<Vec<(String, Duration)>> {
-            let mut statement = self.connection.prepare("SELECT worker, ttl_ms FROM session")?;
+            let mut statement = self
+                .connection
+                .prepare("SELECT worker, ttl_ms FROM session")?;
             let ttl = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or_default());
             let workers = statement.query_map([], |row| Ok((row.get(0)?, ttl(row.get(1)?))))?;
             workers.collect()
         };
-        workers().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+        workers().map_err(|source| LedgerError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// The names that workers have used in the run, and the credential that owns each.
@@ -31,12 +36,18 @@ impl Ledger {
     /// [`LedgerError::Read`].
     pub fn names(&self) -> Result<Vec<(String, CredentialId)>, LedgerError> {
         let names = || -> rusqlite::Result<Vec<(String, CredentialId)>> {
-            let mut statement = self.connection.prepare("SELECT worker, credential FROM name")?;
+            let mut statement = self
+                .connection
+                .prepare("SELECT worker, credential FROM name")?;
             let credential = |id: i64| CredentialId(id.cast_unsigned());
-            let names = statement.query_map([], |row| Ok((row.get(0)?, credential(row.get(1)?))))?;
+            let names =
+                statement.query_map([], |row| Ok((row.get(0)?, credential(row.get(1)?))))?;
             names.collect()
         };
-        names().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+        names().map_err(|source| LedgerError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// The worker processes that are being drained, by their nonces.
@@ -45,11 +56,16 @@ impl Ledger {
     /// [`LedgerError::Read`].
     pub fn drains(&self) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
         let drains = || -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
-            let mut statement = self.connection.prepare("SELECT worker, instance FROM drain")?;
+            let mut statement = self
+                .connection
+                .prepare("SELECT worker, instance FROM drain")?;
             let drains = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
             drains.collect()
         };
-        drains().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+        drains().map_err(|source| LedgerError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// The positions of the list that may have been granted in the run; `None` if unknown, because
@@ -63,36 +79,54 @@ impl Ledger {
         let (granted, beyond) = self
             .connection
             .query_row(select, [run.row], columns)
-            .map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
+            .map_err(|source| LedgerError::Read {
+                path: self.path.clone(),
+                source,
+            })?;
         // A value that cannot be parsed counts as unknown.
         let position = granted.and_then(|granted| granted.try_into().ok());
-        Ok(position.zip(positions(&beyond)).map(|(position, beyond)| Mark { position, beyond }))
+        Ok(position
+            .zip(positions(&beyond))
+            .map(|(position, beyond)| Mark { position, beyond }))
     }
 }
 
 /// Parses positions separated by commas.
 fn positions(text: &str) -> Option<Vec<usize>> {
-    text.split(',').filter(|part| !part.is_empty()).map(|part| part.parse().ok()).collect()
+    text.split(',')
+        .filter(|part| !part.is_empty())
+        .map(|part| part.parse().ok())
+        .collect()
 }
 
 pub(super) fn write_drain(transaction: &Transaction<'_>, drain: &Drain) -> rusqlite::Result<()> {
     match drain {
         Drain::Told { worker, instance } => {
             let tell = "INSERT OR REPLACE INTO drain (worker, instance) VALUES (?1, ?2)";
-            transaction.prepare_cached(tell)?.execute(params![worker, instance])?;
+            transaction
+                .prepare_cached(tell)?
+                .execute(params![worker, instance])?;
         }
         Drain::Over { worker } => {
-            transaction.prepare_cached("DELETE FROM drain WHERE worker = ?1")?.execute([worker])?;
+            transaction
+                .prepare_cached("DELETE FROM drain WHERE worker = ?1")?
+                .execute([worker])?;
         }
     }
     Ok(())
 }
 
-pub(super) fn write_mark(transaction: &Transaction<'_>, run: i64, mark: &Mark) -> rusqlite::Result<()> {
+pub(super) fn write_mark(
+    transaction: &Transaction<'_>,
+    run: i64,
+    mark: &Mark,
+) -> rusqlite::Result<()> {
     let position = i64::try_from(mark.position).unwrap_or(i64::MAX);
     let beyond: Vec<String> = mark.beyond.iter().map(usize::to_string).collect();
     let raise = "UPDATE run SET granted = max(granted, ?2), beyond = ?3 WHERE id = ?1";
-    transaction.prepare_cached(raise)?.execute(params![run, position, beyond.join(",")])?;
+    transaction
+        .prepare_cached(raise)?
+        .execute(params![run, position, beyond.join(",")])?;
     Ok(())
 }
 
@@ -106,7 +140,10 @@ mod tests {
     const TTL: Duration = Duration::from_secs(30);
 
     fn told(worker: &str, instance: &[u8]) -> Drain {
-        Drain::Told { worker: worker.to_owned(), instance: instance.to_owned() }
+        Drain::Told {
+            worker: worker.to_owned(),
+            instance: instance.to_owned(),
+        }
     }
 
     #[test]
@@ -116,19 +153,48 @@ mod tests {
         let mut ledger = Ledger::open(&path).unwrap();
         let run = ledger.run("list", "url", false).unwrap();
         assert_eq!(ledger.granted(&run).unwrap(), Some(Mark::from(0)));
-        let sample = |position| Mark { position, beyond: vec![300, 999] };
-        let drains = vec![told("one", b"1"), told("other", b"2"), Drain::Over { worker: "one".to_owned() }];
-        let entries = [256, 40].map(|position| Entry { granted: Some(sample(position)), ..Entry::default() });
+        let sample = |position| Mark {
+            position,
+            beyond: vec![300, 999],
+        };
+        let drains = vec![
+            told("one", b"1"),
+            told("other", b"2"),
+            Drain::Over {
+                worker: "one".to_owned(),
+            },
+        ];
+        let entries = [256, 40].map(|position| Entry {
+            granted: Some(sample(position)),
+            ..Entry::default()
+        });
         ledger.write(&run, TTL, &entries).unwrap();
-        ledger.write(&run, TTL, &[Entry { drains, granted: Some(sample(41)), ..Entry::default() }]).unwrap();
+        ledger
+            .write(
+                &run,
+                TTL,
+                &[Entry {
+                    drains,
+                    granted: Some(sample(41)),
+                    ..Entry::default()
+                }],
+            )
+            .unwrap();
         drop(ledger);
         let mut ledger = Ledger::open(&path).unwrap();
         let again = ledger.run("list", "url", false).unwrap();
         assert!(again.resumed);
         assert_eq!(ledger.granted(&again).unwrap(), Some(sample(256)));
         let next = ledger.run("another list", "url", false).unwrap();
-        assert_eq!(ledger.granted(&next).unwrap(), Some(Mark::from(0)), "each run has its own mark");
-        assert_eq!(ledger.drains().unwrap(), [("other".to_owned(), b"2".to_vec())]);
+        assert_eq!(
+            ledger.granted(&next).unwrap(),
+            Some(Mark::from(0)),
+            "each run has its own mark"
+        );
+        assert_eq!(
+            ledger.drains().unwrap(),
+            [("other".to_owned(), b"2".to_vec())]
+        );
     }
 
     #[test]
@@ -145,9 +211,17 @@ mod tests {
         let mut ledger = Ledger::open(&path).unwrap();
         let again = ledger.run("list", "url", false).unwrap();
         assert!(again.resumed && schema::backup_of(&path, 4).exists());
-        let entry = Entry { granted: Some(Mark::from(7)), drains: vec![told("one", b"1")], ..Entry::default() };
+        let entry = Entry {
+            granted: Some(Mark::from(7)),
+            drains: vec![told("one", b"1")],
+            ..Entry::default()
+        };
         ledger.write(&run, TTL, &[entry]).unwrap();
-        assert_eq!(ledger.granted(&again).unwrap(), None, "grants before the migration are unknown");
+        assert_eq!(
+            ledger.granted(&again).unwrap(),
+            None,
+            "grants before the migration are unknown"
+        );
         assert_eq!(ledger.drains().unwrap().len(), 1);
         let next = ledger.run("another list", "url", false).unwrap();
         assert_eq!(ledger.granted(&next).unwrap(), Some(Mark::from(0)));

@@ -89,6 +89,8 @@ fn advice(error: &rusqlite::Error) -> &'static str {
         }
         Some(ErrorCode::OutOfMemory) => "",
         // A missing table, row or type: the file was not written by this program.
-        _ => " (it is damaged or no ledger: move it away, and the next run finds again what is in the target)",
+        _ => {
+            " (it is damaged or no ledger: move it away, and the next run finds again what is in the target)"
+        }
     }
 }

@@ -33,26 +33,42 @@ impl Ledger {
             let mut statement = self.connection.prepare(select)?;
             let about = params![run.row, FailureKind::HttpError.to_string(), MAX_CAUSES];
             let cause = |row: &rusqlite::Row<'_>| {
-                Ok(Cause { classes: row.get::<_, i64>(0)?.cast_unsigned(), text: row.get(1)? })
+                Ok(Cause {
+                    classes: row.get::<_, i64>(0)?.cast_unsigned(),
+                    text: row.get(1)?,
+                })
             };
             statement.query_map(about, cause)?.collect()
         };
-        causes().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+        causes().map_err(|source| LedgerError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// Failed classes of a run with ids after `after`, ordered by id, at most `most`.
     ///
     /// # Errors
     /// [`LedgerError::Read`].
-    pub fn failed_after(&self, run: &Run, after: Option<Wnid>, most: u32) -> Result<Vec<Record>, LedgerError> {
+    pub fn failed_after(
+        &self,
+        run: &Run,
+        after: Option<Wnid>,
+        most: u32,
+    ) -> Result<Vec<Record>, LedgerError> {
         let failed = || -> rusqlite::Result<Vec<Option<Record>>> {
             let select = "SELECT wnid, outcome, kind, message, files, bytes, worker FROM result
                           WHERE run = ?1 AND wnid > ?2 AND outcome = 'failed' ORDER BY wnid LIMIT ?3";
             let mut statement = self.connection.prepare(select)?;
             let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
-            statement.query_map(params![run.row, after, most], record)?.collect()
+            statement
+                .query_map(params![run.row, after, most], record)?
+                .collect()
         };
-        let failed = failed().map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
+        let failed = failed().map_err(|source| LedgerError::Read {
+            path: self.path.clone(),
+            source,
+        })?;
         Ok(failed.into_iter().flatten().collect())
     }
 }
@@ -77,20 +93,41 @@ mod tests {
         let run = ledger.run("list", "url", false).unwrap();
         let failed = |kind, message: &str| Outcome::Failed(Failure::new(kind, message));
         let outcomes = [
-            failed(FailureKind::HttpError, "404 Client Error: Not Found for url: http://h/n00000001.tar"),
-            failed(FailureKind::HttpError, "403 Client Error: Forbidden for url: http://h/n00000002.tar"),
+            failed(
+                FailureKind::HttpError,
+                "404 Client Error: Not Found for url: http://h/n00000001.tar",
+            ),
+            failed(
+                FailureKind::HttpError,
+                "403 Client Error: Forbidden for url: http://h/n00000002.tar",
+            ),
             failed(FailureKind::NotATar, "a page: one"),
             failed(FailureKind::NotATar, "a page: two"),
             Outcome::Success(Published { files: 1, bytes: 1 }),
-            failed(FailureKind::HttpError, "404 Client Error: Not Found for url: http://h/n00000006.tar"),
+            failed(
+                FailureKind::HttpError,
+                "404 Client Error: Not Found for url: http://h/n00000006.tar",
+            ),
             failed(FailureKind::HttpError, "404 Client Error: Not Found"),
         ];
-        let record = |(number, outcome)| Record { wnid: wnid(number), outcome, worker: Some("w".to_owned()) };
+        let record = |(number, outcome)| Record {
+            wnid: wnid(number),
+            outcome,
+            worker: Some("w".to_owned()),
+        };
         let records: Vec<Record> = (1..).zip(outcomes).map(record).collect();
-        let entry = Entry { records: records.clone(), ..Entry::default() };
-        ledger.write(&run, Duration::from_secs(30), &[entry]).unwrap();
+        let entry = Entry {
+            records: records.clone(),
+            ..Entry::default()
+        };
+        ledger
+            .write(&run, Duration::from_secs(30), &[entry])
+            .unwrap();
         let causes = ledger.causes(&run).unwrap();
-        let counted: Vec<_> = causes.iter().map(|cause| (cause.classes, cause.text.as_str())).collect();
+        let counted: Vec<_> = causes
+            .iter()
+            .map(|cause| (cause.classes, cause.text.as_str()))
+            .collect();
         assert_eq!(
             counted,
             [
@@ -101,6 +138,9 @@ mod tests {
         );
         let page = ledger.failed_after(&run, None, 4).unwrap();
         assert_eq!(page, records[..4]);
-        assert_eq!(ledger.failed_after(&run, Some(page[3].wnid), 4).unwrap(), records[5..]);
+        assert_eq!(
+            ledger.failed_after(&run, Some(page[3].wnid), 4).unwrap(),
+            records[5..]
+        );
     }
 }

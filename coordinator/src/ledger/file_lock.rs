@@ -106,7 +106,10 @@ fn lock(file: &File) -> Result<(), TryLockError> {
     /// there.
     const BYTE: libc::off_t = (1 << 30) + 512;
 
-    #[expect(clippy::cast_possible_truncation, reason = "the fields are shorter than the constants' type")]
+    #[expect(
+        clippy::cast_possible_truncation,
+        reason = "the fields are shorter than the constants' type"
+    )]
     let byte = libc::flock {
         l_type: libc::F_WRLCK as libc::c_short,
         l_whence: libc::SEEK_SET as libc::c_short,
@@ -133,9 +136,19 @@ fn lock(file: &File) -> Result<(), TryLockError> {
 #[cfg(target_os = "linux")]
 fn has_local_file_system(file: &File) -> bool {
     /// `statfs` types of ext2 to ext4, XFS, Btrfs, ZFS, F2FS, bcachefs, tmpfs and overlay.
-    const LOCAL: [u32; 8] =
-        [0xef53, 0x5846_5342, 0x9123_683e, 0x2fc1_2fc1, 0xf2f5_2010, 0xca45_1a4e, 0x0102_1994, 0x794c_7630];
-    let kind = rustix::fs::fstatfs(file).ok().and_then(|found| u32::try_from(found.f_type).ok());
+    const LOCAL: [u32; 8] = [
+        0xef53,
+        0x5846_5342,
+        0x9123_683e,
+        0x2fc1_2fc1,
+        0xf2f5_2010,
+        0xca45_1a4e,
+        0x0102_1994,
+        0x794c_7630,
+    ];
+    let kind = rustix::fs::fstatfs(file)
+        .ok()
+        .and_then(|found| u32::try_from(found.f_type).ok());
     kind.is_some_and(|kind| LOCAL.contains(&kind))
 }
 
@@ -153,7 +166,11 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger");
         let first = FileLock::take(&path).unwrap();
-        assert_eq!(first.sharing, Sharing::Readers, "temporary folders are on a local file system");
+        assert_eq!(
+            first.sharing,
+            Sharing::Readers,
+            "temporary folders are on a local file system"
+        );
         assert!(matches!(FileLock::take(&path), Err(NotLocked::Busy)));
         drop(File::open(&path).unwrap());
         assert!(
@@ -179,15 +196,33 @@ mod tests {
         let _first = FileLock::take(&path).unwrap();
         let other = File::options().write(true).open(&path).unwrap();
         let locked = |first_byte, bytes| {
-            #[expect(clippy::cast_possible_truncation, reason = "the fields are shorter than the constants' type")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the fields are shorter than the constants' type"
+            )]
             let l_type = libc::F_WRLCK as libc::c_short;
-            #[expect(clippy::cast_possible_truncation, reason = "the fields are shorter than the constants' type")]
+            #[expect(
+                clippy::cast_possible_truncation,
+                reason = "the fields are shorter than the constants' type"
+            )]
             let l_whence = libc::SEEK_SET as libc::c_short;
-            let range = libc::flock { l_type, l_whence, l_start: first_byte, l_len: bytes, l_pid: 0 };
+            let range = libc::flock {
+                l_type,
+                l_whence,
+                l_start: first_byte,
+                l_len: bytes,
+                l_pid: 0,
+            };
             fcntl(&other, FcntlArg::F_OFD_SETLK(&range)).is_ok()
         };
-        assert!(locked(0, 0x4000_0000 + 2 + 510), "the bytes of data and of SQLite's locks are free");
-        assert!(!locked(0, 0), "a lock of all bytes, as flock on NFS takes it, conflicts");
+        assert!(
+            locked(0, 0x4000_0000 + 2 + 510),
+            "the bytes of data and of SQLite's locks are free"
+        );
+        assert!(
+            !locked(0, 0),
+            "a lock of all bytes, as flock on NFS takes it, conflicts"
+        );
     }
 
     #[test]

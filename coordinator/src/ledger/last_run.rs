@@ -40,7 +40,13 @@ impl NoLastRun {
     /// # Errors
     /// If there is no file under the path.
     pub fn unless_there(path: &Path) -> Result<(), Self> {
-        if path.symlink_metadata().is_ok() { Ok(()) } else { Err(Self { path: path.to_owned() }) }
+        if path.symlink_metadata().is_ok() {
+            Ok(())
+        } else {
+            Err(Self {
+                path: path.to_owned(),
+            })
+        }
     }
 }
 
@@ -55,10 +61,16 @@ impl Ledger {
                               SELECT max(id) FROM run WHERE url = ?1 AND id <> ?2
                               AND EXISTS (SELECT 1 FROM result WHERE result.run = run.id))";
             let mut statement = self.connection.prepare(select)?;
-            let failed = statement.query_map(params![url, run.row], |row| row.get::<_, String>(0))?;
-            failed.filter_map(|wnid| wnid.map(|wnid| wnid.parse().ok()).transpose()).collect()
+            let failed =
+                statement.query_map(params![url, run.row], |row| row.get::<_, String>(0))?;
+            failed
+                .filter_map(|wnid| wnid.map(|wnid| wnid.parse().ok()).transpose())
+                .collect()
         };
-        read().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+        read().map_err(|source| LedgerError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 
     /// The run that `--retry-failed` refers to. A run that settled nothing, e.g. because its URL
@@ -78,18 +90,38 @@ impl Ledger {
                       AND (finished_at IS NULL OR ?3) AND list_digest = ?1 AND url = ?2)
                       AND (finished_at IS NOT NULL OR EXISTS (SELECT 1 FROM result WHERE result.run = run.id))";
         let about = params![list_digest, url, or_finished];
-        let found = self.connection.query_row(select, about, |row| row.get::<_, Option<i64>>(0));
-        let found = found.map_err(|source| LedgerError::Read { path: self.path.clone(), source })?;
-        let Some(row) = found else { return Ok(Err(NoLastRun { path: self.path.clone() })) };
-        let mut last = LastRun::default();
-        let run = Run { row, run_id: String::new(), resumed: false };
-        self.settled(&run, |Record { wnid, outcome, worker }| match outcome {
-            Outcome::Success(published) | Outcome::Skipped(published) => {
-                last.there.insert(wnid, published);
-                last.workers.extend(worker.map(|worker| (wnid, worker)));
-            }
-            Outcome::Failed(_) => drop(last.failed.insert(wnid)),
+        let found = self
+            .connection
+            .query_row(select, about, |row| row.get::<_, Option<i64>>(0));
+        let found = found.map_err(|source| LedgerError::Read {
+            path: self.path.clone(),
+            source,
         })?;
+        let Some(row) = found else {
+            return Ok(Err(NoLastRun {
+                path: self.path.clone(),
+            }));
+        };
+        let mut last = LastRun::default();
+        let run = Run {
+            row,
+            run_id: String::new(),
+            resumed: false,
+        };
+        self.settled(
+            &run,
+            |Record {
+                 wnid,
+                 outcome,
+                 worker,
+             }| match outcome {
+                Outcome::Success(published) | Outcome::Skipped(published) => {
+                    last.there.insert(wnid, published);
+                    last.workers.extend(worker.map(|worker| (wnid, worker)));
+                }
+                Outcome::Failed(_) => drop(last.failed.insert(wnid)),
+            },
+        )?;
         Ok(Ok(last))
     }
 
@@ -98,7 +130,11 @@ impl Ledger {
     ///
     /// # Errors
     /// [`LedgerError::Read`].
-    pub fn complete_before(&self, run: &Run, mut each: impl FnMut(Wnid, &str)) -> Result<(), LedgerError> {
+    pub fn complete_before(
+        &self,
+        run: &Run,
+        mut each: impl FnMut(Wnid, &str),
+    ) -> Result<(), LedgerError> {
         let mut read = || -> rusqlite::Result<()> {
             let select = "SELECT wnid, worker FROM result WHERE run < ?1 AND outcome <> 'failed' AND files > 0
                           AND worker IS NOT NULL ORDER BY run DESC";
@@ -112,7 +148,10 @@ impl Ledger {
             }
             Ok(())
         };
-        read().map_err(|source| LedgerError::Read { path: self.path.clone(), source })
+        read().map_err(|source| LedgerError::Read {
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -128,11 +167,22 @@ mod tests {
     }
 
     fn write(ledger: &mut Ledger, run: &Run, outcomes: &[(u32, Outcome)], finished: bool) {
-        let record =
-            |(number, outcome): &(u32, Outcome)| Record { wnid: wnid(*number), outcome: outcome.clone(), worker: None };
+        let record = |(number, outcome): &(u32, Outcome)| Record {
+            wnid: wnid(*number),
+            outcome: outcome.clone(),
+            worker: None,
+        };
         let records = outcomes.iter().map(record).collect();
         ledger
-            .write(run, std::time::Duration::from_secs(30), &[Entry { records, finished, ..Entry::default() }])
+            .write(
+                run,
+                std::time::Duration::from_secs(30),
+                &[Entry {
+                    records,
+                    finished,
+                    ..Entry::default()
+                }],
+            )
             .unwrap();
     }
 
@@ -147,7 +197,12 @@ mod tests {
         let first = ledger.run("list", "url", false).unwrap();
         assert_eq!(ledger.failed_before(&first, "url").unwrap(), []);
         let published = Outcome::Success(Published::default());
-        write(&mut ledger, &first, &[(1, published), (2, failed()), (3, failed())], true);
+        write(
+            &mut ledger,
+            &first,
+            &[(1, published), (2, failed()), (3, failed())],
+            true,
+        );
         assert_eq!(
             ledger.failed_before(&first, "url").unwrap(),
             [],
@@ -159,29 +214,63 @@ mod tests {
         let left = ledger.last_run("retry", "url", false).unwrap().unwrap();
         assert_eq!(left.failed, [2, 3].map(wnid).into());
         let next = ledger.run("another list", "url", false).unwrap();
-        assert_eq!(ledger.failed_before(&next, "url").unwrap(), [2, 3].map(wnid));
+        assert_eq!(
+            ledger.failed_before(&next, "url").unwrap(),
+            [2, 3].map(wnid)
+        );
     }
 
     #[test]
     fn a_resumed_retry_refers_to_the_run_before_it() {
         let folder = tempfile::tempdir().unwrap();
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
-        let said = ledger.last_run("retry", "url", false).unwrap().unwrap_err().to_string();
-        assert!(said.contains("/ledger: there is none; run the same command without --retry-failed"), "{said}");
+        let said = ledger
+            .last_run("retry", "url", false)
+            .unwrap()
+            .unwrap_err()
+            .to_string();
+        assert!(
+            said.contains("/ledger: there is none; run the same command without --retry-failed"),
+            "{said}"
+        );
 
-        let published = Published { files: 3, bytes: 10_240 };
-        let there = [(1, Outcome::Success(published)), (2, Outcome::Skipped(published))];
+        let published = Published {
+            files: 3,
+            bytes: 10_240,
+        };
+        let there = [
+            (1, Outcome::Success(published)),
+            (2, Outcome::Skipped(published)),
+        ];
         let first = ledger.run("list", "url", false).unwrap();
-        write(&mut ledger, &first, &[there[0].clone(), there[1].clone(), (3, failed()), (4, failed())], true);
+        write(
+            &mut ledger,
+            &first,
+            &[
+                there[0].clone(),
+                there[1].clone(),
+                (3, failed()),
+                (4, failed()),
+            ],
+            true,
+        );
         let left = LastRun {
             there: [1, 2].map(|number| (wnid(number), published)).into(),
             failed: [3, 4].map(wnid).into(),
             ..LastRun::default()
         };
-        assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left);
+        assert_eq!(
+            ledger.last_run("retry", "url", false).unwrap().unwrap(),
+            left
+        );
 
         let retry = ledger.run("retry", "url", false).unwrap();
-        write(&mut ledger, &retry, &[(3, Outcome::Success(published))], false);
+        write(
+            &mut ledger,
+            &retry,
+            &[(3, Outcome::Success(published))],
+            false,
+        );
         assert_eq!(
             ledger.last_run("retry", "url", false).unwrap().unwrap(),
             left,
@@ -190,8 +279,16 @@ mod tests {
         assert!(ledger.run("retry", "url", false).unwrap().resumed);
 
         write(&mut ledger, &retry, &[(4, failed())], true);
-        let left = LastRun { there: [(wnid(3), published)].into(), failed: [wnid(4)].into(), ..LastRun::default() };
-        assert_eq!(ledger.last_run("retry", "url", false).unwrap().unwrap(), left, "the next retry refers to this one");
+        let left = LastRun {
+            there: [(wnid(3), published)].into(),
+            failed: [wnid(4)].into(),
+            ..LastRun::default()
+        };
+        assert_eq!(
+            ledger.last_run("retry", "url", false).unwrap().unwrap(),
+            left,
+            "the next retry refers to this one"
+        );
     }
 
     #[test]

@@ -103,9 +103,16 @@ pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusql
         }
         // The file is created here, because `SQLite` would create it with the umask's permissions.
         // `VACUUM INTO` accepts an empty file.
-        File::options().write(true).create_new(true).mode(MODE).open(&half).map_err(cannot)?;
+        File::options()
+            .write(true)
+            .create_new(true)
+            .mode(MODE)
+            .open(&half)
+            .map_err(cannot)?;
         connection.execute("VACUUM INTO ?1", [half.to_string_lossy()])?;
-        File::open(&half).and_then(|copy| copy.sync_all()).map_err(cannot)?;
+        File::open(&half)
+            .and_then(|copy| copy.sync_all())
+            .map_err(cannot)?;
         fs::rename(&half, &backup).map_err(cannot)?;
     }
     for (version, step) in [(1, FROM_1), (2, FROM_2), (3, FROM_3), (4, FROM_4)] {

@@ -59,12 +59,18 @@ pub struct Entry {
 impl Entry {
     /// An entry without changes, confirmed after all entries that were queued before it.
     pub(crate) fn confirmed(confirm: impl FnOnce() + Send + 'static) -> Self {
-        Self { durable: Some(Box::new(confirm)), ..Self::default() }
+        Self {
+            durable: Some(Box::new(confirm)),
+            ..Self::default()
+        }
     }
 
     /// Sets the function that confirms the entry.
     pub(crate) fn confirming(self, confirm: impl FnOnce() + Send + 'static) -> Self {
-        Self { durable: Some(Box::new(confirm)), ..self }
+        Self {
+            durable: Some(Box::new(confirm)),
+            ..self
+        }
     }
 
     /// Adds a function that confirms the entry before the existing one.
@@ -94,7 +100,10 @@ impl Entry {
             read,
             durable,
         } = self;
-        let is_silent = durable.is_none() && read.is_none() && !finished && renamed.iter().all(Renamed::is_nothing);
+        let is_silent = durable.is_none()
+            && read.is_none()
+            && !finished
+            && renamed.iter().all(Renamed::is_nothing);
         let changes_grants = granted.is_some() || !drains.is_empty();
         is_silent
             && !changes_grants
@@ -125,7 +134,10 @@ fn log_failures(entries: &[Entry], log: &mut FailureLog) {
     for entry in entries {
         entry.log_failures(log);
     }
-    if entries.iter().any(|entry| entry.finished || !entry.records.is_empty()) {
+    if entries
+        .iter()
+        .any(|entry| entry.finished || !entry.records.is_empty())
+    {
         log.begin();
     }
     log_error(log.catch_up());
@@ -161,7 +173,8 @@ impl Ledger {
             let mut entries = Vec::new();
             while queue.blocking_recv_many(&mut entries, LARGEST_COMMIT) > 0 {
                 let began = Instant::now();
-                self.write(&run, lease_ttl, &entries).map_err(|source| self.not_written(source))?;
+                self.write(&run, lease_ttl, &entries)
+                    .map_err(|source| self.not_written(source))?;
                 commits.record(began.elapsed());
                 log_failures(&entries, &mut log);
                 for Entry { read, durable, .. } in entries.drain(..) {
@@ -183,7 +196,13 @@ impl Writer {
     /// A writer and the receiver of its entries.
     pub(crate) fn channel() -> (Self, mpsc::Receiver<Entry>) {
         let (queue, entries) = mpsc::channel(QUEUE);
-        (Self { queue, commits: Commits::default() }, entries)
+        (
+            Self {
+                queue,
+                commits: Commits::default(),
+            },
+            entries,
+        )
     }
 
     /// A writer that confirms everything at once and writes only the failure log.
@@ -228,7 +247,11 @@ impl Writer {
             Ok(found) => drop(answer.send(found)),
             Err(error) => tracing::warn!("failed to {error}"),
         });
-        self.write(Entry { read: Some(reading), ..Entry::default() }).await;
+        self.write(Entry {
+            read: Some(reading),
+            ..Entry::default()
+        })
+        .await;
         answered.await.ok()
     }
 
@@ -262,15 +285,30 @@ mod tests {
 
     fn failed(numbers: std::ops::Range<u32>) -> Entry {
         let failure = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
-        let record = |number| Record { wnid: wnid(number), outcome: Outcome::Failed(failure.clone()), worker: None };
-        Entry { records: numbers.map(record).collect(), ..Entry::default() }
+        let record = |number| Record {
+            wnid: wnid(number),
+            outcome: Outcome::Failed(failure.clone()),
+            worker: None,
+        };
+        Entry {
+            records: numbers.map(record).collect(),
+            ..Entry::default()
+        }
     }
 
     fn corrected_to_success(numbers: std::ops::Range<u32>) -> Entry {
         let there = Outcome::Skipped(Published::default());
-        let record = |number| Record { wnid: wnid(number), outcome: there.clone(), worker: None };
+        let record = |number| Record {
+            wnid: wnid(number),
+            outcome: there.clone(),
+            worker: None,
+        };
         let corrected = numbers.clone().map(wnid).collect();
-        Entry { records: numbers.map(record).collect(), corrected, ..Entry::default() }
+        Entry {
+            records: numbers.map(record).collect(),
+            corrected,
+            ..Entry::default()
+        }
     }
 
     /// Counts the writes to the failure log in a folder, with inotify.
@@ -292,7 +330,8 @@ mod tests {
             let mut buffer = [MaybeUninit::uninit(); 4096];
             let mut reader = inotify::Reader::new(&self.events, &mut buffer);
             while let Ok(event) = reader.next() {
-                self.counted += usize::from(event.events().contains(inotify::ReadFlags::CLOSE_WRITE));
+                self.counted +=
+                    usize::from(event.events().contains(inotify::ReadFlags::CLOSE_WRITE));
             }
             self.counted
         }
@@ -301,9 +340,12 @@ mod tests {
     /// As one report, and as thousands of reports of one class each in one commit.
     #[test]
     fn the_failure_log_is_written_once_for_each_commit_however_many_classes_are_corrected() {
-        for entries in
-            [vec![corrected_to_success(0..4096)], (0..1000).map(|one| corrected_to_success(one..one + 1)).collect()]
-        {
+        for entries in [
+            vec![corrected_to_success(0..4096)],
+            (0..1000)
+                .map(|one| corrected_to_success(one..one + 1))
+                .collect(),
+        ] {
             let folder = tempfile::tempdir().unwrap();
             let mut log = FailureLog::open(folder.path()).unwrap();
             let mut writes = Writes::of(folder.path());
@@ -311,9 +353,16 @@ mod tests {
             assert_eq!(writes.count(), 1);
             log_failures(&entries, &mut log);
             assert_eq!(writes.count(), 2);
-            let corrected: u32 = entries.iter().map(|entry| u32::try_from(entry.corrected.len()).unwrap()).sum();
+            let corrected: u32 = entries
+                .iter()
+                .map(|entry| u32::try_from(entry.corrected.len()).unwrap())
+                .sum();
             let text = std::fs::read_to_string(folder.path().join(NAME)).unwrap();
-            assert!(text.starts_with(&format!("{} - HTTPError", wnid(corrected))), "{}", &text[..100]);
+            assert!(
+                text.starts_with(&format!("{} - HTTPError", wnid(corrected))),
+                "{}",
+                &text[..100]
+            );
             assert_eq!(text.lines().count(), 20_400 - corrected as usize);
         }
     }
@@ -323,10 +372,28 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut log = FailureLog::open(folder.path()).unwrap();
         let mut writes = Writes::of(folder.path());
-        let forgotten = Entry { forgotten: vec![wnid(1)], ..Entry::default() };
-        log_failures(&[failed(1..4), corrected_to_success(2..3), forgotten, failed(1..2)], &mut log);
-        let classes = |text: String| text.lines().map(|line| line[8..9].to_owned()).collect::<Vec<_>>();
+        let forgotten = Entry {
+            forgotten: vec![wnid(1)],
+            ..Entry::default()
+        };
+        log_failures(
+            &[
+                failed(1..4),
+                corrected_to_success(2..3),
+                forgotten,
+                failed(1..2),
+            ],
+            &mut log,
+        );
+        let classes = |text: String| {
+            text.lines()
+                .map(|line| line[8..9].to_owned())
+                .collect::<Vec<_>>()
+        };
         let read = || classes(std::fs::read_to_string(folder.path().join(NAME)).unwrap());
-        assert_eq!((read(), writes.count()), (vec!["3".to_owned(), "1".to_owned()], 1));
+        assert_eq!(
+            (read(), writes.count()),
+            (vec!["3".to_owned(), "1".to_owned()], 1)
+        );
     }
 }

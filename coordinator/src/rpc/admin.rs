@@ -41,8 +41,15 @@ impl AdminService {
 
 #[tonic::async_trait]
 impl Admin for AdminService {
-    async fn get_fleet(&self, _: Request<proto::GetFleetRequest>) -> Result<Response<proto::Fleet>, Status> {
-        Ok(Response::new(wire::fleet(self.fleet().await?, &self.run_id, self.epoch)))
+    async fn get_fleet(
+        &self,
+        _: Request<proto::GetFleetRequest>,
+    ) -> Result<Response<proto::Fleet>, Status> {
+        Ok(Response::new(wire::fleet(
+            self.fleet().await?,
+            &self.run_id,
+            self.epoch,
+        )))
     }
 
     async fn list_classes(
@@ -51,8 +58,14 @@ impl Admin for AdminService {
     ) -> Result<Response<proto::ListClassesReply>, Status> {
         let request = request.into_inner();
         let state = request.state().into();
-        let after = (!request.after.is_empty()).then(|| wnid(&request.after)).transpose()?;
-        let page = self.dispatcher.classes(state, after).await.map_err(refused)?;
+        let after = (!request.after.is_empty())
+            .then(|| wnid(&request.after))
+            .transpose()?;
+        let page = self
+            .dispatcher
+            .classes(state, after)
+            .await
+            .map_err(refused)?;
         Ok(Response::new(page.into()))
     }
 
@@ -61,9 +74,18 @@ impl Admin for AdminService {
         request: Request<proto::RetryFailedRequest>,
     ) -> Result<Response<proto::RetryFailedReply>, Status> {
         let named = at_most(request.into_inner().wnids)?;
-        let wnids = named.iter().map(|text| wnid(text)).collect::<Result<_, _>>()?;
-        let Retried { classes, invalid_rows } = self.dispatcher.retry_failed(wnids).await.map_err(refused)?;
-        Ok(Response::new(proto::RetryFailedReply { retried: classes, invalid_rows }))
+        let wnids = named
+            .iter()
+            .map(|text| wnid(text))
+            .collect::<Result<_, _>>()?;
+        let Retried {
+            classes,
+            invalid_rows,
+        } = self.dispatcher.retry_failed(wnids).await.map_err(refused)?;
+        Ok(Response::new(proto::RetryFailedReply {
+            retried: classes,
+            invalid_rows,
+        }))
     }
 
     async fn drain_worker(
@@ -71,16 +93,29 @@ impl Admin for AdminService {
         request: Request<proto::DrainWorkerRequest>,
     ) -> Result<Response<proto::DrainWorkerReply>, Status> {
         let name = request.into_inner().worker_name;
-        if self.dispatcher.drain_worker(name.clone()).await.map_err(refused)? {
+        if self
+            .dispatcher
+            .drain_worker(name.clone())
+            .await
+            .map_err(refused)?
+        {
             return Ok(Response::new(proto::DrainWorkerReply {}));
         }
         let known = known(&self.fleet().await?.workers);
-        Err(Status::not_found(format!("there is no worker {}; {known}", shown(&name))))
+        Err(Status::not_found(format!(
+            "there is no worker {}; {known}",
+            shown(&name)
+        )))
     }
 
-    async fn resume(&self, _: Request<proto::ResumeRequest>) -> Result<Response<proto::ResumeReply>, Status> {
+    async fn resume(
+        &self,
+        _: Request<proto::ResumeRequest>,
+    ) -> Result<Response<proto::ResumeReply>, Status> {
         let left = self.dispatcher.resume().await.map_err(refused)?;
-        Ok(Response::new(proto::ResumeReply { left_ms: milliseconds(left) }))
+        Ok(Response::new(proto::ResumeReply {
+            left_ms: milliseconds(left),
+        }))
     }
 }
 
@@ -89,7 +124,12 @@ fn known(workers: &[WorkerView]) -> String {
     if workers.is_empty() {
         return "no worker is there now".to_owned();
     }
-    let names = workers.iter().take(MAX_NAMES).map(|worker| worker.name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = workers
+        .iter()
+        .take(MAX_NAMES)
+        .map(|worker| worker.name.as_str())
+        .collect::<Vec<_>>()
+        .join(", ");
     match workers.len().saturating_sub(MAX_NAMES) {
         0 => format!("these are there: {names}"),
         more => format!("these are there: {names} and {more} more"),
@@ -101,7 +141,9 @@ fn refused(error: DispatchError) -> Status {
     match error {
         DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
         DispatchError::NotInList(_) => Status::not_found(error.to_string()),
-        DispatchError::UnknownSession(_) | DispatchError::Refused(_) => Status::internal(error.to_string()),
+        DispatchError::UnknownSession(_) | DispatchError::Refused(_) => {
+            Status::internal(error.to_string())
+        }
     }
 }
 
@@ -121,23 +163,45 @@ mod tests {
     };
 
     fn service(tasks: &mut JoinSet<()>) -> AdminService {
-        let wnids: Vec<Wnid> = (1..=2).map(|number| format!("n{number:08}").parse().unwrap()).collect();
+        let wnids: Vec<Wnid> = (1..=2)
+            .map(|number| format!("n{number:08}").parse().unwrap())
+            .collect();
         let table = LeaseTable::new(&wnids, 1, 7, Duration::from_secs(30));
         let ledger = Writer::to_nowhere(tasks);
-        let (owner, dispatcher) =
-            Dispatcher::new(table, ConcurrencyController::new(Ceilings::default(), Instant::now()), ledger);
+        let (owner, dispatcher) = Dispatcher::new(
+            table,
+            ConcurrencyController::new(Ceilings::default(), Instant::now()),
+            ledger,
+        );
         tasks.spawn(owner.run());
-        AdminService { dispatcher, run_id: "run".to_owned(), epoch: 7, shutdown: Shutdown::default() }
+        AdminService {
+            dispatcher,
+            run_id: "run".to_owned(),
+            epoch: 7,
+            shutdown: Shutdown::default(),
+        }
     }
 
     #[tokio::test(start_paused = true)]
     async fn the_fleet_has_run_epoch_and_phase() {
         let mut tasks = JoinSet::new();
         let service = service(&mut tasks);
-        let get_fleet = async || service.get_fleet(Request::new(proto::GetFleetRequest {})).await.unwrap().into_inner();
+        let get_fleet = async || {
+            service
+                .get_fleet(Request::new(proto::GetFleetRequest {}))
+                .await
+                .unwrap()
+                .into_inner()
+        };
         let fleet = get_fleet().await;
-        assert_eq!((fleet.run_id.as_str(), fleet.epoch, fleet.phase()), ("run", 7, proto::Phase::WaitingForWorkers));
-        assert_eq!(fleet.job.map(|job| (job.total, job.failed, job.pending)), Some((3, 1, 2)));
+        assert_eq!(
+            (fleet.run_id.as_str(), fleet.epoch, fleet.phase()),
+            ("run", 7, proto::Phase::WaitingForWorkers)
+        );
+        assert_eq!(
+            fleet.job.map(|job| (job.total, job.failed, job.pending)),
+            Some((3, 1, 2))
+        );
         service.shutdown.drain.cancel();
         assert_eq!(get_fleet().await.phase(), proto::Phase::Stopping);
     }
@@ -146,33 +210,65 @@ mod tests {
     async fn invalid_requests_are_refused_with_a_message() {
         let mut tasks = JoinSet::new();
         let service = service(&mut tasks);
-        let retry = |wnids: Vec<String>| service.retry_failed(Request::new(proto::RetryFailedRequest { wnids }));
+        let retry = |wnids: Vec<String>| {
+            service.retry_failed(Request::new(proto::RetryFailedRequest { wnids }))
+        };
         let refused = retry(vec!["cat".to_owned()]).await.unwrap_err();
         assert_eq!(refused.code(), tonic::Code::InvalidArgument);
-        assert!(refused.message().starts_with("\"cat\" is not a WordNet id"), "{refused}");
-        let refused = retry(vec!["n00000001".to_owned(); MAX_BATCH + 1]).await.unwrap_err();
-        assert_eq!(refused.message(), "a message may name 4096 classes, this one 4097");
-        let refused = retry(vec!["n00000001".to_owned(), "n00000009".to_owned()]).await.unwrap_err();
+        assert!(
+            refused.message().starts_with("\"cat\" is not a WordNet id"),
+            "{refused}"
+        );
+        let refused = retry(vec!["n00000001".to_owned(); MAX_BATCH + 1])
+            .await
+            .unwrap_err();
+        assert_eq!(
+            refused.message(),
+            "a message may name 4096 classes, this one 4097"
+        );
+        let refused = retry(vec!["n00000001".to_owned(), "n00000009".to_owned()])
+            .await
+            .unwrap_err();
         assert_eq!(
             (refused.code(), refused.message()),
-            (tonic::Code::NotFound, "n00000009 is not in the list of this job")
+            (
+                tonic::Code::NotFound,
+                "n00000009 is not in the list of this job"
+            )
         );
         let all = retry(vec![]).await.unwrap().into_inner();
-        assert_eq!((all.retried, all.invalid_rows), (0, 1), "only an invalid row has failed");
+        assert_eq!(
+            (all.retried, all.invalid_rows),
+            (0, 1),
+            "only an invalid row has failed"
+        );
 
         let worker_name = "x\u{1b}".to_owned();
-        let unknown = service.drain_worker(Request::new(proto::DrainWorkerRequest { worker_name })).await.unwrap_err();
+        let unknown = service
+            .drain_worker(Request::new(proto::DrainWorkerRequest { worker_name }))
+            .await
+            .unwrap_err();
         assert_eq!(unknown.code(), tonic::Code::NotFound);
-        assert_eq!(unknown.message(), "there is no worker x\\u{1b}; no worker is there now");
+        assert_eq!(
+            unknown.message(),
+            "there is no worker x\\u{1b}; no worker is there now"
+        );
     }
 
     #[test]
     fn a_message_names_at_most_twenty_workers() {
         let named = |count: usize| {
-            let worker = |number| WorkerView { name: format!("w{number}"), ..wire::tests::worker() };
+            let worker = |number| WorkerView {
+                name: format!("w{number}"),
+                ..wire::tests::worker()
+            };
             known(&(1..=count).map(worker).collect::<Vec<_>>())
         };
         assert_eq!(named(2), "these are there: w1, w2");
-        assert!(named(23).ends_with(", w19, w20 and 3 more"), "{}", named(23));
+        assert!(
+            named(23).ends_with(", w19, w20 and 3 more"),
+            "{}",
+            named(23)
+        );
     }
 }

@@ -31,23 +31,34 @@ pub(crate) fn at_most<T>(batch: Vec<T>) -> Result<Vec<T>, Status> {
 
 /// The refusal of a message that names more than [`MAX_BATCH`] classes.
 pub(crate) fn too_many(named: impl Display) -> Status {
-    Status::invalid_argument(format!("a message may name {MAX_BATCH} classes, this one {named}"))
+    Status::invalid_argument(format!(
+        "a message may name {MAX_BATCH} classes, this one {named}"
+    ))
 }
 
 /// Parses a class id.
 pub(crate) fn wnid(text: &str) -> Result<Wnid, Status> {
-    text.parse().map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", shown(text))))
+    text.parse()
+        .map_err(|error| Status::invalid_argument(format!("\"{}\" is {error}", shown(text))))
 }
 
 fn lease(named: &str, token: u64) -> Result<Lease, Status> {
-    Ok(Lease { wnid: wnid(named)?, token: LeaseToken(token) })
+    Ok(Lease {
+        wnid: wnid(named)?,
+        token: LeaseToken(token),
+    })
 }
 
 /// Parses the leases that a worker holds.
 pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<ReportedLease>, Status> {
     let known = |held: proto::Held| {
         let lease = lease(&held.wnid, held.token)?;
-        Ok(ReportedLease { lease, bytes: held.bytes, length: held.length, is_local: held.is_local })
+        Ok(ReportedLease {
+            lease,
+            bytes: held.bytes,
+            length: held.length,
+            is_local: held.is_local,
+        })
     };
     at_most(held)?.into_iter().map(known).collect()
 }
@@ -60,22 +71,38 @@ pub(crate) fn sentence(text: &str) -> String {
 /// Truncates a text that is only displayed.
 pub(crate) fn shown(text: &str) -> String {
     // A character has at most four bytes.
-    printable_within(text, 4 * MAX_NAME).chars().take(MAX_NAME).collect()
+    printable_within(text, 4 * MAX_NAME)
+        .chars()
+        .take(MAX_NAME)
+        .collect()
 }
 
 /// Parses a result and the tracing span of its settlement.
 pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status> {
-    let outcome = result.outcome.ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
-    let outcome = Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
+    let outcome = result
+        .outcome
+        .ok_or_else(|| Status::invalid_argument("a result has no outcome"))?;
+    let outcome =
+        Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let lease = lease(&result.wnid, result.token)?;
     let span = trace::settling(lease.wnid, lease.token, &outcome, &result.traceparent);
-    Ok((Reported { lease, outcome, needs_lease: result.needs_lease }, span))
+    Ok((
+        Reported {
+            lease,
+            outcome,
+            needs_lease: result.needs_lease,
+        },
+        span,
+    ))
 }
 
 /// Leases as message entries.
 pub(crate) fn leases(leases: &[Lease]) -> Vec<proto::Held> {
-    let named =
-        |lease: &Lease| proto::Held { wnid: lease.wnid.to_string(), token: lease.token.0, ..proto::Held::default() };
+    let named = |lease: &Lease| proto::Held {
+        wnid: lease.wnid.to_string(),
+        token: lease.token.0,
+        ..proto::Held::default()
+    };
     leases.iter().map(named).collect()
 }
 

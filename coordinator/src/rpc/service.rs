@@ -110,7 +110,12 @@ where
         shutdown: shutdown.clone(),
     };
     let admin = AdminServer::new(admin);
-    let coordinator = CoordinatorServer::new(CoordinatorService { dispatcher, job, terms, shutdown });
+    let coordinator = CoordinatorServer::new(CoordinatorService {
+        dispatcher,
+        job,
+        terms,
+        shutdown,
+    });
     // The connection of a host that vanished without closing it must end.
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -159,7 +164,10 @@ impl CoordinatorService {
 
     /// The reason that accompanies [`proto::Directive::Stop`].
     fn stop_reason(&self, directive: proto::Directive) -> String {
-        let reason = self.dispatcher.stop_reason().filter(|_| directive == proto::Directive::Stop);
+        let reason = self
+            .dispatcher
+            .stop_reason()
+            .filter(|_| directive == proto::Directive::Stop);
         reason.map_or_else(String::new, sentence)
     }
 
@@ -171,9 +179,16 @@ impl CoordinatorService {
         }
     }
 
-    fn acquired(&self, granted: Granted, directive: proto::Directive) -> Response<proto::AcquireReply> {
+    fn acquired(
+        &self,
+        granted: Granted,
+        directive: proto::Directive,
+    ) -> Response<proto::AcquireReply> {
         let Granted { leases, probe, .. } = granted;
-        self.dispatcher.counters().grants.inc_by(leases.len() as u64);
+        self.dispatcher
+            .counters()
+            .grants
+            .inc_by(leases.len() as u64);
         let leases = leases.into_iter().map(|lease| proto::Lease {
             wnid: lease.wnid.to_string(),
             token: lease.token.0,
@@ -215,7 +230,11 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<proto::RegisterRequest>,
     ) -> Result<Response<proto::RegisterReply>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+        let caller = request
+            .extensions()
+            .get::<Caller>()
+            .cloned()
+            .unwrap_or_default();
         let request = request.into_inner();
         if request.protocol_version != VERSION {
             return Err(Status::failed_precondition(format!(
@@ -224,7 +243,9 @@ impl Coordinator for CoordinatorService {
             )));
         }
         if !(1..=MAX_NONCE).contains(&request.instance_nonce.len()) {
-            return Err(Status::invalid_argument(format!("instance_nonce must have 1 to {MAX_NONCE} bytes")));
+            return Err(Status::invalid_argument(format!(
+                "instance_nonce must have 1 to {MAX_NONCE} bytes"
+            )));
         }
         let name = shown(&request.worker_name);
         caller.may_be_named(&name)?;
@@ -240,7 +261,11 @@ impl Coordinator for CoordinatorService {
             credential: caller.credential(),
             valid: caller.valid(),
         };
-        let registered = self.dispatcher.register(worker_info, held).await.map_err(refused)?;
+        let registered = self
+            .dispatcher
+            .register(worker_info, held)
+            .await
+            .map_err(refused)?;
         Ok(Response::new(proto::RegisterReply {
             session_id: registered.session.0,
             epoch: self.terms.epoch,
@@ -253,8 +278,14 @@ impl Coordinator for CoordinatorService {
         }))
     }
 
-    async fn renew(&self, request: Request<proto::RenewRequest>) -> Result<Response<proto::RenewReply>, Status> {
-        let credential = request.extensions().get::<Caller>().and_then(Caller::credential);
+    async fn renew(
+        &self,
+        request: Request<proto::RenewRequest>,
+    ) -> Result<Response<proto::RenewReply>, Status> {
+        let credential = request
+            .extensions()
+            .get::<Caller>()
+            .and_then(Caller::credential);
         let request = request.into_inner();
         let renewal = Renewal {
             session: SessionId(request.session_id),
@@ -276,11 +307,16 @@ impl Coordinator for CoordinatorService {
         }))
     }
 
-    async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Result<Response<proto::AcquireReply>, Status> {
+    async fn acquire(
+        &self,
+        request: Request<proto::AcquireRequest>,
+    ) -> Result<Response<proto::AcquireReply>, Status> {
         let until = Instant::now() + LONG_POLL;
         let request = request.into_inner();
         let session = SessionId(request.session_id);
-        let max = usize::try_from(request.max).unwrap_or(MAX_BATCH).min(MAX_BATCH);
+        let max = usize::try_from(request.max)
+            .unwrap_or(MAX_BATCH)
+            .min(MAX_BATCH);
         // The leases named in the call become outdated while it waits, so they are processed once.
         let mut named = held(request.held)?;
         let mut turn = self.dispatcher.watch_turn();
@@ -290,8 +326,15 @@ impl Coordinator for CoordinatorService {
             }
             // Changes from here on are seen below.
             turn.mark_unchanged();
-            match self.dispatcher.acquire(session, max, mem::take(&mut named)).await {
-                Ok(granted) if granted.leases.is_empty() && !granted.drain && !self.dispatcher.status().is_done() => {}
+            match self
+                .dispatcher
+                .acquire(session, max, mem::take(&mut named))
+                .await
+            {
+                Ok(granted)
+                    if granted.leases.is_empty()
+                        && !granted.drain
+                        && !self.dispatcher.status().is_done() => {}
                 Ok(granted) => {
                     let directive = self.directive_for(granted.drain);
                     return Ok(self.acquired(granted, directive));
@@ -307,19 +350,41 @@ impl Coordinator for CoordinatorService {
         }
     }
 
-    async fn report(&self, request: Request<proto::ReportRequest>) -> Result<Response<proto::ReportReply>, Status> {
-        let caller = request.extensions().get::<Caller>().cloned().unwrap_or_default();
+    async fn report(
+        &self,
+        request: Request<proto::ReportRequest>,
+    ) -> Result<Response<proto::ReportReply>, Status> {
+        let caller = request
+            .extensions()
+            .get::<Caller>()
+            .cloned()
+            .unwrap_or_default();
         let request = request.into_inner();
         let name = Some(shown(&request.worker_name)).filter(|name| !name.is_empty());
         let name = name.filter(|name| caller.may_be_named(name).is_ok());
-        let reporter = Reporter { session: SessionId(request.session_id), name, requests: request.requests };
-        let results = at_most(request.results)?.into_iter().map(reported).collect::<Result<Vec<_>, _>>()?;
+        let reporter = Reporter {
+            session: SessionId(request.session_id),
+            name,
+            requests: request.requests,
+        };
+        let results = at_most(request.results)?
+            .into_iter()
+            .map(reported)
+            .collect::<Result<Vec<_>, _>>()?;
         let (results, _settling): (Vec<_>, Vec<_>) = results.into_iter().unzip();
         for reported in results.iter().filter(|reported| !reported.needs_lease) {
             self.dispatcher.counters().reported(&reported.outcome);
         }
-        let receipt = self.dispatcher.report(reporter, results).await.map_err(refused)?;
-        let directive = if receipt.is_known { self.directive() } else { proto::Directive::Reregister };
+        let receipt = self
+            .dispatcher
+            .report(reporter, results)
+            .await
+            .map_err(refused)?;
+        let directive = if receipt.is_known {
+            self.directive()
+        } else {
+            proto::Directive::Reregister
+        };
         Ok(Response::new(proto::ReportReply {
             acked: receipt.acked.iter().map(Wnid::to_string).collect(),
             directive: directive.into(),
@@ -328,17 +393,28 @@ impl Coordinator for CoordinatorService {
         }))
     }
 
-    async fn leave(&self, request: Request<proto::LeaveRequest>) -> Result<Response<proto::LeaveReply>, Status> {
+    async fn leave(
+        &self,
+        request: Request<proto::LeaveRequest>,
+    ) -> Result<Response<proto::LeaveReply>, Status> {
         let request = request.into_inner();
         let reason = Some(sentence(&request.reason)).filter(|reason| !reason.is_empty());
-        self.dispatcher.leave(SessionId(request.session_id), reason).await.map_err(refused)?;
+        self.dispatcher
+            .leave(SessionId(request.session_id), reason)
+            .await
+            .map_err(refused)?;
         Ok(Response::new(proto::LeaveReply {}))
     }
 
-    async fn watch(&self, _: Request<proto::WatchRequest>) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(
+        &self,
+        _: Request<proto::WatchRequest>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
         let changes = counts::changes(self.dispatcher.watch());
         let until = self.shutdown.abort.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(changes.map(|status| Ok(status.into())).take_until(until))))
+        Ok(Response::new(Box::pin(
+            changes.map(|status| Ok(status.into())).take_until(until),
+        )))
     }
 
     async fn pace(
@@ -356,10 +432,16 @@ impl Coordinator for CoordinatorService {
 #[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
 fn refused(error: DispatchError) -> Status {
     match error {
-        DispatchError::UnknownSession(_) | DispatchError::NotInList(_) => Status::not_found(error.to_string()),
+        DispatchError::UnknownSession(_) | DispatchError::NotInList(_) => {
+            Status::not_found(error.to_string())
+        }
         // The operator of the worker must act. A retry does not help.
-        DispatchError::Refused(Refused::NameTaken { .. }) => Status::already_exists(error.to_string()),
-        DispatchError::Refused(Refused::NameOfAnother { .. }) => Status::permission_denied(error.to_string()),
+        DispatchError::Refused(Refused::NameTaken { .. }) => {
+            Status::already_exists(error.to_string())
+        }
+        DispatchError::Refused(Refused::NameOfAnother { .. }) => {
+            Status::permission_denied(error.to_string())
+        }
         DispatchError::Refused(Refused::TooMany) => Status::unavailable(error.to_string()),
         DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
     }

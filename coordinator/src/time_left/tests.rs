@@ -29,7 +29,10 @@ struct Random(u64);
 
 impl Random {
     fn below(&mut self, limit: u64) -> u64 {
-        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1_442_695_040_888_963_407);
         (self.0 >> 33) % limit
     }
 }
@@ -47,10 +50,23 @@ impl Simulation {
     fn start(job: &Job, epoch: u32, now: Instant) -> Self {
         let wnids: Vec<Wnid> = job.lengths.keys().copied().collect();
         let mut table = LeaseTable::new(&wnids, job.invalid, epoch, TTL);
-        job.settled.iter().for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
-        let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 100, ..WorkerInfo::default() };
+        job.settled
+            .iter()
+            .for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
+        let hello = WorkerInfo {
+            worker: "w".to_owned(),
+            instance: vec![1],
+            slots: 100,
+            ..WorkerInfo::default()
+        };
         let session = table.register(&hello, &[], now).unwrap().session;
-        Self { table, time_left: TimeLeft::new(now), session, received: 0, leases: Vec::new() }
+        Self {
+            table,
+            time_left: TimeLeft::new(now),
+            session,
+            received: 0,
+            leases: Vec::new(),
+        }
     }
 
     /// The classes that the worker names. The length of a class is known once bytes of it have
@@ -69,7 +85,9 @@ impl Simulation {
     }
 
     fn renew(&mut self, job: &Job, now: Instant) {
-        self.table.renew(self.session, &self.held(job), self.received, now).unwrap();
+        self.table
+            .renew(self.session, &self.held(job), self.received, now)
+            .unwrap();
         self.time_left.renewed(self.session, self.received);
     }
 
@@ -77,7 +95,8 @@ impl Simulation {
         let position = self.table.position_in_tar(self.session, lease.wnid);
         self.table.report(self.session, lease, outcome, now, 0.5);
         if let Outcome::Success(published) = outcome {
-            self.time_left.completed(self.session, published.bytes - position);
+            self.time_left
+                .completed(self.session, published.bytes - position);
         }
         self.leases.retain(|held| held.wnid != lease.wnid);
     }
@@ -96,9 +115,23 @@ impl Job {
     /// Tars of 1 to 9 MB in random order; every tenth is missing, and `invalid` rows are invalid.
     fn of(classes: u64, invalid: u64) -> Self {
         let mut random = Random(classes);
-        let length = |number| if number % 10 == 7 { 0 } else { 1_000_000 + random.below(8_000_000) };
-        let lengths = (1..=classes).map(wnid).zip((1..=classes).map(length)).collect();
-        Self { lengths, invalid, positions: BTreeMap::new(), settled: BTreeMap::new() }
+        let length = |number| {
+            if number % 10 == 7 {
+                0
+            } else {
+                1_000_000 + random.below(8_000_000)
+            }
+        };
+        let lengths = (1..=classes)
+            .map(wnid)
+            .zip((1..=classes).map(length))
+            .collect();
+        Self {
+            lengths,
+            invalid,
+            positions: BTreeMap::new(),
+            settled: BTreeMap::new(),
+        }
     }
 
     /// Tars of 0.5 to 8 MB, most of them short; every tenth is missing.
@@ -106,10 +139,21 @@ impl Job {
         let mut random = Random(seed);
         let mut length = |number| {
             let part = random.below(1000);
-            if number % 10 == 7 { 0 } else { 500_000 + 7_500 * part * part / 1000 }
+            if number % 10 == 7 {
+                0
+            } else {
+                500_000 + 7_500 * part * part / 1000
+            }
         };
-        let lengths = (1..=classes).map(|number| (wnid(number), length(number))).collect();
-        Self { lengths, invalid: 0, positions: BTreeMap::new(), settled: BTreeMap::new() }
+        let lengths = (1..=classes)
+            .map(|number| (wnid(number), length(number)))
+            .collect();
+        Self {
+            lengths,
+            invalid: 0,
+            positions: BTreeMap::new(),
+            settled: BTreeMap::new(),
+        }
     }
 
     fn bytes(&self) -> u64 {
@@ -120,8 +164,16 @@ impl Job {
     fn step(&mut self, simulation: &mut Simulation, bytes: u64, now: Instant) {
         let free = SLOTS - simulation.leases.len();
         if free > 0 {
-            simulation.table.learn_lengths(simulation.session, &simulation.held(self));
-            simulation.leases.extend(simulation.table.acquire(simulation.session, free, now).unwrap().leases);
+            simulation
+                .table
+                .learn_lengths(simulation.session, &simulation.held(self));
+            simulation.leases.extend(
+                simulation
+                    .table
+                    .acquire(simulation.session, free, now)
+                    .unwrap()
+                    .leases,
+            );
         }
         let leases = simulation.leases.clone();
         // The last classes share the rate too.
@@ -134,8 +186,15 @@ impl Job {
             simulation.received += more;
             if *position == length {
                 let missing = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
-                let published = Published { files: 1, bytes: length };
-                let outcome = if length == 0 { Outcome::Failed(missing) } else { Outcome::Success(published) };
+                let published = Published {
+                    files: 1,
+                    bytes: length,
+                };
+                let outcome = if length == 0 {
+                    Outcome::Failed(missing)
+                } else {
+                    Outcome::Success(published)
+                };
                 simulation.report(lease, &outcome, now);
                 self.settled.insert(lease.wnid, outcome);
             }
@@ -160,14 +219,25 @@ fn simulate(mut job: Job, rate: u64) -> (Vec<(Duration, Option<Duration>)>, Dura
         }
         let stands = (expected / 2..expected / 2 + 8).contains(&second);
         // Up to a fifth more or less, drawn in each step.
-        let bytes = if stands { 0 } else { rate / STEPS * (80 + random.below(41)) / 100 };
+        let bytes = if stands {
+            0
+        } else {
+            rate / STEPS * (80 + random.below(41)) / 100
+        };
         job.step(&mut simulation, bytes, now);
         if step % (10 * STEPS) == 0 {
             simulation.renew(&job, now);
         }
         if step % STEPS == 0 {
-            simulation.time_left.received(simulation.session, simulation.received);
-            estimates.push((now - begin, simulation.time_left.tick(simulation.table.remaining_bytes(), now)));
+            simulation
+                .time_left
+                .received(simulation.session, simulation.received);
+            estimates.push((
+                now - begin,
+                simulation
+                    .time_left
+                    .tick(simulation.table.remaining_bytes(), now),
+            ));
         }
         if simulation.table.status().is_done() {
             return (estimates, now - begin);
@@ -180,7 +250,9 @@ fn simulate(mut job: Job, rate: u64) -> (Vec<(Duration, Option<Duration>)>, Dura
 /// the number of all estimates after it.
 fn right_of_all(job: Job, rate: u64) -> (usize, usize) {
     let (estimates, took) = simulate(job, rate);
-    let counted = estimates.iter().filter(|(at, _)| *at > took / 10 && *at < took);
+    let counted = estimates
+        .iter()
+        .filter(|(at, _)| *at > took / 10 && *at < took);
     let is_right = |(at, left): &&(Duration, Option<Duration>)| {
         let truth = took.saturating_sub(*at);
         left.is_some_and(|left| left.abs_diff(truth) <= truth / 4)
@@ -193,7 +265,10 @@ fn right_of_all(job: Job, rate: u64) -> (usize, usize) {
 fn the_estimate_is_near_the_truth_over_a_kill_and_a_stall() {
     for (classes, rate) in [(60, 2_000_000), (100, 3_000_000), (300, 5_000_000)] {
         let (right, all) = right_of_all(Job::of(classes, classes / 3), rate);
-        assert!(right * 100 >= all * 80, "{classes} classes: {right} of {all}");
+        assert!(
+            right * 100 >= all * 80,
+            "{classes} classes: {right} of {all}"
+        );
     }
 }
 
@@ -205,7 +280,11 @@ fn the_estimate_is_near_the_truth_where_most_classes_are_short() {
     for (classes, rate, percent) in [(90, 2_000_000, 80), (300, 6_000_000, 88)] {
         let jobs = (1..=60).map(|seed| right_of_all(Job::skewed(classes, seed), rate));
         let (right, all) = jobs.fold((0, 0), |sum, job| (sum.0 + job.0, sum.1 + job.1));
-        assert!(right * 100 >= all * percent, "{classes} classes: {right} of {all}, {} %", right * 100 / all);
+        assert!(
+            right * 100 >= all * percent,
+            "{classes} classes: {right} of {all}, {} %",
+            right * 100 / all
+        );
     }
 }
 
@@ -214,25 +293,64 @@ fn there_is_no_estimate_while_most_lengths_are_unknown_and_requests_for_leases_s
     let now = Instant::now();
     let wnids: Vec<Wnid> = (1..=20).map(wnid).collect();
     let mut table = LeaseTable::new(&wnids, 0, 1, TTL);
-    let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 8, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: "w".to_owned(),
+        instance: vec![1],
+        slots: 8,
+        ..WorkerInfo::default()
+    };
     let session = table.register(&hello, &[], now).unwrap().session;
     let leases = table.acquire(session, 8, now).unwrap().leases;
-    table.report(session, leases[0], &Outcome::Success(Published { files: 1, bytes: 1000 }), now, 0.5);
-    assert_eq!(table.remaining_bytes(), None, "the first one to end is the shortest one");
-    let held = |lease: &Lease, length| ReportedLease { lease: *lease, bytes: 900, length, is_local: false };
-    let of_another_lease = Lease { token: leases[0].token, ..leases[1] };
+    table.report(
+        session,
+        leases[0],
+        &Outcome::Success(Published {
+            files: 1,
+            bytes: 1000,
+        }),
+        now,
+        0.5,
+    );
+    assert_eq!(
+        table.remaining_bytes(),
+        None,
+        "the first one to end is the shortest one"
+    );
+    let held = |lease: &Lease, length| ReportedLease {
+        lease: *lease,
+        bytes: 900,
+        length,
+        is_local: false,
+    };
+    let of_another_lease = Lease {
+        token: leases[0].token,
+        ..leases[1]
+    };
     table.learn_lengths(session, &[held(&of_another_lease, 7)]);
     table.learn_lengths(SessionId(99), &[held(&leases[1], 7)]);
     assert_eq!(table.remaining_bytes(), None);
     // No byte of one class has arrived.
-    let named: Vec<ReportedLease> =
-        leases[1..7].iter().map(|lease| held(lease, 8000)).chain([held(&leases[7], 0)]).collect();
+    let named: Vec<ReportedLease> = leases[1..7]
+        .iter()
+        .map(|lease| held(lease, 8000))
+        .chain([held(&leases[7], 0)])
+        .collect();
     table.learn_lengths(session, &named);
-    assert_eq!(table.remaining_bytes(), Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7));
-    assert_eq!(table.position_in_tar(session, wnid(2)), 0, "positions change with renewals");
+    assert_eq!(
+        table.remaining_bytes(),
+        Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7)
+    );
+    assert_eq!(
+        table.position_in_tar(session, wnid(2)),
+        0,
+        "positions change with renewals"
+    );
     // Values from a heartbeat stay.
     table.learn_lengths(session, &[held(&leases[1], 1)]);
-    assert_eq!(table.remaining_bytes(), Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7));
+    assert_eq!(
+        table.remaining_bytes(),
+        Some(6 * 8000 + 13 * (6 * 8000 + 1000) / 7)
+    );
 }
 
 #[test]
@@ -253,7 +371,10 @@ fn there_is_no_estimate_during_an_outage_and_one_outage_does_not_change_it() {
     assert_eq!(estimates[1], None, "too early");
     assert_eq!(estimates[19], Some(seconds(80)));
     assert_eq!(estimates[23], Some(seconds(80)), "a short pause");
-    assert!(estimates[24..40].iter().all(Option::is_none), "{estimates:?}");
+    assert!(
+        estimates[24..40].iter().all(Option::is_none),
+        "{estimates:?}"
+    );
     assert_eq!(estimates[40], Some(seconds(79)));
 }
 
@@ -288,7 +409,11 @@ fn bytes_received_before_the_session_of_a_worker_are_no_progress() {
     estimate.ended(SESSION);
     estimate.renewed(SessionId(2), 1_000_009_000);
     estimate.renewed(SessionId(2), 1_000_010_000);
-    assert_eq!(estimate.tick(Some(49_000), begin + seconds(10)), Some(seconds(49)), "the same process registers again");
+    assert_eq!(
+        estimate.tick(Some(49_000), begin + seconds(10)),
+        Some(seconds(49)),
+        "the same process registers again"
+    );
 }
 
 #[test]
@@ -299,12 +424,18 @@ fn bytes_between_two_renewals_are_not_counted_as_remaining() {
     for second in 1..=9 {
         estimate.received(SESSION, second * 1000);
         let left = estimate.tick(Some(100_000), begin + seconds(second));
-        assert!(second < 4 || left == Some(seconds(100 - second)), "{second}: {left:?}");
+        assert!(
+            second < 4 || left == Some(seconds(100 - second)),
+            "{second}: {left:?}"
+        );
     }
     // Of the 9,000 bytes, 4,000 were of a class that is settled now, so the table no longer counts
     // them.
     estimate.completed(SESSION, 4000);
-    assert_eq!(estimate.tick(Some(96_000), begin + seconds(9)), Some(seconds(91)));
+    assert_eq!(
+        estimate.tick(Some(96_000), begin + seconds(9)),
+        Some(seconds(91))
+    );
 }
 
 #[test]
@@ -312,17 +443,49 @@ fn classes_of_unknown_length_count_with_the_mean_of_the_others() {
     let now = Instant::now();
     let mut table = LeaseTable::new(&[1, 2, 3, 4, 5].map(wnid), 7, 1, TTL);
     assert_eq!(table.remaining_bytes(), None, "no length is known");
-    table.restore(wnid(1), &Outcome::Skipped(Published { files: 1, bytes: 1000 }));
-    assert_eq!(table.remaining_bytes(), Some(4000), "invalid rows are no evidence");
-    let hello = WorkerInfo { worker: "w".to_owned(), instance: vec![1], slots: 9, ..WorkerInfo::default() };
+    table.restore(
+        wnid(1),
+        &Outcome::Skipped(Published {
+            files: 1,
+            bytes: 1000,
+        }),
+    );
+    assert_eq!(
+        table.remaining_bytes(),
+        Some(4000),
+        "invalid rows are no evidence"
+    );
+    let hello = WorkerInfo {
+        worker: "w".to_owned(),
+        instance: vec![1],
+        slots: 9,
+        ..WorkerInfo::default()
+    };
     let session = table.register(&hello, &[], now).unwrap().session;
     let leases = table.acquire(session, 1, now).unwrap().leases;
     assert_eq!(table.remaining_bytes(), Some(4000));
     table
-        .renew(session, &[ReportedLease { lease: leases[0], bytes: 500, length: 3000, is_local: false }], 500, now)
+        .renew(
+            session,
+            &[ReportedLease {
+                lease: leases[0],
+                bytes: 500,
+                length: 3000,
+                is_local: false,
+            }],
+            500,
+            now,
+        )
         .unwrap();
     assert_eq!(table.remaining_bytes(), Some(2500 + 3 * 2000));
     assert_eq!(table.position_in_tar(session, wnid(2)), 500);
-    table.restore(wnid(3), &Outcome::Failed(Failure::new(FailureKind::HttpError, "404 Client Error")));
-    assert_eq!(table.remaining_bytes(), Some(2500 + 2 * 4000 / 3), "other classes may be missing too");
+    table.restore(
+        wnid(3),
+        &Outcome::Failed(Failure::new(FailureKind::HttpError, "404 Client Error")),
+    );
+    assert_eq!(
+        table.remaining_bytes(),
+        Some(2500 + 2 * 4000 / 3),
+        "other classes may be missing too"
+    );
 }

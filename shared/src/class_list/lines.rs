@@ -33,7 +33,16 @@ pub(super) enum TooLong {
 
 impl<R: BufRead> Lines<R> {
     pub(super) fn new(inner: R) -> Self {
-        Self { inner, begun: 0, first_of_line: 0, closed: false, ended: false, in_line: 0, in_row: 0, too_long: None }
+        Self {
+            inner,
+            begun: 0,
+            first_of_line: 0,
+            closed: false,
+            ended: false,
+            in_line: 0,
+            in_row: 0,
+            too_long: None,
+        }
     }
 
     /// Returns a line end, which completes the last row unless it is inside quotes, and at the next
@@ -59,7 +68,10 @@ impl<R: BufRead> Read for Lines<R> {
             return Ok(self.end(buffer));
         }
         let available = &available[..available.len().min(buffer.len())];
-        let end = available.iter().position(|byte| *byte == b'\n').map(|position| position + 1);
+        let end = available
+            .iter()
+            .position(|byte| *byte == b'\n')
+            .map(|position| position + 1);
         let length = end.unwrap_or(available.len());
         buffer[..length].copy_from_slice(&available[..length]);
         self.inner.consume(length);

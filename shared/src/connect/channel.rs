@@ -61,7 +61,10 @@ pub struct TcpConnector {
 }
 
 impl TcpConnector {
-    pub(super) fn new(address: &Address, credentials: Watched<Credentials>) -> Result<Self, ConnectError> {
+    pub(super) fn new(
+        address: &Address,
+        credentials: Watched<Credentials>,
+    ) -> Result<Self, ConnectError> {
         let address = Uri::try_from(address.0.as_str()).map_err(|_| ConnectError::Address)?;
         // This module does TLS itself. With an https endpoint tonic would require its own.
         let endpoint = Endpoint::from_static("http://coordinator")
@@ -73,7 +76,10 @@ impl TcpConnector {
             endpoint,
             address,
             credentials,
-            last_check: Mutex::new(FileCheck { begun: Instant::now(), under_way: None }),
+            last_check: Mutex::new(FileCheck {
+                begun: Instant::now(),
+                under_way: None,
+            }),
             close_reason: LastCloseReason::default(),
         })
     }
@@ -88,18 +94,26 @@ impl TcpConnector {
 
     /// Starts a check of the files if one is due. The returned channel signals its end.
     fn start_check(self: &Arc<Self>) -> Option<Receiver<()>> {
-        let mut check = self.last_check.lock().unwrap_or_else(PoisonError::into_inner);
-        let is_under_way = check.under_way.as_ref().is_some_and(|thread| !thread.is_finished());
+        let mut check = self
+            .last_check
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        let is_under_way = check
+            .under_way
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished());
         if is_under_way || check.begun.elapsed() < CHECK_INTERVAL || !self.credentials.has_files() {
             return None;
         }
         check.begun = Instant::now();
         let connector = Arc::clone(self);
         let (done, checked) = sync_channel(1);
-        let thread = thread::Builder::new().name("credentials".to_owned()).spawn(move || {
-            connector.credentials.look();
-            done.send(()).ok();
-        });
+        let thread = thread::Builder::new()
+            .name("credentials".to_owned())
+            .spawn(move || {
+                connector.credentials.look();
+                done.send(()).ok();
+            });
         match thread {
             Ok(thread) => check.under_way = Some(thread),
             Err(error) => tracing::warn!(%error, "the files of the credentials were not looked at"),
@@ -119,14 +133,19 @@ impl TcpConnector {
             None => Security::Plaintext,
         };
         let close_reason = self.close_reason.clone();
-        let connect = tower::service_fn(move |_: Uri| dial(address.clone(), security.clone(), close_reason.clone()));
+        let connect = tower::service_fn(move |_: Uri| {
+            dial(address.clone(), security.clone(), close_reason.clone())
+        });
         self.endpoint.connect_with_connector_lazy(connect)
     }
 }
 
 impl fmt::Debug for TcpConnector {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("TcpConnector").field("address", &self.address).finish_non_exhaustive()
+        formatter
+            .debug_struct("TcpConnector")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
     }
 }
 
@@ -161,8 +180,14 @@ impl fmt::Debug for Connection {
 impl CoordinatorChannel {
     pub(super) fn over(connector: Arc<TcpConnector>) -> Self {
         let credentials = connector.credentials();
-        let connection = Connection { channel: connector.connect(&credentials), credentials };
-        Self(Transport::Tcp { connector, connection: Arc::new(Mutex::new(connection)) })
+        let connection = Connection {
+            channel: connector.connect(&credentials),
+            credentials,
+        };
+        Self(Transport::Tcp {
+            connector,
+            connection: Arc::new(Mutex::new(connection)),
+        })
     }
 
     pub(super) fn in_process(coordinator: mpsc::Sender<DuplexStream>) -> Self {
@@ -176,7 +201,9 @@ impl CoordinatorChannel {
             }
         });
         let endpoint = Endpoint::from_static("http://in-process");
-        Self(Transport::Local(endpoint.connect_with_connector_lazy(connect)))
+        Self(Transport::Local(
+            endpoint.connect_with_connector_lazy(connect),
+        ))
     }
 
     pub(super) fn over_socket(path: Arc<Path>) -> Self {
@@ -185,7 +212,9 @@ impl CoordinatorChannel {
             async move { socket::connect(&path).await.map(TokioIo::new) }
         });
         let endpoint = Endpoint::from_static("http://coordinator");
-        Self(Transport::Local(endpoint.connect_with_connector_lazy(connect)))
+        Self(Transport::Local(
+            endpoint.connect_with_connector_lazy(connect),
+        ))
     }
 }
 
@@ -202,16 +231,25 @@ impl Service<Request<Body>> for CoordinatorChannel {
     fn call(&mut self, mut request: Request<Body>) -> Self::Future {
         let (channel, close_reason) = match &self.0 {
             Transport::Local(channel) => (channel.clone(), None),
-            Transport::Tcp { connector, connection } => {
+            Transport::Tcp {
+                connector,
+                connection,
+            } => {
                 let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
                 let credentials = connector.credentials();
                 if !Arc::ptr_eq(&credentials, &connection.credentials) {
-                    *connection = Connection { channel: connector.connect(&credentials), credentials };
+                    *connection = Connection {
+                        channel: connector.connect(&credentials),
+                        credentials,
+                    };
                 }
                 if let Some(bearer) = &connection.credentials.bearer {
                     request.headers_mut().insert(AUTHORIZATION, bearer.clone());
                 }
-                (connection.channel.clone(), Some(connector.close_reason.clone()))
+                (
+                    connection.channel.clone(),
+                    Some(connector.close_reason.clone()),
+                )
             }
         };
         Box::pin(async move {
@@ -246,12 +284,20 @@ mod tests {
         let credentials = Watched::new(vec![path.clone()], move |sources| {
             if *sources[0].bytes == b"new" {
                 let waited = hangs.lock().unwrap().recv_timeout(Duration::from_secs(20));
-                held_up.store(waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout), Ordering::SeqCst);
+                held_up.store(
+                    waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout),
+                    Ordering::SeqCst,
+                );
             }
-            Ok(Credentials { tls: None, bearer: HeaderValue::from_bytes(&sources[0].bytes).ok() })
+            Ok(Credentials {
+                tls: None,
+                bearer: HeaderValue::from_bytes(&sources[0].bytes).ok(),
+            })
         });
-        let connector =
-            Arc::new(TcpConnector::new(&"http://127.0.0.1:1".parse().unwrap(), credentials.unwrap()).unwrap());
+        let connector = Arc::new(
+            TcpConnector::new(&"http://127.0.0.1:1".parse().unwrap(), credentials.unwrap())
+                .unwrap(),
+        );
         let bearer = || connector.credentials().bearer.clone().unwrap();
 
         std::fs::write(&path, "new").unwrap();
@@ -261,7 +307,13 @@ mod tests {
         }
         assert!(!call_was_held_up.load(Ordering::SeqCst));
         drop(mount_is_back);
-        let check = connector.last_check.lock().unwrap().under_way.take().unwrap();
+        let check = connector
+            .last_check
+            .lock()
+            .unwrap()
+            .under_way
+            .take()
+            .unwrap();
         check.join().unwrap();
         assert_eq!(bearer(), "new");
     }

@@ -8,7 +8,9 @@ use http::HeaderValue;
 use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
-use crate::tls::{AuthorityVerifier, HTTP2, SourceFile, TlsError, Token, certified_key, provider, roots};
+use crate::tls::{
+    AuthorityVerifier, HTTP2, SourceFile, TlsError, Token, certified_key, provider, roots,
+};
 
 /// Authentication scheme of the token in its header (RFC 6750).
 const BEARER: &[u8] = b"Bearer ";
@@ -50,8 +52,16 @@ pub(super) struct Credentials {
 
 impl CredentialFiles {
     pub(super) fn paths(&self) -> Vec<PathBuf> {
-        let pair = self.pair.iter().flat_map(|(certificate, key)| [certificate, key]);
-        self.token.iter().chain(&self.authority).chain(pair).cloned().collect()
+        let pair = self
+            .pair
+            .iter()
+            .flat_map(|(certificate, key)| [certificate, key]);
+        self.token
+            .iter()
+            .chain(&self.authority)
+            .chain(pair)
+            .cloned()
+            .collect()
     }
 
     /// `sources` are the contents of [`Self::paths`], in the same order.
@@ -59,13 +69,20 @@ impl CredentialFiles {
         let mut sources = sources.iter();
         let token = self.token.as_ref().and_then(|_| sources.next());
         let authority = self.authority.as_ref().and_then(|_| sources.next());
-        let token = token.map(|source| Token::one_of(source, self.roles)).transpose()?;
+        let token = token
+            .map(|source| Token::one_of(source, self.roles))
+            .transpose()?;
         let bearer = token.as_ref().map(bearer);
         if !self.tls {
-            let path = self.token.clone().filter(|_| token.is_some_and(|token| token.authority().is_some()));
+            let path = self
+                .token
+                .clone()
+                .filter(|_| token.is_some_and(|token| token.authority().is_some()));
             match (path, self.plaintext) {
                 (Some(path), Plaintext::Network) => return Err(TlsError::Plaintext { path }),
-                (Some(path), Plaintext::ThisMachine) => return Err(TlsError::PlaintextHere { path }),
+                (Some(path), Plaintext::ThisMachine) => {
+                    return Err(TlsError::PlaintextHere { path });
+                }
                 (None, _) | (Some(_), Plaintext::Accepted) => {}
             }
             return Ok(Credentials { tls: None, bearer });
@@ -75,19 +92,31 @@ impl CredentialFiles {
             .expect("the provider has a suite for each version");
         let builder = match (authority, token.and_then(|token| token.authority())) {
             (Some(file), _) => builder.with_root_certificates(roots(file)?),
-            (None, Some(authority)) => builder
-                .dangerous()
-                .with_custom_certificate_verifier(Arc::new(AuthorityVerifier::new(authority, provider()))),
+            (None, Some(authority)) => {
+                builder
+                    .dangerous()
+                    .with_custom_certificate_verifier(Arc::new(AuthorityVerifier::new(
+                        authority,
+                        provider(),
+                    )))
+            }
             (None, None) => {
-                return Err(TlsError::NoAuthority { path: self.token.clone().unwrap_or_default() });
+                return Err(TlsError::NoAuthority {
+                    path: self.token.clone().unwrap_or_default(),
+                });
             }
         };
         let mut config = match sources.as_slice() {
-            [certificate, key] => builder.with_client_cert_resolver(certified_key(certificate, key)?),
+            [certificate, key] => {
+                builder.with_client_cert_resolver(certified_key(certificate, key)?)
+            }
             _ => builder.with_no_client_auth(),
         };
         config.alpn_protocols = vec![HTTP2.to_vec()];
-        Ok(Credentials { tls: Some(Arc::new(config)), bearer })
+        Ok(Credentials {
+            tls: Some(Arc::new(config)),
+            bearer,
+        })
     }
 }
 
@@ -97,7 +126,8 @@ fn bearer(token: &Token) -> HeaderValue {
     text.extend_from_slice(BEARER);
     text.extend_from_slice(token.reveal().as_bytes());
     let text = Bytes::from_owner(text);
-    let mut value = HeaderValue::from_maybe_shared(text).expect("a token has visible characters only");
+    let mut value =
+        HeaderValue::from_maybe_shared(text).expect("a token has visible characters only");
     value.set_sensitive(true);
     value
 }

@@ -15,7 +15,9 @@ use hyper_util::{
     client::legacy::connect::{HttpConnector, dns::Name},
     rt::TokioIo,
 };
-use rustls::{AlertDescription, CertificateError, ClientConfig, InvalidMessage, pki_types::ServerName};
+use rustls::{
+    AlertDescription, CertificateError, ClientConfig, InvalidMessage, pki_types::ServerName,
+};
 use tokio::{task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
 use tower::Service as _;
@@ -46,7 +48,9 @@ pub(super) enum DialError {
     Alert(AlertDescription),
     /// The coordinator rejects this program's certificate: it has expired, or another authority
     /// signed it.
-    #[error("the coordinator refuses this program's certificate ({0}): give another with --tls-cert and --tls-key")]
+    #[error(
+        "the coordinator refuses this program's certificate ({0}): give another with --tls-cert and --tls-key"
+    )]
     CertificateRefused(&'static str),
     /// Another server answers at the address, or the credentials are outdated.
     #[error(
@@ -74,11 +78,15 @@ impl From<CloseReason> for DialError {
     fn from(reason: CloseReason) -> Self {
         match reason {
             CloseReason::SpeaksTls => Self::SpeaksTls,
-            CloseReason::Alert(AlertDescription::CertificateExpired) => Self::CertificateRefused("it has ended"),
+            CloseReason::Alert(AlertDescription::CertificateExpired) => {
+                Self::CertificateRefused("it has ended")
+            }
             CloseReason::Alert(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
                 Self::CertificateRefused("it is not by the authority of its --tls-client-ca")
             }
-            CloseReason::Alert(AlertDescription::CertificateRevoked) => Self::CertificateRefused("it was revoked"),
+            CloseReason::Alert(AlertDescription::CertificateRevoked) => {
+                Self::CertificateRefused("it was revoked")
+            }
             CloseReason::Alert(
                 AlertDescription::BadCertificate
                 | AlertDescription::UnsupportedCertificate
@@ -97,7 +105,9 @@ pub(super) async fn dial(
     close_reason: LastCloseReason,
 ) -> Result<TokioIo<Box<dyn ByteStream>>, DialError> {
     close_reason.clear();
-    timeout(CONNECT_TIMEOUT, connect(address, security, close_reason)).await.unwrap_or(Err(DialError::Timeout))
+    timeout(CONNECT_TIMEOUT, connect(address, security, close_reason))
+        .await
+        .unwrap_or(Err(DialError::Timeout))
 }
 
 async fn connect(
@@ -108,15 +118,31 @@ async fn connect(
     let mut connector = HttpConnector::new_with_resolver(tower::service_fn(resolve));
     connector.enforce_http(false);
     connector.set_nodelay(true);
-    let host = address.host().unwrap_or_default().trim_matches(['[', ']']).to_owned();
-    let line = connector.call(address).await.map_err(|error| DialError::Connect(error.into()))?.into_inner();
+    let host = address
+        .host()
+        .unwrap_or_default()
+        .trim_matches(['[', ']'])
+        .to_owned();
+    let line = connector
+        .call(address)
+        .await
+        .map_err(|error| DialError::Connect(error.into()))?
+        .into_inner();
     let tls = match security {
         Security::Tls(tls) => tls,
-        Security::Plaintext => return Ok(TokioIo::new(Box::new(RecordingStream::plain(line, close_reason)))),
+        Security::Plaintext => {
+            return Ok(TokioIo::new(Box::new(RecordingStream::plain(
+                line,
+                close_reason,
+            ))));
+        }
     };
     let name = ServerName::try_from(host).map_err(|error| DialError::Connect(error.into()))?;
     match TlsConnector::from(tls).connect(name, line).await {
-        Ok(line) => Ok(TokioIo::new(Box::new(RecordingStream::encrypted(line, close_reason)))),
+        Ok(line) => Ok(TokioIo::new(Box::new(RecordingStream::encrypted(
+            line,
+            close_reason,
+        )))),
         Err(error) => Err(refusal(error)),
     }
 }
@@ -127,7 +153,11 @@ async fn resolve(name: Name) -> io::Result<vec::IntoIter<SocketAddr>> {
     let mut lookup = JoinSet::new();
     let work = move || (name.as_str(), 0).to_socket_addrs();
     threads::start(&mut lookup, "lookup", work).map_err(io::Error::other)?;
-    lookup.join_next().await.expect("it was started").map_err(io::Error::other)?
+    lookup
+        .join_next()
+        .await
+        .expect("it was started")
+        .map_err(io::Error::other)?
 }
 
 fn refusal(error: io::Error) -> DialError {
@@ -148,8 +178,12 @@ fn refusal(error: io::Error) -> DialError {
                 CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
             ),
         ) => DialError::OtherName(other.clone()),
-        Some(untrusted @ rustls::Error::InvalidCertificate(_)) => DialError::Untrusted(untrusted.clone()),
-        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => DialError::SpeaksPlaintext,
+        Some(untrusted @ rustls::Error::InvalidCertificate(_)) => {
+            DialError::Untrusted(untrusted.clone())
+        }
+        Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
+            DialError::SpeaksPlaintext
+        }
         _ => DialError::Handshake(error),
     }
 }
@@ -181,7 +215,10 @@ pub fn mismatched(status: &tonic::Status) -> bool {
                 | DialError::CertificateRefused(_)
                 | DialError::SpeaksTls
                 | DialError::SpeaksPlaintext => true,
-                DialError::Connect(_) | DialError::Timeout | DialError::Handshake(_) | DialError::Alert(_) => false,
+                DialError::Connect(_)
+                | DialError::Timeout
+                | DialError::Handshake(_)
+                | DialError::Alert(_) => false,
             };
         }
         source = error.source();
@@ -190,8 +227,13 @@ pub fn mismatched(status: &tonic::Status) -> bool {
 }
 
 /// Generic messages of the layers in between, which are left out.
-const GENERIC_MESSAGES: [&str; 5] =
-    ["transport error", "connect", "tcp connect error", "connection error", "operation was canceled"];
+const GENERIC_MESSAGES: [&str; 5] = [
+    "transport error",
+    "connect",
+    "tcp connect error",
+    "connection error",
+    "operation was canceled",
+];
 
 /// Maximum length of a displayed reason, in bytes.
 const MAX_REASON: usize = 2000;
@@ -209,7 +251,9 @@ fn raw_reason(status: &tonic::Status) -> String {
     while let Some(error) = source {
         let part = error.to_string();
         // Many errors repeat the messages of their sources.
-        if !GENERIC_MESSAGES.contains(&part.as_str()) && !parts.iter().any(|outer| outer.contains(&part)) {
+        if !GENERIC_MESSAGES.contains(&part.as_str())
+            && !parts.iter().any(|outer| outer.contains(&part))
+        {
             parts.retain(|outer| !part.contains(outer));
             parts.push(part.clone());
         }
@@ -231,16 +275,25 @@ mod tests {
     #[test]
     fn a_reason_includes_the_root_cause_and_repeats_nothing() {
         let refused = io::Error::from_raw_os_error(111);
-        let status =
-            tonic::Status::from_error(Box::new(tonic::ConnectError(DialError::Connect(refused.into()).into())));
+        let status = tonic::Status::from_error(Box::new(tonic::ConnectError(
+            DialError::Connect(refused.into()).into(),
+        )));
         assert_eq!(reason(&status), "Connection refused (os error 111)");
-        let status = tonic::Status::from_error(Box::new(tonic::ConnectError(DialError::SpeaksPlaintext.into())));
+        let status = tonic::Status::from_error(Box::new(tonic::ConnectError(
+            DialError::SpeaksPlaintext.into(),
+        )));
         assert_eq!(reason(&status), DialError::SpeaksPlaintext.to_string());
         assert_eq!(reason(&tonic::Status::unavailable("not yet")), "not yet");
-        assert_eq!(reason(&tonic::Status::unavailable("a\u{1b}]0;b\u{202e}\nc")), "a\\u{1b}]0;b\\u{202e}\\nc");
+        assert_eq!(
+            reason(&tonic::Status::unavailable("a\u{1b}]0;b\u{202e}\nc")),
+            "a\\u{1b}]0;b\\u{202e}\\nc"
+        );
         let escaped = "\\u{9b}";
         let longest = escaped.repeat(MAX_REASON / escaped.len());
-        assert_eq!(reason(&tonic::Status::unavailable("\u{9b}".repeat(9999))), longest);
+        assert_eq!(
+            reason(&tonic::Status::unavailable("\u{9b}".repeat(9999))),
+            longest
+        );
     }
 
     #[test]
@@ -249,7 +302,10 @@ mod tests {
             (CertificateError::Expired, "make another where it runs"),
             (CertificateError::NotValidYet, "set this machine's clock"),
             (CertificateError::UnknownIssuer, "give this cluster's token"),
-            (CertificateError::NotValidForName, "`coordinator init --advertise` and this name"),
+            (
+                CertificateError::NotValidForName,
+                "`coordinator init --advertise` and this name",
+            ),
         ] {
             let error = rustls::Error::InvalidCertificate(error);
             let said = refusal(io::Error::new(io::ErrorKind::InvalidData, error)).to_string();
@@ -260,9 +316,18 @@ mod tests {
     #[test]
     fn a_rejected_client_certificate_is_distinguished_from_other_alerts() {
         for (alert, words) in [
-            (AlertDescription::CertificateExpired, "(it has ended): give another with --tls-cert"),
-            (AlertDescription::UnknownCA, "not by the authority of its --tls-client-ca"),
-            (AlertDescription::InternalError, "ended the connection: received fatal alert"),
+            (
+                AlertDescription::CertificateExpired,
+                "(it has ended): give another with --tls-cert",
+            ),
+            (
+                AlertDescription::UnknownCA,
+                "not by the authority of its --tls-client-ca",
+            ),
+            (
+                AlertDescription::InternalError,
+                "ended the connection: received fatal alert",
+            ),
         ] {
             let error = DialError::from(CloseReason::Alert(alert)).to_string();
             assert!(error.contains(words), "{error}");

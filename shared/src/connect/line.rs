@@ -61,12 +61,20 @@ impl<L> RecordingStream<L> {
     /// In plaintext. A TLS alert differs from HTTP/2, whose first byte is the high byte of a small
     /// length.
     pub(super) fn plain(stream: L, close_reason: LastCloseReason) -> Self {
-        Self { stream, close_reason, is_first: true }
+        Self {
+            stream,
+            close_reason,
+            is_first: true,
+        }
     }
 
     /// After the TLS handshake.
     pub(super) fn encrypted(stream: L, close_reason: LastCloseReason) -> Self {
-        Self { stream, close_reason, is_first: false }
+        Self {
+            stream,
+            close_reason,
+            is_first: false,
+        }
     }
 }
 
@@ -80,7 +88,8 @@ impl<L: AsyncRead + Unpin> AsyncRead for RecordingStream<L> {
         let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
         match &read {
             Ok(()) => {
-                if mem::take(&mut self.is_first) && buffer.filled().get(before) == Some(&TLS_ALERT) {
+                if mem::take(&mut self.is_first) && buffer.filled().get(before) == Some(&TLS_ALERT)
+                {
                     self.close_reason.set(CloseReason::SpeaksTls);
                 }
             }
@@ -103,7 +112,11 @@ pub(super) fn alert(error: &io::Error) -> Option<AlertDescription> {
 }
 
 impl<L: AsyncWrite + Unpin> AsyncWrite for RecordingStream<L> {
-    fn poll_write(mut self: Pin<&mut Self>, context: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         Pin::new(&mut self.stream).poll_write(context, bytes)
     }
 

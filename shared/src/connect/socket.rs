@@ -38,13 +38,22 @@ impl SocketPath {
     /// If the folder cannot be opened.
     pub fn of(path: &Path) -> io::Result<Self> {
         if path.as_os_str().as_bytes().len() <= LONGEST_PATH {
-            return Ok(Self { path: path.to_owned(), _folder: None });
+            return Ok(Self {
+                path: path.to_owned(),
+                _folder: None,
+            });
         }
         let flags = OFlags::PATH | OFlags::DIRECTORY;
         let flags = i32::try_from(flags.bits()).expect("flags of open(2) are an int");
-        let folder = File::options().read(true).custom_flags(flags).open(path.parent().unwrap_or(path))?;
+        let folder = File::options()
+            .read(true)
+            .custom_flags(flags)
+            .open(path.parent().unwrap_or(path))?;
         let short = format!("/proc/self/fd/{}", folder.as_raw_fd());
-        Ok(Self { path: Path::new(&short).join(path.file_name().unwrap_or_default()), _folder: Some(folder) })
+        Ok(Self {
+            path: Path::new(&short).join(path.file_name().unwrap_or_default()),
+            _folder: Some(folder),
+        })
     }
 
     /// The path to use.
@@ -84,11 +93,14 @@ pub enum NoSocket {
 /// [`NoSocket`].
 pub fn find_socket(target: &Path) -> Result<PathBuf, NoSocket> {
     let path = target.join(SOCKET);
-    let connected = SocketPath::of(&path).and_then(|socket| net::UnixStream::connect(socket.path()));
+    let connected =
+        SocketPath::of(&path).and_then(|socket| net::UnixStream::connect(socket.path()));
     match connected {
         Ok(_) => Ok(path),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(NoSocket::Missing { path }),
-        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Err(NoSocket::Stale { path }),
+        Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => {
+            Err(NoSocket::Stale { path })
+        }
         Err(source) => Err(NoSocket::Unusable { path, source }),
     }
 }
@@ -107,7 +119,10 @@ pub(super) async fn connect(path: &Path) -> io::Result<UnixStream> {
     if is_trusted_peer(peer) || geteuid().is_root() {
         return Ok(stream);
     }
-    Err(io::Error::new(io::ErrorKind::PermissionDenied, format!("user {peer} answers at {}", path.display())))
+    Err(io::Error::new(
+        io::ErrorKind::PermissionDenied,
+        format!("user {peer} answers at {}", path.display()),
+    ))
 }
 
 #[cfg(test)]
@@ -117,9 +132,15 @@ mod tests {
     #[test]
     fn a_socket_below_a_long_path_is_found_and_one_without_a_listener_is_not() {
         let folder = tempfile::tempdir().unwrap();
-        for target in [folder.path().to_owned(), folder.path().join("x".repeat(200))] {
+        for target in [
+            folder.path().to_owned(),
+            folder.path().join("x".repeat(200)),
+        ] {
             std::fs::create_dir_all(&target).unwrap();
-            assert!(matches!(find_socket(&target), Err(NoSocket::Missing { .. })));
+            assert!(matches!(
+                find_socket(&target),
+                Err(NoSocket::Missing { .. })
+            ));
             let path = target.join(SOCKET);
             let listener = net::UnixListener::bind(SocketPath::of(&path).unwrap().path()).unwrap();
             assert_eq!(find_socket(&target).unwrap(), path);
@@ -130,7 +151,10 @@ mod tests {
         let file = folder.path().join("x".repeat(200)).join(SOCKET);
         std::fs::remove_file(&file).unwrap();
         std::fs::write(&file, "no socket").unwrap();
-        assert!(matches!(find_socket(file.parent().unwrap()), Err(NoSocket::Stale { .. })));
+        assert!(matches!(
+            find_socket(file.parent().unwrap()),
+            Err(NoSocket::Stale { .. })
+        ));
     }
 
     #[test]

@@ -13,17 +13,27 @@ struct Command {
 }
 
 fn arguments(address: &str) -> ConnectArgs {
-    Command::try_parse_from(["program", "--connect", address]).unwrap().args
+    Command::try_parse_from(["program", "--connect", address])
+        .unwrap()
+        .args
 }
 
 fn connector(flags: &[&str]) -> Result<Connector, String> {
-    let command = Command::try_parse_from(["program"].iter().chain(flags)).map_err(|error| error.to_string())?;
+    let command = Command::try_parse_from(["program"].iter().chain(flags))
+        .map_err(|error| error.to_string())?;
     command.args.connector().map_err(|error| error.to_string())
 }
 
 #[test]
 fn an_address_is_a_url_with_a_host_and_no_secret() {
-    for wrong in ["127.0.0.1:50051", "ftp://h", "http://", "", "http://user:secret@h:1", "https://token@h"] {
+    for wrong in [
+        "127.0.0.1:50051",
+        "ftp://h",
+        "http://",
+        "",
+        "http://user:secret@h:1",
+        "https://token@h",
+    ] {
         assert_eq!(wrong.parse::<Address>(), Err(InvalidAddress), "{wrong}");
     }
     for (address, loopback) in [
@@ -33,7 +43,13 @@ fn an_address_is_a_url_with_a_host_and_no_secret() {
         ("https://node1.example.org:50051", false),
         ("http://10.0.0.5", false),
     ] {
-        assert_eq!(address.parse::<Address>().map(|address| address.is_loopback()), Ok(loopback), "{address}");
+        assert_eq!(
+            address
+                .parse::<Address>()
+                .map(|address| address.is_loopback()),
+            Ok(loopback),
+            "{address}"
+        );
     }
 }
 
@@ -47,13 +63,20 @@ async fn a_coordinator_is_on_this_host_if_all_its_addresses_are() {
         ("https://[2001:db8::1]:1", false),
         ("https://name.invalid", false),
     ] {
-        assert_eq!(arguments(address).is_on_this_host().await, is_here, "{address}");
+        assert_eq!(
+            arguments(address).is_on_this_host().await,
+            is_here,
+            "{address}"
+        );
     }
     // The source address of this host, if it has a network.
     let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
     if socket.connect("192.0.2.1:9").is_ok() {
         let own = socket.local_addr().unwrap().ip();
-        assert!(arguments(&format!("http://{own}")).is_on_this_host().await, "{own}");
+        assert!(
+            arguments(&format!("http://{own}")).is_on_this_host().await,
+            "{own}"
+        );
     }
 }
 
@@ -69,7 +92,11 @@ fn an_address_without_a_port_has_the_coordinators_own() {
         ("https://host:443", "https://host"),
         ("http://host:80", "http://host"),
     ] {
-        assert_eq!(text.parse::<Address>().map(|address| address.to_string()), Ok(address.to_owned()), "{text}");
+        assert_eq!(
+            text.parse::<Address>().map(|address| address.to_string()),
+            Ok(address.to_owned()),
+            "{text}"
+        );
     }
 }
 
@@ -94,9 +121,18 @@ async fn flags_that_exclude_each_other_are_reported_in_one_sentence() {
             vec!["https://h:1", "--token-file", &word],
             "names no certificate authority; give the coordinator's with --tls-ca",
         ),
-        (vec!["https://h:1", "--tls-ca", &empty], "holds no PEM certificate"),
-        (vec!["http://h:1", "--tls-ca", &empty], "give --connect https://"),
-        (vec!["http://h:1", "--token-file", &empty], "it must hold one token"),
+        (
+            vec!["https://h:1", "--tls-ca", &empty],
+            "holds no PEM certificate",
+        ),
+        (
+            vec!["http://h:1", "--tls-ca", &empty],
+            "give --connect https://",
+        ),
+        (
+            vec!["http://h:1", "--token-file", &empty],
+            "it must hold one token",
+        ),
         (
             vec!["http://h:1", "--token-file", "/nowhere"],
             "read /nowhere: No such file or directory (os error 2); name a file that is there",
@@ -105,15 +141,50 @@ async fn flags_that_exclude_each_other_are_reported_in_one_sentence() {
             vec!["http://h:1", "--token-file", &join],
             "is never sent in plaintext over a network; give --connect https://",
         ),
-        (vec!["http://10.0.0.5:1", "--token-file", &join], "or a tunnel's end at http://127.0.0.1"),
-        (vec!["http://[fd00::1]:1", "--token-file", &join], "is never sent in plaintext"),
-        (vec!["http://localhost.example.org:1", "--token-file", &join], "is never sent in plaintext"),
-        (vec!["http://h:1", "--token-file", &join, "--insecure"], "is never sent in plaintext over a network"),
-        (vec!["http://127.0.0.1:1", "--token-file", &join], "any user of this machine can listen"),
-        (vec!["http://[::1]:1", "--token-file", &join], "give --connect https://…, or --insecure if"),
-        (vec!["http://localhost:1", "--token-file", &join], "any user of this machine can listen"),
-        (vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty], "--tls-key"),
-        (vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty, "--tls-key", &empty], "holds no PEM"),
+        (
+            vec!["http://10.0.0.5:1", "--token-file", &join],
+            "or a tunnel's end at http://127.0.0.1",
+        ),
+        (
+            vec!["http://[fd00::1]:1", "--token-file", &join],
+            "is never sent in plaintext",
+        ),
+        (
+            vec!["http://localhost.example.org:1", "--token-file", &join],
+            "is never sent in plaintext",
+        ),
+        (
+            vec!["http://h:1", "--token-file", &join, "--insecure"],
+            "is never sent in plaintext over a network",
+        ),
+        (
+            vec!["http://127.0.0.1:1", "--token-file", &join],
+            "any user of this machine can listen",
+        ),
+        (
+            vec!["http://[::1]:1", "--token-file", &join],
+            "give --connect https://…, or --insecure if",
+        ),
+        (
+            vec!["http://localhost:1", "--token-file", &join],
+            "any user of this machine can listen",
+        ),
+        (
+            vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty],
+            "--tls-key",
+        ),
+        (
+            vec![
+                "https://h:1",
+                "--token-file",
+                &join,
+                "--tls-cert",
+                &empty,
+                "--tls-key",
+                &empty,
+            ],
+            "holds no PEM",
+        ),
     ] {
         let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
         let error = connector(&flags).unwrap_err();
@@ -133,18 +204,36 @@ async fn flags_that_exclude_each_other_are_reported_in_one_sentence() {
         let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
         let connector = connector(&flags).unwrap();
         let shown = format!("{connector:?} {:?}", connector.channel());
-        assert!(!shown.contains("0123456789abcdef") && !shown.contains("idl1"), "{shown}");
+        assert!(
+            !shown.contains("0123456789abcdef") && !shown.contains("idl1"),
+            "{shown}"
+        );
     }
 }
 
 #[test]
 fn a_token_that_is_sent_in_plaintext_causes_a_warning() {
     for (flags, told) in [
-        (&["--connect", "http://h:1", "--token-file", "word"][..], true),
+        (
+            &["--connect", "http://h:1", "--token-file", "word"][..],
+            true,
+        ),
         (&["--connect", "http://h:1"], false),
         (&["--connect", "https://h:1", "--token-file", "word"], false),
-        (&["--connect", "http://127.0.0.1:1", "--token-file", "word"], true),
-        (&["--connect", "http://127.0.0.1:1", "--token-file", "word", "--insecure"], false),
+        (
+            &["--connect", "http://127.0.0.1:1", "--token-file", "word"],
+            true,
+        ),
+        (
+            &[
+                "--connect",
+                "http://127.0.0.1:1",
+                "--token-file",
+                "word",
+                "--insecure",
+            ],
+            false,
+        ),
     ] {
         let command = Command::try_parse_from(["program"].iter().chain(flags)).unwrap();
         assert_eq!(!command.args.warnings().is_empty(), told, "{flags:?}");
@@ -164,10 +253,17 @@ fn a_join_token_that_is_installed_later_is_not_sent_in_plaintext_either() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("token");
     std::fs::write(&path, "0123456789abcdef").unwrap();
-    let watched = Watched::new(vec![path.clone()], move |sources| files.credentials(sources)).unwrap();
-    let authority = crate::tls::Authority::of(&rustls::pki_types::CertificateDer::from(b"x".to_vec()));
+    let watched = Watched::new(vec![path.clone()], move |sources| {
+        files.credentials(sources)
+    })
+    .unwrap();
+    let authority =
+        crate::tls::Authority::of(&rustls::pki_types::CertificateDer::from(b"x".to_vec()));
     std::fs::write(&path, crate::tls::Token::new(authority, [7; 32]).reveal()).unwrap();
     watched.look();
     assert_eq!(watched.refused(), 1);
-    assert_eq!(watched.get().bearer.as_ref().unwrap(), "Bearer 0123456789abcdef");
+    assert_eq!(
+        watched.get().bearer.as_ref().unwrap(),
+        "Bearer 0123456789abcdef"
+    );
 }

@@ -138,7 +138,10 @@ impl Connection {
 /// floods and are dropped at once.
 fn is_closed(stream: &TcpStream) -> bool {
     let flags = MsgFlags::MSG_PEEK | MsgFlags::MSG_DONTWAIT;
-    matches!(recv(stream.as_raw_fd(), &mut [0], flags), Ok(0) | Err(Errno::ECONNRESET))
+    matches!(
+        recv(stream.as_raw_fd(), &mut [0], flags),
+        Ok(0) | Err(Errno::ECONNRESET)
+    )
 }
 
 async fn serve_connection<A, F>(
@@ -168,7 +171,9 @@ async fn serve_connection<A, F>(
             let mut answer = answer.await;
             answering.store(false, Ordering::Relaxed);
             if is_last {
-                answer.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+                answer
+                    .headers_mut()
+                    .insert(CONNECTION, HeaderValue::from_static("close"));
             }
             Ok::<_, Infallible>(answer)
         }
@@ -190,7 +195,12 @@ async fn serve_connection<A, F>(
     };
     tracing::debug!("a connection over HTTP was reset: {why}");
     // The system also discards what the client has not read.
-    connection.into_parts().io.into_inner().set_zero_linger().ok();
+    connection
+        .into_parts()
+        .io
+        .into_inner()
+        .set_zero_linger()
+        .ok();
 }
 
 /// Waits for the deadline, which each request extends.
@@ -225,7 +235,9 @@ mod tests {
         let listener = bind((Ipv4Addr::LOCALHOST, 0).into()).unwrap();
         let address = listener.local_addr().unwrap();
         let mut task = JoinSet::new();
-        task.spawn(serve(listener, move |_| async move { vec![b'x'; body_length].into_response() }));
+        task.spawn(serve(listener, move |_| async move {
+            vec![b'x'; body_length].into_response()
+        }));
         (address, task)
     }
 
@@ -237,7 +249,9 @@ mod tests {
 
     /// Whether the server has neither answered nor closed the connection.
     async fn is_waiting(connection: &mut TcpStream) -> bool {
-        timeout(Duration::from_millis(1), connection.read(&mut [0])).await.is_err()
+        timeout(Duration::from_millis(1), connection.read(&mut [0]))
+            .await
+            .is_err()
     }
 
     #[tokio::test]
@@ -250,10 +264,14 @@ mod tests {
         assert!(is_waiting(&mut silent[0]).await);
         let mut newest = open(address, GET).await;
         newest.read_exact(&mut [0; 12]).await.unwrap();
-        assert!(silent[0].read(&mut [0]).await.is_err(), "the oldest connection is reset");
+        assert!(
+            silent[0].read(&mut [0]).await.is_err(),
+            "the oldest connection is reset"
+        );
         assert!(is_waiting(&mut silent[1]).await);
         // A connection that has ended makes room for the next one.
-        let last_of_its_connection = b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
+        let last_of_its_connection =
+            b"GET / HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n";
         for _ in 0..4 {
             drop(newest);
             newest = open(address, last_of_its_connection).await;
@@ -285,7 +303,10 @@ mod tests {
         for _ in 0..MAX_CONNECTIONS {
             silent.push(open(address, b"").await);
         }
-        assert!(silent[0].read(&mut [0]).await.is_err(), "the oldest of the others is reset");
+        assert!(
+            silent[0].read(&mut [0]).await.is_err(),
+            "the oldest of the others is reset"
+        );
         release.notify_waiters();
         let mut answer = [0; 12];
         asking.read_exact(&mut answer).await.unwrap();
@@ -326,7 +347,11 @@ mod tests {
         connection.read_exact(&mut [0; 12]).await.unwrap();
         sleep(ANSWER_TIMEOUT + Duration::from_millis(100)).await;
         let mut rest = Vec::new();
-        assert!(connection.read_to_end(&mut rest).await.is_err(), "{} bytes, and no reset", rest.len());
+        assert!(
+            connection.read_to_end(&mut rest).await.is_err(),
+            "{} bytes, and no reset",
+            rest.len()
+        );
         assert!(rest.len() < LARGE);
     }
 
@@ -340,7 +365,11 @@ mod tests {
         }
         let mut answers = String::new();
         connection.read_to_string(&mut answers).await.unwrap();
-        assert_eq!(answers.matches("HTTP/1.1 200 ").count(), 5, "then the connection was idle for too long");
+        assert_eq!(
+            answers.matches("HTTP/1.1 200 ").count(),
+            5,
+            "then the connection was idle for too long"
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -354,8 +383,19 @@ mod tests {
                 break begun.elapsed();
             }
         };
-        assert!((HEADER_TIMEOUT..HEADER_TIMEOUT * 2).contains(&ended), "{ended:?}");
-        let mut large = open(address, &[&b"GET / HTTP/1.1\r\nx-large: "[..], &[b'x'; MAX_HEADER_BYTES]].concat()).await;
+        assert!(
+            (HEADER_TIMEOUT..HEADER_TIMEOUT * 2).contains(&ended),
+            "{ended:?}"
+        );
+        let mut large = open(
+            address,
+            &[
+                &b"GET / HTTP/1.1\r\nx-large: "[..],
+                &[b'x'; MAX_HEADER_BYTES],
+            ]
+            .concat(),
+        )
+        .await;
         let mut answer = [0; 12];
         large.read_exact(&mut answer).await.unwrap();
         assert_eq!(&answer, b"HTTP/1.1 431");

@@ -17,12 +17,17 @@ pub(super) fn names_loopback<B>(request: &Request<B>) -> bool {
 }
 
 fn is_loopback_value(value: &HeaderValue) -> bool {
-    value.to_str().is_ok_and(|text| text.parse().is_ok_and(|authority| is_loopback(&authority)))
+    value
+        .to_str()
+        .is_ok_and(|text| text.parse().is_ok_and(|authority| is_loopback(&authority)))
 }
 
 fn is_loopback(authority: &Authority) -> bool {
     let host = authority.host();
-    let address = host.trim_start_matches('[').trim_end_matches(']').parse::<IpAddr>();
+    let address = host
+        .trim_start_matches('[')
+        .trim_end_matches(']')
+        .parse::<IpAddr>();
     match address {
         Ok(address) => address.to_canonical().is_loopback(),
         Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),
@@ -34,7 +39,9 @@ mod tests {
     use super::*;
 
     fn request(target: &str, hosts: &[&str]) -> Request<()> {
-        let request = hosts.iter().fold(Request::get(target), |request, host| request.header(HOST, *host));
+        let request = hosts.iter().fold(Request::get(target), |request, host| {
+            request.header(HOST, *host)
+        });
         request.body(()).unwrap()
     }
 
@@ -54,7 +61,10 @@ mod tests {
             assert!(names_loopback(&request("/", &[host])), "{host}");
         }
         assert!(names_loopback(&request("/", &[])));
-        assert!(names_loopback(&request("http://localhost/", &["localhost"])));
+        assert!(names_loopback(&request(
+            "http://localhost/",
+            &["localhost"]
+        )));
         for host in [
             "",
             "evil.example",
@@ -72,8 +82,14 @@ mod tests {
             "::1",
         ] {
             assert!(!names_loopback(&request("/", &[host])), "{host}");
-            assert!(!names_loopback(&request("/", &["localhost", host])), "a second header, {host}");
+            assert!(
+                !names_loopback(&request("/", &["localhost", host])),
+                "a second header, {host}"
+            );
         }
-        assert!(!names_loopback(&request("http://evil.example/", &["localhost"])));
+        assert!(!names_loopback(&request(
+            "http://evil.example/",
+            &["localhost"]
+        )));
     }
 }

@@ -29,7 +29,9 @@ pub struct JobStatus {
 impl JobStatus {
     /// Number of settled classes.
     pub fn settled(&self) -> u64 {
-        self.success.saturating_add(self.skipped).saturating_add(self.failed)
+        self.success
+            .saturating_add(self.skipped)
+            .saturating_add(self.failed)
     }
 
     /// Whether every class is settled.

@@ -37,8 +37,16 @@ fn lowest(groups: &str, mount: &Path) -> Option<u64> {
 /// group. Groups that are not mounted are skipped.
 fn lowest_in(root: &Path, group: &str, file: &str) -> Option<u64> {
     let group: PathBuf = root.join(group.trim_start_matches('/'));
-    let groups = group.ancestors().take_while(|group| group.starts_with(root));
-    let limits = groups.filter_map(|group| fs::read_to_string(group.join(file)).ok()?.trim().parse().ok());
+    let groups = group
+        .ancestors()
+        .take_while(|group| group.starts_with(root));
+    let limits = groups.filter_map(|group| {
+        fs::read_to_string(group.join(file))
+            .ok()?
+            .trim()
+            .parse()
+            .ok()
+    });
     limits.filter(|limit| *limit < NO_LIMIT).min()
 }
 
@@ -62,7 +70,11 @@ mod tests {
         assert_eq!(found("0::/a/b\n"), Some(200_000));
         assert_eq!(found("0::/elsewhere/c\n"), None, "it is not mounted here");
         write("memory.max", "400000\n");
-        assert_eq!(found("0::/elsewhere/c\n"), Some(400_000), "a container sees its own group as the root");
+        assert_eq!(
+            found("0::/elsewhere/c\n"),
+            Some(400_000),
+            "a container sees its own group as the root"
+        );
 
         write("memory/memory.limit_in_bytes", "9223372036854771712\n");
         write("memory/d/memory.limit_in_bytes", "100000\n");

@@ -27,8 +27,20 @@ pub const DRAIN_WORKER: &str = "imagenet.v1.Admin/DrainWorker";
 pub const RESUME: &str = "imagenet.v1.Admin/Resume";
 
 /// All methods of the protocol.
-pub const ALL: [&str; 12] =
-    [REGISTER, RENEW, ACQUIRE, REPORT, LEAVE, WATCH, PACE, GET_FLEET, LIST_CLASSES, RETRY_FAILED, DRAIN_WORKER, RESUME];
+pub const ALL: [&str; 12] = [
+    REGISTER,
+    RENEW,
+    ACQUIRE,
+    REPORT,
+    LEAVE,
+    WATCH,
+    PACE,
+    GET_FLEET,
+    LIST_CLASSES,
+    RETRY_FAILED,
+    DRAIN_WORKER,
+    RESUME,
+];
 
 #[cfg(test)]
 mod tests {

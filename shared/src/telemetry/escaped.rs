@@ -23,7 +23,9 @@ impl<W: Write> Write for Escaped<W> {
     /// Accepts one line, as the formatter of log lines writes it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        let (text, end) = text.strip_suffix('\n').map_or((&*text, ""), |text| (text, "\n"));
+        let (text, end) = text
+            .strip_suffix('\n')
+            .map_or((&*text, ""), |text| (text, "\n"));
         self.0.write_all((printable(text) + end).as_bytes())?;
         Ok(line.len())
     }
@@ -40,9 +42,14 @@ mod tests {
     #[test]
     fn a_line_stays_one_line_of_printable_characters() {
         let mut written = Escaped(Vec::new());
-        written.write_all("INFO worker \u{1b}[2J\u{202e}\nERROR forged\u{9b}31m\r\n".as_bytes()).unwrap();
+        written
+            .write_all("INFO worker \u{1b}[2J\u{202e}\nERROR forged\u{9b}31m\r\n".as_bytes())
+            .unwrap();
         written.write_all("Grüße ✓\n".as_bytes()).unwrap();
         let text = String::from_utf8(written.0).unwrap();
-        assert_eq!(text, "INFO worker \\u{1b}[2J\\u{202e}\\nERROR forged\\u{9b}31m\\r\nGrüße ✓\n");
+        assert_eq!(
+            text,
+            "INFO worker \\u{1b}[2J\\u{202e}\\nERROR forged\\u{9b}31m\\r\nGrüße ✓\n"
+        );
     }
 }

@@ -22,12 +22,32 @@ const LEVELS: [(&str, LevelFilter); 10] = [
 /// Directives to add to those of `RUST_LOG`. None of them increases the output. Without `RUST_LOG`
 /// the level is `info`.
 pub(super) fn quiet(asked: &str) -> impl Iterator<Item = String> {
-    let asked: Vec<&str> = asked.split(',').map(str::trim).filter(|directive| !directive.is_empty()).collect();
-    let unnamed = if asked.is_empty() { LevelFilter::INFO } else { LevelFilter::OFF };
-    let level = asked.iter().rev().find_map(|directive| directive.parse().ok()).unwrap_or(unnamed);
-    let targets: Vec<&str> = asked.iter().filter_map(|directive| directive.split(['=', '[', ':']).next()).collect();
-    let silenced = LEVELS.iter().filter(|(library, kept)| *kept < level && !targets.contains(library));
-    silenced.map(|(library, kept)| format!("{library}={kept}")).collect::<Vec<_>>().into_iter()
+    let asked: Vec<&str> = asked
+        .split(',')
+        .map(str::trim)
+        .filter(|directive| !directive.is_empty())
+        .collect();
+    let unnamed = if asked.is_empty() {
+        LevelFilter::INFO
+    } else {
+        LevelFilter::OFF
+    };
+    let level = asked
+        .iter()
+        .rev()
+        .find_map(|directive| directive.parse().ok())
+        .unwrap_or(unnamed);
+    let targets: Vec<&str> = asked
+        .iter()
+        .filter_map(|directive| directive.split(['=', '[', ':']).next())
+        .collect();
+    let silenced = LEVELS
+        .iter()
+        .filter(|(library, kept)| *kept < level && !targets.contains(library));
+    silenced
+        .map(|(library, kept)| format!("{library}={kept}"))
+        .collect::<Vec<_>>()
+        .into_iter()
 }
 
 #[cfg(test)]
@@ -45,15 +65,28 @@ mod tests {
         for asked in ["debug", "trace", "worker=info, debug"] {
             let directives = silenced(asked);
             assert_eq!(directives.len(), LEVELS.len(), "{asked}");
-            assert!(directives.contains(&"hyper_util=info".to_owned()), "{directives:?}");
+            assert!(
+                directives.contains(&"hyper_util=info".to_owned()),
+                "{directives:?}"
+            );
         }
         let named = silenced("debug,h2=debug,hyper_util::client=trace");
-        assert!(!named.iter().any(|directive| directive.starts_with("h2=") || directive.starts_with("hyper_util=")));
+        assert!(
+            !named
+                .iter()
+                .any(|directive| directive.starts_with("h2=")
+                    || directive.starts_with("hyper_util="))
+        );
     }
 
     #[test]
     fn no_directive_increases_the_output() {
-        for asked in ["error", "off", "coordinator=debug", "worker=trace,shared=debug"] {
+        for asked in [
+            "error",
+            "off",
+            "coordinator=debug",
+            "worker=trace,shared=debug",
+        ] {
             assert_eq!(silenced(asked), Vec::<String>::new(), "{asked}");
         }
     }

@@ -41,13 +41,21 @@ pub struct TraceParent {
 impl TraceParent {
     /// The position of a span.
     pub fn of(span: &Span) -> Self {
-        if span.is_disabled() { Self::default() } else { Self::at(&span.context()) }
+        if span.is_disabled() {
+            Self::default()
+        } else {
+            Self::at(&span.context())
+        }
     }
 
     fn at(context: &Context) -> Self {
         let span = context.span();
         let context = span.span_context();
-        Self { trace: context.trace_id(), span: context.span_id(), flags: context.trace_flags() }
+        Self {
+            trace: context.trace_id(),
+            span: context.span_id(),
+            flags: context.trace_flags(),
+        }
     }
 
     /// Whether this is a position in a trace.
@@ -59,7 +67,13 @@ impl TraceParent {
     /// disabled.
     pub fn adopt(&self, span: &Span) {
         if self.is_somewhere() && !span.is_disabled() {
-            let parent = SpanContext::new(self.trace, self.span, self.flags, true, TraceState::default());
+            let parent = SpanContext::new(
+                self.trace,
+                self.span,
+                self.flags,
+                true,
+                TraceState::default(),
+            );
             adopt(span, Context::new().with_remote_span_context(parent));
         }
     }
@@ -67,7 +81,11 @@ impl TraceParent {
 
 impl Default for TraceParent {
     fn default() -> Self {
-        Self { trace: TraceId::INVALID, span: SpanId::INVALID, flags: TraceFlags::default() }
+        Self {
+            trace: TraceId::INVALID,
+            span: SpanId::INVALID,
+            flags: TraceFlags::default(),
+        }
     }
 }
 
@@ -77,7 +95,13 @@ impl fmt::Display for TraceParent {
         if !self.is_somewhere() {
             return Ok(());
         }
-        write!(formatter, "00-{}-{}-{:02x}", self.trace, self.span, self.flags.to_u8())
+        write!(
+            formatter,
+            "00-{}-{}-{:02x}",
+            self.trace,
+            self.span,
+            self.flags.to_u8()
+        )
     }
 }
 
@@ -89,13 +113,16 @@ impl FromStr for TraceParent {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        Ok(Self::at(&TraceContextPropagator::new().extract_with_context(&Context::new(), &Text(text))))
+        Ok(Self::at(
+            &TraceContextPropagator::new().extract_with_context(&Context::new(), &Text(text)),
+        ))
     }
 }
 
 /// Records the first span of a class's trace, for the lease. Returns its position.
 pub fn leased(wnid: Wnid, token: LeaseToken) -> TraceParent {
-    let span = info_span!(target: TARGET, parent: None, "lease", otel.kind = "producer", %wnid, %token);
+    let span =
+        info_span!(target: TARGET, parent: None, "lease", otel.kind = "producer", %wnid, %token);
     if span.is_disabled() {
         return TraceParent::default();
     }
@@ -143,11 +170,13 @@ pub fn calling(method: &'static str) -> Span {
 /// A span for a call that this program answers. Its parent is the caller's span, if the headers
 /// name it.
 pub fn called(method: &'static str, headers: &HeaderMap) -> Span {
-    let span =
-        info_span!(target: TARGET, parent: None, "call", otel.name = method, otel.kind = "server", rpc.system = "grpc");
+    let span = info_span!(target: TARGET, parent: None, "call", otel.name = method, otel.kind = "server", rpc.system = "grpc");
     if !span.is_disabled() && headers.contains_key(TRACEPARENT) {
         let headers = opentelemetry_http::HeaderExtractor(headers);
-        adopt(&span, TraceContextPropagator::new().extract_with_context(&Context::new(), &headers));
+        adopt(
+            &span,
+            TraceContextPropagator::new().extract_with_context(&Context::new(), &headers),
+        );
     }
     span
 }
@@ -166,7 +195,8 @@ impl Interceptor for WithContext {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let span = Span::current();
         if !span.is_disabled() {
-            TraceContextPropagator::new().inject_context(&span.context(), &mut Metadata(request.metadata_mut()));
+            TraceContextPropagator::new()
+                .inject_context(&span.context(), &mut Metadata(request.metadata_mut()));
         }
         Ok(request)
     }
@@ -209,7 +239,9 @@ mod tests {
 
     fn traced(act: impl FnOnce()) -> Vec<SpanData> {
         let exporter = InMemorySpanExporter::default();
-        let provider = SdkTracerProvider::builder().with_simple_exporter(exporter.clone()).build();
+        let provider = SdkTracerProvider::builder()
+            .with_simple_exporter(exporter.clone())
+            .build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), act);
         exporter.get_finished_spans().unwrap()
@@ -223,11 +255,19 @@ mod tests {
     fn a_position_survives_the_wire_and_invalid_text_is_no_position() {
         let Ok(place) = TEXT.parse::<TraceParent>();
         assert_eq!(place.to_string(), TEXT);
-        for nonsense in
-            ["", "x", "00-0-0-0", "00-00000000000000000000000000000000-b7ad6b7169203331-01", &"0-".repeat(9999)]
-        {
+        for nonsense in [
+            "",
+            "x",
+            "00-0-0-0",
+            "00-00000000000000000000000000000000-b7ad6b7169203331-01",
+            &"0-".repeat(9999),
+        ] {
             let Ok(nowhere) = nonsense.parse::<TraceParent>();
-            assert_eq!((nowhere, nowhere.to_string().as_str()), (TraceParent::default(), ""), "{nonsense}");
+            assert_eq!(
+                (nowhere, nowhere.to_string().as_str()),
+                (TraceParent::default(), ""),
+                "{nonsense}"
+            );
         }
     }
 
@@ -239,13 +279,24 @@ mod tests {
             leased.adopt(&class);
             let reported = TraceParent::of(&class).to_string();
             drop(class);
-            drop(settling(wnid(), LeaseToken(7), &Outcome::Success(Published::default()), &reported));
+            drop(settling(
+                wnid(),
+                LeaseToken(7),
+                &Outcome::Success(Published::default()),
+                &reported,
+            ));
         });
-        let [lease, class, settle] = spans.as_slice() else { panic!("{spans:#?}") };
+        let [lease, class, settle] = spans.as_slice() else {
+            panic!("{spans:#?}")
+        };
         assert_eq!(lease.parent_span_id, SpanId::INVALID);
         assert_eq!(class.parent_span_id, lease.span_context.span_id());
         assert_eq!(settle.parent_span_id, class.span_context.span_id());
-        assert!(spans.iter().all(|span| span.span_context.trace_id() == lease.span_context.trace_id()));
+        assert!(
+            spans
+                .iter()
+                .all(|span| span.span_context.trace_id() == lease.span_context.trace_id())
+        );
     }
 
     #[test]
@@ -255,9 +306,14 @@ mod tests {
             let request = span.in_scope(|| WithContext.call(Request::new(())).unwrap());
             drop(called("Renew", &request.into_parts().0.into_headers()));
         });
-        let [server, client] = spans.as_slice() else { panic!("{spans:#?}") };
+        let [server, client] = spans.as_slice() else {
+            panic!("{spans:#?}")
+        };
         assert_eq!(server.parent_span_id, client.span_context.span_id());
-        assert_eq!((server.name.as_ref(), client.name.as_ref()), ("Renew", "Renew"));
+        assert_eq!(
+            (server.name.as_ref(), client.name.as_ref()),
+            ("Renew", "Renew")
+        );
     }
 
     #[test]
@@ -266,7 +322,15 @@ mod tests {
         let log = log.with_filter(filter_fn(|metadata| metadata.target() != TARGET));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
             assert_eq!(leased(wnid(), LeaseToken(7)), TraceParent::default());
-            assert!(settling(wnid(), LeaseToken(7), &Outcome::Success(Published::default()), TEXT).is_disabled());
+            assert!(
+                settling(
+                    wnid(),
+                    LeaseToken(7),
+                    &Outcome::Success(Published::default()),
+                    TEXT
+                )
+                .is_disabled()
+            );
             let span = calling("Renew");
             assert!(span.is_disabled());
             let request = span.in_scope(|| WithContext.call(Request::new(())).unwrap());

@@ -61,12 +61,17 @@ pub fn read(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidBundle> {
     if begins_in(b"B\0E\0G\0I\0N\0") || begins_in(b"\0B\0E\0G\0I\0N") {
         return Err(InvalidBundle::Utf16);
     }
-    let text = String::from_utf8_lossy(pem).replace('\u{feff}', "").replace("\r\n", "\n").replace('\r', "\n");
+    let text = String::from_utf8_lossy(pem)
+        .replace('\u{feff}', "")
+        .replace("\r\n", "\n")
+        .replace('\r', "\n");
     let mut certificates = Vec::new();
     for (position, _) in text.match_indices(BEGIN) {
         let before = text[..position].trim_end_matches(' ');
         let after = &text[position + BEGIN.len()..];
-        let Some((label, rest)) = after.split_once('-') else { continue };
+        let Some((label, rest)) = after.split_once('-') else {
+            continue;
+        };
         let line = text[..position].matches('\n').count() + 1;
         if before.ends_with('-') && label.trim() == TRUSTED {
             return Err(InvalidBundle::TrustSettings { line });
@@ -75,19 +80,26 @@ pub fn read(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, InvalidBundle> {
             continue;
         }
         let damaged = |why: String| InvalidBundle::Damaged { line, why };
-        let body = body(before, label, rest).ok_or_else(|| damaged("its first or last line is not PEM".to_owned()))?;
+        let body = body(before, label, rest)
+            .ok_or_else(|| damaged("its first or last line is not PEM".to_owned()))?;
         certificates.push(certificate(body).map_err(damaged)?);
     }
     if !certificates.is_empty() {
         return Ok(certificates);
     }
     // A DER certificate is a SEQUENCE of more than 255 bytes.
-    Err(if pem.starts_with(&[0x30, 0x82]) { InvalidBundle::Der } else { InvalidBundle::Empty })
+    Err(if pem.starts_with(&[0x30, 0x82]) {
+        InvalidBundle::Der
+    } else {
+        InvalidBundle::Empty
+    })
 }
 
 /// The text between the two markers of a block.
 fn body<'text>(before: &str, label: &str, rest: &'text str) -> Option<&'text str> {
-    let rest = rest.strip_prefix(&DASHES[1..]).filter(|_| before.ends_with(DASHES))?;
+    let rest = rest
+        .strip_prefix(&DASHES[1..])
+        .filter(|_| before.ends_with(DASHES))?;
     let (body, _) = rest.split_once(&format!("{DASHES}END {label}{DASHES}"))?;
     (!body.contains('-')).then_some(body)
 }
@@ -95,9 +107,15 @@ fn body<'text>(before: &str, label: &str, rest: &'text str) -> Option<&'text str
 /// Decodes the base64 text of a certificate, and checks that it is a certificate.
 fn certificate(base64: &str) -> Result<CertificateDer<'static>, String> {
     let lines: Vec<&str> = base64.split_whitespace().collect();
-    let block = format!("-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n", lines.join("\n"));
-    let certificate = CertificateDer::from_pem_slice(block.as_bytes()).map_err(|error| error.to_string())?;
-    RootCertStore::empty().add(certificate.clone()).map_err(|error| error.to_string())?;
+    let block = format!(
+        "-----BEGIN CERTIFICATE-----\n{}\n-----END CERTIFICATE-----\n",
+        lines.join("\n")
+    );
+    let certificate =
+        CertificateDer::from_pem_slice(block.as_bytes()).map_err(|error| error.to_string())?;
+    RootCertStore::empty()
+        .add(certificate.clone())
+        .map_err(|error| error.to_string())?;
     Ok(certificate)
 }
 
@@ -109,7 +127,12 @@ mod tests {
 
     fn pem(name: &str) -> String {
         let key = KeyPair::generate().unwrap();
-        CertificateParams::new(vec![name.to_owned()]).unwrap().self_signed(&key).unwrap().pem().replace("\r\n", "\n")
+        CertificateParams::new(vec![name.to_owned()])
+            .unwrap()
+            .self_signed(&key)
+            .unwrap()
+            .pem()
+            .replace("\r\n", "\n")
     }
 
     fn count(text: impl AsRef<[u8]>) -> Result<usize, InvalidBundle> {
@@ -130,15 +153,25 @@ mod tests {
             both.replace('\n', "\r"),
             format!("{}{two}", one.trim_end()),
             format!("  {}", both.replace('\n', " \n  ")),
-            format!("# BEGIN of the list\nsubject: CN=one\n{one}\nissuer=…\n{two}trailing text without an end"),
-            format!("{one}-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n{two}"),
-            format!("{one}-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n{two}"),
+            format!(
+                "# BEGIN of the list\nsubject: CN=one\n{one}\nissuer=…\n{two}trailing text without an end"
+            ),
+            format!(
+                "{one}-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n{two}"
+            ),
+            format!(
+                "{one}-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n{two}"
+            ),
             both.trim_end().to_owned(),
             old_label,
         ] {
             assert_eq!(read(text.as_bytes()).as_ref(), Ok(&expected), "{text}");
         }
-        assert_eq!(count([&b"n\xf6te\n"[..], one.as_bytes()].concat()), Ok(1), "text that is not UTF-8");
+        assert_eq!(
+            count([&b"n\xf6te\n"[..], one.as_bytes()].concat()),
+            Ok(1),
+            "text that is not UTF-8"
+        );
     }
 
     #[test]
@@ -147,13 +180,31 @@ mod tests {
         let two = pem("two");
         let lines = one.lines().count();
         for (text, line) in [
-            (format!("{one}{}", two.replace("-----BEGIN CERT", "----BEGIN CERT")), lines + 1),
-            (format!("{one}{}", two.replace("-----BEGIN CERT", "---- BEGIN CERT")), lines + 1),
-            (format!("{one}{}", two.replace("-----END CERTIFICATE-----", "")), lines + 1),
-            (format!("{}{two}", one.replace("-----END CERTIFICATE-----", "")), 1),
+            (
+                format!("{one}{}", two.replace("-----BEGIN CERT", "----BEGIN CERT")),
+                lines + 1,
+            ),
+            (
+                format!("{one}{}", two.replace("-----BEGIN CERT", "---- BEGIN CERT")),
+                lines + 1,
+            ),
+            (
+                format!("{one}{}", two.replace("-----END CERTIFICATE-----", "")),
+                lines + 1,
+            ),
+            (
+                format!("{}{two}", one.replace("-----END CERTIFICATE-----", "")),
+                1,
+            ),
             (format!("{one}{}", two.replacen("MI", "M!", 1)), lines + 1),
-            ("-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(), 1),
-            ("-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".to_owned(), 1),
+            (
+                "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n".to_owned(),
+                1,
+            ),
+            (
+                "-----BEGIN CERTIFICATE-----\n-----END CERTIFICATE-----\n".to_owned(),
+                1,
+            ),
         ] {
             let refused = read(text.as_bytes()).unwrap_err();
             assert!(
@@ -162,17 +213,28 @@ mod tests {
             );
         }
         let trusted = two.replace("CERTIFICATE-----", "TRUSTED CERTIFICATE-----");
-        assert_eq!(count(format!("{one}{trusted}")), Err(InvalidBundle::TrustSettings { line: lines + 1 }));
+        assert_eq!(
+            count(format!("{one}{trusted}")),
+            Err(InvalidBundle::TrustSettings { line: lines + 1 })
+        );
     }
 
     #[test]
     fn a_file_without_any_certificate_is_refused_with_the_reason() {
         let one = pem("one");
-        let wide = |bytes: fn(u16) -> [u8; 2]| one.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
+        let wide =
+            |bytes: fn(u16) -> [u8; 2]| one.encode_utf16().flat_map(bytes).collect::<Vec<u8>>();
         assert_eq!(count(wide(u16::to_le_bytes)), Err(InvalidBundle::Utf16));
         assert_eq!(count(wide(u16::to_be_bytes)), Err(InvalidBundle::Utf16));
-        assert_eq!(count(read(one.as_bytes()).unwrap()[0].as_ref()), Err(InvalidBundle::Der));
-        for text in ["", "no certificate", "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n"] {
+        assert_eq!(
+            count(read(one.as_bytes()).unwrap()[0].as_ref()),
+            Err(InvalidBundle::Der)
+        );
+        for text in [
+            "",
+            "no certificate",
+            "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----\n",
+        ] {
             assert_eq!(count(text), Err(InvalidBundle::Empty), "{text}");
         }
     }

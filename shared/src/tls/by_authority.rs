@@ -29,7 +29,10 @@ pub struct AuthorityVerifier {
 impl AuthorityVerifier {
     /// A verifier for the servers of this authority.
     pub fn new(authority: Authority, provider: Arc<CryptoProvider>) -> Self {
-        Self { authority, provider }
+        Self {
+            authority,
+            provider,
+        }
     }
 }
 
@@ -42,13 +45,18 @@ impl ServerCertVerifier for AuthorityVerifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let named = chain.iter().find(|certificate| Authority::of(certificate) == self.authority);
+        let named = chain
+            .iter()
+            .find(|certificate| Authority::of(certificate) == self.authority);
         let authority = named.ok_or(CertificateError::UnknownIssuer)?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&self.provider))
-            .build()
-            .map_err(|error| Error::General(error.to_string()))?;
+        let verifier = WebPkiServerVerifier::builder_with_provider(
+            Arc::new(roots),
+            Arc::clone(&self.provider),
+        )
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
         verifier.verify_server_cert(server, chain, name, ocsp, now)
     }
 
@@ -58,7 +66,12 @@ impl ServerCertVerifier for AuthorityVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -67,11 +80,18 @@ impl ServerCertVerifier for AuthorityVerifier {
         certificate: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signed, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -88,7 +108,9 @@ mod tests {
 
     fn authority() -> Issuer {
         let mut params = CertificateParams::default();
-        params.distinguished_name.push(DnType::CommonName, "authority");
+        params
+            .distinguished_name
+            .push(DnType::CommonName, "authority");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         CertifiedIssuer::self_signed(params, KeyPair::generate().unwrap()).unwrap()
     }
@@ -96,14 +118,25 @@ mod tests {
     fn server(issuer: &Issuer, ends: Duration) -> CertificateDer<'static> {
         let mut params = CertificateParams::new(["localhost".to_owned()]).unwrap();
         params.not_after = (SystemTime::UNIX_EPOCH + ends).into();
-        params.signed_by(&KeyPair::generate().unwrap(), issuer).unwrap().der().clone()
+        params
+            .signed_by(&KeyPair::generate().unwrap(), issuer)
+            .unwrap()
+            .der()
+            .clone()
     }
 
-    fn check(named: &Issuer, server: &CertificateDer<'_>, chain: &[&Issuer], name: &str) -> Result<(), Error> {
+    fn check(
+        named: &Issuer,
+        server: &CertificateDer<'_>,
+        chain: &[&Issuer],
+        name: &str,
+    ) -> Result<(), Error> {
         let verifier = AuthorityVerifier::new(Authority::of(named.der()), provider());
         let chain: Vec<_> = chain.iter().map(|issuer| issuer.der().clone()).collect();
         let name = ServerName::try_from(name).unwrap();
-        verifier.verify_server_cert(server, &chain, &name, &[], UnixTime::now()).map(drop)
+        verifier
+            .verify_server_cert(server, &chain, &name, &[], UnixTime::now())
+            .map(drop)
     }
 
     #[test]
@@ -111,23 +144,41 @@ mod tests {
         let ours = authority();
         let theirs = authority();
         let later = Duration::from_secs(UnixTime::now().as_secs() + 3600);
-        let (good, forged, old) =
-            (server(&ours, later), server(&theirs, later), server(&ours, Duration::from_hours(1)));
+        let (good, forged, old) = (
+            server(&ours, later),
+            server(&theirs, later),
+            server(&ours, Duration::from_hours(1)),
+        );
         assert_eq!(check(&ours, &good, &[&ours], "localhost"), Ok(()));
         assert_eq!(check(&ours, &good, &[&theirs, &ours], "localhost"), Ok(()));
         for (what, refused) in [
-            ("the authority is not in the chain", check(&ours, &good, &[], "localhost")),
-            ("another cluster", check(&ours, &forged, &[&theirs], "localhost")),
+            (
+                "the authority is not in the chain",
+                check(&ours, &good, &[], "localhost"),
+            ),
+            (
+                "another cluster",
+                check(&ours, &forged, &[&theirs], "localhost"),
+            ),
             (
                 "the chain has our authority, and the certificate is of the other one",
                 check(&ours, &forged, &[&ours], "localhost"),
             ),
-            ("both authorities are in the chain", check(&ours, &forged, &[&theirs, &ours], "localhost")),
+            (
+                "both authorities are in the chain",
+                check(&ours, &forged, &[&theirs, &ours], "localhost"),
+            ),
             ("another name", check(&ours, &good, &[&ours], "elsewhere")),
             ("expired", check(&ours, &old, &[&ours], "localhost")),
-            ("the authority itself as the server", check(&ours, ours.der(), &[&ours], "localhost")),
+            (
+                "the authority itself as the server",
+                check(&ours, ours.der(), &[&ours], "localhost"),
+            ),
         ] {
-            assert!(matches!(refused, Err(Error::InvalidCertificate(_))), "{what}: {refused:?}");
+            assert!(
+                matches!(refused, Err(Error::InvalidCertificate(_))),
+                "{what}: {refused:?}"
+            );
         }
     }
 }

@@ -124,7 +124,9 @@ pub enum TlsError {
 /// Advice for a file that cannot be read, if there is one.
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::NotFound => "; name a file that is there, such as one that `coordinator init` wrote",
+        io::ErrorKind::NotFound => {
+            "; name a file that is there, such as one that `coordinator init` wrote"
+        }
         io::ErrorKind::PermissionDenied => {
             "; make it readable for the user that this program runs as, and for no others"
         }

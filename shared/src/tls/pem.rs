@@ -17,7 +17,10 @@ use super::{SourceFile, TlsError, bundle};
 /// # Errors
 /// [`TlsError::Certificate`].
 pub fn certificates(source: &SourceFile) -> Result<Vec<CertificateDer<'static>>, TlsError> {
-    bundle::read(&source.bytes).map_err(|why| TlsError::Certificate { path: source.path.clone(), why })
+    bundle::read(&source.bytes).map_err(|why| TlsError::Certificate {
+        path: source.path.clone(),
+        why,
+    })
 }
 
 /// The certificate of one file, with those of its issuers, and the first private key of another
@@ -25,9 +28,14 @@ pub fn certificates(source: &SourceFile) -> Result<Vec<CertificateDer<'static>>,
 ///
 /// # Errors
 /// [`TlsError`], also if the two do not match.
-pub fn certified_key(certificate: &SourceFile, key: &SourceFile) -> Result<Arc<SingleCertAndKey>, TlsError> {
+pub fn certified_key(
+    certificate: &SourceFile,
+    key: &SourceFile,
+) -> Result<Arc<SingleCertAndKey>, TlsError> {
     let chain = certificates(certificate)?;
-    let der = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|_| TlsError::Key { path: key.path.clone() })?;
+    let der = PrivateKeyDer::from_pem_slice(&key.bytes).map_err(|_| TlsError::Key {
+        path: key.path.clone(),
+    })?;
     let der = Zeroizing::new(der);
     let pair = any_supported_type(&der).and_then(|signer| {
         let pair = CertifiedKey::new(chain, signer);
@@ -37,8 +45,11 @@ pub fn certified_key(certificate: &SourceFile, key: &SourceFile) -> Result<Arc<S
             Err(error) => Err(error),
         }
     });
-    let pair =
-        pair.map_err(|source| TlsError::Pair { certificate: certificate.path.clone(), key: key.path.clone(), source })?;
+    let pair = pair.map_err(|source| TlsError::Pair {
+        certificate: certificate.path.clone(),
+        key: key.path.clone(),
+        source,
+    })?;
     Ok(Arc::new(pair.into()))
 }
 
@@ -51,7 +62,10 @@ pub fn roots(source: &SourceFile) -> Result<RootCertStore, TlsError> {
     for certificate in certificates(source)? {
         roots
             .add(certificate)
-            .map_err(|error| TlsError::Authority { path: source.path.clone(), reason: error.to_string() })?;
+            .map_err(|error| TlsError::Authority {
+                path: source.path.clone(),
+                reason: error.to_string(),
+            })?;
     }
     Ok(roots)
 }

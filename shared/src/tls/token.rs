@@ -40,7 +40,9 @@ pub enum InvalidToken {
     #[error("it begins with {TOKEN_PREFIX} but is no whole join token; copy it again")]
     Damaged,
     /// The text is too short, or not one word.
-    #[error("a token is one word of 16 to 1024 letters, digits and signs, like those that `coordinator init` writes")]
+    #[error(
+        "a token is one word of 16 to 1024 letters, digits and signs, like those that `coordinator init` writes"
+    )]
     NoToken,
     /// The word before the token is not a role.
     #[error("the word before the token is no role: worker, viewer or admin")]
@@ -69,7 +71,10 @@ impl Token {
     /// A join token of a cluster.
     pub fn new(authority: Authority, secret: [u8; BYTES]) -> Self {
         let text = format!("{TOKEN_PREFIX}{}.{}", base32(&authority.0), base32(&secret));
-        Self { text: text.into(), authority: Some(authority) }
+        Self {
+            text: text.into(),
+            authority: Some(authority),
+        }
     }
 
     /// The token of a file, which may also contain comments (`#`) and blank lines. The
@@ -79,14 +84,19 @@ impl Token {
     /// # Errors
     /// [`TlsError::Token`].
     pub fn one_of(source: &SourceFile, roles: &[&str]) -> Result<Self, TlsError> {
-        let refuse = |source_error| TlsError::Token { path: source.path.clone(), source: source_error };
+        let refuse = |source_error| TlsError::Token {
+            path: source.path.clone(),
+            source: source_error,
+        };
         let lines: Vec<(&str, &str)> = source.lines().map(|(_, line)| halves(line)).collect();
         let of_role = |role: &&str| lines.iter().find(|(of, _)| of == role);
         let found = match lines.as_slice() {
             [only] => Some(only),
             _ => roles.iter().find_map(of_role),
         };
-        let (_, token) = found.ok_or(InvalidToken::NotOne(lines.len())).map_err(refuse)?;
+        let (_, token) = found
+            .ok_or(InvalidToken::NotOne(lines.len()))
+            .map_err(refuse)?;
         token.parse().map_err(refuse)
     }
 
@@ -103,7 +113,8 @@ impl Token {
 
 /// The role and the token of a line; the role is empty if it is missing.
 pub fn halves(line: &str) -> (&str, &str) {
-    line.split_once(char::is_whitespace).map_or(("", line), |(role, token)| (role, token.trim_start()))
+    line.split_once(char::is_whitespace)
+        .map_or(("", line), |(role, token)| (role, token.trim_start()))
 }
 
 impl FromStr for Token {
@@ -111,7 +122,11 @@ impl FromStr for Token {
 
     fn from_str(text: &str) -> Result<Self, InvalidToken> {
         if !LENGTHS.contains(&text.len()) || !text.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(if text.starts_with(TOKEN_PREFIX) { InvalidToken::Damaged } else { InvalidToken::NoToken });
+            return Err(if text.starts_with(TOKEN_PREFIX) {
+                InvalidToken::Damaged
+            } else {
+                InvalidToken::NoToken
+            });
         }
         let authority = match text.strip_prefix(TOKEN_PREFIX) {
             None => None,
@@ -121,13 +136,19 @@ impl FromStr for Token {
                 Some(Authority(*bytes(authority)?))
             }
         };
-        Ok(Self { text: text.to_owned().into(), authority })
+        Ok(Self {
+            text: text.to_owned().into(),
+            authority,
+        })
     }
 }
 
 impl fmt::Debug for Token {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Token").field("authority", &self.authority).finish_non_exhaustive()
+        formatter
+            .debug_struct("Token")
+            .field("authority", &self.authority)
+            .finish_non_exhaustive()
     }
 }
 
@@ -139,7 +160,10 @@ fn bytes(text: &str) -> Result<Zeroizing<[u8; BYTES]>, InvalidToken> {
     let capitals = Zeroizing::new(text.to_ascii_uppercase());
     let decoded = BASE32_NOPAD.decode(capitals.as_bytes()).map(Zeroizing::new);
     let decoded = decoded.map_err(|_| InvalidToken::Damaged)?;
-    let bytes = decoded.as_slice().try_into().map_err(|_| InvalidToken::Damaged)?;
+    let bytes = decoded
+        .as_slice()
+        .try_into()
+        .map_err(|_| InvalidToken::Damaged)?;
     Ok(Zeroizing::new(bytes))
 }
 
@@ -148,7 +172,10 @@ mod tests {
     use super::*;
 
     fn source(text: &str) -> SourceFile {
-        SourceFile { path: "token".into(), bytes: text.as_bytes().to_vec().into() }
+        SourceFile {
+            path: "token".into(),
+            bytes: text.as_bytes().to_vec().into(),
+        }
     }
 
     #[test]
@@ -156,7 +183,10 @@ mod tests {
         let authority = Authority::of(&CertificateDer::from(b"a certificate".to_vec()));
         let token = Token::new(authority, [7; 32]);
         let read: Token = token.reveal().parse().unwrap();
-        assert_eq!((read.reveal(), read.authority()), (token.reveal(), Some(authority)));
+        assert_eq!(
+            (read.reveal(), read.authority()),
+            (token.reveal(), Some(authority))
+        );
         assert_eq!(token.reveal().len(), 5 + 52 + 1 + 52);
     }
 
@@ -164,29 +194,61 @@ mod tests {
     fn a_damaged_join_token_is_not_accepted_as_another_kind_of_token() {
         let token = Token::new(Authority([1; 32]), [7; 32]);
         let whole = token.reveal();
-        for damaged in
-            [&whole[..whole.len() - 1], &whole[..40], "idl1.", &format!("{whole}x"), &whole.replace('.', "-")]
-        {
-            let wanted = if damaged.starts_with("idl1.") { Some(InvalidToken::Damaged) } else { None };
+        for damaged in [
+            &whole[..whole.len() - 1],
+            &whole[..40],
+            "idl1.",
+            &format!("{whole}x"),
+            &whole.replace('.', "-"),
+        ] {
+            let wanted = if damaged.starts_with("idl1.") {
+                Some(InvalidToken::Damaged)
+            } else {
+                None
+            };
             assert_eq!(damaged.parse::<Token>().err(), wanted, "{damaged}");
         }
     }
 
     #[test]
     fn any_long_word_is_a_token_that_names_no_authority() {
-        assert_eq!("0123456789abcdef".parse::<Token>().unwrap().authority(), None);
-        for wrong in ["", "short", "two words of enough length", "söme0123456789abcdef"] {
-            assert_eq!(wrong.parse::<Token>().err(), Some(InvalidToken::NoToken), "{wrong}");
+        assert_eq!(
+            "0123456789abcdef".parse::<Token>().unwrap().authority(),
+            None
+        );
+        for wrong in [
+            "",
+            "short",
+            "two words of enough length",
+            "söme0123456789abcdef",
+        ] {
+            assert_eq!(
+                wrong.parse::<Token>().err(),
+                Some(InvalidToken::NoToken),
+                "{wrong}"
+            );
         }
     }
 
     #[test]
     fn a_file_holds_one_token_and_may_contain_comments_and_a_role() {
-        for text in ["# for the workers\n\n  0123456789abcdef \r\n", "worker 0123456789abcdef"] {
-            assert_eq!(Token::one_of(&source(text), &["admin"]).unwrap().reveal(), "0123456789abcdef");
+        for text in [
+            "# for the workers\n\n  0123456789abcdef \r\n",
+            "worker 0123456789abcdef",
+        ] {
+            assert_eq!(
+                Token::one_of(&source(text), &["admin"]).unwrap().reveal(),
+                "0123456789abcdef"
+            );
         }
-        for (text, count) in [("", 0), ("# nothing\n", 0), ("0123456789abcdef\n0123456789abcdeg\n", 2)] {
-            let error = Token::one_of(&source(text), &["worker"]).unwrap_err().to_string();
+        for (text, count) in [
+            ("", 0),
+            ("# nothing\n", 0),
+            ("0123456789abcdef\n0123456789abcdeg\n", 2),
+        ] {
+            let error = Token::one_of(&source(text), &["worker"])
+                .unwrap_err()
+                .to_string();
             assert!(error.contains(&format!("holds {count},")), "{error}");
         }
     }

@@ -44,7 +44,9 @@ impl SourceFile {
         // Content that is not UTF-8 contains no token and no role.
         let text = std::str::from_utf8(&self.bytes).unwrap_or("\u{fffd}");
         let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
-        (1..).zip(lines).filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
+        (1..)
+            .zip(lines)
+            .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
     }
 }
 
@@ -83,7 +85,10 @@ impl<T> Watched<T> {
             paths,
             make: Box::new(make),
             current,
-            seen: Mutex::new(Seen { digests: digests(&sources), was_empty: false }),
+            seen: Mutex::new(Seen {
+                digests: digests(&sources),
+                was_empty: false,
+            }),
             refused: Counter::default(),
         })
     }
@@ -109,7 +114,11 @@ impl<T> Watched<T> {
     /// blocking I/O on small files.
     pub fn look(&self) {
         // A pipe provides its content once, and opening it again could block forever.
-        if self.paths.iter().any(|path| path.metadata().is_ok_and(|found| !found.is_file())) {
+        if self
+            .paths
+            .iter()
+            .any(|path| path.metadata().is_ok_and(|found| !found.is_file()))
+        {
             return;
         }
         // After a panic of another thread the digests are valid, at worst outdated, so poisoning is
@@ -127,7 +136,10 @@ impl<T> Watched<T> {
                     seen.was_empty = true;
                     return;
                 }
-                *seen = Seen { digests, was_empty: false };
+                *seen = Seen {
+                    digests,
+                    was_empty: false,
+                };
                 (self.make)(&sources)
             }
             // An unreadable file is reported once.
@@ -137,7 +149,11 @@ impl<T> Watched<T> {
                 Err(error)
             }
         };
-        let first = self.paths.first().map(|path| path.display().to_string()).unwrap_or_default();
+        let first = self
+            .paths
+            .first()
+            .map(|path| path.display().to_string())
+            .unwrap_or_default();
         match made {
             Ok(made) => {
                 self.current.store(Arc::new(made));
@@ -153,7 +169,10 @@ impl<T> Watched<T> {
 
 impl<T> std::fmt::Debug for Watched<T> {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.debug_struct("Watched").field("paths", &self.paths).finish_non_exhaustive()
+        formatter
+            .debug_struct("Watched")
+            .field("paths", &self.paths)
+            .finish_non_exhaustive()
     }
 }
 
@@ -162,7 +181,10 @@ fn read(paths: &[PathBuf]) -> Result<Vec<SourceFile>, TlsError> {
 }
 
 fn digests(sources: &[SourceFile]) -> Vec<Vec<u8>> {
-    sources.iter().map(|source| digest(&SHA256, &source.bytes).as_ref().to_vec()).collect()
+    sources
+        .iter()
+        .map(|source| digest(&SHA256, &source.bytes).as_ref().to_vec())
+        .collect()
 }
 
 #[cfg(test)]
@@ -174,7 +196,10 @@ mod tests {
     fn length_of(sources: &[SourceFile]) -> Result<usize, TlsError> {
         let source = &sources[0];
         if source.bytes.is_empty() {
-            return Err(TlsError::Certificate { path: source.path.clone(), why: crate::tls::InvalidBundle::Empty });
+            return Err(TlsError::Certificate {
+                path: source.path.clone(),
+                why: crate::tls::InvalidBundle::Empty,
+            });
         }
         Ok(source.bytes.len())
     }
@@ -257,7 +282,13 @@ mod tests {
     fn a_pipe_is_read_once() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("pipe");
-        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        assert!(
+            std::process::Command::new("mkfifo")
+                .arg(&path)
+                .status()
+                .unwrap()
+                .success()
+        );
         let writer = std::thread::spawn({
             let path = path.clone();
             move || std::fs::write(path, "one").unwrap()
@@ -270,7 +301,13 @@ mod tests {
 
     #[test]
     fn unusable_files_at_the_start_are_an_error() {
-        assert!(matches!(Watched::new(vec!["/nowhere".into()], length_of), Err(TlsError::Read { .. })));
-        assert!(matches!(Watched::new(vec!["/dev/null".into()], length_of), Err(TlsError::Certificate { .. })));
+        assert!(matches!(
+            Watched::new(vec!["/nowhere".into()], length_of),
+            Err(TlsError::Read { .. })
+        ));
+        assert!(matches!(
+            Watched::new(vec!["/dev/null".into()], length_of),
+            Err(TlsError::Certificate { .. })
+        ));
     }
 }

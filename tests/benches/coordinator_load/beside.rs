@@ -57,20 +57,31 @@ pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
     renewals::leave(load, workers).await
 }
 
-async fn run_attack(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style) -> Result<Vec<Worker>, Trouble> {
+async fn run_attack(
+    load: &Load,
+    workers: Vec<Worker>,
+    kind: Kind,
+    style: Style,
+) -> Result<Vec<Worker>, Trouble> {
     let process = load.coordinator.id();
     let idle = memory::of(process)?.now;
     memory::reset_peak(process)?;
-    let attack =
-        Attack { address: load.coordinator.dial.address, authority: load.site.authority(), token: None, kind, style };
+    let attack = Attack {
+        address: load.coordinator.dial.address,
+        authority: load.site.authority(),
+        token: None,
+        kind,
+        style,
+    };
     let stopping = Arc::new(AtomicBool::new(false));
     let count = load.options.strangers as usize;
     let strangers = AbusiveClients::start(&attack, count);
     let honest_clients = measure_honest_clients(load, &stopping);
     let (workers, renewed) = renewals::renew(workers, load.options.renewal_time()).await?;
     stopping.store(true, Ordering::Relaxed);
-    let seen =
-        honest_clients.await.map_err(|error| Trouble::Setting(format!("await the honest clients: {error}")))??;
+    let seen = honest_clients
+        .await
+        .map_err(|error| Trouble::Setting(format!("await the honest clients: {error}")))??;
     let sent = strangers.stop();
     let Memory { peak, .. } = memory::of(process)?;
     sleep(RECOVERY).await;
@@ -94,24 +105,33 @@ async fn run_attack(load: &Load, workers: Vec<Worker>, kind: Kind, style: Style)
         renewed.describe(),
     );
     tell(&format!("attack: {kind}"), &figures);
-    let is_met = grown <= MAX_GROWTH && slowest <= MAX_STATUS && seen.cut == 0 && p99 <= renewals::GOAL;
+    let is_met =
+        grown <= MAX_GROWTH && slowest <= MAX_STATUS && seen.cut == 0 && p99 <= renewals::GOAL;
     load.options.hold(is_met, &format!("beside {kind}"))?;
     Ok(workers)
 }
 
 /// Alternates status calls and first reports until `stopping` is set.
-fn measure_honest_clients(load: &Load, stopping: &Arc<AtomicBool>) -> JoinHandle<Result<Seen, Trouble>> {
+fn measure_honest_clients(
+    load: &Load,
+    stopping: &Arc<AtomicBool>,
+) -> JoinHandle<Result<Seen, Trouble>> {
     let stopping = Arc::clone(stopping);
     let dial = load.coordinator.dial.clone();
     let status = load.site.status(&dial);
-    #[expect(clippy::disallowed_methods, reason = "its end is awaited by the caller")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "its end is awaited by the caller"
+    )]
     tokio::spawn(async move {
         let mut seen = Seen::default();
         while !stopping.load(Ordering::Relaxed) {
             let before = Instant::now();
             let answered = tokio::process::Command::from(status()).status().await?;
             if !answered.success() {
-                return Err(Trouble::Misbehaved("`coordinator status` failed".to_owned()));
+                return Err(Trouble::Misbehaved(
+                    "`coordinator status` failed".to_owned(),
+                ));
             }
             seen.statuses.add(before.elapsed());
             let before = Instant::now();

@@ -56,30 +56,62 @@ impl Environment {
     /// possible.
     pub(crate) fn prepare(options: &Options) -> Result<Self, Trouble> {
         let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
-        let folder = tempfile::Builder::new().prefix("coordinator-load-").tempdir_in(parent)?;
+        let folder = tempfile::Builder::new()
+            .prefix("coordinator-load-")
+            .tempdir_in(parent)?;
         let beside = std::env::current_exe()?.with_file_name("coordinator");
         let program = options.coordinator.clone().unwrap_or(beside);
         if !program.is_file() {
-            let message = format!("find {}; build it: cargo build --release -p coordinator", program.display());
+            let message = format!(
+                "find {}; build it: cargo build --release -p coordinator",
+                program.display()
+            );
             return Err(Trouble::Setting(message));
         }
         let found = getrlimit(Resource::Nofile);
-        setrlimit(Resource::Nofile, Rlimit { current: found.maximum, maximum: found.maximum })
-            .map_err(std::io::Error::from)?;
-        let tls = if options.tls { Some(init(&program, &folder.path().join(AUTH_FOLDER))?) } else { None };
-        Ok(Self { folder, program, core: options.coordinator_core, descriptors: found.current, tls })
+        setrlimit(
+            Resource::Nofile,
+            Rlimit {
+                current: found.maximum,
+                maximum: found.maximum,
+            },
+        )
+        .map_err(std::io::Error::from)?;
+        let tls = if options.tls {
+            Some(init(&program, &folder.path().join(AUTH_FOLDER))?)
+        } else {
+            None
+        };
+        Ok(Self {
+            folder,
+            program,
+            core: options.coordinator_core,
+            descriptors: found.current,
+            tls,
+        })
     }
 
     /// Describes the machine in one line.
     pub(crate) fn describe(&self, options: &Options) -> Result<String, Trouble> {
         let cores = std::thread::available_parallelism()?;
-        let kind = statfs(self.folder.path()).map_err(std::io::Error::from)?.f_type;
-        let memory = if kind == TMPFS_MAGIC { ", which is memory and no disk: commits cost nothing" } else { "" };
-        let pinned = self.core.map(|core| format!(", coordinator on core {core}")).unwrap_or_default();
+        let kind = statfs(self.folder.path())
+            .map_err(std::io::Error::from)?
+            .f_type;
+        let memory = if kind == TMPFS_MAGIC {
+            ", which is memory and no disk: commits cost nothing"
+        } else {
+            ""
+        };
+        let pinned = self
+            .core
+            .map(|core| format!(", coordinator on core {core}"))
+            .unwrap_or_default();
         let path = self.folder.path().display();
         let syncs = self.syncs_per_second()?;
         let classes = options.classes;
-        Ok(format!("{classes} classes, {cores} cores{pinned}, {syncs} fdatasync/s in {path}{memory}"))
+        Ok(format!(
+            "{classes} classes, {cores} cores{pinned}, {syncs} fdatasync/s in {path}{memory}"
+        ))
     }
 
     /// Measures the lower bound of a commit's cost on this disk.
@@ -109,7 +141,11 @@ impl Environment {
 
     /// Starts the program with a list and that list's own ledger, at a free address or at a given
     /// one.
-    pub(crate) fn start(&self, list: &str, address: Option<SocketAddr>) -> Result<Coordinator, Trouble> {
+    pub(crate) fn start(
+        &self,
+        list: &str,
+        address: Option<SocketAddr>,
+    ) -> Result<Coordinator, Trouble> {
         let address = match address {
             Some(address) => address,
             None => TcpListener::bind("127.0.0.1:0")?.local_addr()?,
@@ -119,25 +155,48 @@ impl Environment {
         let log = target.join("stderr");
         let stderr = File::options().create(true).append(true).open(&log)?;
         let mut command = Command::new("sh");
-        let limit = self.descriptors.map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
+        let limit = self
+            .descriptors
+            .map_or_else(|| "unlimited".to_owned(), |limit| limit.to_string());
         command.args(["-c", WITH_LIMIT, &limit]);
         if let Some(core) = self.core {
             command.args(["taskset", "-c", &core.to_string()]);
         }
-        command.arg(&self.program).arg("--fname").arg(self.folder.path().join(list)).arg("--target").arg(&target);
+        command
+            .arg(&self.program)
+            .arg("--fname")
+            .arg(self.folder.path().join(list))
+            .arg("--target")
+            .arg(&target);
         // No worker downloads, so this origin gets no requests.
-        command.args(["--url", "http://127.0.0.1:9", "--listen", &address.to_string()]);
+        command.args([
+            "--url",
+            "http://127.0.0.1:9",
+            "--listen",
+            &address.to_string(),
+        ]);
         if self.tls.is_some() {
-            for (flag, file) in [("--tls-cert", "server.pem"), ("--tls-key", "server.key"), ("--token-file", "tokens")]
-            {
+            for (flag, file) in [
+                ("--tls-cert", "server.pem"),
+                ("--tls-key", "server.key"),
+                ("--token-file", "tokens"),
+            ] {
                 command.arg(flag).arg(self.auth_file(file));
             }
         }
         command.env("IMAGENET_HTTP", "127.0.0.1:0");
-        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr);
+        command
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(stderr);
         let started = Instant::now();
         let dial = Dial::new(address, self.tls.clone());
-        Ok(Coordinator { child: command.spawn()?, dial, started, log })
+        Ok(Coordinator {
+            child: command.spawn()?,
+            dial,
+            started,
+            log,
+        })
     }
 
     /// The CA certificate that `coordinator init` created.
@@ -152,7 +211,9 @@ impl Environment {
         let connect = format!("https://{}", dial.address);
         move || {
             let mut command = Command::new(&program);
-            command.args(["status", "--connect", &connect, "--token-file"]).arg(&token);
+            command
+                .args(["status", "--connect", &connect, "--token-file"])
+                .arg(&token);
             command.stdin(Stdio::null()).stdout(Stdio::null());
             command
         }
@@ -165,10 +226,20 @@ impl Environment {
     /// Sizes of a list's ledger and logs.
     pub(crate) fn files(&self, list: &str) -> Result<String, Trouble> {
         let mut sizes = Vec::new();
-        for entry in self.folder.path().join(format!("{list}.target")).read_dir()? {
-            let (entry, size) = entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?.len())))?;
+        for entry in self
+            .folder
+            .path()
+            .join(format!("{list}.target"))
+            .read_dir()?
+        {
+            let (entry, size) =
+                entry.and_then(|entry| Ok((entry.file_name(), entry.metadata()?.len())))?;
             if size >= 1 << 20 {
-                sizes.push(format!("{} {}", entry.display(), crate::figures::mebibytes(size)));
+                sizes.push(format!(
+                    "{} {}",
+                    entry.display(),
+                    crate::figures::mebibytes(size)
+                ));
             }
         }
         sizes.sort();
@@ -179,10 +250,15 @@ impl Environment {
 /// Runs `coordinator init` in this folder.
 fn init(program: &Path, folder: &Path) -> Result<Tls, Trouble> {
     let mut command = Command::new(program);
-    command.args(["init", "--advertise", "127.0.0.1", "--dir"]).arg(folder).stdout(Stdio::null());
+    command
+        .args(["init", "--advertise", "127.0.0.1", "--dir"])
+        .arg(folder)
+        .stdout(Stdio::null());
     let status = command.status()?;
     if !status.success() {
-        return Err(Trouble::Setting(format!("run `coordinator init`: {status}")));
+        return Err(Trouble::Setting(format!(
+            "run `coordinator init`: {status}"
+        )));
     }
     Tls::read(folder)
 }
@@ -198,9 +274,18 @@ impl Coordinator {
         let stat = self.proc("stat")?;
         // The name, in parentheses, may contain any character; utime and stime are the 12th and
         // 13th field after it.
-        let fields = stat.rsplit_once(')').map_or("", |(_, rest)| rest).split_whitespace();
-        let ticks: u64 = fields.skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum();
-        Ok(Duration::from_millis(ticks * 1000 / rustix::param::clock_ticks_per_second()))
+        let fields = stat
+            .rsplit_once(')')
+            .map_or("", |(_, rest)| rest)
+            .split_whitespace();
+        let ticks: u64 = fields
+            .skip(11)
+            .take(2)
+            .filter_map(|field| field.parse::<u64>().ok())
+            .sum();
+        Ok(Duration::from_millis(
+            ticks * 1000 / rustix::param::clock_ticks_per_second(),
+        ))
     }
 
     pub(crate) fn memory(&self) -> Result<Memory, Trouble> {
@@ -218,12 +303,18 @@ impl Coordinator {
     pub(crate) fn check_running(&mut self) -> Result<(), Trouble> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => Err(Trouble::Setting(format!("run the coordinator: {status}\n{}", read(&self.log)))),
+            Some(status) => Err(Trouble::Setting(format!(
+                "run the coordinator: {status}\n{}",
+                read(&self.log)
+            ))),
         }
     }
 
     fn proc(&self, file: &str) -> Result<String, Trouble> {
-        Ok(fs::read_to_string(format!("/proc/{}/{file}", self.child.id()))?)
+        Ok(fs::read_to_string(format!(
+            "/proc/{}/{file}",
+            self.child.id()
+        ))?)
     }
 }
 

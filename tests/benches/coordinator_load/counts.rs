@@ -45,31 +45,47 @@ impl Grants {
 
     /// Takes all free classes except the last, and returns them.
     pub(crate) fn take_all_but_one(&self) -> Vec<String> {
-        let free = self.0.iter().enumerate().filter(|(_, state)| state.load(Ordering::Relaxed) == FREE);
+        let free = self
+            .0
+            .iter()
+            .enumerate()
+            .filter(|(_, state)| state.load(Ordering::Relaxed) == FREE);
         let mut numbers: Vec<usize> = free.map(|(position, _)| position).collect();
         numbers.pop();
         for position in &numbers {
             self.0[*position].store(HELD, Ordering::Relaxed);
         }
-        numbers.into_iter().map(|position| format!("n{:08}", position + 1)).collect()
+        numbers
+            .into_iter()
+            .map(|position| format!("n{:08}", position + 1))
+            .collect()
     }
 
     /// Polls the coordinator through `Watch` until its counts match.
     pub(crate) async fn check(&self, dial: &Dial) -> Result<(), Trouble> {
-        let count = |wanted| self.0.iter().filter(|state| state.load(Ordering::Relaxed) == wanted).count() as u64;
+        let count = |wanted| {
+            self.0
+                .iter()
+                .filter(|state| state.load(Ordering::Relaxed) == wanted)
+                .count() as u64
+        };
         let ours = (count(FREE), count(HELD), count(SETTLED));
         let end = Instant::now() + PUBLISH_TIMEOUT;
         loop {
             let status = worker::status(dial).await?;
             let settled = status.success + status.skipped + status.failed;
             if settled + status.leased + status.pending != status.total {
-                return Err(Trouble::Misbehaved(format!("the counts do not add up: {status:?}")));
+                return Err(Trouble::Misbehaved(format!(
+                    "the counts do not add up: {status:?}"
+                )));
             }
             if (status.pending, status.leased, settled) == ours {
                 return Ok(());
             }
             if Instant::now() >= end {
-                let message = format!("(pending, leased, settled) must be {ours:?}, and the counts are {status:?}");
+                let message = format!(
+                    "(pending, leased, settled) must be {ours:?}, and the counts are {status:?}"
+                );
                 return Err(Trouble::Misbehaved(message));
             }
             sleep(Duration::from_millis(50)).await;
@@ -77,9 +93,15 @@ impl Grants {
     }
 
     fn change(&self, wnid: &str, from: u8, to: u8, what: &str) -> Result<(), Trouble> {
-        let number = wnid.strip_prefix('n').and_then(|digits| digits.parse::<usize>().ok());
+        let number = wnid
+            .strip_prefix('n')
+            .and_then(|digits| digits.parse::<usize>().ok());
         let state = number.and_then(|number| self.0.get(number.checked_sub(1)?));
-        let Some(state) = state else { return Err(Trouble::Misbehaved(format!("{wnid} is no class of the list"))) };
+        let Some(state) = state else {
+            return Err(Trouble::Misbehaved(format!(
+                "{wnid} is no class of the list"
+            )));
+        };
         match state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed) {
             Ok(_) => Ok(()),
             Err(found) => {

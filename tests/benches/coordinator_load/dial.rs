@@ -50,7 +50,9 @@ pub(crate) struct Credential(Option<MetadataValue<Ascii>>);
 impl Interceptor for Credential {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         if let Some(bearer) = &self.0 {
-            request.metadata_mut().insert("authorization", bearer.clone());
+            request
+                .metadata_mut()
+                .insert("authorization", bearer.clone());
         }
         Ok(request)
     }
@@ -67,10 +69,13 @@ impl Tls {
     /// Reads the files in the folder of `coordinator init`.
     pub(crate) fn read(folder: &Path) -> Result<Self, Trouble> {
         let mut roots = RootCertStore::empty();
-        let authority = CertificateDer::from_pem_file(folder.join("ca.pem")).map_err(io::Error::other)?;
+        let authority =
+            CertificateDer::from_pem_file(folder.join("ca.pem")).map_err(io::Error::other)?;
         roots.add(authority).map_err(io::Error::other)?;
         let builder = ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()));
-        let builder = builder.with_safe_default_protocol_versions().map_err(io::Error::other)?;
+        let builder = builder
+            .with_safe_default_protocol_versions()
+            .map_err(io::Error::other)?;
         let mut config = builder.with_root_certificates(roots).with_no_client_auth();
         config.alpn_protocols = vec![b"h2".to_vec()];
         // Real workers are separate processes without common TLS sessions: each handshake is a full
@@ -78,7 +83,11 @@ impl Tls {
         config.resumption = Resumption::disabled();
         let worker = Credential::read(&folder.join("worker.token"))?;
         let viewer = Credential::read(&folder.join("viewer.token"))?;
-        Ok(Self { config: Arc::new(config), worker, viewer })
+        Ok(Self {
+            config: Arc::new(config),
+            worker,
+            viewer,
+        })
     }
 }
 
@@ -90,29 +99,43 @@ impl Dial {
     /// A connection that is established on first use.
     pub(crate) fn channel(&self) -> Channel {
         let address = self.address;
-        let endpoint = Endpoint::from_shared(format!("http://{address}")).expect("an address makes a URL");
+        let endpoint =
+            Endpoint::from_shared(format!("http://{address}")).expect("an address makes a URL");
         let endpoint = endpoint.connect_timeout(CONNECT_TIMEOUT).tcp_nodelay(true);
-        let Some(Tls { config, .. }) = &self.tls else { return endpoint.connect_lazy() };
+        let Some(Tls { config, .. }) = &self.tls else {
+            return endpoint.connect_lazy();
+        };
         let connector = TlsConnector::from(Arc::clone(config));
         endpoint.connect_with_connector_lazy(tower::service_fn(move |_| {
             let connector = connector.clone();
             async move {
                 let socket = TcpStream::connect(address).await?;
                 socket.set_nodelay(true)?;
-                connector.connect(ServerName::from(address.ip()), socket).await.map(TokioIo::new)
+                connector
+                    .connect(ServerName::from(address.ip()), socket)
+                    .await
+                    .map(TokioIo::new)
             }
         }))
     }
 
     /// A worker's client on a connection.
     pub(crate) fn worker(&self, channel: Channel) -> Client {
-        let credential = self.tls.as_ref().map(|tls| tls.worker.clone()).unwrap_or_default();
+        let credential = self
+            .tls
+            .as_ref()
+            .map(|tls| tls.worker.clone())
+            .unwrap_or_default();
         CoordinatorClient::with_interceptor(channel, credential)
     }
 
     /// A viewer's client with a connection of its own.
     pub(crate) fn viewer(&self) -> Client {
-        let credential = self.tls.as_ref().map(|tls| tls.viewer.clone()).unwrap_or_default();
+        let credential = self
+            .tls
+            .as_ref()
+            .map(|tls| tls.viewer.clone())
+            .unwrap_or_default();
         CoordinatorClient::with_interceptor(self.channel(), credential)
     }
 }

@@ -24,7 +24,10 @@ impl Latencies {
         let mut sorted = self.0.clone();
         sorted.sort_unstable();
         let last = sorted.len().saturating_sub(1);
-        sorted.get((sorted.len() * percent / 100).min(last)).copied().unwrap_or_default()
+        sorted
+            .get((sorted.len() * percent / 100).min(last))
+            .copied()
+            .unwrap_or_default()
     }
 
     /// Median, 99th percentile and maximum.
@@ -70,7 +73,10 @@ pub(crate) fn mebibytes(bytes: u64) -> String {
 
 /// Bytes per class, beyond what the program needs without classes.
 pub(crate) fn bytes_each(bytes: u64, fixed: u64, classes: u32) -> String {
-    format!("{:.0}", to_f64(bytes.saturating_sub(fixed)) / f64::from(classes))
+    format!(
+        "{:.0}",
+        to_f64(bytes.saturating_sub(fixed)) / f64::from(classes)
+    )
 }
 
 #[expect(clippy::cast_precision_loss, reason = "shown with a few digits")]

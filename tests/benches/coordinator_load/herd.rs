@@ -32,8 +32,13 @@ struct Attached {
 pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
     let dial = load.coordinator.dial.clone();
     let herd = load.options.herd;
-    let workers = (0..herd)
-        .map(|number| Worker::new(format!("herd-{number}"), dial.worker(dial.channel()), Arc::clone(&load.grants)));
+    let workers = (0..herd).map(|number| {
+        Worker::new(
+            format!("herd-{number}"),
+            dial.worker(dial.channel()),
+            Arc::clone(&load.grants),
+        )
+    });
     let start = Instant::now();
     let cpu = load.coordinator.cpu()?;
     let (workers, attached) = worker::all(workers, move |place, worker| async move {
@@ -44,7 +49,14 @@ pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
     .await?;
     let workers = only_attached(workers, &attached)?;
     let goal = "(goal: all within 10 s, p99 of Renew below 100 ms)";
-    print_attached("herd, first contact", &load.coordinator, cpu, start.elapsed(), attached, goal)?;
+    print_attached(
+        "herd, first contact",
+        &load.coordinator,
+        cpu,
+        start.elapsed(),
+        attached,
+        goal,
+    )?;
     let (workers, _) = worker::all(workers, |_, mut worker| async move {
         worker.acquire(1).await?;
         Ok((worker, ()))
@@ -66,15 +78,26 @@ pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Resul
     let workers = only_attached(workers, &attached)?;
     let span = start.elapsed();
     let goal = format!("(goal: all within 20 s; the first answer came after {took})");
-    print_attached("herd, after a kill", &load.coordinator, Duration::ZERO, span, attached, &goal)?;
+    print_attached(
+        "herd, after a kill",
+        &load.coordinator,
+        Duration::ZERO,
+        span,
+        attached,
+        &goal,
+    )?;
     worker::leave(workers).await
 }
 
 /// Drops the workers that did not attach.
 fn only_attached(workers: Vec<Worker>, attached: &[Attached]) -> Result<Vec<Worker>, Trouble> {
-    let (within, without): (Vec<_>, Vec<_>) =
-        workers.into_iter().zip(attached).partition(|(_, attached)| attached.renewal.is_some());
-    without.into_iter().try_for_each(|(mut worker, _)| worker.give_all_up())?;
+    let (within, without): (Vec<_>, Vec<_>) = workers
+        .into_iter()
+        .zip(attached)
+        .partition(|(_, attached)| attached.renewal.is_some());
+    without
+        .into_iter()
+        .try_for_each(|(mut worker, _)| worker.give_all_up())?;
     Ok(within.into_iter().map(|(worker, _)| worker).collect())
 }
 
@@ -82,7 +105,11 @@ fn only_attached(workers: Vec<Worker>, attached: &[Attached]) -> Result<Vec<Work
 /// once.
 async fn attach(mut worker: Worker, start: Instant) -> Result<(Worker, Attached), Trouble> {
     let mut backoff = FIRST_BACKOFF;
-    let mut attached = Attached { after: Duration::ZERO, attempts: 0, renewal: None };
+    let mut attached = Attached {
+        after: Duration::ZERO,
+        attempts: 0,
+        renewal: None,
+    };
     while start.elapsed() < ATTACH_TIMEOUT {
         attached.attempts += 1;
         match contact(&mut worker).await {
@@ -104,7 +131,11 @@ async fn attach(mut worker: Worker, start: Instant) -> Result<(Worker, Attached)
 }
 
 async fn contact(worker: &mut Worker) -> Result<(), Trouble> {
-    if worker.has_session() && worker.renew().await? { Ok(()) } else { worker.register().await }
+    if worker.has_session() && worker.renew().await? {
+        Ok(())
+    } else {
+        worker.register().await
+    }
 }
 
 fn print_attached(
@@ -119,7 +150,12 @@ fn print_attached(
     let mut last = Duration::ZERO;
     let mut attempts = 0;
     let all = attached.len();
-    for Attached { after, attempts: tried, renewal } in attached {
+    for Attached {
+        after,
+        attempts: tried,
+        renewal,
+    } in attached
+    {
         last = last.max(after);
         attempts += tried;
         if let Some(renewal) = renewal {

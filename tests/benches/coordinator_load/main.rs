@@ -58,7 +58,10 @@ fn main() -> ExitCode {
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(trouble) => {
-            drop(writeln!(io::stderr(), "coordinator_load: failed to {trouble}"));
+            drop(writeln!(
+                io::stderr(),
+                "coordinator_load: failed to {trouble}"
+            ));
             ExitCode::FAILURE
         }
     }
@@ -85,7 +88,12 @@ impl Load {
         tell("setting", &site.describe(&options)?);
         let fixed = start::fixed_memory(&site).await?;
         let (coordinator, grants) = start::with_all_pending(&site, options.classes, fixed).await?;
-        let mut load = Self { options, site, coordinator, grants };
+        let mut load = Self {
+            options,
+            site,
+            coordinator,
+            grants,
+        };
         let outcome = load.phases(fixed).await;
         if outcome.is_err() {
             // If the coordinator has ended, its own error is reported first.

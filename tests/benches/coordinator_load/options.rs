@@ -65,12 +65,21 @@ impl Options {
         if !self.quick {
             return self;
         }
-        Self { classes: 20_000, workers: 500, connections: 8, herd: 100, clients: 32, seconds: 2, ..self }
+        Self {
+            classes: 20_000,
+            workers: 500,
+            connections: 8,
+            herd: 100,
+            clients: 32,
+            seconds: 2,
+            ..self
+        }
     }
 
     /// The kinds of attacks.
     pub(crate) fn kinds(&self) -> Vec<Kind> {
-        self.kind.map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind])
+        self.kind
+            .map_or_else(|| Kind::ALL.to_vec(), |kind| vec![kind])
     }
 
     /// An error if a goal is not met and `--hold` is set.

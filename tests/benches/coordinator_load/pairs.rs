@@ -26,7 +26,13 @@ struct Seen {
 pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
     let options = &load.options;
     let dial = &load.coordinator.dial;
-    let clients = Worker::sharing(CONNECTIONS, &format!("pairs-{batch}"), options.clients, dial, &load.grants);
+    let clients = Worker::sharing(
+        CONNECTIONS,
+        &format!("pairs-{batch}"),
+        options.clients,
+        dial,
+        &load.grants,
+    );
     let (clients, _) = worker::all(clients, |_, mut client| async move {
         client.register().await?;
         Ok((client, ()))
@@ -36,12 +42,20 @@ pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
     let cpu = load.coordinator.cpu()?;
     let end = start + options.pair_time();
     let least = u64::from(options.classes / 10);
-    let (clients, seen) = worker::all(clients, move |_, client| acquire_and_report(client, batch, end, least)).await?;
+    let (clients, seen) = worker::all(clients, move |_, client| {
+        acquire_and_report(client, batch, end, least)
+    })
+    .await?;
     let span = start.elapsed();
     let cpu = load.coordinator.cpu()?.saturating_sub(cpu);
     let memory = load.coordinator.memory()?;
     let mut sum = Seen::default();
-    for Seen { acquires, reports, pairs } in seen {
+    for Seen {
+        acquires,
+        reports,
+        pairs,
+    } in seen
+    {
         sum.acquires.extend(acquires);
         sum.reports.extend(reports);
         sum.pairs += pairs;

@@ -55,7 +55,11 @@ pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
 pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
     let options = &load.options;
     let dial = &load.coordinator.dial;
-    let connections = if options.tls { options.workers } else { options.connections };
+    let connections = if options.tls {
+        options.workers
+    } else {
+        options.connections
+    };
     // Until the first class is settled, the coordinator grants only a sample of the list.
     let mut first = Worker::sharing(1, "first", 1, dial, &load.grants);
     first[0].register().await?;
@@ -65,8 +69,11 @@ pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
     let new = Worker::sharing(connections, "fleet", options.workers, dial, &load.grants);
     let before = Instant::now();
     let memory = load.coordinator.memory()?.now;
-    let at_once =
-        Arc::new(Semaphore::new(if options.tls { MAX_CONCURRENT_REGISTRATIONS } else { options.workers as usize }));
+    let at_once = Arc::new(Semaphore::new(if options.tls {
+        MAX_CONCURRENT_REGISTRATIONS
+    } else {
+        options.workers as usize
+    }));
     let (workers, interval) = worker::all(new, move |_, mut worker| {
         let at_once = Arc::clone(&at_once);
         async move {
@@ -90,12 +97,18 @@ pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
         kibibytes(grown),
     );
     tell("registrations", &figures);
-    options.hold(!options.tls || grown <= MAX_CONNECTION_MEMORY, "of connections")?;
+    options.hold(
+        !options.tls || grown <= MAX_CONNECTION_MEMORY,
+        "of connections",
+    )?;
     Ok(workers)
 }
 
 /// Runs the renewals of all workers for this time.
-pub(crate) async fn renew(workers: Vec<Worker>, time: Duration) -> Result<(Vec<Worker>, Latencies), Trouble> {
+pub(crate) async fn renew(
+    workers: Vec<Worker>,
+    time: Duration,
+) -> Result<(Vec<Worker>, Latencies), Trouble> {
     let start = Instant::now();
     let count = u32::try_from(workers.len()).unwrap_or(u32::MAX);
     let end = start + time;
@@ -118,7 +131,14 @@ pub(crate) async fn leave(load: &Load, workers: Vec<Worker>) -> Result<(), Troub
     let before = Instant::now();
     worker::leave(workers).await?;
     let memory = load.coordinator.memory()?;
-    tell("leaving", &format!("{}, memory {}", seconds(before.elapsed()), mebibytes(memory.now)));
+    tell(
+        "leaving",
+        &format!(
+            "{}, memory {}",
+            seconds(before.elapsed()),
+            mebibytes(memory.now)
+        ),
+    );
     Ok(())
 }
 
@@ -135,7 +155,9 @@ async fn renew_until(
     while due < end {
         sleep_until(due).await;
         if !worker.renew().await? {
-            return Err(Trouble::Misbehaved("a session was forgotten although it was renewed".to_owned()));
+            return Err(Trouble::Misbehaved(
+                "a session was forgotten although it was renewed".to_owned(),
+            ));
         }
         latencies.add(due.elapsed());
         due += interval;

@@ -19,8 +19,16 @@ pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
     let dial = &load.coordinator.dial;
     let wnids = load.grants.take_all_but_one();
     let reports: Vec<Vec<String>> = wnids.chunks(BATCH).map(<[String]>::to_vec).collect();
-    let shares: Vec<Vec<Vec<String>>> =
-        (0..CLIENTS).map(|client| reports.iter().skip(client).step_by(CLIENTS).cloned().collect()).collect();
+    let shares: Vec<Vec<Vec<String>>> = (0..CLIENTS)
+        .map(|client| {
+            reports
+                .iter()
+                .skip(client)
+                .step_by(CLIENTS)
+                .cloned()
+                .collect()
+        })
+        .collect();
     let clients = Worker::sharing(1, "survey", 4, dial, &load.grants);
     let start = Instant::now();
     let cpu = load.coordinator.cpu()?;

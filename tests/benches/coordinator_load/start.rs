@@ -23,7 +23,10 @@ pub(crate) async fn fixed_memory(site: &Environment) -> Result<Memory, Trouble> 
     site.write_list(SHORT, 1)?;
     let (coordinator, took) = start(site, SHORT, None).await?;
     let memory = coordinator.memory()?;
-    tell("start, 1 class", &format!("{took}, memory {}", mebibytes(memory.now)));
+    tell(
+        "start, 1 class",
+        &format!("{took}, memory {}", mebibytes(memory.now)),
+    );
     Ok(memory)
 }
 
@@ -35,24 +38,41 @@ pub(crate) async fn with_all_pending(
 ) -> Result<(Coordinator, Arc<Grants>), Trouble> {
     site.write_list(LIST, classes)?;
     let (coordinator, took) = start(site, LIST, None).await?;
-    tell("start, all pending", &describe(&coordinator, &took, classes, fixed)?);
+    tell(
+        "start, all pending",
+        &describe(&coordinator, &took, classes, fixed)?,
+    );
     Ok((coordinator, Arc::new(Grants::new(classes))))
 }
 
 /// Starts on a ledger with nearly all results.
-pub(crate) async fn with_all_settled(site: &Environment, classes: u32, fixed: Memory) -> Result<Coordinator, Trouble> {
+pub(crate) async fn with_all_settled(
+    site: &Environment,
+    classes: u32,
+    fixed: Memory,
+) -> Result<Coordinator, Trouble> {
     tell("files", &site.files(LIST)?);
     let (coordinator, took) = start(site, LIST, None).await?;
-    tell("start, all settled", &describe(&coordinator, &took, classes, fixed)?);
+    tell(
+        "start, all settled",
+        &describe(&coordinator, &took, classes, fixed)?,
+    );
     Ok(coordinator)
 }
 
 /// Restarts at the same address.
-pub(crate) async fn again(site: &Environment, address: SocketAddr) -> Result<(Coordinator, String), Trouble> {
+pub(crate) async fn again(
+    site: &Environment,
+    address: SocketAddr,
+) -> Result<(Coordinator, String), Trouble> {
     start(site, LIST, Some(address)).await
 }
 
-async fn start(site: &Environment, list: &str, address: Option<SocketAddr>) -> Result<(Coordinator, String), Trouble> {
+async fn start(
+    site: &Environment,
+    list: &str,
+    address: Option<SocketAddr>,
+) -> Result<(Coordinator, String), Trouble> {
     let mut coordinator = site.start(list, address)?;
     while worker::status(&coordinator.dial).await.is_err() {
         coordinator.check_running()?;
@@ -62,7 +82,12 @@ async fn start(site: &Environment, list: &str, address: Option<SocketAddr>) -> R
     Ok((coordinator, took))
 }
 
-fn describe(coordinator: &Coordinator, took: &str, classes: u32, fixed: Memory) -> Result<String, Trouble> {
+fn describe(
+    coordinator: &Coordinator,
+    took: &str,
+    classes: u32,
+    fixed: Memory,
+) -> Result<String, Trouble> {
     let memory = coordinator.memory()?;
     Ok(format!(
         "{took}, memory {} ({} bytes a class), at most {} ({} bytes a class), CPU {}  {GOAL}",

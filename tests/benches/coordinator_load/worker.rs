@@ -4,8 +4,8 @@
 use std::{io, sync::Arc, time::Duration};
 
 use proto::{
-    AcquireRequest, Directive, Held, JobStatus, LeaveRequest, Outcome, Published, RegisterRequest, RenewRequest,
-    ReportRequest, WatchRequest, outcome::Kind,
+    AcquireRequest, Directive, Held, JobStatus, LeaveRequest, Outcome, Published, RegisterRequest,
+    RenewRequest, ReportRequest, WatchRequest, outcome::Kind,
 };
 use tokio::{task::JoinSet, time::timeout};
 use tonic::{Response, Status, transport::Channel};
@@ -54,8 +54,18 @@ pub(crate) struct Worker {
 /// Reads the counts of the job with `Watch`.
 pub(crate) async fn status(dial: &Dial) -> Result<JobStatus, Trouble> {
     let mut client = dial.viewer();
-    let first = async { client.watch(WatchRequest {}).await?.into_inner().message().await.map(Response::new) };
-    call("Watch", first).await?.ok_or_else(|| Trouble::Misbehaved("Watch sent no counts".to_owned()))
+    let first = async {
+        client
+            .watch(WatchRequest {})
+            .await?
+            .into_inner()
+            .message()
+            .await
+            .map(Response::new)
+    };
+    call("Watch", first)
+        .await?
+        .ok_or_else(|| Trouble::Misbehaved("Watch sent no counts".to_owned()))
 }
 
 /// Runs a step for all workers concurrently; returns the workers and the results.
@@ -67,11 +77,16 @@ where
     T: Send + 'static,
     F: Future<Output = Result<(Worker, T), Trouble>> + Send + 'static,
 {
-    let mut tasks: JoinSet<_> = workers.into_iter().enumerate().map(|(place, worker)| step(place, worker)).collect();
+    let mut tasks: JoinSet<_> = workers
+        .into_iter()
+        .enumerate()
+        .map(|(place, worker)| step(place, worker))
+        .collect();
     let mut workers = Vec::new();
     let mut results = Vec::new();
     while let Some(ended) = tasks.join_next().await {
-        let (worker, result) = ended.map_err(|error| Trouble::Setting(format!("await a worker: {error}")))??;
+        let (worker, result) =
+            ended.map_err(|error| Trouble::Setting(format!("await a worker: {error}")))??;
         workers.push(worker);
         results.push(result);
     }
@@ -90,16 +105,33 @@ pub(crate) async fn leave(workers: Vec<Worker>) -> Result<(), Trouble> {
 
 impl Worker {
     pub(crate) fn new(name: String, client: Client, grants: Arc<Grants>) -> Self {
-        Self { name, client, grants, session: 0, held: Vec::new(), renew_every: Duration::ZERO }
+        Self {
+            name,
+            client,
+            grants,
+            session: 0,
+            held: Vec::new(),
+            renew_every: Duration::ZERO,
+        }
     }
 
     /// Creates `count` workers that share `connections` connections.
-    pub(crate) fn sharing(connections: u32, name: &str, count: u32, dial: &Dial, grants: &Arc<Grants>) -> Vec<Self> {
+    pub(crate) fn sharing(
+        connections: u32,
+        name: &str,
+        count: u32,
+        dial: &Dial,
+        grants: &Arc<Grants>,
+    ) -> Vec<Self> {
         let shared: Vec<Channel> = (0..connections).map(|_| dial.channel()).collect();
         let numbered = (0..count).zip(shared.iter().cycle());
         numbered
             .map(|(number, connection)| {
-                Self::new(format!("{name}-{number}"), dial.worker(connection.clone()), grants.clone())
+                Self::new(
+                    format!("{name}-{number}"),
+                    dial.worker(connection.clone()),
+                    grants.clone(),
+                )
             })
             .collect()
     }
@@ -124,7 +156,11 @@ impl Worker {
 
     /// Renews all leases. Returns `false` if the worker must register again.
     pub(crate) async fn renew(&mut self) -> Result<bool, Trouble> {
-        let request = RenewRequest { session_id: self.session, held: self.held.clone(), received_bytes: 0 };
+        let request = RenewRequest {
+            session_id: self.session,
+            held: self.held.clone(),
+            received_bytes: 0,
+        };
         let reply = call("Renew", self.client.renew(request)).await?;
         self.drop_leases_of(&reply.drop_leases)?;
         Ok(reply.directive() != Directive::Reregister)
@@ -132,29 +168,60 @@ impl Worker {
 
     /// Requests leases; returns the counts in the answer.
     pub(crate) async fn acquire(&mut self, max: u32) -> Result<JobStatus, Trouble> {
-        let request = AcquireRequest { session_id: self.session, max, held: self.held.clone() };
+        let request = AcquireRequest {
+            session_id: self.session,
+            max,
+            held: self.held.clone(),
+        };
         let reply = call("Acquire", self.client.acquire(request)).await?;
         if reply.directive() == Directive::Reregister {
-            return Err(Trouble::Misbehaved(format!("the session of {} is unknown to the coordinator", self.name)));
+            return Err(Trouble::Misbehaved(format!(
+                "the session of {} is unknown to the coordinator",
+                self.name
+            )));
         }
         for lease in reply.leases {
             self.grants.granted(&lease.wnid)?;
-            self.held.push(Held { wnid: lease.wnid, token: lease.token, bytes: 0, length: 0, is_local: false });
+            self.held.push(Held {
+                wnid: lease.wnid,
+                token: lease.token,
+                bytes: 0,
+                length: 0,
+                is_local: false,
+            });
         }
         Ok(reply.status.unwrap_or_default())
     }
 
     /// Reports all held classes as published; returns their number.
     pub(crate) async fn report(&mut self) -> Result<u64, Trouble> {
-        let published = Outcome { kind: Some(Kind::Success(Published { files: 500, bytes: 55_000_000 })) };
+        let published = Outcome {
+            kind: Some(Kind::Success(Published {
+                files: 500,
+                bytes: 55_000_000,
+            })),
+        };
         self.send_report(&published).await
     }
 
     /// Reports classes as already complete, without leases, as the inventory of a storage does.
     pub(crate) async fn survey(&mut self, wnids: Vec<String>) -> Result<u64, Trouble> {
-        self.held =
-            wnids.into_iter().map(|wnid| Held { wnid, token: 0, bytes: 0, length: 0, is_local: false }).collect();
-        let skipped = Outcome { kind: Some(Kind::Skipped(Published { files: 500, bytes: 55_000_000 })) };
+        self.held = wnids
+            .into_iter()
+            .map(|wnid| Held {
+                wnid,
+                token: 0,
+                bytes: 0,
+                length: 0,
+                is_local: false,
+            })
+            .collect();
+        let skipped = Outcome {
+            kind: Some(Kind::Skipped(Published {
+                files: 500,
+                bytes: 55_000_000,
+            })),
+        };
         self.send_report(&skipped).await
     }
 
@@ -173,10 +240,16 @@ impl Worker {
         };
         let reply = call("Report", self.client.report(request)).await?;
         if reply.acked.len() != self.held.len() {
-            let message = format!("of {:?} only {:?} were acknowledged", self.held, reply.acked);
+            let message = format!(
+                "of {:?} only {:?} were acknowledged",
+                self.held, reply.acked
+            );
             return Err(Trouble::Misbehaved(message));
         }
-        reply.acked.iter().try_for_each(|wnid| self.grants.settled(wnid))?;
+        reply
+            .acked
+            .iter()
+            .try_for_each(|wnid| self.grants.settled(wnid))?;
         self.held.clear();
         Ok(reply.acked.len() as u64)
     }
@@ -188,7 +261,9 @@ impl Worker {
 
     /// Forgets all leases.
     pub(crate) fn give_all_up(&mut self) -> Result<(), Trouble> {
-        self.held.drain(..).try_for_each(|held| self.grants.given_back(&held.wnid))
+        self.held
+            .drain(..)
+            .try_for_each(|held| self.grants.given_back(&held.wnid))
     }
 
     /// Releases all leases and ends the session.
@@ -196,20 +271,34 @@ impl Worker {
         // Before the call: the coordinator may grant a class to another worker before the answer
         // arrives.
         self.give_all_up()?;
-        let request = LeaveRequest { session_id: self.session, reason: String::new() };
+        let request = LeaveRequest {
+            session_id: self.session,
+            reason: String::new(),
+        };
         call("Leave", self.client.leave(request)).await.map(|_| ())
     }
 
     fn drop_leases_of(&mut self, drop: &[Held]) -> Result<(), Trouble> {
-        self.held.retain(|held| drop.iter().all(|lease| lease.wnid != held.wnid));
-        drop.iter().try_for_each(|lease| self.grants.given_back(&lease.wnid))
+        self.held
+            .retain(|held| drop.iter().all(|lease| lease.wnid != held.wnid));
+        drop.iter()
+            .try_for_each(|lease| self.grants.given_back(&lease.wnid))
     }
 }
 
-async fn call<T>(call: &'static str, answer: impl Future<Output = Result<Response<T>, Status>>) -> Result<T, Trouble> {
+async fn call<T>(
+    call: &'static str,
+    answer: impl Future<Output = Result<Response<T>, Status>>,
+) -> Result<T, Trouble> {
     match timeout(CALL_TIMEOUT, answer).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(Trouble::Unanswered { call, why: status.to_string() }),
-        Err(_) => Err(Trouble::Unanswered { call, why: format!("no answer for {CALL_TIMEOUT:?}") }),
+        Ok(Err(status)) => Err(Trouble::Unanswered {
+            call,
+            why: status.to_string(),
+        }),
+        Err(_) => Err(Trouble::Unanswered {
+            call,
+            why: format!("no answer for {CALL_TIMEOUT:?}"),
+        }),
     }
 }

@@ -34,16 +34,29 @@ pub(super) struct Extensions {
 
 impl Extensions {
     /// Begins an extension header of this kind at `offset`, with a body of `size` bytes.
-    pub(super) fn begin(&mut self, kind: Kind, size: u64, limit: u64, offset: u64) -> Result<(), FramingError> {
+    pub(super) fn begin(
+        &mut self,
+        kind: Kind,
+        size: u64,
+        limit: u64,
+        offset: u64,
+    ) -> Result<(), FramingError> {
         let (seen, limit, problem) = match kind {
-            Kind::LongName => (&mut self.has_long_name, limit.min(MAX_LONG_NAME), "two long names for one entry"),
+            Kind::LongName => (
+                &mut self.has_long_name,
+                limit.min(MAX_LONG_NAME),
+                "two long names for one entry",
+            ),
             _ => (&mut self.has_pax, limit, "two pax headers for one entry"),
         };
         if std::mem::replace(seen, true) {
             return Err(FramingError::Corrupt { offset, problem });
         }
         if size > limit {
-            return Err(FramingError::LimitExceeded { limit, unit: "bytes in an extension header" });
+            return Err(FramingError::LimitExceeded {
+                limit,
+                unit: "bytes in an extension header",
+            });
         }
         self.body.clear();
         Ok(())
@@ -81,7 +94,9 @@ impl Extensions {
                 }
                 b"hdrcharset" => return Err(corrupt("a pax header in a character set of its own")),
                 _ if key.starts_with(b"GNU.sparse.") => {
-                    return Err(FramingError::SparseEntry { path: shown(&self.path) });
+                    return Err(FramingError::SparseEntry {
+                        path: shown(&self.path),
+                    });
                 }
                 _ => {}
             }
@@ -112,9 +127,17 @@ impl Extensions {
     }
 }
 
-fn set_path(path: &mut Vec<u8>, has_path: &mut bool, value: &[u8], offset: u64) -> Result<(), FramingError> {
+fn set_path(
+    path: &mut Vec<u8>,
+    has_path: &mut bool,
+    value: &[u8],
+    offset: u64,
+) -> Result<(), FramingError> {
     if std::mem::replace(has_path, true) {
-        return Err(FramingError::Corrupt { offset, problem: "two extension headers name one entry" });
+        return Err(FramingError::Corrupt {
+            offset,
+            problem: "two extension headers name one entry",
+        });
     }
     path.clear();
     path.extend_from_slice(value);
@@ -131,7 +154,10 @@ fn split_record(body: &[u8]) -> Option<(&[u8], &[u8], &[u8])> {
     let length = decimal(&body[..digits]).filter(|_| body[0] != b'0')?;
     let (record, rest) = body.split_at_checked(usize::try_from(length).ok()?)?;
     let content = record.get(digits + 1..)?.strip_suffix(b"\n")?;
-    let equals = content.iter().position(|&byte| byte == b'=').filter(|&equals| equals > 0)?;
+    let equals = content
+        .iter()
+        .position(|&byte| byte == b'=')
+        .filter(|&equals| equals > 0)?;
     (!content.contains(&b'\n')).then_some((&content[..equals], &content[equals + 1..], rest))
 }
 
@@ -145,7 +171,10 @@ fn decimal(text: &[u8]) -> Option<u64> {
 /// The name under which a file of the class may be written: its path without a leading `./` and
 /// `<wnid>/`. It must be flat.
 pub(super) fn flat_name<'path>(path: &'path [u8], wnid: &str) -> Result<&'path str, FramingError> {
-    let refused = |problem| FramingError::UnsafePath { path: shown(path), problem };
+    let refused = |problem| FramingError::UnsafePath {
+        path: shown(path),
+        problem,
+    };
     let text = str::from_utf8(path).map_err(|_| refused("it is not utf-8"))?;
     if text.chars().any(char::is_control) {
         return Err(refused("it has a control character"));
@@ -160,7 +189,10 @@ pub(super) fn flat_name<'path>(path: &'path [u8], wnid: &str) -> Result<&'path s
         return Err(refused("it leads out of the folder"));
     }
     let relative = text.strip_prefix("./").unwrap_or(text);
-    let name = relative.strip_prefix(wnid).and_then(|rest| rest.strip_prefix('/')).unwrap_or(relative);
+    let name = relative
+        .strip_prefix(wnid)
+        .and_then(|rest| rest.strip_prefix('/'))
+        .unwrap_or(relative);
     if name.is_empty() || name == "." {
         return Err(refused("it names no file"));
     }
@@ -171,10 +203,17 @@ pub(super) fn flat_name<'path>(path: &'path [u8], wnid: &str) -> Result<&'path s
         return Err(refused("it is longer than 255 bytes"));
     }
     // On a file system that ignores case another spelling names the same file.
-    if name.as_bytes().get(..RESERVED.len()).is_some_and(|start| start.eq_ignore_ascii_case(RESERVED)) {
+    if name
+        .as_bytes()
+        .get(..RESERVED.len())
+        .is_some_and(|start| start.eq_ignore_ascii_case(RESERVED))
+    {
         return Err(FramingError::ReservedName { path: shown(path) });
     }
-    if name.strip_suffix(".tar").is_some_and(|stem| stem.parse::<Wnid>().is_ok()) {
+    if name
+        .strip_suffix(".tar")
+        .is_some_and(|stem| stem.parse::<Wnid>().is_ok())
+    {
         return Err(FramingError::TarOfClass { path: shown(path) });
     }
     Ok(name)
@@ -208,17 +247,30 @@ pub(super) mod tests {
     /// One record of a PAX header; its length counts its own digits.
     pub(in super::super) fn record(key: &str, value: &str) -> String {
         let rest = key.len() + value.len() + 3;
-        let length = (rest..rest + 9).find(|length| rest + length.to_string().len() == *length).unwrap();
+        let length = (rest..rest + 9)
+            .find(|length| rest + length.to_string().len() == *length)
+            .unwrap();
         format!("{length} {key}={value}\n")
     }
 
     #[test]
     fn reads_path_and_size_and_ignores_the_rest() {
-        let others = [("mtime", "1350244992.5"), ("comment", ""), ("linkpath", "/x"), ("SCHILY.xattr.user.a", "b=c d")];
-        let records: String = others.iter().map(|(key, value)| record(key, value)).collect();
+        let others = [
+            ("mtime", "1350244992.5"),
+            ("comment", ""),
+            ("linkpath", "/x"),
+            ("SCHILY.xattr.user.a", "b=c d"),
+        ];
+        let records: String = others
+            .iter()
+            .map(|(key, value)| record(key, value))
+            .collect();
         let body = format!("{records}15 path=b.JPEG\n11 size=35\n{records}");
         let extensions = pax(body.as_bytes()).unwrap();
-        assert_eq!((extensions.path(), extensions.size()), (Some(&b"b.JPEG"[..]), Some(35)));
+        assert_eq!(
+            (extensions.path(), extensions.size()),
+            (Some(&b"b.JPEG"[..]), Some(35))
+        );
         assert_eq!(pax(records.as_bytes()).unwrap().path(), None);
     }
 
@@ -247,7 +299,11 @@ pub(super) mod tests {
             b"12 comment=\n\n",
         ] {
             let refused = pax(body);
-            assert!(matches!(refused, Err(FramingError::Corrupt { .. })), "{} {refused:?}", body.escape_ascii());
+            assert!(
+                matches!(refused, Err(FramingError::Corrupt { .. })),
+                "{} {refused:?}",
+                body.escape_ascii()
+            );
         }
         assert!(pax(b"9 path=b\n").is_ok());
         assert!(pax(b"").is_ok());
@@ -256,7 +312,10 @@ pub(super) mod tests {
     #[test]
     fn a_record_inside_the_value_of_another_is_refused() {
         let hidden = record("comment", &format!("\n{}", record("path", "evil.JPEG")));
-        assert!(matches!(pax(hidden.as_bytes()), Err(FramingError::Corrupt { .. })));
+        assert!(matches!(
+            pax(hidden.as_bytes()),
+            Err(FramingError::Corrupt { .. })
+        ));
     }
 
     #[test]
@@ -267,15 +326,38 @@ pub(super) mod tests {
         assert!(extensions.begin(Kind::Pax, 0, 9, 0).is_err());
         extensions.begin(Kind::LongName, 1, 9, 0).unwrap();
         extensions.push(b"b");
-        assert!(extensions.complete(Kind::LongName, 0).is_err(), "a PAX path and a long name");
+        assert!(
+            extensions.complete(Kind::LongName, 0).is_err(),
+            "a PAX path and a long name"
+        );
     }
 
     #[test]
     fn refuses_invalid_sizes_and_other_character_sets() {
-        for size in ["", "-1", "+1", " 1", "1 ", "0x1", "1e3", "18446744073709551616"] {
-            assert!(matches!(pax(record("size", size).as_bytes()), Err(FramingError::Corrupt { .. })), "{size:?}");
+        for size in [
+            "",
+            "-1",
+            "+1",
+            " 1",
+            "1 ",
+            "0x1",
+            "1e3",
+            "18446744073709551616",
+        ] {
+            assert!(
+                matches!(
+                    pax(record("size", size).as_bytes()),
+                    Err(FramingError::Corrupt { .. })
+                ),
+                "{size:?}"
+            );
         }
-        assert_eq!(pax(record("size", "18446744073709551615").as_bytes()).unwrap().size(), Some(u64::MAX));
+        assert_eq!(
+            pax(record("size", "18446744073709551615").as_bytes())
+                .unwrap()
+                .size(),
+            Some(u64::MAX)
+        );
         let charset = pax(record("hdrcharset", "BINARY").as_bytes());
         assert!(matches!(charset, Err(FramingError::Corrupt { .. })));
         let sparse = pax(record("GNU.sparse.major", "1").as_bytes());
@@ -284,12 +366,23 @@ pub(super) mod tests {
 
     #[test]
     fn strips_the_prefixes_of_a_class() {
-        for path in ["a.JPEG", "./a.JPEG", "n01440764/a.JPEG", "./n01440764/a.JPEG"] {
+        for path in [
+            "a.JPEG",
+            "./a.JPEG",
+            "n01440764/a.JPEG",
+            "./n01440764/a.JPEG",
+        ] {
             assert_eq!(flat_name(path.as_bytes(), WNID).unwrap(), "a.JPEG");
         }
         assert_eq!(flat_name(b"n01440764", WNID).unwrap(), WNID);
-        assert_eq!(flat_name("猫 1…JPEG".as_bytes(), WNID).unwrap(), "猫 1…JPEG");
-        assert_eq!(flat_name("a".repeat(255).as_bytes(), WNID).unwrap().len(), 255);
+        assert_eq!(
+            flat_name("猫 1…JPEG".as_bytes(), WNID).unwrap(),
+            "猫 1…JPEG"
+        );
+        assert_eq!(
+            flat_name("a".repeat(255).as_bytes(), WNID).unwrap().len(),
+            255
+        );
     }
 
     #[test]
@@ -321,33 +414,71 @@ pub(super) mod tests {
             long.as_bytes(),
         ] {
             let refused = flat_name(path, WNID);
-            assert!(matches!(refused, Err(FramingError::UnsafePath { .. })), "{} {refused:?}", path.escape_ascii());
+            assert!(
+                matches!(refused, Err(FramingError::UnsafePath { .. })),
+                "{} {refused:?}",
+                path.escape_ascii()
+            );
         }
-        assert!(flat_name(b"/x", "").is_err(), "an absolute path stays absolute for any class name");
+        assert!(
+            flat_name(b"/x", "").is_err(),
+            "an absolute path stays absolute for any class name"
+        );
     }
 
     #[test]
     fn refuses_nested_paths() {
-        for path in
-            ["a/b", "a/", "././a", ".//a", "n01440765/a", "n01440764//a", "n01440764/n01440764/a", "n01440764/./a"]
-        {
+        for path in [
+            "a/b",
+            "a/",
+            "././a",
+            ".//a",
+            "n01440765/a",
+            "n01440764//a",
+            "n01440764/n01440764/a",
+            "n01440764/./a",
+        ] {
             let refused = flat_name(path.as_bytes(), WNID);
-            assert!(matches!(refused, Err(FramingError::UnexpectedLayout { .. })), "{path} {refused:?}");
+            assert!(
+                matches!(refused, Err(FramingError::UnexpectedLayout { .. })),
+                "{path} {refused:?}"
+            );
         }
     }
 
     #[test]
     fn refuses_the_name_of_the_manifest() {
-        for path in [".manifest.json", "./.manifest.json", "n01440764/.manifest.json.tmp", ".Manifest.JSON"] {
-            assert!(matches!(flat_name(path.as_bytes(), WNID), Err(FramingError::ReservedName { .. })), "{path}");
+        for path in [
+            ".manifest.json",
+            "./.manifest.json",
+            "n01440764/.manifest.json.tmp",
+            ".Manifest.JSON",
+        ] {
+            assert!(
+                matches!(
+                    flat_name(path.as_bytes(), WNID),
+                    Err(FramingError::ReservedName { .. })
+                ),
+                "{path}"
+            );
         }
         assert!(flat_name(b".manifest.jso", WNID).is_ok());
     }
 
     #[test]
     fn refuses_an_archive_of_tars_of_classes() {
-        for path in ["n01440764.tar", "./n01440765.tar", "n01440764/n01440764.tar"] {
-            assert!(matches!(flat_name(path.as_bytes(), WNID), Err(FramingError::TarOfClass { .. })), "{path}");
+        for path in [
+            "n01440764.tar",
+            "./n01440765.tar",
+            "n01440764/n01440764.tar",
+        ] {
+            assert!(
+                matches!(
+                    flat_name(path.as_bytes(), WNID),
+                    Err(FramingError::TarOfClass { .. })
+                ),
+                "{path}"
+            );
         }
         for path in ["n01440764.tar.JPEG", "n01440764_1.tar", "a.tar"] {
             assert!(flat_name(path.as_bytes(), WNID).is_ok(), "{path}");
@@ -356,16 +487,38 @@ pub(super) mod tests {
 
     #[test]
     fn accepts_only_the_directories_of_the_class() {
-        for path in [".", "./", "n01440764", "n01440764/", "./n01440764", "./n01440764/"] {
+        for path in [
+            ".",
+            "./",
+            "n01440764",
+            "n01440764/",
+            "./n01440764",
+            "./n01440764/",
+        ] {
             check_directory(path.as_bytes(), WNID).unwrap();
         }
-        for path in ["", "/", "..", "../", "/n01440764", "n01440764/../", "a\\", "a\n/"] {
+        for path in [
+            "",
+            "/",
+            "..",
+            "../",
+            "/n01440764",
+            "n01440764/../",
+            "a\\",
+            "a\n/",
+        ] {
             let refused = check_directory(path.as_bytes(), WNID);
-            assert!(matches!(refused, Err(FramingError::UnsafePath { .. })), "{path} {refused:?}");
+            assert!(
+                matches!(refused, Err(FramingError::UnsafePath { .. })),
+                "{path} {refused:?}"
+            );
         }
         for path in ["a", "a/", "a/b/", "n01440764/a", "n01440764/a/", "./a/"] {
             let refused = check_directory(path.as_bytes(), WNID);
-            assert!(matches!(refused, Err(FramingError::UnexpectedLayout { .. })), "{path} {refused:?}");
+            assert!(
+                matches!(refused, Err(FramingError::UnexpectedLayout { .. })),
+                "{path} {refused:?}"
+            );
         }
     }
 }

@@ -55,7 +55,10 @@ impl Limits {
     /// the tar itself.
     pub(crate) fn for_tar(length: Option<u64>) -> Self {
         let limits = Self::default();
-        Self { total_bytes: length.map_or(limits.total_bytes, |length| length.min(limits.total_bytes)), ..limits }
+        Self {
+            total_bytes: length.map_or(limits.total_bytes, |length| length.min(limits.total_bytes)),
+            ..limits
+        }
     }
 }
 
@@ -110,11 +113,25 @@ pub(crate) struct Framing {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Header,
-    Extension { kind: Kind, remaining: u64, padding: u64 },
-    FileBegins { size: u64 },
-    Data { remaining: u64, padding: u64 },
-    Padding { remaining: u64, is_zero: bool },
-    AfterEndMarker { bytes: u64 },
+    Extension {
+        kind: Kind,
+        remaining: u64,
+        padding: u64,
+    },
+    FileBegins {
+        size: u64,
+    },
+    Data {
+        remaining: u64,
+        padding: u64,
+    },
+    Padding {
+        remaining: u64,
+        is_zero: bool,
+    },
+    AfterEndMarker {
+        bytes: u64,
+    },
 }
 
 impl Framing {
@@ -138,7 +155,10 @@ impl Framing {
             name: String::new(),
             entries: files,
             bytes: offset, // an upper limit for the bytes of those files
-            totals: Totals { files, padding_warnings: 0 },
+            totals: Totals {
+                files,
+                padding_warnings: 0,
+            },
             zero_block_seen: false,
         }
     }
@@ -159,48 +179,97 @@ impl Framing {
         remaining: u64,
     ) -> Self {
         let behind = Self::resume(wnid, limits, offset, files);
-        let state = State::Data { remaining, padding: padding(size) };
-        Self { state, entries: files + 1, bytes: offset.saturating_add(remaining), ..behind }
+        let state = State::Data {
+            remaining,
+            padding: padding(size),
+        };
+        Self {
+            state,
+            entries: files + 1,
+            bytes: offset.saturating_add(remaining),
+            ..behind
+        }
     }
 
     /// Consumes bytes from the front of `input` and returns the next event, or `None` when the
     /// input is used up.
-    pub(crate) fn next<'input>(&mut self, input: &mut &'input [u8]) -> Result<Option<Event<'_, 'input>>, FramingError> {
+    pub(crate) fn next<'input>(
+        &mut self,
+        input: &mut &'input [u8],
+    ) -> Result<Option<Event<'_, 'input>>, FramingError> {
         loop {
             match self.state {
                 State::FileBegins { size } => {
-                    self.state = State::Data { remaining: size, padding: padding(size) };
-                    return Ok(Some(Event::File { name: &self.name, size }));
+                    self.state = State::Data {
+                        remaining: size,
+                        padding: padding(size),
+                    };
+                    return Ok(Some(Event::File {
+                        name: &self.name,
+                        size,
+                    }));
                 }
-                State::Data { remaining: 0, padding } => {
-                    self.state = State::Padding { remaining: padding, is_zero: true };
+                State::Data {
+                    remaining: 0,
+                    padding,
+                } => {
+                    self.state = State::Padding {
+                        remaining: padding,
+                        is_zero: true,
+                    };
                     self.totals.files += 1;
-                    return Ok(Some(Event::FileEnd { next_header: self.offset + padding }));
+                    return Ok(Some(Event::FileEnd {
+                        next_header: self.offset + padding,
+                    }));
                 }
-                State::Extension { kind, remaining: 0, padding } => {
+                State::Extension {
+                    kind,
+                    remaining: 0,
+                    padding,
+                } => {
                     self.extensions.complete(kind, self.offset)?;
-                    self.state = State::Padding { remaining: padding, is_zero: true };
+                    self.state = State::Padding {
+                        remaining: padding,
+                        is_zero: true,
+                    };
                 }
-                State::Padding { remaining: 0, is_zero } => {
+                State::Padding {
+                    remaining: 0,
+                    is_zero,
+                } => {
                     self.totals.padding_warnings += u64::from(!is_zero);
                     self.state = State::Header;
                 }
                 _ if input.is_empty() => return Ok(None),
                 State::Data { remaining, padding } => {
                     let data = self.take(input, remaining);
-                    self.state = State::Data { remaining: remaining - data.len() as u64, padding };
+                    self.state = State::Data {
+                        remaining: remaining - data.len() as u64,
+                        padding,
+                    };
                     return Ok(Some(Event::Data(data)));
                 }
                 State::Header => self.read_block(input)?,
-                State::Extension { kind, remaining, padding } => {
+                State::Extension {
+                    kind,
+                    remaining,
+                    padding,
+                } => {
                     let body = self.take(input, remaining);
                     self.extensions.push(body);
-                    self.state = State::Extension { kind, remaining: remaining - body.len() as u64, padding };
+                    self.state = State::Extension {
+                        kind,
+                        remaining: remaining - body.len() as u64,
+                        padding,
+                    };
                 }
                 State::Padding { remaining, is_zero } => {
                     let bytes = self.take(input, remaining);
                     let is_zero = is_zero && all_zero(bytes);
-                    self.state = State::Padding { remaining: remaining - bytes.len() as u64, is_zero };
+                    self.state = State::Padding {
+                        remaining: remaining - bytes.len() as u64,
+                        is_zero,
+                    };
                 }
                 State::AfterEndMarker { bytes } => self.check_trailing(input, bytes)?,
             }
@@ -211,7 +280,9 @@ impl Framing {
     /// returned `None`.
     pub(crate) fn finish(&self) -> Result<Totals, FramingError> {
         let place = match self.state {
-            State::AfterEndMarker { .. } if self.totals.files == 0 => return Err(FramingError::EmptyArchive),
+            State::AfterEndMarker { .. } if self.totals.files == 0 => {
+                return Err(FramingError::EmptyArchive);
+            }
             State::AfterEndMarker { .. } => return Ok(self.totals),
             State::Header if self.offset == 0 => return Err(FramingError::EmptyArchive),
             State::Header if self.gathered > 0 => {
@@ -228,7 +299,10 @@ impl Framing {
             State::FileBegins { .. } | State::Data { .. } => "inside a file",
             State::Padding { .. } => "inside padding",
         };
-        Err(FramingError::Truncated { offset: self.offset, place })
+        Err(FramingError::Truncated {
+            offset: self.offset,
+            place,
+        })
     }
 
     /// Offset in the tar after the last consumed byte.
@@ -269,14 +343,22 @@ impl Framing {
             return self.mark_end(offset);
         }
         if self.zero_block_seen {
-            return Err(FramingError::Corrupt { offset, problem: "a lone zero block between entries" });
+            return Err(FramingError::Corrupt {
+                offset,
+                problem: "a lone zero block between entries",
+            });
         }
         let header = Header::read(block, offset)?;
         match header.kind {
             Kind::File | Kind::Directory => self.begin_member(&header, offset),
             kind => {
-                self.extensions.begin(kind, header.size, self.limits.extension_bytes, offset)?;
-                self.state = State::Extension { kind, remaining: header.size, padding: padding(header.size) };
+                self.extensions
+                    .begin(kind, header.size, self.limits.extension_bytes, offset)?;
+                self.state = State::Extension {
+                    kind,
+                    remaining: header.size,
+                    padding: padding(header.size),
+                };
                 Ok(())
             }
         }
@@ -286,13 +368,19 @@ impl Framing {
         self.entries += 1;
         check_limit(self.entries, self.limits.entries, "entries")?;
         let size = self.extensions.size().unwrap_or(header.size);
-        let path = self.extensions.path().map_or_else(|| header.path(), Cow::Borrowed);
+        let path = self
+            .extensions
+            .path()
+            .map_or_else(|| header.path(), Cow::Borrowed);
         // Before POSIX a directory was written as a file whose name ends in a slash. No file can be
         // created with such a name, so all readers find the same files if the entry has no content.
         if header.kind == Kind::Directory || path.ends_with(b"/") {
             check_directory(&path, &self.wnid)?;
             if size > 0 {
-                return Err(FramingError::Corrupt { offset, problem: "a directory with content" });
+                return Err(FramingError::Corrupt {
+                    offset,
+                    problem: "a directory with content",
+                });
             }
         } else {
             let name = flat_name(&path, &self.wnid)?;
@@ -309,7 +397,10 @@ impl Framing {
 
     fn mark_end(&mut self, offset: u64) -> Result<(), FramingError> {
         if self.extensions.is_pending() {
-            return Err(FramingError::Corrupt { offset, problem: "an extension header without an entry" });
+            return Err(FramingError::Corrupt {
+                offset,
+                problem: "an extension header without an entry",
+            });
         }
         if self.zero_block_seen {
             self.state = State::AfterEndMarker { bytes: 0 };
@@ -319,13 +410,21 @@ impl Framing {
     }
 
     fn check_trailing(&mut self, input: &mut &[u8], before: u64) -> Result<(), FramingError> {
-        let zeros = if all_zero(input) { input.len() } else { input.iter().take_while(|&&byte| byte == 0).count() };
+        let zeros = if all_zero(input) {
+            input.len()
+        } else {
+            input.iter().take_while(|&&byte| byte == 0).count()
+        };
         let allowed = self.limits.trailing_bytes - before;
         if zeros < input.len() || zeros as u64 > allowed {
-            return Err(FramingError::TrailingData { offset: self.offset + allowed.min(zeros as u64) });
+            return Err(FramingError::TrailingData {
+                offset: self.offset + allowed.min(zeros as u64),
+            });
         }
         self.take(input, allowed);
-        self.state = State::AfterEndMarker { bytes: before + zeros as u64 };
+        self.state = State::AfterEndMarker {
+            bytes: before + zeros as u64,
+        };
         Ok(())
     }
 }
@@ -340,7 +439,11 @@ fn all_zero(bytes: &[u8]) -> bool {
 }
 
 fn check_limit(number: u64, limit: u64, unit: &'static str) -> Result<(), FramingError> {
-    if number > limit { Err(FramingError::LimitExceeded { limit, unit }) } else { Ok(()) }
+    if number > limit {
+        Err(FramingError::LimitExceeded { limit, unit })
+    } else {
+        Ok(())
+    }
 }
 
 #[cfg(test)]
@@ -373,12 +476,14 @@ mod tests {
 
         fn body(mut self, body: &[u8]) -> Self {
             self.bytes.extend_from_slice(body);
-            self.bytes.resize(self.bytes.len().next_multiple_of(BLOCK), 0);
+            self.bytes
+                .resize(self.bytes.len().next_multiple_of(BLOCK), 0);
             self
         }
 
         fn entry(self, flag: u8, path: &[u8], body: &[u8]) -> Self {
-            self.header(&mut header(flag, path, body.len() as u64)).body(body)
+            self.header(&mut header(flag, path, body.len() as u64))
+                .body(body)
         }
 
         fn file(self, name: &str, body: &[u8]) -> Self {
@@ -386,7 +491,10 @@ mod tests {
         }
 
         fn pax(self, records: &[(&str, &str)]) -> Self {
-            let body: String = records.iter().map(|(key, value)| record(key, value)).collect();
+            let body: String = records
+                .iter()
+                .map(|(key, value)| record(key, value))
+                .collect();
             self.entry(b'x', b"PaxHeaders/x", body.as_bytes())
         }
 
@@ -459,7 +567,13 @@ mod tests {
     }
 
     fn names(archive: &[u8]) -> Vec<String> {
-        read(archive).unwrap().0.files.into_iter().map(|(name, _)| name).collect()
+        read(archive)
+            .unwrap()
+            .0
+            .files
+            .into_iter()
+            .map(|(name, _)| name)
+            .collect()
     }
 
     fn refusal(archive: &[u8]) -> FramingError {
@@ -504,13 +618,25 @@ mod tests {
     /// Asserts that the reference lists the same files if the archive is accepted; returns whether
     /// it is accepted.
     fn agrees_with_the_reference(archive: &[u8]) -> bool {
-        let Ok((listing, totals)) = read(archive) else { return false };
-        let reference = reference(&with_sizes_in_digits(archive)).expect("the reference accepts what we accept");
+        let Ok((listing, totals)) = read(archive) else {
+            return false;
+        };
+        let reference = reference(&with_sizes_in_digits(archive))
+            .expect("the reference accepts what we accept");
         assert_eq!(listing.files.len(), reference.len());
         assert_eq!(totals.files, reference.len() as u64);
         for ((name, body), (path, reference_body)) in listing.files.iter().zip(&reference) {
-            let paths = [name.clone(), format!("./{name}"), format!("{WNID}/{name}"), format!("./{WNID}/{name}")];
-            assert!(paths.iter().any(|expected| expected.as_bytes() == path), "{name} {}", path.escape_ascii());
+            let paths = [
+                name.clone(),
+                format!("./{name}"),
+                format!("{WNID}/{name}"),
+                format!("./{WNID}/{name}"),
+            ];
+            assert!(
+                paths.iter().any(|expected| expected.as_bytes() == path),
+                "{name} {}",
+                path.escape_ascii()
+            );
             assert!(body == reference_body, "{name}");
         }
         true
@@ -518,12 +644,29 @@ mod tests {
 
     #[test]
     fn lists_files_with_their_content_and_resume_offsets() {
-        let archive = tar().file("a.JPEG", b"hello").file("b.JPEG", b"").file("c.JPEG", &[7; 512]).end();
+        let archive = tar()
+            .file("a.JPEG", b"hello")
+            .file("b.JPEG", b"")
+            .file("c.JPEG", &[7; 512])
+            .end();
         let (listing, totals) = read(&archive).unwrap();
-        let files = [("a.JPEG", &b"hello"[..]), ("b.JPEG", b""), ("c.JPEG", &[7; 512])];
-        assert_eq!(listing.files, files.map(|(name, body)| (name.to_owned(), body.to_vec())));
+        let files = [
+            ("a.JPEG", &b"hello"[..]),
+            ("b.JPEG", b""),
+            ("c.JPEG", &[7; 512]),
+        ];
+        assert_eq!(
+            listing.files,
+            files.map(|(name, body)| (name.to_owned(), body.to_vec()))
+        );
         assert_eq!(listing.next_headers, [1024, 1536, 2560]);
-        assert_eq!(totals, Totals { files: 3, padding_warnings: 0 });
+        assert_eq!(
+            totals,
+            Totals {
+                files: 3,
+                padding_warnings: 0
+            }
+        );
         assert!(agrees_with_the_reference(&archive));
     }
 
@@ -532,11 +675,22 @@ mod tests {
         let archive = tar().file("a.JPEG", &[1; 700]).end();
         let mut framing = Framing::new(WNID, Limits::default());
         let mut input = archive.as_slice();
-        assert_eq!(framing.next(&mut input), Ok(Some(Event::File { name: "a.JPEG", size: 700 })));
-        let Some(Event::Data(data)) = framing.next(&mut input).unwrap() else { panic!("data follow") };
+        assert_eq!(
+            framing.next(&mut input),
+            Ok(Some(Event::File {
+                name: "a.JPEG",
+                size: 700
+            }))
+        );
+        let Some(Event::Data(data)) = framing.next(&mut input).unwrap() else {
+            panic!("data follow")
+        };
         assert_eq!(data.as_ptr_range(), archive[512..1212].as_ptr_range());
         assert_eq!(framing.offset(), 1212);
-        assert_eq!(framing.next(&mut input), Ok(Some(Event::FileEnd { next_header: 1536 })));
+        assert_eq!(
+            framing.next(&mut input),
+            Ok(Some(Event::FileEnd { next_header: 1536 }))
+        );
         assert_eq!(framing.next(&mut input), Ok(None));
         assert_eq!(framing.offset(), archive.len() as u64);
     }
@@ -544,7 +698,11 @@ mod tests {
     #[test]
     fn strips_the_folder_and_skips_its_entry() {
         for directory in ["./", ".", "n01440764/", "n01440764", "./n01440764/"] {
-            let archive = tar().entry(b'5', directory.as_bytes(), b"").file("./n01440764/a", b"1").file("b", b"").end();
+            let archive = tar()
+                .entry(b'5', directory.as_bytes(), b"")
+                .file("./n01440764/a", b"1")
+                .file("b", b"")
+                .end();
             assert_eq!(names(&archive), ["a", "b"], "{directory}");
             assert!(agrees_with_the_reference(&archive));
         }
@@ -558,7 +716,12 @@ mod tests {
         let mut file = tar::Header::new_old();
         file.as_old_mut().name.fill(b'a');
         file.set_size(1);
-        let archive = tar().header(&mut directory).header(&mut file).body(b"1").entry(0, b"b", b"2").end();
+        let archive = tar()
+            .header(&mut directory)
+            .header(&mut file)
+            .body(b"1")
+            .entry(0, b"b", b"2")
+            .end();
         assert_eq!(names(&archive), ["a".repeat(100).as_str(), "b"]);
         assert!(agrees_with_the_reference(&archive));
     }
@@ -573,18 +736,39 @@ mod tests {
 
     #[test]
     fn an_empty_file_may_have_a_size_without_a_digit() {
-        for (flag, field) in [0, b'0'].into_iter().flat_map(|flag| SIZES_WITHOUT_DIGITS.map(|field| (flag, field))) {
+        for (flag, field) in [0, b'0']
+            .into_iter()
+            .flat_map(|flag| SIZES_WITHOUT_DIGITS.map(|field| (flag, field)))
+        {
             let mut empty = without_digits(flag, b"./empty.JPEG", field);
-            let archive = tar().file("a", b"1").header(&mut empty).file("b", b"2").end();
+            let archive = tar()
+                .file("a", b"1")
+                .header(&mut empty)
+                .file("b", b"2")
+                .end();
             assert_eq!(names(&archive), ["a", "empty.JPEG", "b"]);
             assert!(agrees_with_the_reference(&archive));
             // Bytes after an empty file are not its content, but a header, here a damaged one.
-            let archive = tar().header(&mut empty).body(&[b'x'; 600]).file("b", b"2").end();
-            assert!(matches!(refusal(&archive), FramingError::Corrupt { offset: 512, .. }));
+            let archive = tar()
+                .header(&mut empty)
+                .body(&[b'x'; 600])
+                .file("b", b"2")
+                .end();
+            assert!(matches!(
+                refusal(&archive),
+                FramingError::Corrupt { offset: 512, .. }
+            ));
         }
         let mut sized = without_digits(b'0', b"a", [0; 12]);
-        let archive = tar().pax(&[("size", "5")]).header(&mut sized).body(b"hello").end();
-        assert_eq!(read(&archive).unwrap().0.files, [("a".to_owned(), b"hello".to_vec())]);
+        let archive = tar()
+            .pax(&[("size", "5")])
+            .header(&mut sized)
+            .body(b"hello")
+            .end();
+        assert_eq!(
+            read(&archive).unwrap().0.files,
+            [("a".to_owned(), b"hello".to_vec())]
+        );
         assert!(agrees_with_the_reference(&archive));
     }
 
@@ -594,34 +778,71 @@ mod tests {
         for (field, flag) in sizes.flat_map(|field| [0, b'0', b'5'].map(|flag| (field, flag))) {
             for path in [&b"./"[..], b"n01440764/", b"./n01440764/"] {
                 let mut directory = without_digits(flag, path, field);
-                let plain = tar().header(&mut directory.clone()).file("n01440764/a", b"1").end();
+                let plain = tar()
+                    .header(&mut directory.clone())
+                    .file("n01440764/a", b"1")
+                    .end();
                 let named_by_pax = tar().pax(&[("path", str::from_utf8(path).unwrap())]);
-                let named_by_pax = named_by_pax.header(&mut without_digits(flag, b"x", field)).file("a", b"1").end();
+                let named_by_pax = named_by_pax
+                    .header(&mut without_digits(flag, b"x", field))
+                    .file("a", b"1")
+                    .end();
                 directory.as_old_mut().name[..path.len()].fill(0);
-                let long = tar().long_name(path).header(&mut directory).file("a", b"1").end();
+                let long = tar()
+                    .long_name(path)
+                    .header(&mut directory)
+                    .file("a", b"1")
+                    .end();
                 for archive in [plain, named_by_pax, long] {
                     assert_eq!(names(&archive), ["a"]);
                     assert!(agrees_with_the_reference(&archive));
                 }
             }
         }
-        assert_eq!(refusal(&tar().entry(b'0', b"n01440764/", b"").end()), FramingError::EmptyArchive);
+        assert_eq!(
+            refusal(&tar().entry(b'0', b"n01440764/", b"").end()),
+            FramingError::EmptyArchive
+        );
     }
 
     #[test]
     fn a_foreign_name_that_ends_in_a_slash_is_refused() {
-        for (path, size) in
-            [(&b"a.JPEG/"[..], 0), (b"a.JPEG/", 5), (b"n01440765/", 0), (b".//", 0), (b"n01440764//", 0)]
-        {
+        for (path, size) in [
+            (&b"a.JPEG/"[..], 0),
+            (b"a.JPEG/", 5),
+            (b"n01440765/", 0),
+            (b".//", 0),
+            (b"n01440764//", 0),
+        ] {
             for flag in [0, b'0', b'5'] {
-                let error = refusal(&tar().entry(flag, path, &vec![b'x'; size]).file("a", b"").end());
-                assert!(matches!(error, FramingError::UnexpectedLayout { .. }), "{} {error}", path.escape_ascii());
+                let error = refusal(
+                    &tar()
+                        .entry(flag, path, &vec![b'x'; size])
+                        .file("a", b"")
+                        .end(),
+                );
+                assert!(
+                    matches!(error, FramingError::UnexpectedLayout { .. }),
+                    "{} {error}",
+                    path.escape_ascii()
+                );
             }
         }
-        for path in [&b"/"[..], b"//", b"///", b"/n01440764/", b"../", b"n01440764/../"] {
+        for path in [
+            &b"/"[..],
+            b"//",
+            b"///",
+            b"/n01440764/",
+            b"../",
+            b"n01440764/../",
+        ] {
             for flag in [0, b'0', b'5'] {
                 let error = refusal(&tar().entry(flag, path, b"").file("a", b"").end());
-                assert!(matches!(error, FramingError::UnsafePath { .. }), "{} {error}", path.escape_ascii());
+                assert!(
+                    matches!(error, FramingError::UnsafePath { .. }),
+                    "{} {error}",
+                    path.escape_ascii()
+                );
             }
         }
     }
@@ -630,9 +851,20 @@ mod tests {
     fn a_directory_with_content_or_of_another_name_is_refused() {
         for flag in [0, b'0', b'5'] {
             let error = refusal(&tar().entry(flag, b"./", b"x").file("a", b"").end());
-            assert!(matches!(error, FramingError::Corrupt { offset: 0, .. }), "{error}");
-            let error = refusal(&tar().entry(flag, b"n01440764/sub/", b"").file("a", b"").end());
-            assert!(matches!(error, FramingError::UnexpectedLayout { .. }), "{error}");
+            assert!(
+                matches!(error, FramingError::Corrupt { offset: 0, .. }),
+                "{error}"
+            );
+            let error = refusal(
+                &tar()
+                    .entry(flag, b"n01440764/sub/", b"")
+                    .file("a", b"")
+                    .end(),
+            );
+            assert!(
+                matches!(error, FramingError::UnexpectedLayout { .. }),
+                "{error}"
+            );
             let error = refusal(&tar().entry(flag, b"../", b"").file("a", b"").end());
             assert!(matches!(error, FramingError::UnsafePath { .. }), "{error}");
         }
@@ -641,18 +873,29 @@ mod tests {
     #[test]
     fn every_other_type_of_entry_is_refused() {
         for flag in 0..=u8::MAX {
-            let result = read(&tar().file("a", b"").entry(flag, b"b", b"").file("c", b"").end());
+            let result = read(
+                &tar()
+                    .file("a", b"")
+                    .entry(flag, b"b", b"")
+                    .file("c", b"")
+                    .end(),
+            );
             let message = result.map_or_else(|error| error.to_string(), |_| "accepted".to_owned());
             let expected = match flag {
                 0 | b'0' | b'x' => "accepted",
                 b'1' | b'2' | b'K' => "link entry \"b\"",
-                b'3' | b'4' | b'6' | b'7' | b'M' | b'V' => "special entry \"b\": neither a file nor a directory",
+                b'3' | b'4' | b'6' | b'7' | b'M' | b'V' => {
+                    "special entry \"b\": neither a file nor a directory"
+                }
                 b'S' => "sparse entry \"b\"",
                 b'5' => "unexpected layout: \"b\" is not directly in the class's folder",
                 b'L' => "unsafe path \"\": it names no file",
                 other => {
                     let flag = other.escape_ascii();
-                    assert_eq!(message, format!("unknown entry of type '{flag}', at byte 512"));
+                    assert_eq!(
+                        message,
+                        format!("unknown entry of type '{flag}', at byte 512")
+                    );
                     continue;
                 }
             };
@@ -673,7 +916,11 @@ mod tests {
         }
         for name in [&b"a\0b"[..], b"a\0", b"\xff"] {
             let error = refusal(&tar().long_name(name).file("a", b"").end());
-            assert!(matches!(error, FramingError::UnsafePath { .. }), "{} {error}", name.escape_ascii());
+            assert!(
+                matches!(error, FramingError::UnsafePath { .. }),
+                "{} {error}",
+                name.escape_ascii()
+            );
         }
         let error = refusal(&tar().pax(&[("path", "a\0b")]).file("a", b"").end());
         assert!(matches!(error, FramingError::UnsafePath { .. }), "{error}");
@@ -682,10 +929,17 @@ mod tests {
     #[test]
     fn a_long_name_applies_to_the_next_entry_only() {
         let long = "x".repeat(200);
-        let archive = tar().long_name(format!("{WNID}/{long}").as_bytes()).file("short", b"1").file("b", b"2").end();
+        let archive = tar()
+            .long_name(format!("{WNID}/{long}").as_bytes())
+            .file("short", b"1")
+            .file("b", b"2")
+            .end();
         assert_eq!(names(&archive), [long.as_str(), "b"]);
         assert!(agrees_with_the_reference(&archive));
-        let unterminated = tar().entry(b'L', b"././@LongLink", long.as_bytes()).file("short", b"1").end();
+        let unterminated = tar()
+            .entry(b'L', b"././@LongLink", long.as_bytes())
+            .file("short", b"1")
+            .end();
         assert_eq!(names(&unterminated), [long.as_str()]);
     }
 
@@ -699,15 +953,31 @@ mod tests {
             .file("b", b"2")
             .end();
         let (listing, _) = read(&archive).unwrap();
-        assert_eq!(listing.files, [("long".to_owned(), b"hello".to_vec()), ("b".to_owned(), b"2".to_vec())]);
+        assert_eq!(
+            listing.files,
+            [
+                ("long".to_owned(), b"hello".to_vec()),
+                ("b".to_owned(), b"2".to_vec())
+            ]
+        );
         assert!(agrees_with_the_reference(&archive));
     }
 
     #[test]
     fn pax_size_and_long_name_combine_in_either_order() {
         let start = || header(b'0', b"short", 0);
-        let pax_first = tar().pax(&[("size", "1")]).long_name(b"long").header(&mut start()).body(b"1").end();
-        let name_first = tar().long_name(b"long").pax(&[("size", "1")]).header(&mut start()).body(b"1").end();
+        let pax_first = tar()
+            .pax(&[("size", "1")])
+            .long_name(b"long")
+            .header(&mut start())
+            .body(b"1")
+            .end();
+        let name_first = tar()
+            .long_name(b"long")
+            .pax(&[("size", "1")])
+            .header(&mut start())
+            .body(b"1")
+            .end();
         for archive in [pax_first, name_first] {
             assert_eq!(names(&archive), ["long"]);
             assert!(agrees_with_the_reference(&archive));
@@ -719,8 +989,15 @@ mod tests {
     fn a_tar_inside_a_file_is_not_read_as_entries() {
         let inner = tar().file("evil.JPEG", b"evil").end();
         let size = inner.len().to_string();
-        let archive = tar().pax(&[("size", &size)]).header(&mut header(b'0', b"a.JPEG", 0)).body(&inner).end();
-        assert_eq!(read(&archive).unwrap().0.files, [("a.JPEG".to_owned(), inner)]);
+        let archive = tar()
+            .pax(&[("size", &size)])
+            .header(&mut header(b'0', b"a.JPEG", 0))
+            .body(&inner)
+            .end();
+        assert_eq!(
+            read(&archive).unwrap().0.files,
+            [("a.JPEG".to_owned(), inner)]
+        );
         assert!(agrees_with_the_reference(&archive));
     }
 
@@ -730,24 +1007,55 @@ mod tests {
     fn the_pax_size_takes_precedence_over_the_header_size() {
         let hidden = tar().file("evil.JPEG", b"").bytes;
         let mut small = header(b'0', b"a.JPEG", 512);
-        let archive = tar().pax(&[("size", "1024")]).header(&mut small).body(&[1; 512]).body(&hidden).end();
+        let archive = tar()
+            .pax(&[("size", "1024")])
+            .header(&mut small)
+            .body(&[1; 512])
+            .body(&hidden)
+            .end();
         assert_eq!(names(&archive), ["a.JPEG"]);
         assert!(agrees_with_the_reference(&archive));
     }
 
     #[test]
     fn extension_headers_precede_an_entry_and_do_not_repeat() {
-        let sparse = refusal(&tar().pax(&[("GNU.sparse.realsize", "1099511627776")]).file("a", b"").end());
-        assert!(matches!(sparse, FramingError::SparseEntry { .. }), "{sparse}");
+        let sparse = refusal(
+            &tar()
+                .pax(&[("GNU.sparse.realsize", "1099511627776")])
+                .file("a", b"")
+                .end(),
+        );
+        assert!(
+            matches!(sparse, FramingError::SparseEntry { .. }),
+            "{sparse}"
+        );
         for archive in [
             tar().file("a", b"").pax(&[("path", "b")]).end(),
             tar().file("a", b"").long_name(b"b").end(),
-            tar().pax(&[("path", "b")]).pax(&[("mtime", "1")]).file("a", b"").end(),
+            tar()
+                .pax(&[("path", "b")])
+                .pax(&[("mtime", "1")])
+                .file("a", b"")
+                .end(),
             tar().long_name(b"b").long_name(b"b").file("a", b"").end(),
-            tar().long_name(b"b").pax(&[("path", "b")]).file("a", b"").end(),
-            tar().pax(&[("path", "b")]).long_name(b"b").file("a", b"").end(),
-            tar().pax(&[("path", "b"), ("path", "b")]).file("a", b"").end(),
-            tar().pax(&[("size", "0"), ("size", "0")]).file("a", b"").end(),
+            tar()
+                .long_name(b"b")
+                .pax(&[("path", "b")])
+                .file("a", b"")
+                .end(),
+            tar()
+                .pax(&[("path", "b")])
+                .long_name(b"b")
+                .file("a", b"")
+                .end(),
+            tar()
+                .pax(&[("path", "b"), ("path", "b")])
+                .file("a", b"")
+                .end(),
+            tar()
+                .pax(&[("size", "0"), ("size", "0")])
+                .file("a", b"")
+                .end(),
             tar().pax(&[("hdrcharset", "BINARY")]).file("a", b"").end(),
             tar().entry(b'x', b"x", b"9 path=b").file("a", b"").end(),
         ] {
@@ -758,34 +1066,84 @@ mod tests {
 
     #[test]
     fn a_huge_extension_header_is_refused_before_any_of_it_is_stored() {
-        for (flag, size, limit) in [(b'x', 400 << 20, 65_536), (b'x', 65_537, 65_536), (b'L', 4097, 4096)] {
+        for (flag, size, limit) in [
+            (b'x', 400 << 20, 65_536),
+            (b'x', 65_537, 65_536),
+            (b'L', 4097, 4096),
+        ] {
             let bytes = tar().header(&mut header(flag, b"x", size)).bytes;
             let mut framing = Framing::new(WNID, Limits::default());
             let error = framing.next(&mut bytes.as_slice()).unwrap_err();
-            assert_eq!(error, FramingError::LimitExceeded { limit, unit: "bytes in an extension header" });
+            assert_eq!(
+                error,
+                FramingError::LimitExceeded {
+                    limit,
+                    unit: "bytes in an extension header"
+                }
+            );
             assert!(format!("{:?}", framing.extensions).contains("body: [], path: []"));
         }
         let comment = "c".repeat(65_536 - 15);
-        assert_eq!(names(&tar().pax(&[("comment", &comment)]).file("a", b"").end()), ["a"]);
+        assert_eq!(
+            names(&tar().pax(&[("comment", &comment)]).file("a", b"").end()),
+            ["a"]
+        );
     }
 
     #[test]
     fn limits_are_enforced() {
-        let archive = tar().entry(b'5', b"./", b"").file("a", b"12").file("b", b"34").end();
-        let limits = Limits { entries: 3, file_bytes: 2, total_bytes: 4, ..Limits::default() };
+        let archive = tar()
+            .entry(b'5', b"./", b"")
+            .file("a", b"12")
+            .file("b", b"34")
+            .end();
+        let limits = Limits {
+            entries: 3,
+            file_bytes: 2,
+            total_bytes: 4,
+            ..Limits::default()
+        };
         assert!(feed(&mut Framing::new(WNID, limits), [archive.as_slice()]).is_ok());
         for (limits, limit, unit) in [
-            (Limits { entries: 2, ..limits }, 2, "entries"),
-            (Limits { file_bytes: 1, ..limits }, 1, "bytes in a file"),
-            (Limits { total_bytes: 3, ..limits }, 3, "bytes in all files"),
+            (
+                Limits {
+                    entries: 2,
+                    ..limits
+                },
+                2,
+                "entries",
+            ),
+            (
+                Limits {
+                    file_bytes: 1,
+                    ..limits
+                },
+                1,
+                "bytes in a file",
+            ),
+            (
+                Limits {
+                    total_bytes: 3,
+                    ..limits
+                },
+                3,
+                "bytes in all files",
+            ),
         ] {
             let error = feed(&mut Framing::new(WNID, limits), [archive.as_slice()]).unwrap_err();
             assert_eq!(error, FramingError::LimitExceeded { limit, unit });
         }
         let rest = tar().file("c", b"5").end();
         for (offset, is_within) in [(3, true), (4, false)] {
-            let resumed = feed(&mut Framing::resume(WNID, limits, offset, 1), [rest.as_slice()]);
-            assert_eq!(resumed.is_ok(), is_within, "the bytes before the offset count");
+            let resumed = feed(
+                &mut Framing::resume(WNID, limits, offset, 1),
+                [rest.as_slice()],
+            );
+            assert_eq!(
+                resumed.is_ok(),
+                is_within,
+                "the bytes before the offset count"
+            );
         }
         assert_eq!(Limits::for_tar(None), Limits::default());
         assert_eq!(Limits::for_tar(Some(u64::MAX)), Limits::default());
@@ -796,16 +1154,36 @@ mod tests {
     fn millions_of_empty_entries_are_refused_at_the_limit() {
         let entry = tar().file("a", b"").bytes;
         let mut framing = Framing::new(WNID, Limits::default());
-        let error = feed(&mut framing, std::iter::repeat_n(entry.as_slice(), 10_000_000)).unwrap_err();
-        assert_eq!(error, FramingError::LimitExceeded { limit: 200_000, unit: "entries" });
+        let error = feed(
+            &mut framing,
+            std::iter::repeat_n(entry.as_slice(), 10_000_000),
+        )
+        .unwrap_err();
+        assert_eq!(
+            error,
+            FramingError::LimitExceeded {
+                limit: 200_000,
+                unit: "entries"
+            }
+        );
     }
 
     #[test]
     fn a_sum_of_sizes_cannot_overflow() {
-        let limits = Limits { file_bytes: u64::MAX, ..Limits::default() };
+        let limits = Limits {
+            file_bytes: u64::MAX,
+            ..Limits::default()
+        };
         let archive = tar().header(&mut header(b'0', b"a", u64::MAX)).bytes;
-        let error = feed(&mut Framing::resume(WNID, limits, 512, 1), [archive.as_slice()]).unwrap_err();
-        assert!(matches!(error, FramingError::LimitExceeded { .. }), "{error}");
+        let error = feed(
+            &mut Framing::resume(WNID, limits, 512, 1),
+            [archive.as_slice()],
+        )
+        .unwrap_err();
+        assert!(
+            matches!(error, FramingError::LimitExceeded { .. }),
+            "{error}"
+        );
     }
 
     #[test]
@@ -814,15 +1192,29 @@ mod tests {
         for zeros in [0, 1, 511, 8192, 1 << 20] {
             let padded = [archive.clone(), vec![0; zeros]].concat();
             assert!(read(&padded).is_ok(), "{zeros}");
-            assert!(feed(&mut Framing::new(WNID, Limits::default()), padded.chunks(1000)).is_ok());
+            assert!(
+                feed(
+                    &mut Framing::new(WNID, Limits::default()),
+                    padded.chunks(1000)
+                )
+                .is_ok()
+            );
         }
         let offset = archive.len() as u64 + (1 << 20);
         let padded = [archive.clone(), vec![0; (1 << 20) + 1]].concat();
         assert_eq!(refusal(&padded), FramingError::TrailingData { offset });
-        let chunks = feed(&mut Framing::new(WNID, Limits::default()), padded.chunks(1000));
+        let chunks = feed(
+            &mut Framing::new(WNID, Limits::default()),
+            padded.chunks(1000),
+        );
         assert_eq!(chunks.unwrap_err(), FramingError::TrailingData { offset });
         let second = [archive.clone(), vec![0; 100], archive.clone()].concat();
-        assert_eq!(refusal(&second), FramingError::TrailingData { offset: archive.len() as u64 + 100 });
+        assert_eq!(
+            refusal(&second),
+            FramingError::TrailingData {
+                offset: archive.len() as u64 + 100
+            }
+        );
     }
 
     #[test]
@@ -833,14 +1225,28 @@ mod tests {
             "truncated archive: it ends at byte 1024, between entries, without the end marker"
         );
         let error = refusal(&lone.file("b", b"").end());
-        assert_eq!(error, FramingError::Corrupt { offset: 1024, problem: "a lone zero block between entries" });
+        assert_eq!(
+            error,
+            FramingError::Corrupt {
+                offset: 1024,
+                problem: "a lone zero block between entries"
+            }
+        );
         let error = refusal(&tar().body(&[0; 512]).file("b", b"").end());
-        assert!(matches!(error, FramingError::Corrupt { offset: 512, .. }), "{error}");
+        assert!(
+            matches!(error, FramingError::Corrupt { offset: 512, .. }),
+            "{error}"
+        );
     }
 
     #[test]
     fn archives_without_files_are_empty() {
-        for archive in [tar().bytes, tar().end(), tar().entry(b'5', b"./", b"").end(), vec![0; 10_240]] {
+        for archive in [
+            tar().bytes,
+            tar().end(),
+            tar().entry(b'5', b"./", b"").end(),
+            vec![0; 10_240],
+        ] {
             assert_eq!(refusal(&archive), FramingError::EmptyArchive);
         }
     }
@@ -851,14 +1257,27 @@ mod tests {
         archive[513] = 1;
         archive[3071] = 1;
         for size in [1, 100, 10_000] {
-            let (_, totals) = feed(&mut Framing::new(WNID, Limits::default()), archive.chunks(size)).unwrap();
-            assert_eq!(totals, Totals { files: 3, padding_warnings: 2 });
+            let (_, totals) = feed(
+                &mut Framing::new(WNID, Limits::default()),
+                archive.chunks(size),
+            )
+            .unwrap();
+            assert_eq!(
+                totals,
+                Totals {
+                    files: 3,
+                    padding_warnings: 2
+                }
+            );
         }
     }
 
     #[test]
     fn content_that_is_no_tar_is_identified() {
-        let page = format!("<!DOCTYPE html>\n<title>Log in \u{1b}[2J</title>{}", " ".repeat(600));
+        let page = format!(
+            "<!DOCTYPE html>\n<title>Log in \u{1b}[2J</title>{}",
+            " ".repeat(600)
+        );
         for bytes in [page.as_bytes(), &page.as_bytes()[..40]] {
             let error = refusal(bytes);
             assert!(error.is_not_a_tar() && !error.is_truncated());
@@ -871,9 +1290,17 @@ mod tests {
         }
         let gzip = [&b"\x1f\x8b\x08\0\0\0\0\0\0\x03"[..], &[0xed; 1000]].concat();
         for bytes in [&gzip[..], &gzip[..10]] {
-            assert!(refusal(bytes).to_string().contains("a gzip stream: compressed tar, not .tar"));
+            assert!(
+                refusal(bytes)
+                    .to_string()
+                    .contains("a gzip stream: compressed tar, not .tar")
+            );
         }
-        assert!(refusal(b"Too many requests").to_string().contains("something else: \"Too many requests\""));
+        assert!(
+            refusal(b"Too many requests")
+                .to_string()
+                .contains("something else: \"Too many requests\"")
+        );
         assert!(refusal(&[0xff; 512]).is_not_a_tar());
     }
 
@@ -883,13 +1310,23 @@ mod tests {
             let mut archive = tar().file("a", b"").file("b", b"").end();
             archive[entry * 512 + 1] ^= 1;
             let error = refusal(&archive);
-            assert_eq!(error, FramingError::Corrupt { offset, problem: "the header's checksum does not match" });
+            assert_eq!(
+                error,
+                FramingError::Corrupt {
+                    offset,
+                    problem: "the header's checksum does not match"
+                }
+            );
         }
     }
 
     #[test]
     fn every_truncation_is_an_error_with_its_offset() {
-        let archive = tar().file("a", &[1; 600]).long_name(b"b").file("x", b"").end();
+        let archive = tar()
+            .file("a", &[1; 600])
+            .long_name(b"b")
+            .file("x", b"")
+            .end();
         for length in 0..archive.len() {
             let expected = match length {
                 0 => "empty archive: it holds no file".to_owned(),
@@ -914,10 +1351,20 @@ mod tests {
 
     #[test]
     fn resumes_at_every_next_header() {
-        let archive = tar().file("a", &[1; 600]).pax(&[("path", "long")]).file("b", b"").file("c", &[3; 512]).end();
+        let archive = tar()
+            .file("a", &[1; 600])
+            .pax(&[("path", "long")])
+            .file("b", b"")
+            .file("c", &[3; 512])
+            .end();
         let (whole, totals) = read(&archive).unwrap();
         for (done, &offset) in (1..).zip(&whole.next_headers) {
-            let mut framing = Framing::resume(WNID, Limits::for_tar(Some(archive.len() as u64)), offset, done as u64);
+            let mut framing = Framing::resume(
+                WNID,
+                Limits::for_tar(Some(archive.len() as u64)),
+                offset,
+                done as u64,
+            );
             let rest = &archive[usize::try_from(offset).unwrap()..];
             let (listing, rest_totals) = feed(&mut framing, [rest]).unwrap();
             assert_eq!(listing.files, whole.files[done..]);
@@ -930,14 +1377,20 @@ mod tests {
     #[test]
     fn resumes_at_every_byte_within_a_file() {
         let body: Vec<u8> = (0..=255).cycle().take(700).collect();
-        let archive = tar().file("a", &[1; 600]).pax(&[("path", "long")]).file("b", &body).file("c", &[3; 512]).end();
+        let archive = tar()
+            .file("a", &[1; 600])
+            .pax(&[("path", "long")])
+            .file("b", &body)
+            .file("c", &[3; 512])
+            .end();
         let (whole, totals) = read(&archive).unwrap();
         let begin = usize::try_from(whole.next_headers[1]).unwrap() - 1024;
         for written in 0..=body.len() {
             let limits = Limits::for_tar(Some(archive.len() as u64));
             let offset = (begin + written) as u64;
             let remaining = (body.len() - written) as u64;
-            let mut framing = Framing::resume_within(WNID, limits, offset, 1, body.len() as u64, remaining);
+            let mut framing =
+                Framing::resume_within(WNID, limits, offset, 1, body.len() as u64, remaining);
             let mut rest = &archive[begin + written..];
             let mut data = Vec::new();
             let end = loop {
@@ -947,9 +1400,15 @@ mod tests {
                     other => panic!("{other:?} within a file"),
                 }
             };
-            assert_eq!((data.as_slice(), end), (&body[written..], whole.next_headers[1]));
+            assert_eq!(
+                (data.as_slice(), end),
+                (&body[written..], whole.next_headers[1])
+            );
             let (listing, rest_totals) = feed(&mut framing, [rest]).unwrap();
-            assert_eq!((listing.files.as_slice(), rest_totals), (&whole.files[2..], totals));
+            assert_eq!(
+                (listing.files.as_slice(), rest_totals),
+                (&whole.files[2..], totals)
+            );
         }
     }
 
@@ -962,22 +1421,42 @@ mod tests {
 
     #[test]
     fn with_any_bit_of_a_header_flipped_an_accepted_listing_equals_the_references() {
-        let sample = tar().file("./a.JPEG", &[65; 600]).long_name(b"b").file("x", b"2");
-        let sample = sample.entry(0, b"n01440764/", b"").pax(&[("path", "c"), ("size", "1")]).file("y", b"3");
+        let sample = tar()
+            .file("./a.JPEG", &[65; 600])
+            .long_name(b"b")
+            .file("x", b"2");
+        let sample = sample
+            .entry(0, b"n01440764/", b"")
+            .pax(&[("path", "c"), ("size", "1")])
+            .file("y", b"3");
         let archive = sample.clone().end();
         let mut accepted = 0;
         let mut refused = 0;
-        for (start, field) in sample.headers.iter().flat_map(|&start| (0..BLOCK).map(move |field| (start, field))) {
+        for (start, field) in sample
+            .headers
+            .iter()
+            .flat_map(|&start| (0..BLOCK).map(move |field| (start, field)))
+        {
             for bit in 0..8 {
                 let mut flipped = archive.clone();
                 flipped[start + field] ^= 1 << bit;
                 let is_checksum = (148..156).contains(&field);
-                assert!(!agrees_with_the_reference(&flipped) || is_checksum, "byte {field} of {start}");
+                assert!(
+                    !agrees_with_the_reference(&flipped) || is_checksum,
+                    "byte {field} of {start}"
+                );
                 set_checksum(&mut flipped[start..][..BLOCK]);
-                *(if agrees_with_the_reference(&flipped) { &mut accepted } else { &mut refused }) += 1;
+                *(if agrees_with_the_reference(&flipped) {
+                    &mut accepted
+                } else {
+                    &mut refused
+                }) += 1;
             }
         }
-        assert!(accepted > 10_000 && refused > 500, "{accepted} accepted, {refused} refused");
+        assert!(
+            accepted > 10_000 && refused > 500,
+            "{accepted} accepted, {refused} refused"
+        );
     }
 
     /// The field that contains the path of a random entry.
@@ -989,13 +1468,20 @@ mod tests {
     }
 
     fn random_entries() -> impl Strategy<Value = Vec<(String, Vec<u8>, Writing)>> {
-        let writing = prop_oneof![Just(Writing::Plain), Just(Writing::GnuLongName), Just(Writing::Pax)];
+        let writing = prop_oneof![
+            Just(Writing::Plain),
+            Just(Writing::GnuLongName),
+            Just(Writing::Pax)
+        ];
         let size = prop_oneof![0..5_usize, 510..515_usize, 0..3000_usize];
         let body = (size, any::<u8>()).prop_map(|(size, byte)| vec![byte; size]);
-        let entry = ("[a-zé][a-z0-9_ .-]{0,70}", body, writing).prop_map(|(name, body, writing)| match writing {
-            Writing::GnuLongName => (format!("{name}{}", "l".repeat(120)), body, writing),
-            Writing::Plain | Writing::Pax => (name, body, writing),
-        });
+        let entry =
+            ("[a-zé][a-z0-9_ .-]{0,70}", body, writing).prop_map(|(name, body, writing)| {
+                match writing {
+                    Writing::GnuLongName => (format!("{name}{}", "l".repeat(120)), body, writing),
+                    Writing::Plain | Writing::Pax => (name, body, writing),
+                }
+            });
         vec(entry, 1..8)
     }
 
@@ -1009,12 +1495,18 @@ mod tests {
                 Writing::Plain | Writing::GnuLongName => path,
                 Writing::Pax => {
                     let size = body.len().to_string();
-                    let records = [("mtime", &b"1.5"[..]), ("size", size.as_bytes()), ("path", path.as_bytes())];
+                    let records = [
+                        ("mtime", &b"1.5"[..]),
+                        ("size", size.as_bytes()),
+                        ("path", path.as_bytes()),
+                    ];
                     builder.append_pax_extensions(records).unwrap();
                     "PaxHeader".to_owned()
                 }
             };
-            builder.append_data(&mut header, path, body.as_slice()).unwrap();
+            builder
+                .append_data(&mut header, path, body.as_slice())
+                .unwrap();
         }
         builder.into_inner().unwrap()
     }
@@ -1077,9 +1569,18 @@ mod tests {
     }
 
     fn random_change() -> impl Strategy<Value = Change> {
-        let fields =
-            prop_oneof![0..20_usize, 124..136_usize, 148..158_usize, 257..265_usize, 345..360_usize, 0..512_usize];
-        let values = prop_oneof![any::<u8>(), (0..21_usize).prop_map(|index| b"\0 01257xgLKS=/.\\+-\n\xff\x80"[index])];
+        let fields = prop_oneof![
+            0..20_usize,
+            124..136_usize,
+            148..158_usize,
+            257..265_usize,
+            345..360_usize,
+            0..512_usize
+        ];
+        let values = prop_oneof![
+            any::<u8>(),
+            (0..21_usize).prop_map(|index| b"\0 01257xgLKS=/.\\+-\n\xff\x80"[index])
+        ];
         let texts = prop::sample::select(vec![
             &b"../"[..],
             b"./",
@@ -1112,10 +1613,18 @@ mod tests {
     }
 
     fn apply(archive: &mut Vec<u8>, chosen: Index, change: &Change, mend_checksum: bool) {
-        let Some(blocks) = archive.len().checked_div(BLOCK).filter(|&blocks| blocks > 0) else { return };
+        let Some(blocks) = archive
+            .len()
+            .checked_div(BLOCK)
+            .filter(|&blocks| blocks > 0)
+        else {
+            return;
+        };
         let start = chosen.index(blocks) * BLOCK;
         let block = start..start + BLOCK;
-        let is_header = tar::Header::from_byte_slice(&archive[block.clone()]).cksum().is_ok_and(|sum| sum > 0);
+        let is_header = tar::Header::from_byte_slice(&archive[block.clone()])
+            .cksum()
+            .is_ok_and(|sum| sum > 0);
         match *change {
             Change::Set { field, value } => archive[start + field] = value,
             Change::SetText { field, text } => {
@@ -1126,7 +1635,10 @@ mod tests {
             Change::Remove => drop(archive.drain(block)),
             Change::Clear => archive[block].fill(0),
         }
-        if mend_checksum && is_header && matches!(change, Change::Set { .. } | Change::SetText { .. }) {
+        if mend_checksum
+            && is_header
+            && matches!(change, Change::Set { .. } | Change::SetText { .. })
+        {
             set_checksum(&mut archive[start..][..BLOCK]);
         }
     }

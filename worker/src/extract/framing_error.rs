@@ -6,7 +6,10 @@
 pub(crate) enum FramingError {
     /// The first block is not a header.
     #[error("not a tar, it looks like {looks_like}: \"{snippet}\"")]
-    NotATar { looks_like: &'static str, snippet: String },
+    NotATar {
+        looks_like: &'static str,
+        snippet: String,
+    },
     /// The bytes ended before the end marker.
     #[error("truncated archive: it ends at byte {offset}, {place}")]
     Truncated { offset: u64, place: &'static str },

@@ -42,12 +42,17 @@ impl<'block> Header<'block> {
             return Err(if offset == 0 && &block[257..262] != b"ustar" {
                 not_a_tar(block)
             } else {
-                FramingError::Corrupt { offset, problem: "the header's checksum does not match" }
+                FramingError::Corrupt {
+                    offset,
+                    problem: "the header's checksum does not match",
+                }
             });
         }
         let kind = kind(fields, offset)?;
-        let size = number(&fields.as_old().size)
-            .ok_or(FramingError::Corrupt { offset, problem: "the header's size is not a number" })?;
+        let size = number(&fields.as_old().size).ok_or(FramingError::Corrupt {
+            offset,
+            problem: "the header's size is not a number",
+        })?;
         Ok(Self { fields, kind, size })
     }
 
@@ -59,15 +64,23 @@ impl<'block> Header<'block> {
 
 /// The error for content that is no tar, from its first bytes.
 pub(super) fn not_a_tar(beginning: &[u8]) -> FramingError {
-    FramingError::NotATar { looks_like: recognise(beginning).unwrap_or("something else"), snippet: shown(beginning) }
+    FramingError::NotATar {
+        looks_like: recognise(beginning).unwrap_or("something else"),
+        snippet: shown(beginning),
+    }
 }
 
 /// Identifies content that servers often deliver instead of a tar.
 pub(super) fn recognise(beginning: &[u8]) -> Option<&'static str> {
-    let text = beginning.strip_prefix(b"\xef\xbb\xbf").unwrap_or(beginning).trim_ascii_start();
+    let text = beginning
+        .strip_prefix(b"\xef\xbb\xbf")
+        .unwrap_or(beginning)
+        .trim_ascii_start();
     match (beginning, text) {
         ([0x1f, 0x8b, ..], _) => Some("a gzip stream: compressed tar, not .tar"),
-        ([0xfd, b'7', b'z', b'X', b'Z', 0, ..], _) => Some("an xz stream: compressed tar, not .tar"),
+        ([0xfd, b'7', b'z', b'X', b'Z', 0, ..], _) => {
+            Some("an xz stream: compressed tar, not .tar")
+        }
         ([0x28, 0xb5, 0x2f, 0xfd, ..], _) => Some("a zstd stream: compressed tar, not .tar"),
         ([b'B', b'Z', b'h', ..], _) => Some("a bzip2 stream: compressed tar, not .tar"),
         ([b'P', b'K', 3, 4, ..] | [b'P', b'K', 5, 6, ..], _) => Some("a zip archive"),
@@ -103,7 +116,10 @@ fn kind(fields: &tar::Header, offset: u64) -> Result<Kind, FramingError> {
         b'1' | b'2' | b'K' => Err(FramingError::LinkEntry { path: path() }),
         b'3' | b'4' | b'6' | b'7' | b'M' | b'V' => Err(FramingError::SpecialEntry { path: path() }),
         b'S' => Err(FramingError::SparseEntry { path: path() }),
-        other => Err(FramingError::UnknownEntry { offset, type_flag: shown(&[other]) }),
+        other => Err(FramingError::UnknownEntry {
+            offset,
+            type_flag: shown(&[other]),
+        }),
     }
 }
 
@@ -111,11 +127,20 @@ fn kind(fields: &tar::Header, offset: u64) -> Result<Kind, FramingError> {
 /// Historic tars summed signed bytes, which GNU tar accepts and the `tar` crate does not.
 fn checksum_matches(fields: &tar::Header) -> bool {
     let bytes = fields.as_bytes();
-    let Some(sum) = octal(&fields.as_old().cksum) else { return false };
+    let Some(sum) = octal(&fields.as_old().cksum) else {
+        return false;
+    };
     let counted = [&bytes[..148], &bytes[156..], b"        "];
-    let unsigned: u32 = counted.iter().map(|part| part.iter().map(|&byte| u32::from(byte)).sum::<u32>()).sum();
+    let unsigned: u32 = counted
+        .iter()
+        .map(|part| part.iter().map(|&byte| u32::from(byte)).sum::<u32>())
+        .sum();
     let is_signed = || {
-        let signed = counted.iter().flat_map(|part| part.iter()).map(|byte| i64::from(byte.cast_signed())).sum::<i64>();
+        let signed = counted
+            .iter()
+            .flat_map(|part| part.iter())
+            .map(|byte| i64::from(byte.cast_signed()))
+            .sum::<i64>();
         i64::try_from(sum) == Ok(signed)
     };
     sum == u64::from(unsigned) || is_signed()
@@ -146,12 +171,19 @@ pub(super) fn is_blank(field: &[u8; 12]) -> bool {
 /// Parses octal digits with leading spaces; only spaces and NUL may follow them.
 fn octal(field: &[u8]) -> Option<u64> {
     let text = field.trim_ascii_start();
-    let digits = text.iter().take_while(|byte| matches!(byte, b'0'..=b'7')).count();
+    let digits = text
+        .iter()
+        .take_while(|byte| matches!(byte, b'0'..=b'7'))
+        .count();
     let (digits, rest) = text.split_at(digits);
     if digits.is_empty() || rest.iter().any(|byte| !matches!(byte, b' ' | 0)) {
         return None;
     }
-    Some(digits.iter().fold(0, |number, digit| number * 8 + u64::from(digit - b'0')))
+    Some(
+        digits
+            .iter()
+            .fold(0, |number, digit| number * 8 + u64::from(digit - b'0')),
+    )
 }
 
 #[cfg(test)]
@@ -168,7 +200,9 @@ mod tests {
     }
 
     fn size(field: [u8; 12]) -> Option<u64> {
-        Header::read(&header(|header| header.as_old_mut().size = field), 512).ok().map(|header| header.size)
+        Header::read(&header(|header| header.as_old_mut().size = field), 512)
+            .ok()
+            .map(|header| header.size)
     }
 
     #[test]
@@ -176,12 +210,19 @@ mod tests {
         assert_eq!(size(*b"00000000012\0"), Some(10));
         assert_eq!(size(*b"        12 \0"), Some(10));
         assert_eq!(size(*b"777777777777"), Some(0o777_777_777_777));
-        assert_eq!(size([0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]), Some((2 << 32) + 1));
+        assert_eq!(
+            size([0x80, 0, 0, 0, 0, 0, 0, 2, 0, 0, 0, 1]),
+            Some((2 << 32) + 1)
+        );
     }
 
     #[test]
     fn a_size_without_a_digit_is_zero() {
-        for text in [b"\0\0\0\0\0\0\0\0\0\0\0\0", b" \0\0\0\0\0\0\0\0\0\0\0", b"           \0"] {
+        for text in [
+            b"\0\0\0\0\0\0\0\0\0\0\0\0",
+            b" \0\0\0\0\0\0\0\0\0\0\0",
+            b"           \0",
+        ] {
             assert_eq!(size(*text), Some(0), "{}", text.escape_ascii());
         }
     }
@@ -192,20 +233,34 @@ mod tests {
         assert_eq!(size([0x80, 0, 0, 1, 0, 0, 0, 0, 0, 0, 0, 0]), None, "2^64");
         assert_eq!(size([0x81, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), None);
         assert_eq!(size([0xc0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1]), None);
-        for text in [b"            ", b"-1\0\0\0\0\0\0\0\0\0\0", b"+1\0\0\0\0\0\0\0\0\0\0"] {
+        for text in [
+            b"            ",
+            b"-1\0\0\0\0\0\0\0\0\0\0",
+            b"+1\0\0\0\0\0\0\0\0\0\0",
+        ] {
             assert_eq!(size(*text), None, "{}", text.escape_ascii());
         }
-        for text in [b"\x0000000000002", b"\0           ", b"\0\0\0\0\0\0\0\0\0\0\0 ", b"\t\0\0\0\0\0\0\0\0\0\0\0"] {
+        for text in [
+            b"\x0000000000002",
+            b"\0           ",
+            b"\0\0\0\0\0\0\0\0\0\0\0 ",
+            b"\t\0\0\0\0\0\0\0\0\0\0\0",
+        ] {
             assert_eq!(size(*text), None, "{}", text.escape_ascii());
         }
-        for text in [b"8\0\0\0\0\0\0\0\0\0\0\0", b"1 2\0\0\0\0\0\0\0\0\0", b"1\x002\0\0\0\0\0\0\0\0\0"] {
+        for text in [
+            b"8\0\0\0\0\0\0\0\0\0\0\0",
+            b"1 2\0\0\0\0\0\0\0\0\0",
+            b"1\x002\0\0\0\0\0\0\0\0\0",
+        ] {
             assert_eq!(size(*text), None, "{}", text.escape_ascii());
         }
     }
 
     #[test]
     fn accepts_the_historic_sum_of_signed_bytes() {
-        let mut block = header(|header| header.as_old_mut().name[..4].copy_from_slice("éé".as_bytes()));
+        let mut block =
+            header(|header| header.as_old_mut().name[..4].copy_from_slice("éé".as_bytes()));
         assert!(Header::read(&block, 512).is_ok());
         let high = block.iter().filter(|byte| !byte.is_ascii()).count();
         let sum = octal(&block[148..156]).unwrap() - 256 * u64::try_from(high).unwrap();
@@ -220,7 +275,10 @@ mod tests {
         let block = header(|header| {
             header.as_ustar_mut().unwrap().prefix[..9].copy_from_slice(b"n01440764");
         });
-        assert_eq!(Header::read(&block, 0).unwrap().path(), &b"n01440764/n01440764_1.JPEG"[..]);
+        assert_eq!(
+            Header::read(&block, 0).unwrap().path(),
+            &b"n01440764/n01440764_1.JPEG"[..]
+        );
     }
 
     #[test]
@@ -231,16 +289,25 @@ mod tests {
                 header.as_ustar_mut().unwrap().magic = *b"\0\0\0\0\0\0";
             });
             let error = Header::read(&block, 512).unwrap_err();
-            assert!(matches!(error, FramingError::UnknownEntry { offset: 512, .. }), "{error}");
+            assert!(
+                matches!(error, FramingError::UnknownEntry { offset: 512, .. }),
+                "{error}"
+            );
         }
     }
 
     #[test]
     fn identifies_content_that_is_served_instead_of_a_tar() {
         for (beginning, looks_like) in [
-            (&b"\x1f\x8b\x08"[..], "a gzip stream: compressed tar, not .tar"),
+            (
+                &b"\x1f\x8b\x08"[..],
+                "a gzip stream: compressed tar, not .tar",
+            ),
             (b"\xfd7zXZ\0", "an xz stream: compressed tar, not .tar"),
-            (b"\x28\xb5\x2f\xfd", "a zstd stream: compressed tar, not .tar"),
+            (
+                b"\x28\xb5\x2f\xfd",
+                "a zstd stream: compressed tar, not .tar",
+            ),
             (b"BZh9", "a bzip2 stream: compressed tar, not .tar"),
             (b"PK\x03\x04", "a zip archive"),
             (b"\xef\xbb\xbf\r\n <!DOCTYPE html>", "an HTML page"),

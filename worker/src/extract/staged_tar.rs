@@ -42,22 +42,56 @@ struct Expected<'journal> {
 impl StagedTar {
     /// Opens the tar of an earlier attempt and creates a new one; `None` if there is none that can
     /// be read. `length`: the length of the whole tar, if known.
-    pub(crate) fn open(from: &Path, to: &Path, wnid: Wnid, length: Option<u64>) -> io::Result<Option<Self>> {
-        let Ok(from) = own_file::open(from, Access::Read) else { return Ok(None) };
+    pub(crate) fn open(
+        from: &Path,
+        to: &Path,
+        wnid: Wnid,
+        length: Option<u64>,
+    ) -> io::Result<Option<Self>> {
+        let Ok(from) = own_file::open(from, Access::Read) else {
+            return Ok(None);
+        };
         let framing = Framing::resume(&wnid.to_string(), Limits::for_tar(length), 0, 0);
-        Ok(Some(Self { from, to: File::create_new(to)?, framing }))
+        Ok(Some(Self {
+            from,
+            to: File::create_new(to)?,
+            framing,
+        }))
     }
 
     /// Copies the next finished file; returns whether the tar agrees with the journal.
     pub(crate) fn copy(&mut self, entry: &FileEntry) -> io::Result<bool> {
-        let FileEntry { name, size, blake3, next_header } = entry;
-        self.copy_expected(&Expected { name, size: *size, content: *size, blake3: *blake3, until: *next_header })
+        let FileEntry {
+            name,
+            size,
+            blake3,
+            next_header,
+        } = entry;
+        self.copy_expected(&Expected {
+            name,
+            size: *size,
+            content: *size,
+            blake3: *blake3,
+            until: *next_header,
+        })
     }
 
     /// Like [`Self::copy`], for a partial file.
     pub(crate) fn copy_partial(&mut self, beginning: &PartialFile) -> io::Result<bool> {
-        let PartialFile { name, size, written, blake3, position } = beginning;
-        self.copy_expected(&Expected { name, size: *size, content: *written, blake3: *blake3, until: *position })
+        let PartialFile {
+            name,
+            size,
+            written,
+            blake3,
+            position,
+        } = beginning;
+        self.copy_expected(&Expected {
+            name,
+            size: *size,
+            content: *written,
+            blake3: *blake3,
+            until: *position,
+        })
     }
 
     /// Truncates the new tar after the verified bytes.
@@ -83,7 +117,11 @@ impl StagedTar {
                 Err(_) => return Ok(false),
             } {
                 match event {
-                    Event::File { name, size } if (name, size) == (expected.name, expected.size) => files += 1,
+                    Event::File { name, size }
+                        if (name, size) == (expected.name, expected.size) =>
+                    {
+                        files += 1;
+                    }
                     Event::FileEnd { next_header } if next_header == expected.until => {}
                     Event::Data(data) => {
                         hasher.update(data);
@@ -120,7 +158,12 @@ mod tests {
     fn entry(name: &str, content: &[u8], next_header: usize) -> FileEntry {
         let size = content.len() as u64;
         let blake3 = blake3::hash(content);
-        FileEntry { name: name.to_owned(), size, blake3, next_header: next_header as u64 }
+        FileEntry {
+            name: name.to_owned(),
+            size,
+            blake3,
+            next_header: next_header as u64,
+        }
     }
 
     /// Copies a tar with a journal; returns the number of verified files and the new tar.
@@ -128,9 +171,20 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let [from, to] = ["from", "to"].map(|name| folder.path().join(name));
         fs::write(&from, tar).unwrap();
-        let mut staged = StagedTar::open(&from, &to, WNID.parse().unwrap(), None).unwrap().unwrap();
-        let proved = journal.iter().take_while(|entry| staged.copy(entry).unwrap()).count();
-        staged.truncate(journal[..proved].last().map_or(0, |entry| entry.next_header)).unwrap();
+        let mut staged = StagedTar::open(&from, &to, WNID.parse().unwrap(), None)
+            .unwrap()
+            .unwrap();
+        let proved = journal
+            .iter()
+            .take_while(|entry| staged.copy(entry).unwrap())
+            .count();
+        staged
+            .truncate(
+                journal[..proved]
+                    .last()
+                    .map_or(0, |entry| entry.next_header),
+            )
+            .unwrap();
         (proved, fs::read(&to).unwrap())
     }
 
@@ -140,12 +194,23 @@ mod tests {
         let tar = [member("a", b"first"), member("b", &long), member("c", b"")].concat();
         let a = 1024;
         let b = 1024 + 512 + 100_352;
-        let journal = [entry("a", b"first", a), entry("b", &long, b), entry("c", b"", b + 512)];
+        let journal = [
+            entry("a", b"first", a),
+            entry("b", &long, b),
+            entry("c", b"", b + 512),
+        ];
         assert_eq!(copied(&tar, &journal), (3, tar.clone()));
         // Bytes without a header: the journal names the length of a private file.
         let secret = [b"secret\n".repeat(1000), vec![0; 9000]].concat();
         assert_eq!(copied(&secret, &[entry("", b"", secret.len())]).0, 0);
-        assert_eq!(copied(&[tar.clone(), secret].concat(), &[entry("a", b"first", tar.len() + 512)]).0, 0);
+        assert_eq!(
+            copied(
+                &[tar.clone(), secret].concat(),
+                &[entry("a", b"first", tar.len() + 512)]
+            )
+            .0,
+            0
+        );
         for wrong in [
             entry("x", b"first", a),
             entry("a", b"First", a),
@@ -154,9 +219,17 @@ mod tests {
             entry("a", b"first", b),
             entry("a", b"first", a - 512),
         ] {
-            assert_eq!(copied(&tar, std::slice::from_ref(&wrong)), (0, Vec::new()), "{wrong:?}");
+            assert_eq!(
+                copied(&tar, std::slice::from_ref(&wrong)),
+                (0, Vec::new()),
+                "{wrong:?}"
+            );
         }
-        assert_eq!(copied(&tar[..b - 1], &journal), (1, tar[..a].to_vec()), "truncated");
+        assert_eq!(
+            copied(&tar[..b - 1], &journal),
+            (1, tar[..a].to_vec()),
+            "truncated"
+        );
     }
 
     #[test]
@@ -174,8 +247,14 @@ mod tests {
         };
         for (written, holds) in [(3000, true), (2999, false), (3001, false)] {
             fs::remove_file(&to).unwrap_or_default();
-            let mut staged = StagedTar::open(&from, &to, WNID.parse().unwrap(), None).unwrap().unwrap();
-            assert_eq!(staged.copy_partial(&beginning(written)).unwrap(), holds, "{written}");
+            let mut staged = StagedTar::open(&from, &to, WNID.parse().unwrap(), None)
+                .unwrap()
+                .unwrap();
+            assert_eq!(
+                staged.copy_partial(&beginning(written)).unwrap(),
+                holds,
+                "{written}"
+            );
         }
     }
 }

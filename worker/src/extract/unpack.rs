@@ -110,7 +110,10 @@ impl UnpackError {
     }
 
     pub(crate) fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        |source| Self::Storage { action: action.into(), source }
+        |source| Self::Storage {
+            action: action.into(),
+            source,
+        }
     }
 
     /// Returns the class's failure, or as an error the storage error, which is not a failure of the
@@ -120,31 +123,59 @@ impl UnpackError {
             Self::Framing(error) if error.is_not_a_tar() => FailureKind::NotATar,
             Self::Framing(_) | Self::Duplicate { .. } => FailureKind::TarError,
             Self::Storage { .. } => {
-                let Self::Storage { action, source } = self else { unreachable!("matched above") };
+                let Self::Storage { action, source } = self else {
+                    unreachable!("matched above")
+                };
                 return Err((action, source));
             }
         };
         let is_a_tar = kind != FailureKind::NotATar;
         let failure = Failure::new(kind, self);
-        Ok(if is_a_tar { failure } else { failure.refused(Refusal::NotATar) })
+        Ok(if is_a_tar {
+            failure
+        } else {
+            failure.refused(Refusal::NotATar)
+        })
     }
 }
 
 impl Unpacker {
     /// Opens an unpacker on a staging folder. A start at offset 0 empties the folder first.
     /// `keep_tar`: the bytes are also written to the staged tar.
-    pub(crate) fn open(staging: &Staging, wnid: Wnid, start: Start, keep_tar: bool) -> Result<Self, UnpackError> {
+    pub(crate) fn open(
+        staging: &Staging,
+        wnid: Wnid,
+        start: Start,
+        keep_tar: bool,
+    ) -> Result<Self, UnpackError> {
         let in_staging = || UnpackError::storage("open the staging folder");
-        let Start { source, files, begun, offset } = start;
+        let Start {
+            source,
+            files,
+            begun,
+            offset,
+        } = start;
         let disk_bytes = offset.saturating_mul(if keep_tar { 2 } else { 1 });
         let (journal, tar) = if offset == 0 {
             staging.clear().map_err(in_staging())?;
             let journal = Journal::create(&staging.journal(), &source).map_err(in_staging())?;
-            (journal, keep_tar.then(|| File::create_new(staging.tar())).transpose().map_err(in_staging())?)
+            (
+                journal,
+                keep_tar
+                    .then(|| File::create_new(staging.tar()))
+                    .transpose()
+                    .map_err(in_staging())?,
+            )
         } else {
             let begun = begun.as_ref().map_or(0, |begun| begun.written);
             let journal = Journal::go_on(&staging.journal(), offset, begun).map_err(in_staging())?;
-            (journal, keep_tar.then(|| append_to(&staging.tar())).transpose().map_err(in_staging())?)
+            (
+                journal,
+                keep_tar
+                    .then(|| append_to(&staging.tar()))
+                    .transpose()
+                    .map_err(in_staging())?,
+            )
         };
         let folder = own_file::open_folder(&staging.class_folder()).map_err(in_staging())?;
         let wnid = wnid.to_string();
@@ -155,8 +186,18 @@ impl Unpacker {
             }
             None => Framing::resume(&wnid, limits, offset, files),
         };
-        let current = begun.map(|begun| Current::resume(&folder, begun, offset)).transpose()?;
-        Ok(Self { framing, folder, tar, journal, timer: CheckpointTimer::default(), current, disk_bytes })
+        let current = begun
+            .map(|begun| Current::resume(&folder, begun, offset))
+            .transpose()?;
+        Ok(Self {
+            framing,
+            folder,
+            tar,
+            journal,
+            timer: CheckpointTimer::default(),
+            current,
+            disk_bytes,
+        })
     }
 
     /// Processes the next bytes of the tar.
@@ -166,7 +207,11 @@ impl Unpacker {
             self.disk_bytes += bytes.len() as u64;
         }
         self.unpack(bytes)?;
-        if self.timer.received() { self.note_progress() } else { Ok(()) }
+        if self.timer.received() {
+            self.note_progress()
+        } else {
+            Ok(())
+        }
     }
 
     /// Approximate disk space of the class in bytes: its files in whole blocks, and the tar if it
@@ -207,7 +252,9 @@ impl Unpacker {
                 }
                 Event::Data(data) => {
                     let current = self.current.as_mut().expect("data comes after its header");
-                    current.write(data).map_err(UnpackError::storage("write an image"))?;
+                    current
+                        .write(data)
+                        .map_err(UnpackError::storage("write an image"))?;
                     self.disk_bytes += data.len() as u64;
                     current.hash(data);
                     if self.journal.wants_beginning_at(current.position) {
@@ -217,10 +264,24 @@ impl Unpacker {
                 }
                 Event::FileEnd { next_header } => {
                     let current = self.current.take().expect("an end comes after its header");
-                    let Current { begun: ProvedPartialFile { name, size, digest, .. }, file, .. } = current;
+                    let Current {
+                        begun:
+                            ProvedPartialFile {
+                                name, size, digest, ..
+                            },
+                        file,
+                        ..
+                    } = current;
                     close(file).map_err(UnpackError::storage("close an image"))?;
-                    let entry = FileEntry { name, size, blake3: digest.finalize(), next_header };
-                    self.journal.append(&entry).map_err(UnpackError::storage("write the checkpoint"))?;
+                    let entry = FileEntry {
+                        name,
+                        size,
+                        blake3: digest.finalize(),
+                        next_header,
+                    };
+                    self.journal
+                        .append(&entry)
+                        .map_err(UnpackError::storage("write the checkpoint"))?;
                 }
             }
         }
@@ -231,26 +292,36 @@ impl Unpacker {
     /// reaches.
     pub(crate) fn checkpoint(&mut self) -> Result<u64, UnpackError> {
         let end = match self.current.take() {
-            Some(current) if self.journal.note_beginning(&current.beginning()).is_ok() => current.position,
+            Some(current) if self.journal.note_beginning(&current.beginning()).is_ok() => {
+                current.position
+            }
             // The unfinished file makes room for the journal of the finished ones: a full disk has
             // no other room.
             Some(current) => {
-                let removed = rustix::fs::unlinkat(&self.folder, &*current.begun.name, AtFlags::empty());
-                removed.map_err(|error| UnpackError::storage("remove an unfinished image")(error.into()))?;
+                let removed =
+                    rustix::fs::unlinkat(&self.folder, &*current.begun.name, AtFlags::empty());
+                removed.map_err(|error| {
+                    UnpackError::storage("remove an unfinished image")(error.into())
+                })?;
                 self.journal.done()
             }
             None => self.journal.done(),
         };
         if let Some(tar) = &self.tar {
-            tar.set_len(end).map_err(UnpackError::storage("cut the tar"))?;
+            tar.set_len(end)
+                .map_err(UnpackError::storage("cut the tar"))?;
         }
-        self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
+        self.journal
+            .flush()
+            .map_err(UnpackError::storage("write the checkpoint"))?;
         Ok(end)
     }
 
     /// Verifies that the tar was complete; returns the number of its files.
     pub(crate) fn finish(mut self) -> Result<u64, UnpackError> {
-        self.journal.flush().map_err(UnpackError::storage("write the checkpoint"))?;
+        self.journal
+            .flush()
+            .map_err(UnpackError::storage("write the checkpoint"))?;
         if let Some(tar) = self.tar {
             close(tar).map_err(UnpackError::storage("close the tar"))?;
         }
@@ -262,13 +333,25 @@ impl Unpacker {
 
 impl Current {
     fn create(folder: &File, name: &str, size: u64) -> Result<Self, UnpackError> {
-        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
             Ok(file) => {
-                let begun = ProvedPartialFile { name: name.to_owned(), size, written: 0, digest: Digest::Empty };
-                Ok(Self { begun, file: file.into(), position: 0 })
+                let begun = ProvedPartialFile {
+                    name: name.to_owned(),
+                    size,
+                    written: 0,
+                    digest: Digest::Empty,
+                };
+                Ok(Self {
+                    begun,
+                    file: file.into(),
+                    position: 0,
+                })
             }
-            Err(rustix::io::Errno::EXIST) => Err(UnpackError::Duplicate { name: name.to_owned() }),
+            Err(rustix::io::Errno::EXIST) => Err(UnpackError::Duplicate {
+                name: name.to_owned(),
+            }),
             Err(error) => Err(UnpackError::storage("make an image")(error.into())),
         }
     }
@@ -278,12 +361,17 @@ impl Current {
     /// ends.
     fn resume(folder: &File, begun: ProvedPartialFile, position: u64) -> Result<Self, UnpackError> {
         let flags = OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-        let opened = rustix::fs::openat(folder, &*begun.name, flags, Mode::empty()).map_err(io::Error::from);
+        let opened =
+            rustix::fs::openat(folder, &*begun.name, flags, Mode::empty()).map_err(io::Error::from);
         let file = opened.and_then(|file| {
             let mut file = File::from(file);
             file.seek(io::SeekFrom::Start(begun.written)).map(|_| file)
         });
-        Ok(Self { file: file.map_err(UnpackError::storage("open an image"))?, begun, position })
+        Ok(Self {
+            file: file.map_err(UnpackError::storage("open an image"))?,
+            begun,
+            position,
+        })
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
@@ -295,13 +383,26 @@ impl Current {
 
     /// Adds the last written bytes to the digest.
     fn hash(&mut self, data: &[u8]) {
-        self.begun.digest.update(data, self.begun.written == self.begun.size);
+        self.begun
+            .digest
+            .update(data, self.begun.written == self.begun.size);
     }
 
     fn beginning(&self) -> PartialFile {
-        let ProvedPartialFile { name, size, written, digest } = &self.begun;
+        let ProvedPartialFile {
+            name,
+            size,
+            written,
+            digest,
+        } = &self.begun;
         let (name, blake3) = (name.clone(), digest.finalize());
-        PartialFile { name, size: *size, written: *written, blake3, position: self.position }
+        PartialFile {
+            name,
+            size: *size,
+            written: *written,
+            blake3,
+            position: self.position,
+        }
     }
 }
 

@@ -52,14 +52,24 @@ pub(crate) async fn begin_from(
     stop: &CancellationToken,
 ) -> Result<bool, Unfinished> {
     let fault = |error| unfinished::staging(context.target(), "look at the staging folders", error);
-    let (Ok(found), false) = (tar.metadata(), staging::is_begun(context.target(), wnid).map_err(fault)?) else {
+    let (Ok(found), false) = (
+        tar.metadata(),
+        staging::is_begun(context.target(), wnid).map_err(fault)?,
+    ) else {
         return Ok(false);
     };
     if found.len() < SHORTEST {
         return Ok(false);
     }
     let url = context.job.url.for_class(wnid);
-    let proved = prove(origin, &url, retries, tar, found.len(), found.modified().ok());
+    let proved = prove(
+        origin,
+        &url,
+        retries,
+        tar,
+        found.len(),
+        found.modified().ok(),
+    );
     match stop.run_until_cancelled(proved).await {
         None => Err(Unfinished::Stopped),
         Some(Err(why)) => {
@@ -86,13 +96,17 @@ async fn prove(
     length: u64,
     modified: Option<SystemTime>,
 ) -> Result<Source, String> {
-    let source = describe(origin, url, retries).await.map_err(|error| error.to_string())?;
+    let source = describe(origin, url, retries)
+        .await
+        .map_err(|error| error.to_string())?;
     may_be_of(&source, length, modified)?;
     let sample = (length / 16).min(LONGEST_SAMPLE);
     for from in [0, length - sample] {
         match is_same(origin, url, retries, &source, tar, from..from + sample).await {
             Ok(true) => {}
-            Ok(false) => return Err("the origin has other bytes there, or sends no parts".to_owned()),
+            Ok(false) => {
+                return Err("the origin has other bytes there, or sends no parts".to_owned());
+            }
             Err(error) => return Err(error.to_string()),
         }
     }
@@ -104,10 +118,16 @@ fn may_be_of(source: &Source, length: u64, modified: Option<SystemTime>) -> Resu
     let parse = |text: &String| httpdate::parse_http_date(text).ok();
     let changed = source.last_modified.as_ref().and_then(parse);
     match (source.length, changed, modified) {
-        _ if source.validator().is_none() => Err("the origin's tar has no strong validator".to_owned()),
-        (Some(whole), _, _) if whole <= length => Err(format!("the origin's tar has {whole} bytes")),
+        _ if source.validator().is_none() => {
+            Err("the origin's tar has no strong validator".to_owned())
+        }
+        (Some(whole), _, _) if whole <= length => {
+            Err(format!("the origin's tar has {whole} bytes"))
+        }
         (None, _, _) => Err("the origin does not say how long its tar is".to_owned()),
-        (_, None, _) | (_, _, None) => Err("it is not known whether the origin's tar is older".to_owned()),
+        (_, None, _) | (_, _, None) => {
+            Err("it is not known whether the origin's tar is older".to_owned())
+        }
         // `Last-Modified` has a resolution of seconds.
         (_, Some(changed), Some(modified)) if changed > modified + Duration::from_secs(1) => {
             Err("the origin's tar has changed since the file was written".to_owned())
@@ -125,7 +145,12 @@ async fn is_same(
     tar: &File,
     range: std::ops::Range<u64>,
 ) -> Result<bool, DownloadError> {
-    let mut download = Download::new(origin, url.clone(), retries, Some((source.clone(), range.start)));
+    let mut download = Download::new(
+        origin,
+        url.clone(),
+        retries,
+        Some((source.clone(), range.start)),
+    );
     let until = Until::default();
     until.set(range.end);
     download.end_at(until);
@@ -156,12 +181,18 @@ fn keep(
     stop: &CancellationToken,
 ) -> Result<bool, Unfinished> {
     let keep_tar = !context.job.delete_tar;
-    let Ok(Some(_space)) = context.disk_space().claim_now(Some(length), if keep_tar { 2 } else { 1 }) else {
+    let Ok(Some(_space)) = context
+        .disk_space()
+        .claim_now(Some(length), if keep_tar { 2 } else { 1 })
+    else {
         return Ok(false);
     };
     let staging = Staging::create(context.target(), wnid)
         .map_err(|error| unfinished::staging(context.target(), "make a staging folder", error))?;
-    let start = Start { source, ..Start::default() };
+    let start = Start {
+        source,
+        ..Start::default()
+    };
     match unpack(tar, &staging, wnid, start, keep_tar, stop) {
         Ok(UnpackEnd::BrokenOff) => {
             tracing::info!(%wnid, length, "the tar in the target is the beginning of the origin's: going on behind it");
@@ -181,7 +212,12 @@ mod tests {
 
     fn source(length: Option<u64>, date: Option<&str>, etag: Option<&str>) -> Source {
         let last_modified = date.map(str::to_owned);
-        Source { length, last_modified, etag: etag.map(str::to_owned), ..Source::default() }
+        Source {
+            length,
+            last_modified,
+            etag: etag.map(str::to_owned),
+            ..Source::default()
+        }
     }
 
     #[test]
@@ -196,11 +232,26 @@ mod tests {
             (&whole, 10_000, Some(earlier)),
             (&whole, 20_000, Some(later)),
             (&whole, 10_000, None),
-            (&source(Some(20_000), None, Some("\"a\"")), 10_000, Some(later)),
-            (&source(Some(20_000), Some(CHANGED), Some("W/\"a\"")), 10_000, Some(later)),
-            (&source(None, Some(CHANGED), Some("\"a\"")), 10_000, Some(later)),
+            (
+                &source(Some(20_000), None, Some("\"a\"")),
+                10_000,
+                Some(later),
+            ),
+            (
+                &source(Some(20_000), Some(CHANGED), Some("W/\"a\"")),
+                10_000,
+                Some(later),
+            ),
+            (
+                &source(None, Some(CHANGED), Some("\"a\"")),
+                10_000,
+                Some(later),
+            ),
         ] {
-            assert!(may_be_of(source, length, modified).is_err(), "{source:?} {length} {modified:?}");
+            assert!(
+                may_be_of(source, length, modified).is_err(),
+                "{source:?} {length} {modified:?}"
+            );
         }
     }
 }

@@ -83,9 +83,23 @@ impl JobContext {
         threads: &mut JoinSet<()>,
     ) -> Result<Self, JobContextError> {
         raise_open_files_limit(slots)?;
-        let publisher = publish::start(Arc::clone(&target), job.durability, Arc::clone(&clock), threads)?;
+        let publisher = publish::start(
+            Arc::clone(&target),
+            job.durability,
+            Arc::clone(&clock),
+            threads,
+        )?;
         let disk_space = DiskSpace::new(Arc::clone(&target));
-        Ok(Self { job, origin, target, clock, publisher, disk_space, counters, runtime: Handle::current() })
+        Ok(Self {
+            job,
+            origin,
+            target,
+            clock,
+            publisher,
+            disk_space,
+            counters,
+            runtime: Handle::current(),
+        })
     }
 
     /// Returns an error if the origin's address is not allowed.
@@ -134,7 +148,8 @@ impl JobContext {
         if !self.job.delete_tar || self.own_tar(wnid)?.is_none() {
             return Ok(());
         }
-        remove_tar(&self.target, wnid).map_err(|error| storage(&self.target, "remove the tar", error))
+        remove_tar(&self.target, wnid)
+            .map_err(|error| storage(&self.target, "remove the tar", error))
     }
 
     /// Removes a staging folder that is not needed any more.
@@ -144,7 +159,10 @@ impl JobContext {
     }
 
     /// A staging folder, with the checkpoint of an earlier attempt if there is one.
-    pub(crate) fn take_over(&self, wnid: Wnid) -> Result<(Staging, Option<Checkpoint>), Unfinished> {
+    pub(crate) fn take_over(
+        &self,
+        wnid: Wnid,
+    ) -> Result<(Staging, Option<Checkpoint>), Unfinished> {
         let url = crate::source::shown(&self.job.url.for_class(wnid));
         take_over(&self.target, wnid, &url, !self.job.delete_tar)
             .map_err(|error| unfinished::staging(&self.target, "make a staging folder", error))
@@ -172,7 +190,9 @@ impl JobContext {
                 "{unproved}, and {why} \
                  (--existing replace downloads it anew, --existing trust takes it as it is)"
             )),
-            NotProved::Refused(error) => conflict(&format!("{unproved}, and cannot be proved ({error})")),
+            NotProved::Refused(error) => {
+                conflict(&format!("{unproved}, and cannot be proved ({error})"))
+            }
         })
     }
 
@@ -195,7 +215,10 @@ impl JobContext {
         };
         if unproved == Unproved::OfAnotherUser {
             tracing::info!(%wnid, "the folder is another user's, and is as long as the whole tar");
-            return Ok(Ok(Outcome::Skipped(Published { files, bytes: length })));
+            return Ok(Ok(Outcome::Skipped(Published {
+                files,
+                bytes: length,
+            })));
         }
         let manifest = existing::adopt(&folder, wnid, &self.job.run_id, source)
             .map_err(|error| self.storage(wnid, "adopt the folder", error))?;
@@ -216,7 +239,12 @@ impl JobContext {
         let manifest = kept(&unpacked.staging, tar, own_tar)
             .and_then(|kept_tar| write_manifest(&unpacked, wnid, &self.job.run_id, kept_tar))
             .map_err(|error| unfinished::staging(&self.target, "write the manifest", error))?;
-        let staged = Staged { wnid, staging: unpacked.staging, tar, replace };
+        let staged = Staged {
+            wnid,
+            staging: unpacked.staging,
+            tar,
+            replace,
+        };
         let published = self.publisher.publish(staged).await;
         self.counters.publishes.record(began.elapsed());
         match published {
@@ -226,11 +254,17 @@ impl JobContext {
                 tracing::info!(%wnid, "complete, but what is there is not replaced under a lease that may be gone");
                 Err(Unfinished::Stopped)
             }
-            Ok(Publication::Occupied) => Err(conflict("something was put under the class's name in the meantime")),
+            Ok(Publication::Occupied) => Err(conflict(
+                "something was put under the class's name in the meantime",
+            )),
             Ok(Publication::CannotKeep(why)) => Err(cannot_keep(&why)),
             Err(error) => {
                 let error = self.explained(wnid, error);
-                Err(unfinished::staging(&self.target, "publish the class", error))
+                Err(unfinished::staging(
+                    &self.target,
+                    "publish the class",
+                    error,
+                ))
             }
         }
     }
@@ -245,7 +279,9 @@ impl JobContext {
         if !found.map_err(|error| self.storage(wnid, "read the folder", error))? {
             return Ok(None);
         }
-        set_aside::place(&self.target).map(Some).map_err(|why| cannot_keep(&why))
+        set_aside::place(&self.target)
+            .map(Some)
+            .map_err(|why| cannot_keep(&why))
     }
 
     /// Returns a conflict if another user's file has the tar's name and cannot be renamed.
@@ -253,9 +289,18 @@ impl JobContext {
         if self.job.delete_tar {
             return Ok(());
         }
-        let Ok(found) = self.target.tar(wnid).symlink_metadata() else { return Ok(()) };
-        let users = self.target.users().map_err(|error| self.storage(wnid, "look at the target", error))?;
-        if users.can_replace(&found) { Ok(()) } else { Err(conflict(TAR_OF_ANOTHER)) }
+        let Ok(found) = self.target.tar(wnid).symlink_metadata() else {
+            return Ok(());
+        };
+        let users = self
+            .target
+            .users()
+            .map_err(|error| self.storage(wnid, "look at the target", error))?;
+        if users.can_replace(&found) {
+            Ok(())
+        } else {
+            Err(conflict(TAR_OF_ANOTHER))
+        }
     }
 
     /// Counts a folder that differed from its manifest and was replaced.
@@ -272,7 +317,12 @@ impl JobContext {
         let folder = self.target.class_folder(wnid);
         explained(
             error,
-            [folder.join(manifest::MANIFEST), folder, self.target.tar(wnid), self.target.root().to_owned()],
+            [
+                folder.join(manifest::MANIFEST),
+                folder,
+                self.target.tar(wnid),
+                self.target.root().to_owned(),
+            ],
         )
     }
 
@@ -296,7 +346,11 @@ impl JobContext {
     /// process published the class and ended before it reported it.
     pub(crate) fn found(&self, manifest: &Manifest) -> Outcome {
         let published = manifest.published();
-        if manifest.run == self.job.run_id { Outcome::Success(published) } else { Outcome::Skipped(published) }
+        if manifest.run == self.job.run_id {
+            Outcome::Success(published)
+        } else {
+            Outcome::Skipped(published)
+        }
     }
 }
 
@@ -319,17 +373,34 @@ fn kept(staging: &Staging, tar: TarFate, own: Option<KeptTar>) -> io::Result<Opt
 }
 
 /// Writes the manifest from the journal, which must list every file of the tar.
-fn write_manifest(unpacked: &Unpacked, wnid: Wnid, run: &str, kept_tar: Option<KeptTar>) -> io::Result<Manifest> {
-    let Unpacked { staging, source, files } = unpacked;
+fn write_manifest(
+    unpacked: &Unpacked,
+    wnid: Wnid,
+    run: &str,
+    kept_tar: Option<KeptTar>,
+) -> io::Result<Manifest> {
+    let Unpacked {
+        staging,
+        source,
+        files,
+    } = unpacked;
     let folder = staging.class_folder();
     let mut manifest = manifest::Writer::create(&folder)?;
     let mut entries = staging.entries()?;
     while let Some(file) = entries.next_finished() {
         manifest.copy(file)?;
     }
-    let manifest = manifest.finish(Provenance { wnid, run, source, adopted: false, kept_tar })?;
+    let manifest = manifest.finish(Provenance {
+        wnid,
+        run,
+        source,
+        adopted: false,
+        kept_tar,
+    })?;
     if manifest.published().files != *files {
-        return Err(io::Error::other("the journal does not have every file of the tar"));
+        return Err(io::Error::other(
+            "the journal does not have every file of the tar",
+        ));
     }
     Ok(manifest)
 }

@@ -64,12 +64,13 @@ pub(crate) async fn fetch_class(
             return Err(conflict("its .manifest.json is damaged or was edited"));
         }
         (ExistingFolder::Unproved(why), Existing::Adopt) => {
-            let proved = stop.run_until_cancelled(context.prove(origin, wnid, retries, progress, why)).await;
+            let proved = stop
+                .run_until_cancelled(context.prove(origin, wnid, retries, progress, why))
+                .await;
             Some(proved.unwrap_or(Err(Unfinished::Stopped))?)
         }
-        (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Replace) | (ExistingFolder::Nothing, _) => {
-            None
-        }
+        (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Replace)
+        | (ExistingFolder::Nothing, _) => None,
     };
     if let Some(outcome) = skipped {
         context.drop_tar(wnid)?;
@@ -79,15 +80,26 @@ pub(crate) async fn fetch_class(
     // The contents of the folder differ, so the tar may be damaged as well.
     let local = match differs {
         Some(Difference::Marked) => LocalTar::Unused,
-        _ => use_local_tar(context, origin, wnid, retries, own_tar.is_some(), progress, stop).await?,
+        _ => {
+            use_local_tar(
+                context,
+                origin,
+                wnid,
+                retries,
+                own_tar.is_some(),
+                progress,
+                stop,
+            )
+            .await?
+        }
     };
     let is_broken_off = matches!(local, LocalTar::BrokenOff);
     let (unpacked, was_there) = match local {
         LocalTar::Whole(unpacked) => (unpacked, true),
         LocalTar::BrokenOff | LocalTar::Unused => {
             context.check_tar_name(wnid)?;
-            let received =
-                receive(context, origin, wnid, retries, progress, extra, stop).instrument(trace::step("receive"));
+            let received = receive(context, origin, wnid, retries, progress, extra, stop)
+                .instrument(trace::step("receive"));
             (received.await?, false)
         }
     };
@@ -99,7 +111,10 @@ pub(crate) async fn fetch_class(
         (false, _) => TarFate::Move,
     };
     let _local = progress.locally();
-    let outcome = context.publish(wnid, unpacked, tar, replace, own_tar).instrument(trace::step("publish")).await?;
+    let outcome = context
+        .publish(wnid, unpacked, tar, replace, own_tar)
+        .instrument(trace::step("publish"))
+        .await?;
     if differs.is_some() {
         context.mended();
     }
@@ -110,7 +125,11 @@ pub(crate) async fn fetch_class(
 ///
 /// # Errors
 /// A conflict if there are such files and they cannot be kept.
-fn say_difference(context: &JobContext, wnid: Wnid, first: &FirstDifference) -> Result<(), Unfinished> {
+fn say_difference(
+    context: &JobContext,
+    wnid: Wnid,
+    first: &FirstDifference,
+) -> Result<(), Unfinished> {
     match context.place_of_unlisted(wnid)? {
         None => tracing::warn!("{wnid}/{first}: the class is fetched again"),
         Some(place) => tracing::warn!(

@@ -62,8 +62,12 @@ pub(crate) async fn use_local_tar(
     let target = context.target();
     let path = target.tar(wnid);
     // A link, a folder or a pipe with that name is not a tar.
-    let Ok(tar) = open_regular(&path) else { return Ok(LocalTar::Unused) };
-    let Ok(found) = tar.metadata() else { return Ok(LocalTar::Unused) };
+    let Ok(tar) = open_regular(&path) else {
+        return Ok(LocalTar::Unused);
+    };
+    let Ok(found) = tar.metadata() else {
+        return Ok(LocalTar::Unused);
+    };
     let length = found.len();
     let look = |error| storage(target, "look at the folder", error);
     if target.users().map_err(look)?.is_of_another(&found) {
@@ -75,24 +79,46 @@ pub(crate) async fn use_local_tar(
         return Ok(LocalTar::Unused);
     }
     // A sparse file can be longer than the disk: the length that the origin announces decides.
-    let Ok(Some(space)) = context.disk_space().claim_now(Some(length), 1) else { return Ok(LocalTar::Unused) };
+    let Ok(Some(space)) = context.disk_space().claim_now(Some(length), 1) else {
+        return Ok(LocalTar::Unused);
+    };
     let fault = |error| unfinished::staging(target, "make a staging folder", error);
     let staging = Staging::create(target, wnid).map_err(fault)?;
     let url = crate::source::shown(&context.job.url.for_class(wnid));
-    let source = Source { url, length: Some(length), ..Source::default() };
+    let source = Source {
+        url,
+        length: Some(length),
+        ..Source::default()
+    };
     // The origin's tar may be longer, so the length of the file is not a limit for its content.
-    let start = Start { source: Source { length: None, ..source.clone() }, ..Start::default() };
+    let start = Start {
+        source: Source {
+            length: None,
+            ..source.clone()
+        },
+        ..Start::default()
+    };
     let local = progress.locally();
     let unpacked = unpack(&tar, &staging, wnid, start, false, stop);
     drop(local);
     match unpacked {
         Ok(UnpackEnd::Whole { files, .. }) if is_own || context.job.existing == Existing::Trust => {
-            Ok(LocalTar::Whole(Unpacked { staging, source, files }))
+            Ok(LocalTar::Whole(Unpacked {
+                staging,
+                source,
+                files,
+            }))
         }
         Ok(UnpackEnd::Whole { files, entries }) => {
-            let proved = stop.run_until_cancelled(prove(context, origin, wnid, retries, entries)).await;
+            let proved = stop
+                .run_until_cancelled(prove(context, origin, wnid, retries, entries))
+                .await;
             match proved.unwrap_or(Err(Unfinished::Stopped)) {
-                Ok(Some(source)) => Ok(LocalTar::Whole(Unpacked { staging, source, files })),
+                Ok(Some(source)) => Ok(LocalTar::Whole(Unpacked {
+                    staging,
+                    source,
+                    files,
+                })),
                 Ok(None) => context.drop_staging(&staging).map(|()| LocalTar::Unused),
                 Err(unfinished) => context.drop_staging(&staging).and(Err(unfinished)),
             }
@@ -102,7 +128,11 @@ pub(crate) async fn use_local_tar(
             context.drop_staging(&staging)?;
             drop(space);
             let begun = begin_from(context, origin, wnid, retries, progress, &tar, stop).await?;
-            Ok(if begun { LocalTar::BrokenOff } else { LocalTar::Unused })
+            Ok(if begun {
+                LocalTar::BrokenOff
+            } else {
+                LocalTar::Unused
+            })
         }
         Err(error) => {
             tracing::info!(%wnid, %error, "the tar in the target cannot be used, so the class is downloaded");
@@ -127,9 +157,10 @@ async fn prove(
     let judge = |source: &Source| {
         Ok(match source.length {
             Some(length) if can_be_whole(entries, length) => Ok(source.clone()),
-            Some(length) => {
-                Err(format!("its files make a tar of {} bytes and the origin's has {length}", whole_length(entries)))
-            }
+            Some(length) => Err(format!(
+                "its files make a tar of {} bytes and the origin's has {length}",
+                whole_length(entries)
+            )),
             None => Err("the origin does not say how long its tar is".to_owned()),
         })
     };
@@ -137,7 +168,9 @@ async fn prove(
     let why = match origin_proof::prove(origin, &url, retries, judge).await? {
         Ok(source) => return Ok(Some(source)),
         Err(NotProved::Differs(why)) => why,
-        Err(NotProved::Refused(error)) => format!("the origin refuses to say how long its tar is, {error}"),
+        Err(NotProved::Refused(error)) => {
+            format!("the origin refuses to say how long its tar is, {error}")
+        }
     };
     tracing::warn!(
         "{wnid}: the tar in the target is not used, because {why}; the class is downloaded \
@@ -153,7 +186,10 @@ fn control_file(tar: &Path) -> Option<PathBuf> {
         name.push(format!(".{extension}"));
         PathBuf::from(name)
     };
-    CONTROL_FILES.iter().map(beside).find(|path| path.symlink_metadata().is_ok())
+    CONTROL_FILES
+        .iter()
+        .map(beside)
+        .find(|path| path.symlink_metadata().is_ok())
 }
 
 /// How the unpacking of a file ended.
@@ -179,14 +215,20 @@ pub(crate) fn unpack(
     keep_tar: bool,
     stop: &CancellationToken,
 ) -> Result<UnpackEnd, UnpackError> {
-    let mut reader = Positioned { file: tar, offset: 0 };
+    let mut reader = Positioned {
+        file: tar,
+        offset: 0,
+    };
     let mut unpacker = Unpacker::open(staging, wnid, start, keep_tar)?;
     let mut block = vec![0; BLOCK];
     loop {
         if stop.is_cancelled() {
             return Ok(UnpackEnd::Stopped);
         }
-        match reader.read(&mut block).map_err(UnpackError::storage("read the tar"))? {
+        match reader
+            .read(&mut block)
+            .map_err(UnpackError::storage("read the tar"))?
+        {
             0 => break,
             read => unpacker.push(&block[..read])?,
         }

@@ -31,18 +31,49 @@ pub(crate) async fn receive(
     stop: &CancellationToken,
 ) -> Result<Unpacked, Unfinished> {
     let (staging, checkpoint) = context.take_over(wnid)?;
-    let mut receiver = ClassReceiver { context, wnid, staging, unpacking: None };
+    let mut receiver = ClassReceiver {
+        context,
+        wnid,
+        staging,
+        unpacking: None,
+    };
     let mut left = None;
-    if let Some(Checkpoint { source, files, begun, position, parts }) = checkpoint {
+    if let Some(Checkpoint {
+        source,
+        files,
+        begun,
+        position,
+        parts,
+    }) = checkpoint
+    {
         tracing::info!(%wnid, files, position, parts = parts.len(), "going on at the checkpoint");
-        let claim = context.disk_space().claim_rest(source.length, receiver.copies(), position);
-        receiver.start(Start { source: source.clone(), files, begun, offset: position }, claim)?;
-        left = Some(Left { source, position, parts });
+        let claim = context
+            .disk_space()
+            .claim_rest(source.length, receiver.copies(), position);
+        receiver.start(
+            Start {
+                source: source.clone(),
+                files,
+                begun,
+                offset: position,
+            },
+            claim,
+        )?;
+        left = Some(Left {
+            source,
+            position,
+            parts,
+        });
     }
     let (part_origin, runtime) = context.origin_and_runtime();
     let url = context.job.url.for_class(wnid);
-    let tar =
-        Tar { origin: part_origin.clone(), url, retries, progress: Arc::clone(progress), extra: Arc::clone(extra) };
+    let tar = Tar {
+        origin: part_origin.clone(),
+        url,
+        retries,
+        progress: Arc::clone(progress),
+        extra: Arc::clone(extra),
+    };
     let mut assembly = Assembly::new(origin, tar, receiver.staging.parts(), runtime.clone(), left);
     loop {
         let piece = tokio::select! {
@@ -67,7 +98,13 @@ pub(crate) async fn receive(
                 }
             }
             Ok(Piece::End) => match receiver.finish()? {
-                Some((source, files)) => return Ok(Unpacked { staging: receiver.staging, source, files }),
+                Some((source, files)) => {
+                    return Ok(Unpacked {
+                        staging: receiver.staging,
+                        source,
+                        files,
+                    });
+                }
                 None => match stop.run_until_cancelled(assembly.begin_again()).await {
                     Some(Ok(())) => {}
                     Some(Err(error)) => return Err(context.failed(&receiver.staging, error.into())),
@@ -122,15 +159,36 @@ impl ClassReceiver<'_> {
             .clear()
             .map_err(UnpackError::storage("open the staging folder"))
             .map_err(|error| self.unfinished(error))?;
-        let claim = self.context.disk_space().claim(source.length, self.copies()).await;
+        let claim = self
+            .context
+            .disk_space()
+            .claim(source.length, self.copies())
+            .await;
         let claim = claim.map_err(|lacks| self.context.failed(&self.staging, lacks.into()))?;
-        self.start(Start { source, ..Start::default() }, claim)
+        self.start(
+            Start {
+                source,
+                ..Start::default()
+            },
+            claim,
+        )
     }
 
     fn start(&mut self, start: Start, claim: Claim) -> Result<(), Unfinished> {
         let source = start.source.clone();
-        match Unpacker::open(&self.staging, self.wnid, start, !self.context.job.delete_tar) {
-            Ok(unpacker) => self.unpacking = Some(Unpacking { unpacker, source, claim }),
+        match Unpacker::open(
+            &self.staging,
+            self.wnid,
+            start,
+            !self.context.job.delete_tar,
+        ) {
+            Ok(unpacker) => {
+                self.unpacking = Some(Unpacking {
+                    unpacker,
+                    source,
+                    claim,
+                });
+            }
             Err(error) => return Err(self.unfinished(error)),
         }
         Ok(())
@@ -140,7 +198,9 @@ impl ClassReceiver<'_> {
     async fn noting<T>(&mut self, next: impl Future<Output = T>) -> T {
         let mut next = pin!(next);
         loop {
-            let Some(Unpacking { unpacker, .. }) = &mut self.unpacking else { return next.await };
+            let Some(Unpacking { unpacker, .. }) = &mut self.unpacking else {
+                return next.await;
+            };
             tokio::select! {
                 biased;
                 next = &mut next => return next,
@@ -156,11 +216,18 @@ impl ClassReceiver<'_> {
     /// Unpacks the next bytes of the tar. While the disk is slower than the origin, no further
     /// bytes are read.
     fn feed(&mut self, bytes: &[u8]) -> Result<(), Unfinished> {
-        let Unpacking { unpacker, claim, .. } = self.unpacking.as_mut().expect("bytes come after the beginning");
+        let Unpacking {
+            unpacker, claim, ..
+        } = self
+            .unpacking
+            .as_mut()
+            .expect("bytes come after the beginning");
         if let Err(error) = unpacker.push(bytes) {
             return Err(self.broken(error));
         }
-        claim.takes(unpacker.disk_bytes(), unpacker.files()).map_err(|lacks| self.give_up(lacks))
+        claim
+            .takes(unpacker.disk_bytes(), unpacker.files())
+            .map_err(|lacks| self.give_up(lacks))
     }
 
     /// Ends a class for which the disk has no space. The reservation ends after the staging folder
@@ -175,7 +242,11 @@ impl ClassReceiver<'_> {
 
     /// Ends the class or the worker, depending on the error of its unpacker.
     fn broken(&mut self, error: UnpackError) -> Unfinished {
-        if let Some(lacks) = self.unpacking.as_ref().and_then(|unpacking| unpacking.lacks_space(&error)) {
+        if let Some(lacks) = self
+            .unpacking
+            .as_ref()
+            .and_then(|unpacking| unpacking.lacks_space(&error))
+        {
             return self.give_up(lacks);
         }
         if let Some(Unpacking { mut unpacker, .. }) = self.unpacking.take() {
@@ -193,7 +264,12 @@ impl ClassReceiver<'_> {
     /// Stops with a checkpoint of the finished work; returns whether a later attempt can continue
     /// from it.
     fn keep(&mut self) -> Result<bool, Unfinished> {
-        let Some(Unpacking { unpacker, source, .. }) = &mut self.unpacking else { return Ok(false) };
+        let Some(Unpacking {
+            unpacker, source, ..
+        }) = &mut self.unpacking
+        else {
+            return Ok(false);
+        };
         let has_validator = source.validator().is_some();
         let done = unpacker.checkpoint().map_err(|error| self.broken(error))?;
         self.unpacking = None;
@@ -209,7 +285,12 @@ impl ClassReceiver<'_> {
     /// Verifies that the tar is complete. `None` if a body of unknown length was cut, which only
     /// the tar itself can show.
     fn finish(&mut self) -> Result<Option<(Source, u64)>, Unfinished> {
-        let Unpacking { unpacker, source, .. } = self.unpacking.take().expect("the end comes after the beginning");
+        let Unpacking {
+            unpacker, source, ..
+        } = self
+            .unpacking
+            .take()
+            .expect("the end comes after the beginning");
         match unpacker.finish() {
             Ok(files) => Ok(Some((source, files))),
             Err(error) if error.is_truncated() && source.length.is_none() => Ok(None),

@@ -58,7 +58,9 @@ pub(crate) fn take_over(
     for left in &former {
         if checkpoint.as_ref().is_none_or(|known| known.position == 0) {
             let found = adopt(&staging, left, wnid, url, with_tar)?;
-            checkpoint = found.filter(|found| found.position > 0 || checkpoint.is_none()).or(checkpoint);
+            checkpoint = found
+                .filter(|found| found.position > 0 || checkpoint.is_none())
+                .or(checkpoint);
         }
     }
     for left in former {
@@ -82,8 +84,16 @@ pub(crate) fn take_over(
 
 /// Moves the valid files of an earlier attempt into the new staging folder; none if its checkpoint
 /// is at offset 0.
-fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: bool) -> io::Result<Option<Checkpoint>> {
-    let Some((source, entries)) = journal::open(&left.journal()) else { return Ok(None) };
+fn adopt(
+    staging: &Staging,
+    left: &Staging,
+    wnid: Wnid,
+    url: &str,
+    with_tar: bool,
+) -> io::Result<Option<Checkpoint>> {
+    let Some((source, entries)) = journal::open(&left.journal()) else {
+        return Ok(None);
+    };
     if source.url != url || source.validator().is_none() {
         return Ok(None);
     }
@@ -96,7 +106,13 @@ fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: boo
     } else {
         None
     };
-    let mut checkpoint = Checkpoint { source, files: 0, begun: None, position: 0, parts: Vec::new() };
+    let mut checkpoint = Checkpoint {
+        source,
+        files: 0,
+        begun: None,
+        position: 0,
+        parts: Vec::new(),
+    };
     let mut begun = None;
     let mut lines = entries;
     while let Some(line) = lines.next_line() {
@@ -124,7 +140,14 @@ fn adopt(staging: &Staging, left: &Staging, wnid: Wnid, url: &str, with_tar: boo
     }
     journal.flush()?;
     if let Some(beginning) = begun {
-        adopt_begun(staging, left, &beginning, &mut checkpoint, &mut tar, &mut journal)?;
+        adopt_begun(
+            staging,
+            left,
+            &beginning,
+            &mut checkpoint,
+            &mut tar,
+            &mut journal,
+        )?;
     }
     if let Some(tar) = &tar {
         tar.truncate(checkpoint.position)?;
@@ -145,7 +168,9 @@ fn adopt_begun(
     journal: &mut Journal,
 ) -> io::Result<()> {
     let file = left.class_folder().join(&beginning.name);
-    let Some(begun) = beginning.verify(&file)? else { return Ok(()) };
+    let Some(begun) = beginning.verify(&file)? else {
+        return Ok(());
+    };
     if let Some(tar) = tar
         && !tar.copy_partial(beginning)?
     {
@@ -160,8 +185,12 @@ fn adopt_begun(
 
 /// Whether a finished file exists with the content that the journal records.
 fn is_valid(entry: &FileEntry, path: &Path) -> bool {
-    let is_whole = is_plain_file(path, &entry.name) && fs::metadata(path).is_ok_and(|found| found.len() == entry.size);
-    is_whole && own_file::open(path, Access::Read).and_then(digest).is_ok_and(|found| found == entry.blake3)
+    let is_whole = is_plain_file(path, &entry.name)
+        && fs::metadata(path).is_ok_and(|found| found.len() == entry.size);
+    is_whole
+        && own_file::open(path, Access::Read)
+            .and_then(digest)
+            .is_ok_and(|found| found == entry.blake3)
 }
 
 /// Moves a file from an earlier staging folder. If the file system supports hard links, the file
@@ -180,18 +209,36 @@ mod tests {
     /// The state that a killed process leaves: two finished files and a partial one.
     fn killed(target: &Target, wnid: Wnid) -> io::Result<Staging> {
         let staging = Staging::create(target, wnid)?;
-        let source =
-            Source { url: URL.to_owned(), length: Some(9999), etag: Some("\"one\"".to_owned()), ..Source::default() };
+        let source = Source {
+            url: URL.to_owned(),
+            length: Some(9999),
+            etag: Some("\"one\"".to_owned()),
+            ..Source::default()
+        };
         let mut journal = Journal::create(&staging.journal(), &source)?;
         for (number, name) in (1..).zip(["a", "b"]) {
             fs::write(staging.class_folder().join(name), name)?;
             let blake3 = blake3::hash(name.as_bytes());
-            journal.append(&FileEntry { name: name.to_owned(), size: 1, blake3, next_header: number * 1024 })?;
+            journal.append(&FileEntry {
+                name: name.to_owned(),
+                size: 1,
+                blake3,
+                next_header: number * 1024,
+            })?;
         }
-        fs::write(staging.class_folder().join("c"), "content that no line names")?;
+        fs::write(
+            staging.class_folder().join("c"),
+            "content that no line names",
+        )?;
         let name = "c".to_owned();
         let blake3 = blake3::hash(b"content");
-        journal.note_beginning(&PartialFile { name, size: 100, written: 7, blake3, position: 2048 + 512 + 7 })?;
+        journal.note_beginning(&PartialFile {
+            name,
+            size: 100,
+            written: 7,
+            blake3,
+            position: 2048 + 512 + 7,
+        })?;
         Ok(staging)
     }
 
@@ -202,15 +249,30 @@ mod tests {
         let wnid = "n00000001".parse().unwrap();
         let former = killed(&target, wnid).unwrap();
         let second = Staging::create(&target, wnid).unwrap();
-        assert_eq!(adopt(&second, &former, wnid, URL, false).unwrap().unwrap().position, 2567);
+        assert_eq!(
+            adopt(&second, &former, wnid, URL, false)
+                .unwrap()
+                .unwrap()
+                .position,
+            2567
+        );
         let journal = fs::read_to_string(second.journal()).unwrap();
-        fs::write(second.journal(), journal.lines().next().unwrap().to_owned() + "\n").unwrap();
+        fs::write(
+            second.journal(),
+            journal.lines().next().unwrap().to_owned() + "\n",
+        )
+        .unwrap();
 
         let (third, checkpoint) = take_over(&target, wnid, URL, false).unwrap();
-        let Checkpoint { files, position, .. } = checkpoint.unwrap();
+        let Checkpoint {
+            files, position, ..
+        } = checkpoint.unwrap();
         assert_eq!((files, position), (2, 2567));
         for (name, content) in [("a", "a"), ("b", "b"), ("c", "content")] {
-            assert_eq!(fs::read_to_string(third.class_folder().join(name)).unwrap(), content);
+            assert_eq!(
+                fs::read_to_string(third.class_folder().join(name)).unwrap(),
+                content
+            );
         }
         assert!(!former.class_folder().exists() && !second.class_folder().exists());
     }

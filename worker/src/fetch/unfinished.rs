@@ -33,7 +33,10 @@ pub(crate) fn storage(target: &Target, action: &str, error: io::Error) -> Unfini
     if target.is_at_fault(&error) {
         return Unfinished::Target(target.error(action, error));
     }
-    Unfinished::Failed(Failure::new(FailureKind::StorageError, format!("cannot {action}: {error}")))
+    Unfinished::Failed(Failure::new(
+        FailureKind::StorageError,
+        format!("cannot {action}: {error}"),
+    ))
 }
 
 /// Like [`storage`], for work in the staging folder. If the folder is gone while the target is
@@ -65,8 +68,14 @@ mod tests {
     fn an_unfinished_class_is_handed_back() {
         let failure = || Failure::new(FailureKind::Timeout, "Request timeout after 120s");
         for (result, end) in [
-            (Ok(Outcome::Success(Published::default())), ClassEnd::Success),
-            (Ok(Outcome::Skipped(Published::default())), ClassEnd::Skipped),
+            (
+                Ok(Outcome::Success(Published::default())),
+                ClassEnd::Success,
+            ),
+            (
+                Ok(Outcome::Skipped(Published::default())),
+                ClassEnd::Skipped,
+            ),
             (Ok(Outcome::Failed(failure())), ClassEnd::Failed),
             (Err(Unfinished::Failed(failure())), ClassEnd::Failed),
             (Err(Unfinished::Stopped), ClassEnd::HandedBack),

@@ -1,6 +1,8 @@
 //! The errors of the library's functions. Each message is a complete sentence.
 
-use shared::{class_list::ClassListError, job::InvalidUrl, refusal::Refusal, refused_sample::OriginRefuses};
+use shared::{
+    class_list::ClassListError, job::InvalidUrl, refusal::Refusal, refused_sample::OriginRefuses,
+};
 
 use super::Stats;
 use crate::{fetch::context::JobContextError, storage::target::TargetError};
@@ -65,8 +67,12 @@ pub enum BatchError {
 /// The fields of [`Options`](super::Options) to check. Empty if the failure names them.
 fn advice(refusal: Refusal) -> &'static str {
     match refusal {
-        Refusal::Status(407) => "The proxy asks for a login: give it in HTTP_PROXY or HTTPS_PROXY. ",
-        Refusal::Status(404 | 410) => "There is nothing under these URLs: check the path in Options::url. ",
+        Refusal::Status(407) => {
+            "The proxy asks for a login: give it in HTTP_PROXY or HTTPS_PROXY. "
+        }
+        Refusal::Status(404 | 410) => {
+            "There is nothing under these URLs: check the path in Options::url. "
+        }
         Refusal::Status(_) | Refusal::Redirect | Refusal::NotATar => {
             "Check Options::url, and give a login in Options::headers if the origin needs one. "
         }
@@ -84,30 +90,60 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = |name: &str| folder.path().join(name);
         std::fs::write(path("other.csv"), "id\nn00000001\n").unwrap();
-        let missing = load_part_ids_from_csv(path("none.csv")).unwrap_err().to_string();
-        let start = format!("cannot read {}: there is no such file", path("none.csv").display());
+        let missing = load_part_ids_from_csv(path("none.csv"))
+            .unwrap_err()
+            .to_string();
+        let start = format!(
+            "cannot read {}: there is no such file",
+            path("none.csv").display()
+        );
         assert!(missing.starts_with(&start), "{missing}");
-        let other = load_part_ids_from_csv(path("other.csv")).unwrap_err().to_string();
+        let other = load_part_ids_from_csv(path("other.csv"))
+            .unwrap_err()
+            .to_string();
         assert_eq!(other, "CSV file must contain 'wnid' column (found: id)");
     }
 
     #[tokio::test]
     async fn invalid_options_are_reported_in_one_sentence() {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options { url: "http://127.0.0.1:1".to_owned(), ..Options::default() };
+        let options = Options {
+            url: "http://127.0.0.1:1".to_owned(),
+            ..Options::default()
+        };
         for (options, sentence) in [
-            (Options { workers: 0, ..options.clone() }, "cannot download with workers = 0: give at least 1"),
             (
-                Options { max_connections: Some(0), ..options.clone() },
+                Options {
+                    workers: 0,
+                    ..options.clone()
+                },
+                "cannot download with workers = 0: give at least 1",
+            ),
+            (
+                Options {
+                    max_connections: Some(0),
+                    ..options.clone()
+                },
                 "cannot download with max_connections = 0: give at least 1",
             ),
-            (Options { max_rate: Some(0), ..options.clone() }, "cannot download with max_rate = 0: give at least 1"),
             (
-                Options { url: "ftp://host".to_owned(), ..options.clone() },
+                Options {
+                    max_rate: Some(0),
+                    ..options.clone()
+                },
+                "cannot download with max_rate = 0: give at least 1",
+            ),
+            (
+                Options {
+                    url: "ftp://host".to_owned(),
+                    ..options.clone()
+                },
                 "cannot use the URL: its scheme is ftp:, and only http and https are spoken",
             ),
         ] {
-            let error = download_batch(["n00000001"], folder.path(), &options).await.unwrap_err();
+            let error = download_batch(["n00000001"], folder.path(), &options)
+                .await
+                .unwrap_err();
             assert_eq!(error.to_string(), sentence);
         }
     }
@@ -115,10 +151,21 @@ mod tests {
     #[tokio::test]
     async fn a_batch_that_is_cancelled_before_its_start_downloads_nothing_and_reports_it() {
         let folder = tempfile::tempdir().unwrap();
-        let options = Options { url: "http://127.0.0.1:1".to_owned(), ..Options::default() };
+        let options = Options {
+            url: "http://127.0.0.1:1".to_owned(),
+            ..Options::default()
+        };
         options.cancellation.cancel();
-        let error = download_batch(["n00000001", "bad"], folder.path(), &options).await.unwrap_err();
-        let BatchError::Cancelled { stats } = error else { panic!("{error}") };
-        assert_eq!((stats.failed, stats.total()), (1, 1), "the invalid id has ended");
+        let error = download_batch(["n00000001", "bad"], folder.path(), &options)
+            .await
+            .unwrap_err();
+        let BatchError::Cancelled { stats } = error else {
+            panic!("{error}")
+        };
+        assert_eq!(
+            (stats.failed, stats.total()),
+            (1, 1),
+            "the invalid id has ended"
+        );
     }
 }

@@ -29,11 +29,19 @@ impl FirstAnswers {
         if classes.len() < SAMPLE {
             return None;
         }
-        let sample: Vec<Wnid> = spread(classes.len()).map(|position| classes[position]).collect();
+        let sample: Vec<Wnid> = spread(classes.len())
+            .map(|position| classes[position])
+            .collect();
         let is_first: HashSet<Wnid> = sample.iter().copied().collect();
-        let rest = classes.iter().copied().filter(|wnid| !is_first.contains(wnid));
+        let rest = classes
+            .iter()
+            .copied()
+            .filter(|wnid| !is_first.contains(wnid));
         *classes = sample.iter().copied().chain(rest).collect();
-        Some(Self { refused: Vec::new(), some_are_there })
+        Some(Self {
+            refused: Vec::new(),
+            some_are_there,
+        })
     }
 
     /// How many classes may be started while `under_way` classes run.
@@ -44,7 +52,10 @@ impl FirstAnswers {
     /// Records that a class has failed. Returns the failure if it differs from the earlier ones;
     /// the check is then over.
     pub(super) fn note(&mut self, wnid: Wnid, failure: Failure) -> Result<(), Failure> {
-        let first = self.refused.first().and_then(|(_, failure)| failure.refusal);
+        let first = self
+            .refused
+            .first()
+            .and_then(|(_, failure)| failure.refusal);
         let is_alike = failure.refusal.is_some_and(|refusal| {
             first.is_none_or(|first| first.may_have_the_cause_of(refusal))
                 && !(refusal.is_missing() && self.some_are_there)
@@ -64,7 +75,11 @@ impl FirstAnswers {
 
     /// Whether `received` bytes from `begun` classes can only be tars and not pages.
     pub(super) fn are_tars(&self, received: u64, begun: usize) -> bool {
-        let pages = if self.refused.is_empty() { BYTES_OF_A_TAR } else { LONGEST_PAGE };
+        let pages = if self.refused.is_empty() {
+            BYTES_OF_A_TAR
+        } else {
+            LONGEST_PAGE
+        };
         received >= pages.saturating_mul(begun.max(1) as u64)
     }
 
@@ -81,7 +96,9 @@ mod tests {
     use super::*;
 
     fn classes(count: u32) -> Vec<Wnid> {
-        (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect()
+        (1..=count)
+            .map(|number| format!("n{number:08}").parse().unwrap())
+            .collect()
     }
 
     fn refused(status: u16) -> Failure {
@@ -92,7 +109,10 @@ mod tests {
     fn the_sample_comes_first_and_no_class_is_lost() {
         let mut list = classes(100);
         assert!(FirstAnswers::of(&mut list, false).is_some());
-        assert_eq!((list[0], list[19], list[20]), (classes(1)[0], classes(100)[99], classes(2)[1]));
+        assert_eq!(
+            (list[0], list[19], list[20]),
+            (classes(1)[0], classes(100)[99], classes(2)[1])
+        );
         list.sort_unstable();
         assert_eq!(list, classes(100));
         assert!(FirstAnswers::of(&mut classes(19), false).is_none());
@@ -104,12 +124,17 @@ mod tests {
         let mut check = FirstAnswers::of(&mut list, false).unwrap();
         for (number, wnid) in list.iter().take(19).enumerate() {
             assert_eq!(check.room(1), 19 - number);
-            check.note(*wnid, refused(if number < 5 { 404 } else { 403 })).unwrap();
+            check
+                .note(*wnid, refused(if number < 5 { 404 } else { 403 }))
+                .unwrap();
         }
         assert_eq!(check.refuses(), None);
         check.note(list[19], refused(404)).unwrap();
         let refuses = check.refuses().unwrap();
-        assert_eq!((refuses.refusal, refuses.classes, refuses.otherwise), (Refusal::Status(403), 20, 6));
+        assert_eq!(
+            (refuses.refusal, refuses.classes, refuses.otherwise),
+            (Refusal::Status(403), 20, 6)
+        );
         let other = Failure::new(FailureKind::Timeout, "late");
         assert_eq!(check.note(list[20], other.clone()), Err(other));
         assert_eq!(check.into_failed().len(), 20);
@@ -127,7 +152,9 @@ mod tests {
     fn a_page_for_each_class_does_not_count_as_a_tar() {
         let mut list = classes(20);
         let mut check = FirstAnswers::of(&mut list, false).unwrap();
-        assert!(check.are_tars(8 * BYTES_OF_A_TAR, 8) && !check.are_tars(8 * BYTES_OF_A_TAR - 1, 8));
+        assert!(
+            check.are_tars(8 * BYTES_OF_A_TAR, 8) && !check.are_tars(8 * BYTES_OF_A_TAR - 1, 8)
+        );
         check.note(list[0], refused(403)).unwrap();
         assert!(!check.are_tars(8 * BYTES_OF_A_TAR, 8) && check.are_tars(8 * LONGEST_PAGE, 8));
     }

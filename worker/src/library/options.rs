@@ -127,7 +127,9 @@ impl ProgressCallback {
 
 impl fmt::Debug for ProgressCallback {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_tuple("ProgressCallback").finish_non_exhaustive()
+        formatter
+            .debug_tuple("ProgressCallback")
+            .finish_non_exhaustive()
     }
 }
 

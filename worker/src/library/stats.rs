@@ -31,7 +31,10 @@ impl Stats {
     }
 
     /// The valid ids without repetitions. Counts invalid ids as failed.
-    pub(super) fn sort<Id: AsRef<str>>(&mut self, part_ids: impl IntoIterator<Item = Id>) -> Vec<Wnid> {
+    pub(super) fn sort<Id: AsRef<str>>(
+        &mut self,
+        part_ids: impl IntoIterator<Item = Id>,
+    ) -> Vec<Wnid> {
         let mut known = HashSet::new();
         let mut valid: Vec<Wnid> = Vec::new();
         for id in part_ids {
@@ -39,7 +42,10 @@ impl Stats {
                 Ok(wnid) if known.insert(wnid) => valid.push(wnid),
                 Ok(_) => self.duplicates += 1,
                 Err(error) => {
-                    self.count(id.as_ref(), Outcome::Failed(Failure::new(FailureKind::InvalidWnid, error)));
+                    self.count(
+                        id.as_ref(),
+                        Outcome::Failed(Failure::new(FailureKind::InvalidWnid, error)),
+                    );
                 }
             }
         }

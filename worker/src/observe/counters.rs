@@ -77,28 +77,56 @@ impl WorkerCounters {
         match self.mended.get() {
             0 => {}
             1 => tracing::warn!("1 class folder differed from its manifest and was replaced"),
-            count => tracing::warn!("{count} class folders differed from their manifests and were replaced"),
+            count => tracing::warn!(
+                "{count} class folders differed from their manifests and were replaced"
+            ),
         }
     }
 
     /// Requests to the origin, including those that follow redirects.
     pub(crate) fn requests_with_redirects(&self) -> u64 {
-        self.origin_requests.get().saturating_add(self.origin_redirects.get())
+        self.origin_requests
+            .get()
+            .saturating_add(self.origin_redirects.get())
     }
 
     fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
         for (name, help, gauge) in [
-            ("connections", "Connections to the origin with a request on them.", &self.origin_open),
-            ("waiting", "Requests to the origin that wait for a connection.", &self.origin_waiting),
-            ("budget", "Connections to the origin that this worker may have.", &self.origin_limit),
+            (
+                "connections",
+                "Connections to the origin with a request on them.",
+                &self.origin_open,
+            ),
+            (
+                "waiting",
+                "Requests to the origin that wait for a connection.",
+                &self.origin_waiting,
+            ),
+            (
+                "budget",
+                "Connections to the origin that this worker may have.",
+                &self.origin_limit,
+            ),
         ] {
             page.gauge(&format!("worker_origin_{name}"), help, count(gauge))?;
         }
         for (name, help, counter) in [
             ("requests", "Requests to the origin.", &self.origin_requests),
-            ("redirects", "Redirects that were followed.", &self.origin_redirects),
-            ("cuts", "Failed requests: no connection, no answer, or a body that ended early.", &self.origin_cuts),
-            ("refusals", "Answers 429 and 503 of the origin.", &self.origin_refusals),
+            (
+                "redirects",
+                "Redirects that were followed.",
+                &self.origin_redirects,
+            ),
+            (
+                "cuts",
+                "Failed requests: no connection, no answer, or a body that ended early.",
+                &self.origin_cuts,
+            ),
+            (
+                "refusals",
+                "Answers 429 and 503 of the origin.",
+                &self.origin_refusals,
+            ),
         ] {
             page.counter(&format!("worker_origin_{name}"), help, counter.get())?;
         }
@@ -113,9 +141,21 @@ fn count(gauge: &Gauge) -> u64 {
 impl MetricsSource for WorkerCounters {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         let registered = u64::from(self.is_registered());
-        page.gauge("worker_registered", "1 while the coordinator knows the worker and answers.", registered)?;
-        page.gauge("worker_slots", "Downloads that may run at once.", count(&self.slots))?;
-        page.gauge("worker_busy_slots", "Downloads that run.", count(&self.busy))?;
+        page.gauge(
+            "worker_registered",
+            "1 while the coordinator knows the worker and answers.",
+            registered,
+        )?;
+        page.gauge(
+            "worker_slots",
+            "Downloads that may run at once.",
+            count(&self.slots),
+        )?;
+        page.gauge(
+            "worker_busy_slots",
+            "Downloads that run.",
+            count(&self.busy),
+        )?;
         page.counters(
             "worker_classes",
             "Classes that left a slot, by outcome; those handed back are checkpointed and go on elsewhere.",
@@ -126,14 +166,24 @@ impl MetricsSource for WorkerCounters {
                 (("outcome", "handed_back"), self.handed_back.get()),
             ],
         )?;
-        page.counter("worker_received_bytes", "Bytes received from the origin.", self.received.get())?;
-        let retries = "Requests to the origin that are made again, after an error or in the middle of a tar.";
+        page.counter(
+            "worker_received_bytes",
+            "Bytes received from the origin.",
+            self.received.get(),
+        )?;
+        let retries =
+            "Requests to the origin that are made again, after an error or in the middle of a tar.";
         page.counter("worker_retries", retries, self.retries.get())?;
         self.origin(page)?;
-        let publish = "How long a complete class waits until it is on the disk under its final name.";
+        let publish =
+            "How long a complete class waits until it is on the disk under its final name.";
         page.metric("worker_publish_seconds", publish, &self.publishes)?;
         let missed = "Renewals of the leases that had no answer.";
-        page.counter("worker_renewal_failures", missed, self.missed_renewals.get())
+        page.counter(
+            "worker_renewal_failures",
+            missed,
+            self.missed_renewals.get(),
+        )
     }
 }
 
@@ -154,11 +204,22 @@ mod tests {
         for end in [Success, Success, Skipped, Failed, Failed, HandedBack] {
             counters.ended(end);
         }
-        let text = Metrics::new("worker", crate::version::VERSION, counters).text().unwrap();
-        for (outcome, count) in [("success", 2), ("skipped", 1), ("failed", 2), ("handed_back", 1)] {
-            let sample = format!("\nimagenet_worker_classes_total{{outcome=\"{outcome}\"}} {count}\n");
+        let text = Metrics::new("worker", crate::version::VERSION, counters)
+            .text()
+            .unwrap();
+        for (outcome, count) in [
+            ("success", 2),
+            ("skipped", 1),
+            ("failed", 2),
+            ("handed_back", 1),
+        ] {
+            let sample =
+                format!("\nimagenet_worker_classes_total{{outcome=\"{outcome}\"}} {count}\n");
             assert!(text.contains(&sample), "no {sample} in {text}");
         }
-        assert!(text.contains("\nimagenet_worker_slots 3\n") && text.contains("\nimagenet_worker_registered 0\n"));
+        assert!(
+            text.contains("\nimagenet_worker_slots 3\n")
+                && text.contains("\nimagenet_worker_registered 0\n")
+        );
     }
 }

@@ -29,9 +29,20 @@ pub fn open(
     stopping: CancellationToken,
     tasks: &mut JoinSet<()>,
 ) -> Result<SocketAddr, HttpError> {
-    let (listener, address) = http::listen(Address { address, or_any_port: false })?;
+    let (listener, address) = http::listen(Address {
+        address,
+        or_any_port: false,
+    })?;
     let metrics = Metrics::new("worker", crate::version::VERSION, Arc::clone(&counters));
-    tasks.spawn(http::serve(listener, "worker", Arc::new(WorkerEndpoints { counters, metrics, stopping })));
+    tasks.spawn(http::serve(
+        listener,
+        "worker",
+        Arc::new(WorkerEndpoints {
+            counters,
+            metrics,
+            stopping,
+        }),
+    ));
     Ok(address)
 }
 
@@ -45,7 +56,10 @@ impl Seen for WorkerEndpoints {
         if self.stopping.is_cancelled() {
             return Err("stopping");
         }
-        self.counters.is_registered().then_some(()).ok_or("the coordinator does not answer")
+        self.counters
+            .is_registered()
+            .then_some(())
+            .ok_or("the coordinator does not answer")
     }
 
     fn metrics(&self) -> &Metrics {
@@ -62,8 +76,15 @@ mod tests {
         let counters = Arc::<WorkerCounters>::default();
         let stopping = CancellationToken::new();
         let metrics = Metrics::new("worker", crate::version::VERSION, Arc::clone(&counters));
-        let endpoints = WorkerEndpoints { counters: Arc::clone(&counters), metrics, stopping: stopping.clone() };
-        assert_eq!(endpoints.readiness(), Err("the coordinator does not answer"));
+        let endpoints = WorkerEndpoints {
+            counters: Arc::clone(&counters),
+            metrics,
+            stopping: stopping.clone(),
+        };
+        assert_eq!(
+            endpoints.readiness(),
+            Err("the coordinator does not answer")
+        );
         counters.set_registered(true);
         assert_eq!(endpoints.readiness(), Ok(()));
         stopping.cancel();

@@ -18,7 +18,8 @@ use shared::{
 use crate::observe::counters::WorkerCounters;
 
 /// The format of tqdm: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
-const TEMPLATE: &str = "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
+const TEMPLATE: &str =
+    "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
 /// Before the first byte: the download usually waits for the origin limiter.
 const TEMPLATE_WHILE_WAITING: &str = "[{prefix}] {msg}: waiting [{so_far}]";
 /// While the length of the tar is unknown.
@@ -77,7 +78,13 @@ impl Progress {
         let here = AtomicU64::new(0);
         let length = AtomicU64::new(0);
         let local = AtomicBool::new(false);
-        ClassProgress { bar, here, length, local, counters: Arc::clone(&self.counters) }
+        ClassProgress {
+            bar,
+            here,
+            length,
+            local,
+            counters: Arc::clone(&self.counters),
+        }
     }
 }
 
@@ -90,7 +97,11 @@ impl ClassProgress {
             if let Some(length) = length {
                 bar.set_length(length);
             }
-            bar.set_style(style(if length.is_some() { TEMPLATE } else { TEMPLATE_WITHOUT_LENGTH }));
+            bar.set_style(style(if length.is_some() {
+                TEMPLATE
+            } else {
+                TEMPLATE_WITHOUT_LENGTH
+            }));
             bar.set_position(here);
             bar.reset_eta();
         }
@@ -158,7 +169,9 @@ fn style(template: &str) -> ProgressStyle {
         .with_key("rate", key(|state| short(state.per_sec())))
 }
 
-fn key(text: fn(&ProgressState) -> String) -> impl Fn(&ProgressState, &mut dyn Write) + Clone + Send + Sync {
+fn key(
+    text: fn(&ProgressState) -> String,
+) -> impl Fn(&ProgressState, &mut dyn Write) + Clone + Send + Sync {
     // An error while drawing a bar must not stop a download.
     move |state, out| out.write_str(&text(state)).unwrap_or_default()
 }
@@ -182,7 +195,10 @@ mod tests {
         let terminal = InMemoryTerm::new(5, 100);
         let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()) as Box<dyn TermLike>);
         let output = Output::start("test", io::sink()).unwrap();
-        let screen = Screen::Bars { bars: MultiProgress::with_draw_target(target), output };
+        let screen = Screen::Bars {
+            bars: MultiProgress::with_draw_target(target),
+            output,
+        };
         let progress = Progress::new(screen, Arc::default()).class(0, "n02124075".parse().unwrap());
         let shown = |progress: &ClassProgress| {
             progress.bar.as_ref().expect("there is a terminal").tick();
@@ -205,8 +221,15 @@ mod tests {
         let class = progress.class(3, "n02124075".parse().unwrap());
         class.begin(100, Some(500));
         class.received(28);
-        assert_eq!((class.position(), class.length(), progress.received_bytes()), (128, 500, 28));
+        assert_eq!(
+            (class.position(), class.length(), progress.received_bytes()),
+            (128, 500, 28)
+        );
         class.begin(0, None);
-        assert_eq!((class.position(), class.length()), (0, 0), "another version, of unknown length");
+        assert_eq!(
+            (class.position(), class.length()),
+            (0, 0),
+            "another version, of unknown length"
+        );
     }
 }

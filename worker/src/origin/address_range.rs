@@ -43,7 +43,8 @@ fn of_v4(address: Ipv4Addr) -> AddressRange {
     let [first, second, third, _] = address.octets();
     let is_shared = first == 100 && (64..128).contains(&second);
     // RFC 6890 and RFC 2544: both are used within networks, and never on the internet.
-    let is_assigned = (first, second, third) == (192, 0, 0) || (first == 198 && (18..20).contains(&second));
+    let is_assigned =
+        (first, second, third) == (192, 0, 0) || (first == 198 && (18..20).contains(&second));
     if METADATA.contains(&address.into()) {
         AddressRange::LinkLocal
     } else if address.is_loopback() {
@@ -107,7 +108,16 @@ mod tests {
     #[test]
     fn every_notation_of_an_address_has_its_range() {
         for (range, addresses) in [
-            (AddressRange::Loopback, &["127.0.0.1", "127.255.0.1", "::1", "::ffff:127.0.0.1", "64:ff9b::7f00:1"][..]),
+            (
+                AddressRange::Loopback,
+                &[
+                    "127.0.0.1",
+                    "127.255.0.1",
+                    "::1",
+                    "::ffff:127.0.0.1",
+                    "64:ff9b::7f00:1",
+                ][..],
+            ),
             (
                 AddressRange::LinkLocal,
                 &[
@@ -145,7 +155,15 @@ mod tests {
             ),
             (
                 AddressRange::Unusable,
-                &["0.0.0.0", "0.1.2.3", "224.0.0.1", "255.255.255.255", "240.0.0.1", "::", "ff02::1"],
+                &[
+                    "0.0.0.0",
+                    "0.1.2.3",
+                    "224.0.0.1",
+                    "255.255.255.255",
+                    "240.0.0.1",
+                    "::",
+                    "ff02::1",
+                ],
             ),
             (
                 AddressRange::Public,
@@ -166,7 +184,11 @@ mod tests {
             ),
         ] {
             for address in addresses {
-                assert_eq!(AddressRange::of(address.parse().unwrap()), range, "{address}");
+                assert_eq!(
+                    AddressRange::of(address.parse().unwrap()),
+                    range,
+                    "{address}"
+                );
             }
         }
     }

@@ -18,13 +18,17 @@ use std::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use crate::origin::{address_range::AddressRange, lookup::Lookup, proxies::is_loopback, redirect::RefusedRedirect};
+use crate::origin::{
+    address_range::AddressRange, lookup::Lookup, proxies::is_loopback, redirect::RefusedRedirect,
+};
 
 /// Why no request is sent to a host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RefusedAddress {
     /// All its addresses are in ranges that are never allowed.
-    #[error("{host} has a link-local or reserved address, which is never asked: give the coordinator another --url")]
+    #[error(
+        "{host} has a link-local or reserved address, which is never asked: give the coordinator another --url"
+    )]
     Forbidden {
         /// The host's name or address.
         host: String,
@@ -41,7 +45,9 @@ pub enum RefusedAddress {
     },
     /// A private address of a host that is not the configured one, or of a name that had only
     /// addresses of other categories at its first lookup.
-    #[error("{host} has a private address now, and had another one when this worker started: not asked")]
+    #[error(
+        "{host} has a private address now, and had another one when this worker started: not asked"
+    )]
     TurnedPrivate {
         /// The host's name.
         host: String,
@@ -69,7 +75,12 @@ pub(crate) struct AllowedAddresses {
 impl AllowedAddresses {
     /// The rule for an origin; `base`: a URL of the configured host.
     pub(crate) fn new(base: Url, private: PrivateOrigin, lookup: Lookup) -> Self {
-        Self { base, private, lookup, first_ranges: Arc::default() }
+        Self {
+            base,
+            private,
+            lookup,
+            first_ranges: Arc::default(),
+        }
     }
 
     /// Checks the configured host. `is_proxied`: a proxy looks up its name. A name that cannot be
@@ -87,7 +98,9 @@ impl AllowedAddresses {
 
     /// Checks an address that is written in a URL. The resolvers check the addresses of names.
     pub(crate) async fn check(&self, url: &Url) -> Result<(), RefusedAddress> {
-        let Some(range) = range_without_lookup(url) else { return Ok(()) };
+        let Some(range) = range_without_lookup(url) else {
+            return Ok(());
+        };
         if range == AddressRange::Public || self.allows(range, &self.ranges().await) {
             return Ok(());
         }
@@ -96,8 +109,15 @@ impl AllowedAddresses {
 
     /// The allowed addresses of a host.
     async fn addresses(&self, host: &str) -> Result<Vec<SocketAddr>, LookupError> {
-        let found = self.lookup.addresses(host).await.map_err(|error| LookupError::Failed(error.into()))?;
-        let ranges: Vec<_> = found.iter().map(|address| AddressRange::of(address.ip())).collect();
+        let found = self
+            .lookup
+            .addresses(host)
+            .await
+            .map_err(|error| LookupError::Failed(error.into()))?;
+        let ranges: Vec<_> = found
+            .iter()
+            .map(|address| AddressRange::of(address.ip()))
+            .collect();
         if self.is_origin(host) && !ranges.is_empty() {
             self.first_ranges.get_or_init(|| ranges.clone());
         }
@@ -105,7 +125,11 @@ impl AllowedAddresses {
             return Ok(found);
         }
         let allowed = self.allowed(found, &self.ranges().await);
-        if allowed.is_empty() { Err(LookupError::Refused(self.refusal(host, &ranges))) } else { Ok(allowed) }
+        if allowed.is_empty() {
+            Err(LookupError::Refused(self.refusal(host, &ranges)))
+        } else {
+            Ok(allowed)
+        }
     }
 
     /// The ranges of the configured host at its first lookup; empty while only a proxy can look it
@@ -115,9 +139,18 @@ impl AllowedAddresses {
             return vec![range];
         }
         if self.first_ranges.get().is_none() {
-            let found = self.lookup.addresses(self.base.host_str().unwrap_or_default()).await.unwrap_or_default();
+            let found = self
+                .lookup
+                .addresses(self.base.host_str().unwrap_or_default())
+                .await
+                .unwrap_or_default();
             if !found.is_empty() {
-                self.first_ranges.get_or_init(|| found.iter().map(|found| AddressRange::of(found.ip())).collect());
+                self.first_ranges.get_or_init(|| {
+                    found
+                        .iter()
+                        .map(|found| AddressRange::of(found.ip()))
+                        .collect()
+                });
             }
         }
         self.first_ranges.get().cloned().unwrap_or_default()
@@ -125,7 +158,10 @@ impl AllowedAddresses {
 
     /// Keeps only the allowed addresses.
     fn allowed(&self, found: Vec<SocketAddr>, first: &[AddressRange]) -> Vec<SocketAddr> {
-        found.into_iter().filter(|address| self.allows(AddressRange::of(address.ip()), first)).collect()
+        found
+            .into_iter()
+            .filter(|address| self.allows(AddressRange::of(address.ip()), first))
+            .collect()
     }
 
     /// Whether a range is allowed; `first`: the ranges of the configured host.
@@ -141,7 +177,8 @@ impl AllowedAddresses {
 
     fn refusal(&self, host: &str, ranges: &[AddressRange]) -> RefusedAddress {
         let host = host.to_owned();
-        let is_private = |range: &AddressRange| matches!(range, AddressRange::Loopback | AddressRange::Private);
+        let is_private =
+            |range: &AddressRange| matches!(range, AddressRange::Loopback | AddressRange::Private);
         match ranges.iter().any(is_private) {
             true if self.private == PrivateOrigin::Refused => RefusedAddress::NotAllowed { host },
             true => RefusedAddress::TurnedPrivate { host },
@@ -193,7 +230,10 @@ impl Resolve for RedirectResolver {
             match allowed.addresses(name.as_str()).await {
                 Ok(found) => Ok(Box::new(found.into_iter()) as Addrs),
                 Err(LookupError::Failed(error)) => Err(error),
-                Err(LookupError::Refused(_)) => Err(RefusedRedirect::Private { host: name.as_str().to_owned() }.into()),
+                Err(LookupError::Refused(_)) => Err(RefusedRedirect::Private {
+                    host: name.as_str().to_owned(),
+                }
+                .into()),
             }
         })
     }
@@ -216,13 +256,24 @@ mod tests {
     };
 
     fn policy(base: &str, private: PrivateOrigin) -> AllowedAddresses {
-        AllowedAddresses::new(Url::parse(base).unwrap(), private, Lookup::on_current_runtime())
+        AllowedAddresses::new(
+            Url::parse(base).unwrap(),
+            private,
+            Lookup::on_current_runtime(),
+        )
     }
 
     /// The refusal of an origin at the start, if it is refused.
     #[tokio::main(flavor = "current_thread")]
-    async fn refused(host: &str, private: PrivateOrigin, is_proxied: bool) -> Option<RefusedAddress> {
-        policy(&format!("http://{host}:1/x"), private).check_origin(is_proxied).await.err()
+    async fn refused(
+        host: &str,
+        private: PrivateOrigin,
+        is_proxied: bool,
+    ) -> Option<RefusedAddress> {
+        policy(&format!("http://{host}:1/x"), private)
+            .check_origin(is_proxied)
+            .await
+            .err()
     }
 
     const NEVER_ALLOWED: [&str; 13] = [
@@ -264,10 +315,17 @@ mod tests {
 
     #[test]
     fn link_local_addresses_are_never_allowed_in_any_notation() {
-        for host in NEVER_ALLOWED.into_iter().chain(["0.0.0.0", "[::]", "224.0.0.1", "255.255.255.255"]) {
+        for host in
+            NEVER_ALLOWED
+                .into_iter()
+                .chain(["0.0.0.0", "[::]", "224.0.0.1", "255.255.255.255"])
+        {
             for (private, is_proxied) in [(Refused, false), (Allowed, false), (Allowed, true)] {
                 let refused = refused(host, private, is_proxied);
-                assert!(matches!(refused, Some(RefusedAddress::Forbidden { .. })), "{host}: {refused:?}");
+                assert!(
+                    matches!(refused, Some(RefusedAddress::Forbidden { .. })),
+                    "{host}: {refused:?}"
+                );
             }
         }
     }
@@ -277,13 +335,27 @@ mod tests {
         for host in PRIVATE {
             for is_proxied in [false, true] {
                 let found = refused(host, Refused, is_proxied);
-                let Some(refused) = found.clone() else { panic!("{host} is not refused") };
-                assert!(matches!(refused, RefusedAddress::NotAllowed { .. }), "{host}: {refused}");
-                assert!(refused.to_string().ends_with("start the worker with --allow-private-origin"), "{refused}");
+                let Some(refused) = found.clone() else {
+                    panic!("{host} is not refused")
+                };
+                assert!(
+                    matches!(refused, RefusedAddress::NotAllowed { .. }),
+                    "{host}: {refused}"
+                );
+                assert!(
+                    refused
+                        .to_string()
+                        .ends_with("start the worker with --allow-private-origin"),
+                    "{refused}"
+                );
             }
             assert_eq!(refused(host, Allowed, false), None, "{host}");
         }
-        for public in ["93.184.216.34", "[2606:2800:220:1::1]", "[::ffff:93.184.216.34]"] {
+        for public in [
+            "93.184.216.34",
+            "[2606:2800:220:1::1]",
+            "[::ffff:93.184.216.34]",
+        ] {
             assert_eq!(refused(public, Refused, false), None, "{public}");
         }
     }
@@ -291,8 +363,15 @@ mod tests {
     #[tokio::test]
     async fn a_name_that_was_public_at_first_cannot_become_private() {
         let allowed = policy("http://origin.test/x", Allowed);
-        allowed.first_ranges.set(vec![AddressRange::Public]).unwrap();
-        for range in [AddressRange::Private, AddressRange::Loopback, AddressRange::LinkLocal] {
+        allowed
+            .first_ranges
+            .set(vec![AddressRange::Public])
+            .unwrap();
+        for range in [
+            AddressRange::Private,
+            AddressRange::Loopback,
+            AddressRange::LinkLocal,
+        ] {
             assert!(!allowed.allows(range, &allowed.ranges().await), "{range:?}");
         }
         assert!(matches!(
@@ -307,9 +386,15 @@ mod tests {
     async fn the_ranges_of_the_first_lookup_are_kept() {
         let allowed = policy("http://localhost.invalid/x", Allowed);
         assert_eq!(allowed.ranges().await, [], "the name cannot be looked up");
-        let known = AllowedAddresses { base: Url::parse("http://ip6-localhost/x").unwrap(), ..allowed };
+        let known = AllowedAddresses {
+            base: Url::parse("http://ip6-localhost/x").unwrap(),
+            ..allowed
+        };
         if known.addresses("ip6-localhost").await.is_ok() {
-            assert_eq!(known.first_ranges.get().map(|ranges| ranges[0]), Some(AddressRange::Loopback));
+            assert_eq!(
+                known.first_ranges.get().map(|ranges| ranges[0]),
+                Some(AddressRange::Loopback)
+            );
         }
     }
 
@@ -322,10 +407,17 @@ mod tests {
             ("http://10.0.0.1/", Allowed, false),
             ("http://93.184.216.34/", Allowed, false),
         ] {
-            let found = RedirectResolver(policy(base, private)).resolve("localhost".parse().unwrap()).await;
+            let found = RedirectResolver(policy(base, private))
+                .resolve("localhost".parse().unwrap())
+                .await;
             assert_eq!(found.is_ok(), is_allowed, "{base}");
             if let Err(refused) = found {
-                assert!(refused.to_string().contains("localhost has a private address"), "{refused}");
+                assert!(
+                    refused
+                        .to_string()
+                        .contains("localhost has a private address"),
+                    "{refused}"
+                );
             }
         }
     }
@@ -334,20 +426,36 @@ mod tests {
     #[tokio::test]
     async fn only_a_proxys_name_is_resolved_without_the_rule() {
         for (base, is_found) in [("http://localhost/", false), ("http://origin.test/", true)] {
-            let found = OriginResolver(policy(base, Refused)).resolve("localhost".parse().unwrap()).await;
+            let found = OriginResolver(policy(base, Refused))
+                .resolve("localhost".parse().unwrap())
+                .await;
             assert_eq!(found.is_ok(), is_found, "{base}");
         }
     }
 
     #[tokio::test]
     async fn only_the_allowed_ones_of_several_addresses_are_used() {
-        let addresses = ["93.184.216.34:0", "10.0.0.1:0", "127.0.0.1:0", "0.0.0.0:0", "169.254.0.1:0"];
-        let found = addresses.map(|text| text.parse::<SocketAddr>().unwrap()).to_vec();
-        let allowed = |private, first: &[AddressRange]| policy("http://h.test/", private).allowed(found.clone(), first);
+        let addresses = [
+            "93.184.216.34:0",
+            "10.0.0.1:0",
+            "127.0.0.1:0",
+            "0.0.0.0:0",
+            "169.254.0.1:0",
+        ];
+        let found = addresses
+            .map(|text| text.parse::<SocketAddr>().unwrap())
+            .to_vec();
+        let allowed = |private, first: &[AddressRange]| {
+            policy("http://h.test/", private).allowed(found.clone(), first)
+        };
         assert_eq!(allowed(Allowed, &[]), found[..1]);
         assert_eq!(allowed(Allowed, &[AddressRange::Private]), found[..2]);
         assert_eq!(allowed(Refused, &[AddressRange::Private]), found[..1]);
-        let first = [AddressRange::Loopback, AddressRange::Unusable, AddressRange::LinkLocal];
+        let first = [
+            AddressRange::Loopback,
+            AddressRange::Unusable,
+            AddressRange::LinkLocal,
+        ];
         assert_eq!(allowed(Allowed, &first)[1..], found[2..3]);
     }
 }

@@ -12,7 +12,10 @@ use crate::origin::{
 };
 use crate::source::shown;
 
-const BACKOFF: Backoff = Backoff { base: Duration::from_millis(500), cap: Duration::from_secs(30) };
+const BACKOFF: Backoff = Backoff {
+    base: Duration::from_millis(500),
+    cap: Duration::from_secs(30),
+};
 /// A longer wait is announced on the screen.
 const LONG_WAIT: Duration = Duration::from_mins(1);
 /// Progress in bytes beyond the furthest position, or a hundredth of the tar if that is less,
@@ -32,12 +35,17 @@ pub(crate) struct Attempts {
 impl Attempts {
     /// Counts from a position up to which all bytes are here.
     pub(crate) fn starting_at(position: u64) -> Self {
-        Self { furthest: position, ..Self::default() }
+        Self {
+            furthest: position,
+            ..Self::default()
+        }
     }
 
     /// Records the position up to which bytes were received.
     pub(crate) fn received(&mut self, position: u64, length: Option<u64>) {
-        let needed = length.map_or(PROGRESS, |length| PROGRESS.min(length / 100)).max(1);
+        let needed = length
+            .map_or(PROGRESS, |length| PROGRESS.min(length / 100))
+            .max(1);
         if position >= self.furthest + needed {
             self.furthest = position;
             self.progressed = true;
@@ -52,9 +60,19 @@ impl Attempts {
         retries: u32,
         retries_made: &Counter,
     ) -> Result<(), DownloadError> {
-        let RetryDecision::Retry { at_least } = retry_decision(&error) else { return Err(error) };
-        let Some(retry) = self.next_retry(&error, retries) else { return Err(error) };
-        let is_refusal = matches!(error, DownloadError::Status { code: 429 | 503, .. });
+        let RetryDecision::Retry { at_least } = retry_decision(&error) else {
+            return Err(error);
+        };
+        let Some(retry) = self.next_retry(&error, retries) else {
+            return Err(error);
+        };
+        let is_refusal = matches!(
+            error,
+            DownloadError::Status {
+                code: 429 | 503,
+                ..
+            }
+        );
         // After a refusal the limiter admits no request for the given time, which may also end
         // earlier.
         let at_least = at_least.filter(|_| !is_refusal).unwrap_or_default();
@@ -62,7 +80,10 @@ impl Attempts {
         tracing::info!(url = %shown(url), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
         if wait > LONG_WAIT {
             let end = humantime::format_rfc3339_seconds(SystemTime::now() + wait);
-            tracing::warn!("{error}: the origin asks to wait with {} until {end}", shown(url));
+            tracing::warn!(
+                "{error}: the origin asks to wait with {} until {end}",
+                shown(url)
+            );
         }
         retries_made.inc();
         tokio::time::sleep(wait).await;
@@ -84,7 +105,10 @@ impl Attempts {
 mod tests {
     use super::*;
 
-    const CUT: DownloadError = DownloadError::Cut { received: 0, length: None };
+    const CUT: DownloadError = DownloadError::Cut {
+        received: 0,
+        length: None,
+    };
 
     #[test]
     fn attempts_without_progress_are_limited() {
@@ -102,13 +126,25 @@ mod tests {
         attempts.received(500, Some(1000));
         assert_eq!(attempts.next_retry(&CUT, 2), Some(1));
         attempts.received(509, Some(1000));
-        assert_eq!(attempts.next_retry(&CUT, 2), None, "nine bytes of a thousand are no progress");
+        assert_eq!(
+            attempts.next_retry(&CUT, 2),
+            None,
+            "nine bytes of a thousand are no progress"
+        );
     }
 
     #[test]
     fn a_transfer_below_the_minimum_speed_never_counts_as_progress() {
         let mut attempts = Attempts::default();
         attempts.received(900, Some(1000));
-        assert_eq!(attempts.next_retry(&DownloadError::TooSlow { over: Duration::ZERO }, 0), None);
+        assert_eq!(
+            attempts.next_retry(
+                &DownloadError::TooSlow {
+                    over: Duration::ZERO
+                },
+                0
+            ),
+            None
+        );
     }
 }

@@ -34,21 +34,35 @@ pub(crate) struct Authorities {
 impl Authorities {
     /// Trusts the system's authorities and the given certificates.
     pub(crate) fn new(named: Vec<CertificateDer<'static>>) -> Self {
-        Self { named, verifier: OnceLock::new() }
+        Self {
+            named,
+            verifier: OnceLock::new(),
+        }
     }
 
     /// Reads the system's authorities. If there are none and `--cacert` has no certificates, that
     /// is an error.
     pub(crate) fn check(&self) -> Result<(), Error> {
-        if self.named.is_empty() { self.verifier().map(drop) } else { Ok(()) }
+        if self.named.is_empty() {
+            self.verifier().map(drop)
+        } else {
+            Ok(())
+        }
     }
 
     fn verifier(&self) -> Result<&Verifier, Error> {
         let read = || {
-            let authorities = self.named.iter().filter(|certificate| is_authority(certificate)).cloned();
+            let authorities = self
+                .named
+                .iter()
+                .filter(|certificate| is_authority(certificate))
+                .cloned();
             Verifier::new_with_extra_roots(authorities, provider())
         };
-        self.verifier.get_or_init(read).as_ref().map_err(Clone::clone)
+        self.verifier
+            .get_or_init(read)
+            .as_ref()
+            .map_err(Clone::clone)
     }
 }
 
@@ -65,9 +79,13 @@ impl ServerCertVerifier for Authorities {
         if self.named.iter().any(|named| named == server) {
             return verify_named(server, name, now);
         }
-        let verifier = self
-            .verifier()
-            .map_err(|error| if self.named.is_empty() { error } else { CertificateError::UnknownIssuer.into() })?;
+        let verifier = self.verifier().map_err(|error| {
+            if self.named.is_empty() {
+                error
+            } else {
+                CertificateError::UnknownIssuer.into()
+            }
+        })?;
         verifier.verify_server_cert(server, intermediates, name, ocsp, now)
     }
 
@@ -77,7 +95,12 @@ impl ServerCertVerifier for Authorities {
         server: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls12_signature(message, server, signed, &provider().signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            server,
+            signed,
+            &provider().signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -86,11 +109,18 @@ impl ServerCertVerifier for Authorities {
         server: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, server, signed, &provider().signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            server,
+            signed,
+            &provider().signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        provider().signature_verification_algorithms.supported_schemes()
+        provider()
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }
 
@@ -101,7 +131,8 @@ fn verify_named(
     now: UnixTime,
 ) -> Result<ServerCertVerified, Error> {
     verify_server_name(&ParsedCertificate::try_from(server)?, name)?;
-    let (_, certificate) = X509Certificate::from_der(server).map_err(|_| CertificateError::BadEncoding)?;
+    let (_, certificate) =
+        X509Certificate::from_der(server).map_err(|_| CertificateError::BadEncoding)?;
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
     if now < certificate.validity().not_before.timestamp() {
         return Err(CertificateError::NotValidYet.into());
@@ -109,7 +140,9 @@ fn verify_named(
     if now > certificate.validity().not_after.timestamp() {
         return Err(CertificateError::Expired.into());
     }
-    let usage = certificate.extended_key_usage().map_err(|_| CertificateError::BadEncoding)?;
+    let usage = certificate
+        .extended_key_usage()
+        .map_err(|_| CertificateError::BadEncoding)?;
     if usage.is_some_and(|usage| !usage.value.server_auth && !usage.value.any) {
         return Err(CertificateError::InvalidPurpose.into());
     }
@@ -119,7 +152,9 @@ fn verify_named(
 /// Whether a certificate may sign others, by the rules of OpenSSL. A server's own certificate may
 /// not, so its key cannot certify another name.
 fn is_authority(certificate: &CertificateDer<'_>) -> bool {
-    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else { return false };
+    let Ok((_, certificate)) = X509Certificate::from_der(certificate) else {
+        return false;
+    };
     let constraints = certificate.basic_constraints().ok().flatten();
     let usage = certificate.key_usage().ok().flatten();
     match (constraints, usage) {
@@ -133,7 +168,9 @@ fn is_authority(certificate: &CertificateDer<'_>) -> bool {
 mod tests {
     use std::time::Duration;
 
-    use rcgen::{BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair};
+    use rcgen::{
+        BasicConstraints, CertificateParams, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
+    };
 
     use super::*;
 
@@ -150,7 +187,11 @@ mod tests {
     }
 
     fn self_signed(params: &CertificateParams) -> CertificateDer<'static> {
-        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().clone()
+        params
+            .self_signed(&KeyPair::generate().unwrap())
+            .unwrap()
+            .der()
+            .clone()
     }
 
     /// The result of a handshake with `host` whose certificate is `server`, with `named` in
@@ -163,7 +204,9 @@ mod tests {
     ) -> Result<(), Error> {
         let authorities = Authorities::new(vec![named.clone()]);
         let host = ServerName::try_from(host.to_owned()).unwrap();
-        authorities.verify_server_cert(server, &[], &host, &[], UnixTime::since_unix_epoch(now)).map(drop)
+        authorities
+            .verify_server_cert(server, &[], &host, &[], UnixTime::since_unix_epoch(now))
+            .map(drop)
     }
 
     #[test]
@@ -173,10 +216,16 @@ mod tests {
             assert_eq!(verify(&server, &server, "origin.test", NOW), Ok(()));
             for host in ["other.test", "sub.origin.test", "127.0.0.1"] {
                 let refused = verify(&server, &server, host, NOW).unwrap_err();
-                assert!(refused.to_string().contains("not valid for name"), "{host}: {refused}");
+                assert!(
+                    refused.to_string().contains("not valid for name"),
+                    "{host}: {refused}"
+                );
             }
             let same_name = self_signed(&params);
-            assert!(verify(&server, &same_name, "origin.test", NOW).is_err(), "another key");
+            assert!(
+                verify(&server, &same_name, "origin.test", NOW).is_err(),
+                "another key"
+            );
         }
         let server = self_signed(&params("127.0.0.1"));
         assert_eq!(verify(&server, &server, "127.0.0.1", NOW), Ok(()));
@@ -190,9 +239,17 @@ mod tests {
         let server = self_signed(&short);
         assert_eq!(verify(&server, &server, "origin.test", NOW), Ok(()));
         let year = Duration::from_hours(24 * 365);
-        assert_eq!(verify(&server, &server, "origin.test", NOW + year), Err(CertificateError::Expired.into()));
         assert_eq!(
-            verify(&server, &server, "origin.test", NOW.checked_sub(year).unwrap()),
+            verify(&server, &server, "origin.test", NOW + year),
+            Err(CertificateError::Expired.into())
+        );
+        assert_eq!(
+            verify(
+                &server,
+                &server,
+                "origin.test",
+                NOW.checked_sub(year).unwrap()
+            ),
             Err(CertificateError::NotValidYet.into())
         );
         for (usage, is_accepted) in [
@@ -203,18 +260,30 @@ mod tests {
             let mut params = params("origin.test");
             params.extended_key_usages = vec![usage.clone()];
             let server = self_signed(&params);
-            assert_eq!(verify(&server, &server, "origin.test", NOW).is_ok(), is_accepted, "{usage:?}");
+            assert_eq!(
+                verify(&server, &server, "origin.test", NOW).is_ok(),
+                is_accepted,
+                "{usage:?}"
+            );
         }
     }
 
     #[test]
     fn only_an_authority_may_sign_other_certificates() {
-        for (issuer, is_accepted) in [(authority(params("issuer")), true), (params("issuer"), false)] {
+        for (issuer, is_accepted) in [
+            (authority(params("issuer")), true),
+            (params("issuer"), false),
+        ] {
             let key = KeyPair::generate().unwrap();
             let named = issuer.self_signed(&key).unwrap().der().clone();
             let server_key = KeyPair::generate().unwrap();
-            let server = params("origin.test").signed_by(&server_key, &Issuer::new(issuer, &key)).unwrap();
-            assert_eq!(verify(&named, server.der(), "origin.test", NOW).is_ok(), is_accepted);
+            let server = params("origin.test")
+                .signed_by(&server_key, &Issuer::new(issuer, &key))
+                .unwrap();
+            assert_eq!(
+                verify(&named, server.der(), "origin.test", NOW).is_ok(),
+                is_accepted
+            );
         }
     }
 }

@@ -18,7 +18,9 @@ use shared::{
 use url::Url;
 
 use crate::origin::{
-    allowed_addresses::{AllowedAddresses, OriginResolver, PrivateOrigin, RedirectResolver, RefusedAddress},
+    allowed_addresses::{
+        AllowedAddresses, OriginResolver, PrivateOrigin, RedirectResolver, RefusedAddress,
+    },
     authorities::Authorities,
     lookup::Lookup,
     proxies::{Proxies, UnusableProxy},
@@ -38,7 +40,9 @@ const LONGEST_NAME: usize = 100;
 #[derive(Debug, thiserror::Error)]
 pub enum OriginError {
     /// A header of `--header-file` that HTTP does not allow.
-    #[error("use the request header \"{name}\": its name or value has characters that HTTP forbids")]
+    #[error(
+        "use the request header \"{name}\": its name or value has characters that HTTP forbids"
+    )]
     Header {
         /// The header's name; the value is secret.
         name: String,
@@ -88,12 +92,17 @@ impl Clients {
     /// Prepares the shared settings. The current runtime looks up host names for all clients.
     /// `private`: whether the origin may be at a private address.
     pub(crate) fn for_job(job: &JobOptions, private: PrivateOrigin) -> Result<Self, OriginError> {
-        let base = job.url.for_class("n00000000".parse().expect("a well-formed id"));
+        let base = job
+            .url
+            .for_class("n00000000".parse().expect("a well-formed id"));
         let tls = tls(&job.ca_pem, base.scheme() == "https")?;
         let proxies = Arc::new(Proxies::of_environment());
         if let Some(proxy) = proxies.for_url(&base)? {
             let proxy = without_credentials(proxy.as_str());
-            tracing::info!(proxy = proxy.trim_end_matches('/'), "the origin is asked through a proxy");
+            tracing::info!(
+                proxy = proxy.trim_end_matches('/'),
+                "the origin is asked through a proxy"
+            );
         }
         let addresses = AllowedAddresses::new(base.clone(), private, Lookup::on_current_runtime());
         Ok(Self {
@@ -145,7 +154,9 @@ impl Clients {
 fn secrets(job: &JobOptions) -> Result<HeaderMap, OriginError> {
     let mut headers = HeaderMap::new();
     for secret in &job.headers {
-        let invalid = || OriginError::Header { name: printable_within(&secret.name, LONGEST_NAME) };
+        let invalid = || OriginError::Header {
+            name: printable_within(&secret.name, LONGEST_NAME),
+        };
         let name: HeaderName = secret.name.parse().map_err(|_| invalid())?;
         let mut value = HeaderValue::from_bytes(&secret.value).map_err(|_| invalid())?;
         value.set_sensitive(true);
@@ -157,13 +168,21 @@ fn secrets(job: &JobOptions) -> Result<HeaderMap, OriginError> {
 /// The TLS settings. `now`: read the system's authorities at once, so that missing ones are
 /// reported at the start.
 fn tls(ca_pem: &[u8], now: bool) -> Result<ClientConfig, OriginError> {
-    let named = if ca_pem.is_empty() { Vec::new() } else { bundle::read(ca_pem)? };
+    let named = if ca_pem.is_empty() {
+        Vec::new()
+    } else {
+        bundle::read(ca_pem)?
+    };
     let authorities = Authorities::new(named);
     if now {
         authorities.check()?;
     }
-    let config = ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let mut config = config.dangerous().with_custom_certificate_verifier(Arc::new(authorities)).with_no_client_auth();
+    let config =
+        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
+    let mut config = config
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(authorities))
+        .with_no_client_auth();
     config.alpn_protocols = vec![b"http/1.1".to_vec()];
     Ok(config)
 }

@@ -5,12 +5,17 @@
 
 use std::{error::Error, io, iter};
 
-use rustls::{AlertDescription, CertificateError, Error as TlsError, InvalidMessage, pki_types::UnixTime};
-use shared::{origin_address::origin_address, outcome::printable_within, url_secrets::without_credentials};
+use rustls::{
+    AlertDescription, CertificateError, Error as TlsError, InvalidMessage, pki_types::UnixTime,
+};
+use shared::{
+    origin_address::origin_address, outcome::printable_within, url_secrets::without_credentials,
+};
 use url::Url;
 
 use crate::origin::{
-    allowed_addresses::RefusedAddress, download_error::DownloadError, lookup::LookupFailed, redirect::RefusedRedirect,
+    allowed_addresses::RefusedAddress, download_error::DownloadError, lookup::LookupFailed,
+    redirect::RefusedRedirect,
 };
 
 /// Largest number of bytes of a library's message, used where this module has no sentence for the
@@ -19,7 +24,8 @@ const LONGEST_DETAIL: usize = 300;
 /// Largest number of names of a certificate in a message.
 const MAX_NAMES: usize = 3;
 const CHECK_SCHEME: &str = "check http:// or https:// and the port in --url";
-const GIVE_AUTHORITY: &str = "if it is the right one, give its authority (or the certificate itself) with --cacert";
+const GIVE_AUTHORITY: &str =
+    "if it is the right one, give its authority (or the certificate itself) with --cacert";
 
 /// A request that received no answer.
 struct FailedRequest<'request> {
@@ -34,10 +40,15 @@ struct FailedRequest<'request> {
 
 /// Classifies an error of the HTTP client. `proxy`: the proxy of the request.
 pub(crate) fn from_client(error: &reqwest::Error, proxy: Option<&Url>) -> DownloadError {
-    let mut address = error.url().map_or_else(|| "the origin".to_owned(), origin_address);
+    let mut address = error
+        .url()
+        .map_or_else(|| "the origin".to_owned(), origin_address);
     if let Some(proxy) = proxy {
         let proxy = without_credentials(proxy.as_str());
-        address = format!("{address} through the proxy {}", proxy.trim_end_matches('/'));
+        address = format!(
+            "{address} through the proxy {}",
+            proxy.trim_end_matches('/')
+        );
     }
     let request = FailedRequest {
         address,
@@ -50,10 +61,18 @@ pub(crate) fn from_client(error: &reqwest::Error, proxy: Option<&Url>) -> Downlo
 }
 
 fn classify(error: &(dyn Error + 'static), request: &FailedRequest<'_>) -> DownloadError {
-    let FailedRequest { address, is_https, is_connect, is_timeout, .. } = request;
+    let FailedRequest {
+        address,
+        is_https,
+        is_connect,
+        is_timeout,
+        ..
+    } = request;
     for cause in causes(error) {
         if let Some(refused) = cause.downcast_ref::<RefusedRedirect>() {
-            return DownloadError::Redirect { why: refused.to_string() };
+            return DownloadError::Redirect {
+                why: refused.to_string(),
+            };
         }
         if let Some(tls) = cause.downcast_ref::<TlsError>() {
             return tls_error(tls, request);
@@ -62,14 +81,25 @@ fn classify(error: &(dyn Error + 'static), request: &FailedRequest<'_>) -> Downl
     let why = match connection_fault(error) {
         Some(ConnectionFault::Address(why)) => format!("no connection to {address}: {why}"),
         Some(ConnectionFault::NoHttp) if *is_https => format!("the answer of {address} is no HTTP"),
-        Some(ConnectionFault::NoHttp) => format!("the answer of {address} is no HTTP (does it speak TLS?)"),
-        Some(ConnectionFault::Closed) if *is_connect && *is_https => {
-            format!("no connection to {address}: closed in the TLS handshake (does it speak plain HTTP?)")
+        Some(ConnectionFault::NoHttp) => {
+            format!("the answer of {address} is no HTTP (does it speak TLS?)")
         }
-        Some(ConnectionFault::Closed) if !is_connect => format!("{address} closed the connection before it answered"),
-        Some(ConnectionFault::Io(kind)) if *is_connect => format!("no connection to {address}: {}", describe(kind)),
+        Some(ConnectionFault::Closed) if *is_connect && *is_https => {
+            format!(
+                "no connection to {address}: closed in the TLS handshake (does it speak plain HTTP?)"
+            )
+        }
+        Some(ConnectionFault::Closed) if !is_connect => {
+            format!("{address} closed the connection before it answered")
+        }
+        Some(ConnectionFault::Io(kind)) if *is_connect => {
+            format!("no connection to {address}: {}", describe(kind))
+        }
         Some(ConnectionFault::Io(kind)) => {
-            format!("connection to {address} broke before an answer: {}", describe(kind))
+            format!(
+                "connection to {address} broke before an answer: {}",
+                describe(kind)
+            )
         }
         _ if *is_timeout && *is_connect => format!("no connection to {address}: no answer in time"),
         _ if *is_connect => format!("no connection to {address}: {}", detail(error)),
@@ -80,10 +110,15 @@ fn classify(error: &(dyn Error + 'static), request: &FailedRequest<'_>) -> Downl
 
 /// An error and its sources, outermost first. `io::Error::source` skips the error that it wraps, so
 /// the wrapped error is taken with `get_ref`.
-fn causes<'error>(error: &'error (dyn Error + 'static)) -> impl Iterator<Item = &'error (dyn Error + 'static)> {
+fn causes<'error>(
+    error: &'error (dyn Error + 'static),
+) -> impl Iterator<Item = &'error (dyn Error + 'static)> {
     iter::successors(Some(error), |error| {
         let error: &'error (dyn Error + 'static) = *error;
-        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+        match error
+            .downcast_ref::<io::Error>()
+            .and_then(io::Error::get_ref)
+        {
             Some(inner) => Some(inner as &(dyn Error + 'static)),
             None => error.source(),
         }
@@ -115,8 +150,14 @@ fn connection_fault(error: &(dyn Error + 'static)) -> Option<ConnectionFault> {
             };
         }
         // An `io::Error` that wraps another error has less information than the wrapped one.
-        let io = cause.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some() || is_eof(error))?;
-        Some(if is_eof(io) { ConnectionFault::Closed } else { ConnectionFault::Io(io.kind()) })
+        let io = cause
+            .downcast_ref::<io::Error>()
+            .filter(|error| error.raw_os_error().is_some() || is_eof(error))?;
+        Some(if is_eof(io) {
+            ConnectionFault::Closed
+        } else {
+            ConnectionFault::Io(io.kind())
+        })
     })
 }
 
@@ -127,13 +168,17 @@ fn is_eof(error: &io::Error) -> bool {
 fn describe(kind: io::ErrorKind) -> String {
     match kind {
         io::ErrorKind::ConnectionRefused => "refused".to_owned(),
-        io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
-            "reset by the other side".to_owned()
-        }
+        io::ErrorKind::ConnectionReset
+        | io::ErrorKind::ConnectionAborted
+        | io::ErrorKind::BrokenPipe => "reset by the other side".to_owned(),
         io::ErrorKind::HostUnreachable => "the host cannot be reached".to_owned(),
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => "its network cannot be reached".to_owned(),
+        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
+            "its network cannot be reached".to_owned()
+        }
         io::ErrorKind::TimedOut => "no answer in time".to_owned(),
-        io::ErrorKind::AddrNotAvailable => "this host has no address or port left for it".to_owned(),
+        io::ErrorKind::AddrNotAvailable => {
+            "this host has no address or port left for it".to_owned()
+        }
         io::ErrorKind::PermissionDenied => "this host does not allow it (a firewall?)".to_owned(),
         other => other.to_string(),
     }
@@ -150,17 +195,27 @@ fn tls_error(error: &TlsError, request: &FailedRequest<'_>) -> DownloadError {
     let why = match error {
         TlsError::InvalidCertificate(certificate) => {
             let host = request.url.and_then(Url::host_str).unwrap_or_default();
-            return DownloadError::Certificate { why: format!("{address}: {}", of_certificate(certificate, host)) };
+            return DownloadError::Certificate {
+                why: format!("{address}: {}", of_certificate(certificate, host)),
+            };
         }
         TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            return DownloadError::Scheme { why: format!("{address} answers without TLS; {CHECK_SCHEME}") };
+            return DownloadError::Scheme {
+                why: format!("{address} answers without TLS; {CHECK_SCHEME}"),
+            };
         }
-        TlsError::AlertReceived(AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion)
+        TlsError::AlertReceived(
+            AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion,
+        )
         | TlsError::PeerIncompatible(_) => {
-            format!("no TLS connection to {address}: it has no protocol version or cipher in common with this program")
+            format!(
+                "no TLS connection to {address}: it has no protocol version or cipher in common with this program"
+            )
         }
         TlsError::AlertReceived(AlertDescription::UnrecognisedName) => {
-            format!("no TLS connection to {address}: it does not serve that name; check the host in --url")
+            format!(
+                "no TLS connection to {address}: it does not serve that name; check the host in --url"
+            )
         }
         TlsError::AlertReceived(
             AlertDescription::CertificateRequired
@@ -168,7 +223,9 @@ fn tls_error(error: &TlsError, request: &FailedRequest<'_>) -> DownloadError {
             | AlertDescription::UnknownCA
             | AlertDescription::AccessDenied,
         ) => {
-            format!("no TLS connection to {address}: it asks for a client certificate, which this program cannot give")
+            format!(
+                "no TLS connection to {address}: it asks for a client certificate, which this program cannot give"
+            )
         }
         TlsError::AlertReceived(alert) => {
             format!("no TLS connection to {address}: it refused with the alert {alert:?}")
@@ -185,21 +242,36 @@ fn tls_error(error: &TlsError, request: &FailedRequest<'_>) -> DownloadError {
 /// certificate itself is faulty, and only the server's operator can replace it.
 fn of_certificate(error: &CertificateError, host: &str) -> String {
     match error {
-        CertificateError::UnknownIssuer => format!("no authority that is trusted here has signed it; {GIVE_AUTHORITY}"),
+        CertificateError::UnknownIssuer => {
+            format!("no authority that is trusted here has signed it; {GIVE_AUTHORITY}")
+        }
         CertificateError::Other(other) if is_of_an_authority(other) => {
             format!("it is self-signed, or an authority's own and not a server's; {GIVE_AUTHORITY}")
         }
         CertificateError::Expired => "it has expired (or this host's clock is wrong)".to_owned(),
         CertificateError::ExpiredContext { not_after, .. } => {
-            format!("it expired at {} (or this host's clock is wrong)", timestamp(*not_after))
+            format!(
+                "it expired at {} (or this host's clock is wrong)",
+                timestamp(*not_after)
+            )
         }
-        CertificateError::NotValidYet => "it is not valid yet (or this host's clock is wrong)".to_owned(),
+        CertificateError::NotValidYet => {
+            "it is not valid yet (or this host's clock is wrong)".to_owned()
+        }
         CertificateError::NotValidYetContext { not_before, .. } => {
-            format!("it is not valid before {} (or this host's clock is wrong)", timestamp(*not_before))
+            format!(
+                "it is not valid before {} (or this host's clock is wrong)",
+                timestamp(*not_before)
+            )
         }
-        CertificateError::NotValidForName => format!("it is not for {host}; check the host in --url"),
+        CertificateError::NotValidForName => {
+            format!("it is not for {host}; check the host in --url")
+        }
         CertificateError::NotValidForNameContext { presented, .. } => {
-            format!("it is not for {host}{}; check the host in --url", names(presented))
+            format!(
+                "it is not for {host}{}; check the host in --url",
+                names(presented)
+            )
         }
         CertificateError::Revoked => "its authority has revoked it".to_owned(),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
@@ -208,16 +280,25 @@ fn of_certificate(error: &CertificateError, host: &str) -> String {
         CertificateError::BadSignature => "its signature does not verify".to_owned(),
         CertificateError::BadEncoding => "it cannot be read".to_owned(),
         CertificateError::Other(other) => {
-            format!("it cannot be used ({})", printable_within(&other.0.to_string(), LONGEST_DETAIL))
+            format!(
+                "it cannot be used ({})",
+                printable_within(&other.0.to_string(), LONGEST_DETAIL)
+            )
         }
-        unnamed => format!("it cannot be used ({})", printable_within(&unnamed.to_string(), LONGEST_DETAIL)),
+        unnamed => format!(
+            "it cannot be used ({})",
+            printable_within(&unnamed.to_string(), LONGEST_DETAIL)
+        ),
     }
 }
 
 /// Whether the server presents an authority's certificate, e.g. a self-signed one made with
 /// openssl.
 fn is_of_an_authority(error: &rustls::OtherError) -> bool {
-    matches!(error.0.downcast_ref::<webpki::Error>(), Some(webpki::Error::CaUsedAsEndEntity))
+    matches!(
+        error.0.downcast_ref::<webpki::Error>(),
+        Some(webpki::Error::CaUsedAsEndEntity)
+    )
 }
 
 /// The names for which a certificate is valid.
@@ -225,15 +306,25 @@ fn names(presented: &[String]) -> String {
     if presented.is_empty() {
         return String::new();
     }
-    let shown: Vec<String> =
-        presented.iter().take(MAX_NAMES).map(|name| printable_within(&plain(name), LONGEST_DETAIL)).collect();
-    let more = if presented.len() > MAX_NAMES { ", …" } else { "" };
+    let shown: Vec<String> = presented
+        .iter()
+        .take(MAX_NAMES)
+        .map(|name| printable_within(&plain(name), LONGEST_DETAIL))
+        .collect();
+    let more = if presented.len() > MAX_NAMES {
+        ", …"
+    } else {
+        ""
+    };
     format!(" but for {}{more}", shown.join(", "))
 }
 
 /// Removes the type from a name: webpki writes `DnsName("host")` and `IpAddress(127.0.0.1)`.
 fn plain(name: &str) -> String {
-    let inner = name.split_once('(').and_then(|(_, rest)| rest.strip_suffix(')')).unwrap_or(name);
+    let inner = name
+        .split_once('(')
+        .and_then(|(_, rest)| rest.strip_suffix(')'))
+        .unwrap_or(name);
     inner.trim_matches('"').to_owned()
 }
 
@@ -251,7 +342,11 @@ mod tests {
     use super::*;
 
     /// Classifies an error that is wrapped twice, as the client's connectors do.
-    fn classify_wrapped(cause: impl Into<Box<dyn Error + Send + Sync>>, url: &str, is_connect: bool) -> DownloadError {
+    fn classify_wrapped(
+        cause: impl Into<Box<dyn Error + Send + Sync>>,
+        url: &str,
+        is_connect: bool,
+    ) -> DownloadError {
         let url: Url = url.parse().unwrap();
         let request = FailedRequest {
             address: origin_address(&url),
@@ -271,40 +366,62 @@ mod tests {
     #[test]
     fn a_failure_to_connect_names_host_port_and_cause() {
         use nix::errno::Errno;
-        let lookup = LookupFailed { host: "h".to_owned(), why: "Name or service not known".to_owned() };
+        let lookup = LookupFailed {
+            host: "h".to_owned(),
+            why: "Name or service not known".to_owned(),
+        };
         let causes: [(Box<dyn Error + Send + Sync>, &str); 7] = [
             (os(Errno::ECONNREFUSED).into(), "refused"),
             (os(Errno::EHOSTUNREACH).into(), "the host cannot be reached"),
-            (os(Errno::ENETUNREACH).into(), "its network cannot be reached"),
+            (
+                os(Errno::ENETUNREACH).into(),
+                "its network cannot be reached",
+            ),
             (os(Errno::ETIMEDOUT).into(), "no answer in time"),
             (os(Errno::ECONNRESET).into(), "reset by the other side"),
-            (lookup.into(), "the name h cannot be looked up (Name or service not known)"),
+            (
+                lookup.into(),
+                "the name h cannot be looked up (Name or service not known)",
+            ),
             ("something new".into(), "something new"),
         ];
         for (cause, message) in causes {
             let why = format!("no connection to http://h:99: {message}");
-            assert_eq!(classify_wrapped(cause, "http://h:99/n1.tar", true), DownloadError::Connection { why });
+            assert_eq!(
+                classify_wrapped(cause, "http://h:99/n1.tar", true),
+                DownloadError::Connection { why }
+            );
         }
     }
 
     #[test]
     fn a_broken_connection_differs_from_a_failure_to_connect() {
-        let why = "connection to http://h:80 broke before an answer: reset by the other side".to_owned();
+        let why =
+            "connection to http://h:80 broke before an answer: reset by the other side".to_owned();
         assert_eq!(
             classify_wrapped(os(nix::errno::Errno::ECONNRESET), "http://h/", false),
             DownloadError::Connection { why }
         );
         let eof = || io::Error::from(io::ErrorKind::UnexpectedEof);
         let why = "http://h:80 closed the connection before it answered".to_owned();
-        assert_eq!(classify_wrapped(eof(), "http://h/", false), DownloadError::Connection { why });
+        assert_eq!(
+            classify_wrapped(eof(), "http://h/", false),
+            DownloadError::Connection { why }
+        );
         let why = "no connection to https://h:443: closed in the TLS handshake (does it speak plain HTTP?)".to_owned();
-        assert_eq!(classify_wrapped(eof(), "https://h/", true), DownloadError::Connection { why });
+        assert_eq!(
+            classify_wrapped(eof(), "https://h/", true),
+            DownloadError::Connection { why }
+        );
     }
 
     #[test]
     fn each_fault_of_a_certificate_has_a_sentence_with_a_remedy() {
         let time = UnixTime::since_unix_epoch(Duration::from_secs(1_700_000_000));
-        let presented = vec!["DnsName(\"a.test\")".to_owned(), "IpAddress(10.0.0.1)".to_owned()];
+        let presented = vec![
+            "DnsName(\"a.test\")".to_owned(),
+            "IpAddress(10.0.0.1)".to_owned(),
+        ];
         let expected = ServerName::try_from("h").unwrap();
         for (error, message) in [
             (
@@ -318,28 +435,52 @@ mod tests {
                  authority (or the certificate itself) with --cacert",
             ),
             (
-                CertificateError::Other(OtherError(Arc::new(webpki::Error::NameConstraintViolation))),
+                CertificateError::Other(OtherError(Arc::new(
+                    webpki::Error::NameConstraintViolation,
+                ))),
                 "it cannot be used (NameConstraintViolation)",
             ),
-            (CertificateError::Expired, "it has expired (or this host's clock is wrong)"),
             (
-                CertificateError::ExpiredContext { time, not_after: time },
+                CertificateError::Expired,
+                "it has expired (or this host's clock is wrong)",
+            ),
+            (
+                CertificateError::ExpiredContext {
+                    time,
+                    not_after: time,
+                },
                 "it expired at 2023-11-14T22:13:20Z (or this host's clock is wrong)",
             ),
             (
-                CertificateError::NotValidYetContext { time, not_before: time },
+                CertificateError::NotValidYetContext {
+                    time,
+                    not_before: time,
+                },
                 "it is not valid before 2023-11-14T22:13:20Z (or this host's clock is wrong)",
             ),
-            (CertificateError::NotValidForName, "it is not for h; check the host in --url"),
             (
-                CertificateError::NotValidForNameContext { expected, presented },
+                CertificateError::NotValidForName,
+                "it is not for h; check the host in --url",
+            ),
+            (
+                CertificateError::NotValidForNameContext {
+                    expected,
+                    presented,
+                },
                 "it is not for h but for a.test, 10.0.0.1; check the host in --url",
             ),
             (CertificateError::Revoked, "its authority has revoked it"),
-            (CertificateError::InvalidPurpose, "it is not meant for a server (extended key usage)"),
+            (
+                CertificateError::InvalidPurpose,
+                "it is not meant for a server (extended key usage)",
+            ),
         ] {
             let why = format!("https://h:443: {message}");
-            let classified = classify_wrapped(TlsError::InvalidCertificate(error), "https://h/n1.tar", true);
+            let classified = classify_wrapped(
+                TlsError::InvalidCertificate(error),
+                "https://h/n1.tar",
+                true,
+            );
             assert_eq!(classified, DownloadError::Certificate { why });
         }
     }
@@ -348,25 +489,49 @@ mod tests {
     fn an_origin_without_tls_is_a_wrong_scheme_and_other_tls_errors_are_transient() {
         let why = format!("https://h:443 answers without TLS; {CHECK_SCHEME}");
         let no_tls = TlsError::InvalidMessage(InvalidMessage::InvalidContentType);
-        assert_eq!(classify_wrapped(no_tls, "https://h/", true), DownloadError::Scheme { why });
+        assert_eq!(
+            classify_wrapped(no_tls, "https://h/", true),
+            DownloadError::Scheme { why }
+        );
         for (error, message) in [
-            (TlsError::AlertReceived(AlertDescription::HandshakeFailure), "no protocol version or cipher in common"),
-            (TlsError::AlertReceived(AlertDescription::UnrecognisedName), "check the host in --url"),
-            (TlsError::AlertReceived(AlertDescription::CertificateRequired), "asks for a client certificate"),
-            (TlsError::AlertReceived(AlertDescription::InternalError), "the alert InternalError"),
+            (
+                TlsError::AlertReceived(AlertDescription::HandshakeFailure),
+                "no protocol version or cipher in common",
+            ),
+            (
+                TlsError::AlertReceived(AlertDescription::UnrecognisedName),
+                "check the host in --url",
+            ),
+            (
+                TlsError::AlertReceived(AlertDescription::CertificateRequired),
+                "asks for a client certificate",
+            ),
+            (
+                TlsError::AlertReceived(AlertDescription::InternalError),
+                "the alert InternalError",
+            ),
             (TlsError::DecryptError, "cannot decrypt peer's message"),
         ] {
-            let DownloadError::Connection { why } = classify_wrapped(error, "https://h/", true) else {
+            let DownloadError::Connection { why } = classify_wrapped(error, "https://h/", true)
+            else {
                 panic!("{message}")
             };
-            assert!(why.starts_with("no TLS connection to https://h:443: ") && why.contains(message), "{why}");
+            assert!(
+                why.starts_with("no TLS connection to https://h:443: ") && why.contains(message),
+                "{why}"
+            );
         }
     }
 
     #[test]
     fn a_redirect_that_the_resolver_refuses_keeps_its_identity() {
-        let refused = RefusedRedirect::Private { host: "h".to_owned() };
+        let refused = RefusedRedirect::Private {
+            host: "h".to_owned(),
+        };
         let why = refused.to_string();
-        assert_eq!(classify_wrapped(refused, "http://h/", true), DownloadError::Redirect { why });
+        assert_eq!(
+            classify_wrapped(refused, "http://h/", true),
+            DownloadError::Redirect { why }
+        );
     }
 }

@@ -87,15 +87,23 @@ pub(crate) struct Download<'origin> {
 impl<'origin> Download<'origin> {
     /// Prepares a download. `resume`: the version of the tar, and how many of its bytes are already
     /// here.
-    pub(crate) fn new(origin: &'origin Origin, url: Url, retries: u32, resume: Option<(Source, u64)>) -> Self {
-        let (source, position) = resume.map_or((None, 0), |(source, position)| (Some(source), position));
+    pub(crate) fn new(
+        origin: &'origin Origin,
+        url: Url,
+        retries: u32,
+        resume: Option<(Source, u64)>,
+    ) -> Self {
+        let (source, position) =
+            resume.map_or((None, 0), |(source, position)| (Some(source), position));
         let floor = SpeedFloor::new(origin.timeout() / 2);
         let attempts = Attempts::starting_at(position);
         Self {
             origin,
             url,
             retries,
-            by_date: source.as_ref().is_some_and(|source: &Source| source.by_date),
+            by_date: source
+                .as_ref()
+                .is_some_and(|source: &Source| source.by_date),
             source,
             position,
             until: Until::default(),
@@ -186,7 +194,10 @@ impl<'origin> Download<'origin> {
 
     /// Starts anew if retries are left: the body ended, but the tar in it is incomplete.
     pub(crate) async fn begin_again(&mut self) -> Result<(), DownloadError> {
-        let cut = DownloadError::Cut { received: self.position, length: None };
+        let cut = DownloadError::Cut {
+            received: self.position,
+            length: None,
+        };
         self.reset();
         self.origin.failed(&cut);
         self.wait_or_give_up(cut).await
@@ -206,14 +217,23 @@ impl<'origin> Download<'origin> {
     /// Opens a connection at the current position. `None`: the body continues there, or the next
     /// request starts anew.
     async fn connect(&mut self) -> Result<Option<Piece>, DownloadError> {
-        if self.source.as_ref().is_some_and(|source| source.validator().is_none()) {
+        if self
+            .source
+            .as_ref()
+            .is_some_and(|source| source.validator().is_none())
+        {
             self.reset();
         }
         let known = self.source.as_ref().map(|source| (source, self.position));
         let length = self.source.as_ref().and_then(|source| source.length);
-        let until = Some(self.until.get()).filter(|until| length.is_some_and(|length| *until < length));
+        let until =
+            Some(self.until.get()).filter(|until| length.is_some_and(|length| *until < length));
         self.asked_until = until.unwrap_or(u64::MAX);
-        let priority = self.priority.unwrap_or(if known.is_some() { Priority::GoingOn } else { Priority::New });
+        let priority = self.priority.unwrap_or(if known.is_some() {
+            Priority::GoingOn
+        } else {
+            Priority::New
+        });
         let mut opened = match self.origin.open(&self.url, known, until, priority).await {
             Err(error) if known.is_some() && refuses_only_the_range(&error) => {
                 self.reset();
@@ -231,7 +251,9 @@ impl<'origin> Download<'origin> {
                 self.transfer = Some(opened.transfer);
                 Ok(Some(Piece::Begin(opened.source)))
             }
-            (Part::From(from), Some(source)) if from == self.position && source.is_continued_by(&opened.source) => {
+            (Part::From(from), Some(source))
+                if from == self.position && source.is_continued_by(&opened.source) =>
+            {
                 self.transfer = Some(opened.transfer);
                 Ok(None)
             }
@@ -242,7 +264,10 @@ impl<'origin> Download<'origin> {
                 Ok(None)
             }
             (Part::From(_) | Part::Unclear, None) => Err(DownloadError::Connection {
-                why: format!("{} sent a part of the tar when asked for all of it", origin_address(&self.url)),
+                why: format!(
+                    "{} sent a part of the tar when asked for all of it",
+                    origin_address(&self.url)
+                ),
             }),
         }
     }
@@ -269,9 +294,15 @@ impl<'origin> Download<'origin> {
         transfer.wait_for_rate().await;
         // The permit is still held when a failure is counted, so no request that the failure would
         // delay is admitted before that.
-        let received = self.receive(&mut transfer).await.inspect_err(|error| self.origin.failed(error))?;
-        let Some(mut bytes) = received else { return Ok(Some(Piece::End)) };
-        let wanted = usize::try_from(self.until.get().saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let received = self
+            .receive(&mut transfer)
+            .await
+            .inspect_err(|error| self.origin.failed(error))?;
+        let Some(mut bytes) = received else {
+            return Ok(Some(Piece::End));
+        };
+        let wanted =
+            usize::try_from(self.until.get().saturating_sub(self.position)).unwrap_or(usize::MAX);
         let is_wanted = bytes.len() <= wanted;
         bytes.truncate(wanted);
         self.position += bytes.len() as u64;
@@ -288,13 +319,24 @@ impl<'origin> Download<'origin> {
         let started = Instant::now();
         let chunk = tokio::time::timeout(self.origin.timeout(), transfer.chunk()).await;
         let length = self.source.as_ref().and_then(|source| source.length);
-        let cut = DownloadError::Cut { received: self.position, length };
+        let cut = DownloadError::Cut {
+            received: self.position,
+            length,
+        };
         match chunk {
-            Err(_) => Err(DownloadError::Timeout { after: self.origin.timeout() }),
-            Ok(Err(error)) if error.is_timeout() => Err(DownloadError::Timeout { after: self.origin.timeout() }),
+            Err(_) => Err(DownloadError::Timeout {
+                after: self.origin.timeout(),
+            }),
+            Ok(Err(error)) if error.is_timeout() => Err(DownloadError::Timeout {
+                after: self.origin.timeout(),
+            }),
             // TLS without `close_notify`. The end marker of the tar decides whether the body was
             // complete.
-            Ok(Err(error)) if ends_with_connection(transfer.response()) && is_end_of_connection(&error) => Ok(None),
+            Ok(Err(error))
+                if ends_with_connection(transfer.response()) && is_end_of_connection(&error) =>
+            {
+                Ok(None)
+            }
             Ok(Err(error)) => {
                 tracing::debug!(url = %shown(&self.url), %error, "connection broke");
                 Err(cut)
@@ -310,31 +352,44 @@ impl<'origin> Download<'origin> {
 
     async fn wait_or_give_up(&mut self, error: DownloadError) -> Result<(), DownloadError> {
         self.transfer = None;
-        self.attempts.wait_or_give_up(error, &self.url, self.retries, &self.origin.retries).await
+        self.attempts
+            .wait_or_give_up(error, &self.url, self.retries, &self.origin.retries)
+            .await
     }
 }
 
 /// Whether only the end of the connection delimits the body (RFC 9112 §6.3).
 fn ends_with_connection(response: &Response) -> bool {
     let headers = response.headers();
-    !headers.contains_key(header::CONTENT_LENGTH) && !headers.contains_key(header::TRANSFER_ENCODING)
+    !headers.contains_key(header::CONTENT_LENGTH)
+        && !headers.contains_key(header::TRANSFER_ENCODING)
 }
 
 /// Whether a connection was closed, rather than reset or broken in another way.
 fn is_end_of_connection(error: &reqwest::Error) -> bool {
     let mut causes = iter::successors(error.source(), |cause| (**cause).source());
     causes.any(|cause| {
-        cause.downcast_ref::<io::Error>().is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
+        cause
+            .downcast_ref::<io::Error>()
+            .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
     })
 }
 
 /// Requests a tar's length and validators with a `GET`. Retries are the same as for the tar itself.
-pub(crate) async fn describe(origin: &Origin, url: &Url, retries: u32) -> Result<Source, DownloadError> {
+pub(crate) async fn describe(
+    origin: &Origin,
+    url: &Url,
+    retries: u32,
+) -> Result<Source, DownloadError> {
     let mut attempts = Attempts::default();
     loop {
         match origin.describe(url, Question::FirstByte).await {
             Ok(source) => return Ok(source),
-            Err(error) => attempts.wait_or_give_up(error, url, retries, &origin.retries).await?,
+            Err(error) => {
+                attempts
+                    .wait_or_give_up(error, url, retries, &origin.retries)
+                    .await?;
+            }
         }
     }
 }
@@ -350,7 +405,11 @@ struct SpeedFloor {
 
 impl SpeedFloor {
     fn new(window: Duration) -> Self {
-        Self { window, waited: Duration::ZERO, received: 0 }
+        Self {
+            window,
+            waited: Duration::ZERO,
+            received: 0,
+        }
     }
 
     fn restart(&mut self) {
@@ -366,7 +425,11 @@ impl SpeedFloor {
         #[expect(clippy::cast_precision_loss, reason = "compared with a rough floor")]
         let rate = self.received as f64 / self.waited.as_secs_f64();
         self.restart();
-        if rate < SLOWEST_BYTES_PER_SECOND { Err(DownloadError::TooSlow { over: self.window }) } else { Ok(()) }
+        if rate < SLOWEST_BYTES_PER_SECOND {
+            Err(DownloadError::TooSlow { over: self.window })
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -382,7 +445,9 @@ mod tests {
         }
         assert_eq!(
             floor.check(1, Duration::from_secs(1)),
-            Err(DownloadError::TooSlow { over: Duration::from_mins(1) })
+            Err(DownloadError::TooSlow {
+                over: Duration::from_mins(1)
+            })
         );
         assert!(floor.check(61 << 10, Duration::from_mins(1)).is_ok());
     }

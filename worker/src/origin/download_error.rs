@@ -108,9 +108,10 @@ impl DownloadError {
         match self {
             Self::Status { .. } | Self::Redirect { .. } => FailureKind::HttpError,
             Self::Timeout { .. } | Self::TooSlow { .. } => FailureKind::Timeout,
-            Self::Connection { .. } | Self::Certificate { .. } | Self::Scheme { .. } | Self::Cut { .. } => {
-                FailureKind::ConnectionError
-            }
+            Self::Connection { .. }
+            | Self::Certificate { .. }
+            | Self::Scheme { .. }
+            | Self::Cut { .. } => FailureKind::ConnectionError,
             Self::NotATar { .. } => FailureKind::NotATar,
             Self::TooLong { .. } => FailureKind::TarError,
         }
@@ -119,7 +120,9 @@ impl DownloadError {
 
 impl From<RefusedRedirect> for DownloadError {
     fn from(refused: RefusedRedirect) -> Self {
-        Self::Redirect { why: refused.to_string() }
+        Self::Redirect {
+            why: refused.to_string(),
+        }
     }
 }
 
@@ -148,7 +151,10 @@ fn status_class(code: u16) -> &'static str {
 }
 
 fn reason(code: u16) -> &'static str {
-    StatusCode::from_u16(code).ok().and_then(|status| status.canonical_reason()).unwrap_or("unknown")
+    StatusCode::from_u16(code)
+        .ok()
+        .and_then(|status| status.canonical_reason())
+        .unwrap_or("unknown")
 }
 
 #[cfg(test)]
@@ -161,15 +167,35 @@ mod tests {
 
     #[test]
     fn transient_errors_are_attributed_to_the_origin_and_permanent_ones_to_the_class() {
-        let status = |code| DownloadError::Status { code, url: String::new(), retry_after: None };
+        let status = |code| DownloadError::Status {
+            code,
+            url: String::new(),
+            retry_after: None,
+        };
         let why = String::new;
         for (error, suspect) in [
             (status(503), Suspect::Origin),
             (status(429), Suspect::Origin),
             (status(404), Suspect::Class),
-            (DownloadError::Timeout { after: Duration::ZERO }, Suspect::Origin),
-            (DownloadError::TooSlow { over: Duration::ZERO }, Suspect::Origin),
-            (DownloadError::Cut { received: 1, length: None }, Suspect::Origin),
+            (
+                DownloadError::Timeout {
+                    after: Duration::ZERO,
+                },
+                Suspect::Origin,
+            ),
+            (
+                DownloadError::TooSlow {
+                    over: Duration::ZERO,
+                },
+                Suspect::Origin,
+            ),
+            (
+                DownloadError::Cut {
+                    received: 1,
+                    length: None,
+                },
+                Suspect::Origin,
+            ),
             (DownloadError::Connection { why: why() }, Suspect::Origin),
             (DownloadError::Certificate { why: why() }, Suspect::Class),
             (DownloadError::Scheme { why: why() }, Suspect::Class),
@@ -182,18 +208,36 @@ mod tests {
 
     #[test]
     fn a_permanent_error_is_a_refusal_and_a_transient_one_is_not() {
-        let status = |code| DownloadError::Status { code, url: String::new(), retry_after: None };
+        let status = |code| DownloadError::Status {
+            code,
+            url: String::new(),
+            retry_after: None,
+        };
         let why = String::new;
         for (error, refusal) in [
             (status(404), Some(Refusal::Status(404))),
             (status(401), Some(Refusal::Status(401))),
             (status(503), None),
-            (DownloadError::Redirect { why: why() }, Some(Refusal::Redirect)),
-            (DownloadError::NotATar { why: why() }, Some(Refusal::NotATar)),
-            (DownloadError::Certificate { why: why() }, Some(Refusal::Certificate)),
+            (
+                DownloadError::Redirect { why: why() },
+                Some(Refusal::Redirect),
+            ),
+            (
+                DownloadError::NotATar { why: why() },
+                Some(Refusal::NotATar),
+            ),
+            (
+                DownloadError::Certificate { why: why() },
+                Some(Refusal::Certificate),
+            ),
             (DownloadError::Scheme { why: why() }, Some(Refusal::Scheme)),
             (DownloadError::Connection { why: why() }, None),
-            (DownloadError::Timeout { after: Duration::ZERO }, None),
+            (
+                DownloadError::Timeout {
+                    after: Duration::ZERO,
+                },
+                None,
+            ),
             (DownloadError::TooLong { length: 1 }, None),
         ] {
             assert_eq!(Failure::from(error.clone()).refusal, refusal, "{error}");
@@ -202,19 +246,36 @@ mod tests {
 
     #[test]
     fn the_messages_are_those_that_scripts_of_users_parse() {
-        let status = |code| DownloadError::Status { code, url: "http://h/n1.tar".to_owned(), retry_after: None };
-        assert_eq!(line(status(404)), "HTTPError: 404 Client Error: Not Found for url: http://h/n1.tar");
-        assert_eq!(line(status(503)), "HTTPError: 503 Server Error: Service Unavailable for url: http://h/n1.tar");
+        let status = |code| DownloadError::Status {
+            code,
+            url: "http://h/n1.tar".to_owned(),
+            retry_after: None,
+        };
         assert_eq!(
-            line(DownloadError::Timeout { after: Duration::from_mins(2) }),
+            line(status(404)),
+            "HTTPError: 404 Client Error: Not Found for url: http://h/n1.tar"
+        );
+        assert_eq!(
+            line(status(503)),
+            "HTTPError: 503 Server Error: Service Unavailable for url: http://h/n1.tar"
+        );
+        assert_eq!(
+            line(DownloadError::Timeout {
+                after: Duration::from_mins(2)
+            }),
             "Timeout: Request timeout after 120s"
         );
         assert_eq!(
-            line(DownloadError::Timeout { after: Duration::from_millis(1500) }),
+            line(DownloadError::Timeout {
+                after: Duration::from_millis(1500)
+            }),
             "Timeout: Request timeout after 1.5s"
         );
         assert_eq!(
-            line(DownloadError::Cut { received: 300, length: Some(1000) }),
+            line(DownloadError::Cut {
+                received: 300,
+                length: Some(1000)
+            }),
             "ConnectionError: connection cut after 300 of 1000 bytes"
         );
     }

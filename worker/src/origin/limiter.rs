@@ -42,7 +42,13 @@ pub(crate) struct Observation {
 impl Observation {
     /// Whether it equals `other` in all but the remaining `Retry-After`, which changes with time.
     pub(crate) fn is_unchanged_since(&self, other: &Self) -> bool {
-        Self { retry_after: Duration::ZERO, ..*self } == Self { retry_after: Duration::ZERO, ..*other }
+        Self {
+            retry_after: Duration::ZERO,
+            ..*self
+        } == Self {
+            retry_after: Duration::ZERO,
+            ..*other
+        }
     }
 }
 
@@ -75,7 +81,11 @@ enum OverloadSignal {
 /// The overload signal of an error; `None` for an error that does not depend on the load.
 fn trouble(error: &DownloadError) -> Option<OverloadSignal> {
     match error {
-        DownloadError::Status { code: 429 | 503, retry_after, .. } => Some(OverloadSignal::Refusal(*retry_after)),
+        DownloadError::Status {
+            code: 429 | 503,
+            retry_after,
+            ..
+        } => Some(OverloadSignal::Refusal(*retry_after)),
         DownloadError::Timeout { .. }
         | DownloadError::TooSlow { .. }
         | DownloadError::Connection { .. }
@@ -96,17 +106,40 @@ mod tests {
     #[test]
     fn each_error_is_a_cut_a_refusal_or_no_overload_signal() {
         let text = String::new;
-        let status = |code, retry_after| DownloadError::Status { code, url: text(), retry_after };
+        let status = |code, retry_after| DownloadError::Status {
+            code,
+            url: text(),
+            retry_after,
+        };
         let soon = Some(Duration::from_secs(5));
         for (error, expected) in [
             (status(429, soon), Some(OverloadSignal::Refusal(soon))),
             (status(503, None), Some(OverloadSignal::Refusal(None))),
             (status(500, soon), None),
             (status(404, None), None),
-            (DownloadError::Timeout { after: Duration::ZERO }, Some(OverloadSignal::Cut)),
-            (DownloadError::TooSlow { over: Duration::ZERO }, Some(OverloadSignal::Cut)),
-            (DownloadError::Connection { why: text() }, Some(OverloadSignal::Cut)),
-            (DownloadError::Cut { received: 1, length: None }, Some(OverloadSignal::Cut)),
+            (
+                DownloadError::Timeout {
+                    after: Duration::ZERO,
+                },
+                Some(OverloadSignal::Cut),
+            ),
+            (
+                DownloadError::TooSlow {
+                    over: Duration::ZERO,
+                },
+                Some(OverloadSignal::Cut),
+            ),
+            (
+                DownloadError::Connection { why: text() },
+                Some(OverloadSignal::Cut),
+            ),
+            (
+                DownloadError::Cut {
+                    received: 1,
+                    length: None,
+                },
+                Some(OverloadSignal::Cut),
+            ),
             (DownloadError::Certificate { why: text() }, None),
             (DownloadError::Scheme { why: text() }, None),
             (DownloadError::Redirect { why: text() }, None),

@@ -28,17 +28,26 @@ pub(crate) struct Lookup {
 impl Lookup {
     /// A lookup on the current runtime.
     pub(crate) fn on_current_runtime() -> Self {
-        Self { runtime: Handle::current() }
+        Self {
+            runtime: Handle::current(),
+        }
     }
 
     /// The addresses of a host, with port 0.
     pub(crate) async fn addresses(&self, host: &str) -> Result<Vec<SocketAddr>, LookupFailed> {
         let name = host.to_owned();
-        let found = self.runtime.spawn_blocking(move || (name.as_str(), 0).to_socket_addrs());
-        let found = found.await.unwrap_or_else(|error| Err(io::Error::other(error)));
+        let found = self
+            .runtime
+            .spawn_blocking(move || (name.as_str(), 0).to_socket_addrs());
+        let found = found
+            .await
+            .unwrap_or_else(|error| Err(io::Error::other(error)));
         match found {
             Ok(found) => Ok(found.collect()),
-            Err(error) => Err(LookupFailed { host: host.to_owned(), why: error.to_string() }),
+            Err(error) => Err(LookupFailed {
+                host: host.to_owned(),
+                why: error.to_string(),
+            }),
         }
     }
 }

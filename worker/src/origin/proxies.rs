@@ -24,7 +24,9 @@ pub enum UnusableProxy {
         proxy: String,
     },
     /// The value is no address of a proxy. It is not shown, because it may contain a password.
-    #[error("use the proxy of {variable}: its value is not of the form http://host:port; change it or unset it")]
+    #[error(
+        "use the proxy of {variable}: its value is not of the form http://host:port; change it or unset it"
+    )]
     Unreadable {
         /// The variable that applies.
         variable: &'static str,
@@ -57,16 +59,30 @@ impl Proxies {
 
     /// Reads the proxies; `variable` returns the value of an environment variable.
     fn of(variable: impl Fn(&'static str) -> Option<String>) -> Self {
-        let read = |name| variable(name).map(|value| value.trim().to_owned()).filter(|value| !value.is_empty());
-        let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, read(name)?)));
+        let read = |name| {
+            variable(name)
+                .map(|value| value.trim().to_owned())
+                .filter(|value| !value.is_empty())
+        };
+        let first =
+            |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, read(name)?)));
         let setting = |names| {
             let (name, value) = first(names).or_else(|| first(["all_proxy", "ALL_PROXY"]))?;
             Some(proxy(name, &value))
         };
-        let excepted = first(["no_proxy", "NO_PROXY"]).map(|(_, value)| value).unwrap_or_default();
-        let excepted: Vec<&str> = excepted.split([',', ' ', '\t']).filter(|entry| !entry.is_empty()).collect();
+        let excepted = first(["no_proxy", "NO_PROXY"])
+            .map(|(_, value)| value)
+            .unwrap_or_default();
+        let excepted: Vec<&str> = excepted
+            .split([',', ' ', '\t'])
+            .filter(|entry| !entry.is_empty())
+            .collect();
         // The matcher supports `*` for names only and not for addresses.
-        let any = if excepted.contains(&"*") { "" } else { "http://any" };
+        let any = if excepted.contains(&"*") {
+            ""
+        } else {
+            "http://any"
+        };
         Self {
             http: setting(["http_proxy", "HTTP_PROXY"]),
             https: setting(["https_proxy", "HTTPS_PROXY"]),
@@ -79,9 +95,17 @@ impl Proxies {
     /// # Errors
     /// [`UnusableProxy`] if the proxy that applies cannot be used.
     pub(crate) fn for_url(&self, url: &Url) -> Result<Option<Url>, UnusableProxy> {
-        let setting = if url.scheme() == "https" { &self.https } else { &self.http };
-        let is_proxied =
-            || url.origin().ascii_serialization().parse().is_ok_and(|uri| self.proxied.intercept(&uri).is_some());
+        let setting = if url.scheme() == "https" {
+            &self.https
+        } else {
+            &self.http
+        };
+        let is_proxied = || {
+            url.origin()
+                .ascii_serialization()
+                .parse()
+                .is_ok_and(|uri| self.proxied.intercept(&uri).is_some())
+        };
         match setting {
             Some(proxy) if !is_loopback(url) && is_proxied() => proxy.clone().map(Some),
             _ => Ok(None),
@@ -91,12 +115,19 @@ impl Proxies {
 
 /// Parses the value of a variable. Without a scheme it is an `http` proxy.
 fn proxy(variable: &'static str, value: &str) -> Result<Url, UnusableProxy> {
-    let with_scheme = if value.contains("://") { value.to_owned() } else { format!("http://{value}") };
+    let with_scheme = if value.contains("://") {
+        value.to_owned()
+    } else {
+        format!("http://{value}")
+    };
     match Url::parse(&with_scheme) {
         Ok(proxy) if matches!(proxy.scheme(), "http" | "https") => Ok(proxy),
         Ok(proxy) => {
             let shown = without_credentials(proxy.as_str());
-            Err(UnusableProxy::Scheme { variable, proxy: shown.trim_end_matches('/').to_owned() })
+            Err(UnusableProxy::Scheme {
+                variable,
+                proxy: shown.trim_end_matches('/').to_owned(),
+            })
         }
         Err(_) => Err(UnusableProxy::Unreadable { variable }),
     }
@@ -120,11 +151,20 @@ mod tests {
     use super::*;
 
     /// The proxy for a URL in an environment.
-    fn proxy_for(url: &str, environment: &[(&'static str, &str)]) -> Result<Option<String>, String> {
-        let variable =
-            |name| environment.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned());
+    fn proxy_for(
+        url: &str,
+        environment: &[(&'static str, &str)],
+    ) -> Result<Option<String>, String> {
+        let variable = |name| {
+            environment
+                .iter()
+                .find(|(known, _)| *known == name)
+                .map(|(_, value)| (*value).to_owned())
+        };
         let found = Proxies::of(variable).for_url(&Url::parse(url).unwrap());
-        found.map(|proxy| proxy.map(String::from)).map_err(|error| error.to_string())
+        found
+            .map(|proxy| proxy.map(String::from))
+            .map_err(|error| error.to_string())
     }
 
     const P: (&str, &str) = ("all_proxy", "http://p:3128");
@@ -139,16 +179,28 @@ mod tests {
             ("http://h.test/", &[("http_proxy", "q:1"), P], proxy("q:1")),
             ("https://h.test/", &[("http_proxy", "q:1")], Ok(None)),
             ("https://h.test/", &[("HTTPS_PROXY", "q:1")], proxy("q:1")),
-            ("http://h.test/", &[("http_proxy", ""), ("HTTP_PROXY", "q:1")], proxy("q:1")),
+            (
+                "http://h.test/",
+                &[("http_proxy", ""), ("HTTP_PROXY", "q:1")],
+                proxy("q:1"),
+            ),
             ("http://h.test/", &[("http_proxy", " "), P], proxy("p:3128")),
-            ("http://h.test/", &[("http_proxy", "http://u:p%40s@q:1")], proxy("u:p%40s@q:1")),
+            (
+                "http://h.test/",
+                &[("http_proxy", "http://u:p%40s@q:1")],
+                proxy("u:p%40s@q:1"),
+            ),
             ("http://127.0.0.1:80/", &[P], Ok(None)),
             ("http://[::1]/", &[P], Ok(None)),
             ("https://localhost/", &[P], Ok(None)),
             ("http://a.localhost/", &[P], Ok(None)),
             ("http://10.0.0.1/", &[P], proxy("p:3128")),
         ] {
-            assert_eq!(proxy_for(url, environment), expected, "{url} {environment:?}");
+            assert_eq!(
+                proxy_for(url, environment),
+                expected,
+                "{url} {environment:?}"
+            );
         }
     }
 
@@ -174,14 +226,34 @@ mod tests {
     #[test]
     fn an_unusable_proxy_is_an_error_only_for_requests_to_which_it_applies() {
         let url = "http://h.test/";
-        for value in ["socks5h://127.0.0.1:1080", "socks4://u:secret@h:1", "ftp://h:1"] {
+        for value in [
+            "socks5h://127.0.0.1:1080",
+            "socks4://u:secret@h:1",
+            "ftp://h:1",
+        ] {
             let message = proxy_for(url, &[("all_proxy", value)]).unwrap_err();
-            assert!(message.contains("only http:// and https:// proxies are supported"), "{message}");
-            assert!(message.contains("all_proxy") && !message.contains("secret"), "{message}");
+            assert!(
+                message.contains("only http:// and https:// proxies are supported"),
+                "{message}"
+            );
+            assert!(
+                message.contains("all_proxy") && !message.contains("secret"),
+                "{message}"
+            );
         }
-        for value in ["http://", "http://h:99999", "h:port", "http://u:secret@h:x", "://", "a b"] {
+        for value in [
+            "http://",
+            "http://h:99999",
+            "h:port",
+            "http://u:secret@h:x",
+            "://",
+            "a b",
+        ] {
             let message = proxy_for(url, &[("HTTP_PROXY", value)]).unwrap_err();
-            assert!(message.contains("HTTP_PROXY") && message.contains("http://host:port"), "{value}: {message}");
+            assert!(
+                message.contains("HTTP_PROXY") && message.contains("http://host:port"),
+                "{value}: {message}"
+            );
             assert!(!message.contains("secret"), "{message}");
         }
         let socks = ("all_proxy", "socks5h://h:1");

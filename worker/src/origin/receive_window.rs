@@ -38,9 +38,15 @@ impl ReceiveWindow {
     /// Widens the window of the connection that delivers a response. This only makes a transfer
     /// faster, so failures are ignored.
     pub(crate) fn widen(&self, response: &Response) {
-        let Some(info) = response.extensions().get::<HttpInfo>() else { return };
+        let Some(info) = response.extensions().get::<HttpInfo>() else {
+            return;
+        };
         let ends = (info.local_addr(), info.remote_addr());
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).replace(ends);
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .replace(ends);
         if last != Some(ends)
             && let Some(socket) = socket_between(ends)
             // A mark above the rest of a body would delay the wake-up of the reader, so it is reset
@@ -57,20 +63,37 @@ impl ReceiveWindow {
 fn socket_between((local, remote): (SocketAddr, SocketAddr)) -> Option<RawFd> {
     let local = SockaddrStorage::from(local);
     let remote = SockaddrStorage::from(remote);
-    let numbers = list(Path::new("/proc/self/fd")).ok()?.filter_map(|entry| entry.ok()?.text()?.parse().ok());
-    { numbers }.find(|number| getpeername(*number) == Ok(remote) && getsockname(*number) == Ok(local))
+    let numbers = list(Path::new("/proc/self/fd"))
+        .ok()?
+        .filter_map(|entry| entry.ok()?.text()?.parse().ok());
+    { numbers }
+        .find(|number| getpeername(*number) == Ok(remote) && getsockname(*number) == Ok(local))
 }
 
 /// Sets `SO_RCVLOWAT`, which no crate wraps.
-#[expect(unsafe_code, reason = "neither rustix nor nix nor socket2 has this option")]
+#[expect(
+    unsafe_code,
+    reason = "neither rustix nor nix nor socket2 has this option"
+)]
 fn set_low_water_mark(socket: RawFd, bytes: libc::c_int) -> io::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&bytes)).expect("a number is short");
     // SAFETY: the option's value is `bytes`, which outlives the call and has the given length. If
     // another thread has closed the socket meanwhile, the call fails, or it sets the mark of a
     // newer socket with the same descriptor, which is harmless.
-    let result =
-        unsafe { libc::setsockopt(socket, libc::SOL_SOCKET, libc::SO_RCVLOWAT, (&raw const bytes).cast(), length) };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    let result = unsafe {
+        libc::setsockopt(
+            socket,
+            libc::SOL_SOCKET,
+            libc::SO_RCVLOWAT,
+            (&raw const bytes).cast(),
+            length,
+        )
+    };
+    if result == 0 {
+        Ok(())
+    } else {
+        Err(io::Error::last_os_error())
+    }
 }
 
 #[cfg(test)]
@@ -126,13 +149,17 @@ mod tests {
         after_head: impl FnOnce(&mut TcpStream) -> usize + Send + 'static,
     ) -> (Option<Bytes>, usize) {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
+        let url = format!("http://{}/x.tar", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             // Bytes in the origin's send buffer count as sent.
             setsockopt(&stream, sockopt::SndBuf, &(32 << 10)).unwrap();
             assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+                .unwrap();
             (after_head(&mut stream), stream)
         });
         let gate = OriginLimiter::open(1, Arc::default());
@@ -147,8 +174,14 @@ mod tests {
         gate.keep_to(&budget);
         let origin = Origin::new(&job(), PrivateOrigin::Allowed, gate, Counter::default()).unwrap();
         let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
-        let first = if reads { opened.transfer.chunk().await.unwrap() } else { None };
-        let (done, _stream) = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
+        let first = if reads {
+            opened.transfer.chunk().await.unwrap()
+        } else {
+            None
+        };
+        let (done, _stream) = tokio::task::spawn_blocking(move || server.join().unwrap())
+            .await
+            .unwrap();
         (first, done)
     }
 
@@ -167,7 +200,11 @@ mod tests {
             sleep(Duration::from_millis(200));
             stream.write(b"a little").unwrap()
         };
-        let first = tokio::time::timeout(Duration::from_secs(10), transfer(None, true, a_little)).await;
-        assert_eq!(first.expect("the bytes are read").0.as_deref(), Some(&b"a little"[..]));
+        let first =
+            tokio::time::timeout(Duration::from_secs(10), transfer(None, true, a_little)).await;
+        assert_eq!(
+            first.expect("the bytes are read").0.as_deref(),
+            Some(&b"a little"[..])
+        );
     }
 }

@@ -63,7 +63,10 @@ pub(crate) fn location(from: &Url, response: &Response) -> Option<Result<Url, Re
         StatusCode::TEMPORARY_REDIRECT,
         StatusCode::PERMANENT_REDIRECT,
     ];
-    let value = response.headers().get(header::LOCATION).filter(|_| redirects.contains(&response.status()))?;
+    let value = response
+        .headers()
+        .get(header::LOCATION)
+        .filter(|_| redirects.contains(&response.status()))?;
     Some(resolve(from, value.as_bytes()).map_err(RefusedRedirect::Unreadable))
 }
 
@@ -87,7 +90,9 @@ pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedi
         return Err(RefusedRedirect::TooMany);
     }
     if !matches!(to.scheme(), "http" | "https") {
-        return Err(RefusedRedirect::Scheme { scheme: to.scheme().to_owned() });
+        return Err(RefusedRedirect::Scheme {
+            scheme: to.scheme().to_owned(),
+        });
     }
     if from.scheme() == "https" && to.scheme() != "https" {
         return Err(RefusedRedirect::Downgrade { host: host() });
@@ -97,7 +102,8 @@ pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedi
 
 /// Whether the origin's secrets may be sent to a URL: it is the origin, or the origin over `https`.
 pub(crate) fn shares_secrets(base: &Url, to: &Url) -> bool {
-    let is_upgrade = (base.scheme(), base.port(), to.scheme(), to.port()) == ("http", None, "https", None);
+    let is_upgrade =
+        (base.scheme(), base.port(), to.scheme(), to.port()) == ("http", None, "https", None);
     base.host() == to.host() && (base.origin() == to.origin() || is_upgrade)
 }
 
@@ -114,9 +120,13 @@ mod tests {
         let base = Url::parse(base).unwrap();
         let to = base.join(to).unwrap();
         judge(&base, &to, hops)?;
-        let allowed = AllowedAddresses::new(base, PrivateOrigin::Allowed, Lookup::on_current_runtime());
+        let allowed =
+            AllowedAddresses::new(base, PrivateOrigin::Allowed, Lookup::on_current_runtime());
         let host = to.host_str().unwrap_or_default().to_owned();
-        allowed.check(&to).await.map_err(|_| RefusedRedirect::Private { host })
+        allowed
+            .check(&to)
+            .await
+            .map_err(|_| RefusedRedirect::Private { host })
     }
 
     #[test]
@@ -130,7 +140,10 @@ mod tests {
         ] {
             assert_eq!(hop("https://image-net.org/x", to, 1), Ok(()), "{to}");
         }
-        assert_eq!(hop("http://image-net.org/", "https://cdn.example/n1.tar", 5), Ok(()));
+        assert_eq!(
+            hop("http://image-net.org/", "https://cdn.example/n1.tar", 5),
+            Ok(())
+        );
     }
 
     #[test]
@@ -148,10 +161,16 @@ mod tests {
             "0.0.0.0",
         ] {
             let refused = hop("https://image-net.org/x", &format!("https://{to}/"), 1).unwrap_err();
-            assert!(matches!(refused, RefusedRedirect::Private { .. }), "{to}: {refused}");
+            assert!(
+                matches!(refused, RefusedRedirect::Private { .. }),
+                "{to}: {refused}"
+            );
         }
         let refused = hop("https://image-net.org/x", "https://10.0.0.1/", 1).unwrap_err();
-        assert_eq!(refused.to_string(), "redirect to another host refused: 10.0.0.1 has a private address");
+        assert_eq!(
+            refused.to_string(),
+            "redirect to another host refused: 10.0.0.1 has a private address"
+        );
     }
 
     #[test]
@@ -173,11 +192,20 @@ mod tests {
 
     #[test]
     fn chains_downgrades_and_other_schemes_are_refused() {
-        assert_eq!(hop("https://h.org/", "/again", 6), Err(RefusedRedirect::TooMany));
+        assert_eq!(
+            hop("https://h.org/", "/again", 6),
+            Err(RefusedRedirect::TooMany)
+        );
         let host = "h.org".to_owned();
-        assert_eq!(hop("https://h.org/", "http://h.org/", 1), Err(RefusedRedirect::Downgrade { host }));
+        assert_eq!(
+            hop("https://h.org/", "http://h.org/", 1),
+            Err(RefusedRedirect::Downgrade { host })
+        );
         let scheme = "file".to_owned();
-        assert_eq!(hop("https://h.org/", "file:///etc/passwd", 1), Err(RefusedRedirect::Scheme { scheme }));
+        assert_eq!(
+            hop("https://h.org/", "file:///etc/passwd", 1),
+            Err(RefusedRedirect::Scheme { scheme })
+        );
     }
 
     #[test]
@@ -206,16 +234,27 @@ mod tests {
             (b" /x.tar ", "http://h.org/x.tar"),
             (b"?id=a b", "http://h.org/a/b?id=a%20b"),
             (b"x.tar#fragment", "http://h.org/a/x.tar"),
-            ("/für/n1.tar?k=ü".as_bytes(), "http://h.org/f%C3%BCr/n1.tar?k=%C3%BC"),
+            (
+                "/für/n1.tar?k=ü".as_bytes(),
+                "http://h.org/f%C3%BCr/n1.tar?k=%C3%BC",
+            ),
             (b"/f\xfcr/n1.tar", "http://h.org/f%FCr/n1.tar"),
             (b"/a%20b/%zz", "http://h.org/a%20b/%zz"),
             (b"//cdn.org/x", "http://cdn.org/x"),
             (b"/a\\b", "http://h.org/a/b"),
-            ("http://m\u{fc}nchen.example/".as_bytes(), "http://xn--mnchen-3ya.example/"),
+            (
+                "http://m\u{fc}nchen.example/".as_bytes(),
+                "http://xn--mnchen-3ya.example/",
+            ),
             (b"/[x]|{y}", "http://h.org/[x]|%7By%7D"),
         ] {
             let found = resolve(&from, location).map(String::from);
-            assert_eq!(found.as_deref(), Ok(expected), "{}", String::from_utf8_lossy(location));
+            assert_eq!(
+                found.as_deref(),
+                Ok(expected),
+                "{}",
+                String::from_utf8_lossy(location)
+            );
         }
         assert!(resolve(&from, b"http://").is_err());
         assert!(resolve(&from, b"http://h:99999/").is_err());

@@ -25,9 +25,13 @@ pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
         // Request Timeout, Too Early, Too Many Requests; statuses of a server or gateway that is
         // overloaded, restarts or cannot reach the next server; a CDN uses 520 to 524 for the
         // latter. 501, and 505 and above, are permanent.
-        DownloadError::Status { code: 408 | 425 | 429 | 500 | 502..=504 | 520..=524, retry_after, .. } => {
-            RetryDecision::Retry { at_least: retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)) }
-        }
+        DownloadError::Status {
+            code: 408 | 425 | 429 | 500 | 502..=504 | 520..=524,
+            retry_after,
+            ..
+        } => RetryDecision::Retry {
+            at_least: retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)),
+        },
         DownloadError::Timeout { .. }
         | DownloadError::TooSlow { .. }
         | DownloadError::Connection { .. }
@@ -46,8 +50,16 @@ pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
 /// the range is beyond the current end, the condition failed, or the origin does not support such
 /// requests. If the tar itself is forbidden or gone, the whole tar is not requested.
 pub(crate) fn refuses_only_the_range(error: &DownloadError) -> bool {
-    let is_of_the_tar = matches!(error, DownloadError::Status { code: 401 | 404 | 410, .. });
-    matches!(error, DownloadError::Status { .. }) && !is_of_the_tar && retry_decision(error) == RetryDecision::GiveUp
+    let is_of_the_tar = matches!(
+        error,
+        DownloadError::Status {
+            code: 401 | 404 | 410,
+            ..
+        }
+    );
+    matches!(error, DownloadError::Status { .. })
+        && !is_of_the_tar
+        && retry_decision(error) == RetryDecision::GiveUp
 }
 
 #[cfg(test)]
@@ -55,20 +67,30 @@ mod tests {
     use super::*;
 
     fn status(code: u16, retry_after: Option<u64>) -> DownloadError {
-        DownloadError::Status { code, url: String::new(), retry_after: retry_after.map(Duration::from_secs) }
+        DownloadError::Status {
+            code,
+            url: String::new(),
+            retry_after: retry_after.map(Duration::from_secs),
+        }
     }
 
     #[test]
     fn only_transient_statuses_are_retried() {
-        let retried: Vec<u16> =
-            (100..600).filter(|code| retry_decision(&status(*code, None)) != RetryDecision::GiveUp).collect();
-        assert_eq!(retried, [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524]);
+        let retried: Vec<u16> = (100..600)
+            .filter(|code| retry_decision(&status(*code, None)) != RetryDecision::GiveUp)
+            .collect();
+        assert_eq!(
+            retried,
+            [408, 425, 429, 500, 502, 503, 504, 520, 521, 522, 523, 524]
+        );
     }
 
     #[test]
     fn retry_after_is_honoured_up_to_a_quarter_of_an_hour() {
         for (asked, granted) in [(0, 0), (30, 30), (900, 900), (86_400, 900)] {
-            let expected = RetryDecision::Retry { at_least: Some(Duration::from_secs(granted)) };
+            let expected = RetryDecision::Retry {
+                at_least: Some(Duration::from_secs(granted)),
+            };
             assert_eq!(retry_decision(&status(503, Some(asked))), expected);
         }
     }
@@ -78,14 +100,39 @@ mod tests {
         let text = String::new;
         let retry = RetryDecision::Retry { at_least: None };
         for (error, expected) in [
-            (DownloadError::Timeout { after: Duration::ZERO }, retry),
-            (DownloadError::TooSlow { over: Duration::ZERO }, retry),
+            (
+                DownloadError::Timeout {
+                    after: Duration::ZERO,
+                },
+                retry,
+            ),
+            (
+                DownloadError::TooSlow {
+                    over: Duration::ZERO,
+                },
+                retry,
+            ),
             (DownloadError::Connection { why: text() }, retry),
-            (DownloadError::Cut { received: 1, length: Some(2) }, retry),
-            (DownloadError::Certificate { why: text() }, RetryDecision::GiveUp),
+            (
+                DownloadError::Cut {
+                    received: 1,
+                    length: Some(2),
+                },
+                retry,
+            ),
+            (
+                DownloadError::Certificate { why: text() },
+                RetryDecision::GiveUp,
+            ),
             (DownloadError::Scheme { why: text() }, RetryDecision::GiveUp),
-            (DownloadError::Redirect { why: text() }, RetryDecision::GiveUp),
-            (DownloadError::NotATar { why: text() }, RetryDecision::GiveUp),
+            (
+                DownloadError::Redirect { why: text() },
+                RetryDecision::GiveUp,
+            ),
+            (
+                DownloadError::NotATar { why: text() },
+                RetryDecision::GiveUp,
+            ),
             (DownloadError::TooLong { length: 1 }, RetryDecision::GiveUp),
         ] {
             assert_eq!(retry_decision(&error), expected, "{error}");

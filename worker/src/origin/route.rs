@@ -31,27 +31,61 @@ pub(crate) struct Route<'origin> {
 
 impl<'origin> Route<'origin> {
     /// Begins at a URL of the origin.
-    pub(crate) fn new(clients: &'origin Clients, connections: &'origin Connections, url: Url) -> Self {
-        Self { clients, connections, url, visited: Vec::new(), cookies: CookieStore::default() }
+    pub(crate) fn new(
+        clients: &'origin Clients,
+        connections: &'origin Connections,
+        url: Url,
+    ) -> Self {
+        Self {
+            clients,
+            connections,
+            url,
+            visited: Vec::new(),
+            cookies: CookieStore::default(),
+        }
     }
 
     /// The next request to send; `headers`: its headers.
-    pub(crate) fn request(&self, method: Method, headers: &HeaderMap) -> Result<RequestBuilder, RefusedRedirect> {
-        let Clients { base, secrets, proxies, .. } = self.clients;
+    pub(crate) fn request(
+        &self,
+        method: Method,
+        headers: &HeaderMap,
+    ) -> Result<RequestBuilder, RefusedRedirect> {
+        let Clients {
+            base,
+            secrets,
+            proxies,
+            ..
+        } = self.clients;
         let is_proxied = proxies
             .for_url(&self.url)
-            .map_err(|why| RefusedRedirect::Proxy { host: self.url.host_str().unwrap_or_default().to_owned(), why })?;
+            .map_err(|why| RefusedRedirect::Proxy {
+                host: self.url.host_str().unwrap_or_default().to_owned(),
+                why,
+            })?;
         // A proxy resolves the name itself, so there is no address to check.
         let is_chosen = base.host() == self.url.host() || is_proxied.is_some();
-        let client = if is_chosen { &self.connections.chosen } else { &self.connections.guarded };
+        let client = if is_chosen {
+            &self.connections.chosen
+        } else {
+            &self.connections.guarded
+        };
         let mut all = HeaderMap::new();
         if redirect::shares_secrets(base, &self.url) {
             all.extend(secrets.clone());
         }
-        all.append(header::ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-        let known = all.get_all(header::COOKIE).into_iter().map(|value| value.as_bytes().to_vec());
-        let set =
-            self.cookies.get_request_values(&self.url).map(|(name, value)| format!("{name}={value}").into_bytes());
+        all.append(
+            header::ACCEPT_ENCODING,
+            HeaderValue::from_static("identity"),
+        );
+        let known = all
+            .get_all(header::COOKIE)
+            .into_iter()
+            .map(|value| value.as_bytes().to_vec());
+        let set = self
+            .cookies
+            .get_request_values(&self.url)
+            .map(|(name, value)| format!("{name}={value}").into_bytes());
         let cookies: Vec<Vec<u8>> = known.chain(set).collect();
         if let Ok(mut value) = HeaderValue::from_bytes(&cookies.join(&b"; "[..]))
             && !cookies.is_empty()
@@ -65,24 +99,35 @@ impl<'origin> Route<'origin> {
 
     /// Follows the redirect of a response; returns whether it is a redirect.
     pub(crate) async fn follow(&mut self, response: &Response) -> Result<bool, RefusedRedirect> {
-        let Some(location) = redirect::location(&self.url, response) else { return Ok(false) };
+        let Some(location) = redirect::location(&self.url, response) else {
+            return Ok(false);
+        };
         let mut to = location?;
         self.visited.push(self.url.clone());
         redirect::judge(&self.url, &to, self.visited.len())?;
         let base = &self.clients.base;
         let checked = self.clients.addresses.check(&to).await;
-        checked.map_err(|_| RefusedRedirect::Private { host: to.host_str().unwrap_or_default().to_owned() })?;
+        checked.map_err(|_| RefusedRedirect::Private {
+            host: to.host_str().unwrap_or_default().to_owned(),
+        })?;
         let set = response.headers().get_all(header::SET_COOKIE).into_iter();
         let set = set.filter_map(|value| RawCookie::parse(value.to_str().ok()?.to_owned()).ok());
         self.cookies.store_response_cookies(set, &self.url);
         let has_cookies = self.cookies.iter_any().next().is_some();
-        if redirect::shares_secrets(base, &to) && to.username().is_empty() && to.password().is_none() {
+        if redirect::shares_secrets(base, &to)
+            && to.username().is_empty()
+            && to.password().is_none()
+        {
             // An absolute `Location` does not contain them.
-            let failed = to.set_username(base.username()).and_then(|()| to.set_password(base.password()));
+            let failed = to
+                .set_username(base.username())
+                .and_then(|()| to.set_password(base.password()));
             failed.expect("an http URL has a host");
         }
         if self.visited.contains(&to) && !has_cookies {
-            return Err(RefusedRedirect::Loop { url: crate::source::shown(&to) });
+            return Err(RefusedRedirect::Loop {
+                url: crate::source::shown(&to),
+            });
         }
         self.url = to;
         Ok(true)

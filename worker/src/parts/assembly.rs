@@ -52,18 +52,47 @@ pub(crate) struct Left {
 
 impl<'origin> Assembly<'origin> {
     /// Prepares a transfer. `origin`: for the main connection. `folder`: for files with parts.
-    pub(crate) fn new(origin: &'origin Origin, tar: Tar, folder: PathBuf, runtime: Handle, left: Option<Left>) -> Self {
-        let resume = left.as_ref().map(|left| (left.source.clone(), left.position));
+    pub(crate) fn new(
+        origin: &'origin Origin,
+        tar: Tar,
+        folder: PathBuf,
+        runtime: Handle,
+        left: Option<Left>,
+    ) -> Self {
+        let resume = left
+            .as_ref()
+            .map(|left| (left.source.clone(), left.position));
         let mut download = Download::new(origin, tar.url.clone(), tar.retries, resume);
         let until = Until::default();
         download.end_at(until.clone());
-        let split = left.and_then(|Left { source, position, parts }| {
-            let split = Split::new(tar.clone(), &source, folder.clone(), position, parts, runtime.clone());
-            let here = split.as_ref().map_or(position, Split::received_bytes);
-            tar.progress.begin(here, source.length);
-            split
-        });
-        Self { tar, download, until, folder, runtime, split, delivered_at: None }
+        let split = left.and_then(
+            |Left {
+                 source,
+                 position,
+                 parts,
+             }| {
+                let split = Split::new(
+                    tar.clone(),
+                    &source,
+                    folder.clone(),
+                    position,
+                    parts,
+                    runtime.clone(),
+                );
+                let here = split.as_ref().map_or(position, Split::received_bytes);
+                tar.progress.begin(here, source.length);
+                split
+            },
+        );
+        Self {
+            tar,
+            download,
+            until,
+            folder,
+            runtime,
+            split,
+            delivered_at: None,
+        }
     }
 
     /// The next piece. An error is final: retries are used up or cannot help.
@@ -72,7 +101,9 @@ impl<'origin> Assembly<'origin> {
             split.unpacked(at.elapsed());
         }
         loop {
-            let Some(split) = &mut self.split else { return self.main_piece().await };
+            let Some(split) = &mut self.split else {
+                return self.main_piece().await;
+            };
             split.process_changes();
             if split.asks_by_date() && !self.download.asks_by_date() {
                 self.download.ask_by_date();
@@ -94,7 +125,10 @@ impl<'origin> Assembly<'origin> {
             }
             let is_main = split.assign_parts(self.download.can_go_on());
             match split.first() {
-                Some(Part { state: State::Missing, .. }) if is_main => {
+                Some(Part {
+                    state: State::Missing,
+                    ..
+                }) if is_main => {
                     self.download.go_to(split.position());
                     match self.main_piece().await? {
                         // The end of the main connection's own part; the bytes after it are in a
@@ -103,7 +137,12 @@ impl<'origin> Assembly<'origin> {
                         piece => return Ok(piece),
                     }
                 }
-                Some(part @ Part { state: State::Filed { file, reached, .. }, .. }) if reached > split.position() => {
+                Some(
+                    part @ Part {
+                        state: State::Filed { file, reached, .. },
+                        ..
+                    },
+                ) if reached > split.position() => {
                     if let Some(bytes) = split.read(file, part) {
                         return Ok(Piece::Bytes(bytes));
                     }
@@ -138,7 +177,9 @@ impl<'origin> Assembly<'origin> {
         until: &Until,
         split: Option<&mut Split>,
     ) -> Result<Piece, DownloadError> {
-        let Some(split) = split else { return download.next().await };
+        let Some(split) = split else {
+            return download.next().await;
+        };
         let mut next = pin!(download.next());
         loop {
             until.set(split.first().map_or(u64::MAX, |Part { end, .. }| end));

@@ -75,7 +75,11 @@ impl PartState {
     /// The part that the unpacker waits for continues the transfer. All other parts arrive later in
     /// any case.
     fn priority(&self) -> Priority {
-        if self.is_first.load(Ordering::Relaxed) { Priority::GoingOn } else { Priority::Part }
+        if self.is_first.load(Ordering::Relaxed) {
+            Priority::GoingOn
+        } else {
+            Priority::Part
+        }
     }
 
     fn has_grown(&self, to: u64) {
@@ -101,9 +105,18 @@ pub(crate) enum PartEnd {
 impl Tar {
     /// Fetches the part that begins at the writer's offset. Received bytes are in the file however
     /// it ends.
-    pub(crate) async fn fetch(self, source: Source, mut writer: PartWriter, shared: Arc<PartState>) -> PartEnd {
-        let mut download =
-            Download::new(&self.origin, self.url.clone(), self.retries, Some((source.clone(), writer.reached())));
+    pub(crate) async fn fetch(
+        self,
+        source: Source,
+        mut writer: PartWriter,
+        shared: Arc<PartState>,
+    ) -> PartEnd {
+        let mut download = Download::new(
+            &self.origin,
+            self.url.clone(),
+            self.retries,
+            Some((source.clone(), writer.reached())),
+        );
         download.end_at(shared.until.clone());
         loop {
             download.set_priority(shared.priority());
@@ -132,7 +145,9 @@ impl Tar {
                 }
                 Ok(None) if download.is_under_way() => continue,
                 Ok(Some(Piece::End)) => PartEnd::Done,
-                Ok(Some(Piece::Begin(_)) | None) if download.asks_by_date() && !source.by_date => PartEnd::RefusedByTag,
+                Ok(Some(Piece::Begin(_)) | None) if download.asks_by_date() && !source.by_date => {
+                    PartEnd::RefusedByTag
+                }
                 Ok(Some(Piece::Begin(_)) | None) => PartEnd::Refused,
                 Err(error) => {
                     tracing::info!(url = %shown(&self.url), %error, "a part of the tar did not come");
@@ -152,7 +167,11 @@ fn unwritten(error: &io::Error) -> PartEnd {
     PartEnd::Failed
 }
 
-async fn store(mut writer: PartWriter, mut bytes: Bytes, shared: &PartState) -> io::Result<PartWriter> {
+async fn store(
+    mut writer: PartWriter,
+    mut bytes: Bytes,
+    shared: &PartState,
+) -> io::Result<PartWriter> {
     while !bytes.is_empty() {
         let taken = writer.fill(&bytes);
         drop(bytes.split_to(taken));
@@ -160,11 +179,17 @@ async fn store(mut writer: PartWriter, mut bytes: Bytes, shared: &PartState) -> 
             writer = flush(writer, shared).await?;
         }
     }
-    if writer.timer().received() { note(writer).await } else { Ok(writer) }
+    if writer.timer().received() {
+        note(writer).await
+    } else {
+        Ok(writer)
+    }
 }
 
 async fn note(mut writer: PartWriter) -> io::Result<PartWriter> {
-    spawn_blocking(move || writer.note().map(|()| writer)).await.map_err(io::Error::other)?
+    spawn_blocking(move || writer.note().map(|()| writer))
+        .await
+        .map_err(io::Error::other)?
 }
 
 async fn flush(mut writer: PartWriter, shared: &PartState) -> io::Result<PartWriter> {

@@ -36,7 +36,11 @@ pub(crate) enum State {
     Missing,
     /// In a part file, which holds the bytes up to the tar offset `reached`. `reached` is the end
     /// of the part unless a connection still appends to the file (`growing`).
-    Filed { file: FileId, reached: u64, growing: bool },
+    Filed {
+        file: FileId,
+        reached: u64,
+        growing: bool,
+    },
 }
 
 /// The limits for dividing a transfer.
@@ -53,7 +57,11 @@ pub(crate) struct Cut {
 
 impl Part {
     fn missing(start: u64, end: u64) -> Self {
-        Self { start, end, state: State::Missing }
+        Self {
+            start,
+            end,
+            state: State::Missing,
+        }
     }
 
     fn is_missing(&self) -> bool {
@@ -82,14 +90,26 @@ impl PartPlan {
     pub(crate) fn new(position: u64, length: u64, found: &[(u64, u64)]) -> Self {
         let mut sorted: Vec<_> = (0..).zip(found.iter().copied()).collect();
         sorted.sort_by_key(|(_, (start, _))| *start);
-        let mut plan = Self { position, parts: VecDeque::new(), next_file: 0 };
+        let mut plan = Self {
+            position,
+            parts: VecDeque::new(),
+            next_file: 0,
+        };
         let mut covered = position;
         for (file, (start, end)) in sorted {
             let start = start.max(covered);
             let end = end.min(length);
             if start < end {
                 plan.parts.push_back(Part::missing(covered, start));
-                plan.parts.push_back(Part { start, end, state: State::Filed { file, reached: end, growing: false } });
+                plan.parts.push_back(Part {
+                    start,
+                    end,
+                    state: State::Filed {
+                        file,
+                        reached: end,
+                        growing: false,
+                    },
+                });
                 covered = end;
             }
         }
@@ -111,7 +131,10 @@ impl PartPlan {
 
     /// The current end of the part that is in this file. It decreases when the part is divided.
     pub(crate) fn end_of(&self, file: FileId) -> Option<u64> {
-        self.parts.iter().find(|part| part.file() == Some(file)).map(|part| part.end)
+        self.parts
+            .iter()
+            .find(|part| part.file() == Some(file))
+            .map(|part| part.end)
     }
 
     /// Whether the plan still uses this file: it has, or will have, bytes that are to be unpacked.
@@ -127,7 +150,11 @@ impl PartPlan {
     /// Records that the unpacker has consumed `bytes`, all of them from the first part.
     pub(crate) fn consumed(&mut self, bytes: u64) {
         self.position += bytes;
-        if self.parts.front().is_some_and(|first| first.end <= self.position) {
+        if self
+            .parts
+            .front()
+            .is_some_and(|first| first.end <= self.position)
+        {
             self.parts.pop_front();
         }
     }
@@ -141,15 +168,30 @@ impl PartPlan {
     pub(crate) fn take(&mut self, cut: Cut) -> Option<(FileId, Part)> {
         let first = self.unclaimed(cut).next();
         let index = first.or_else(|| self.cut_largest(cut))?;
-        let unclaimed: u64 = self.unclaimed(cut).map(|index| self.parts[index].left(self.position)).sum();
+        let unclaimed: u64 = self
+            .unclaimed(cut)
+            .map(|index| self.parts[index].left(self.position))
+            .sum();
         let Part { start, end, .. } = self.parts[index];
         let start = start.max(self.position);
         let share = (unclaimed / cut.connections.max(1)).max(cut.least);
         // Take all of the part if the rest would be less than half the smallest part.
-        let end = if end - start < share + cut.least / 2 { end } else { start + share };
+        let end = if end - start < share + cut.least / 2 {
+            end
+        } else {
+            start + share
+        };
         let file = self.next_file;
         self.next_file += 1;
-        let taken = Part { start, end, state: State::Filed { file, reached: start, growing: true } };
+        let taken = Part {
+            start,
+            end,
+            state: State::Filed {
+                file,
+                reached: start,
+                growing: true,
+            },
+        };
         self.parts[index].start = end;
         self.parts.insert(index, taken);
         self.tidy();
@@ -163,9 +205,19 @@ impl PartPlan {
 
     /// Divides the part with the most bytes left. Its connection keeps an equal share; returns the
     /// index of the new, missing part.
-    fn cut_largest(&mut self, Cut { connections, least, .. }: Cut) -> Option<usize> {
+    fn cut_largest(
+        &mut self,
+        Cut {
+            connections, least, ..
+        }: Cut,
+    ) -> Option<usize> {
         let position = self.position;
-        let (index, part) = self.parts.iter().copied().enumerate().max_by_key(|(_, part)| part.left(position))?;
+        let (index, part) = self
+            .parts
+            .iter()
+            .copied()
+            .enumerate()
+            .max_by_key(|(_, part)| part.left(position))?;
         let left = part.left(position);
         let keeps = (left / connections.max(1)).max(least);
         if left < keeps + least {
@@ -173,22 +225,45 @@ impl PartPlan {
         }
         let middle = part.end - left + keeps;
         self.parts[index].end = middle;
-        self.parts.insert(index + 1, Part::missing(middle, part.end));
+        self.parts
+            .insert(index + 1, Part::missing(middle, part.end));
         Some(index + 1)
     }
 
     /// Records that a file holds the bytes up to the tar offset `to`.
     pub(crate) fn grew(&mut self, file: FileId, to: u64) {
-        if let Some(Part { end, state: State::Filed { reached, .. }, .. }) = self.part_in(file) {
+        if let Some(Part {
+            end,
+            state: State::Filed { reached, .. },
+            ..
+        }) = self.part_in(file)
+        {
             *reached = to.clamp(*reached, *end);
         }
     }
 
     /// Records that a file no longer grows. The rest of its part is missing again.
     pub(crate) fn stopped(&mut self, file: FileId) {
-        let Some(index) = self.parts.iter().position(|part| part.file() == Some(file)) else { return };
-        let Part { start, end, state: State::Filed { reached, .. } } = self.parts[index] else { return };
-        self.parts[index] = Part { start, end: reached, state: State::Filed { file, reached, growing: false } };
+        let Some(index) = self.parts.iter().position(|part| part.file() == Some(file)) else {
+            return;
+        };
+        let Part {
+            start,
+            end,
+            state: State::Filed { reached, .. },
+        } = self.parts[index]
+        else {
+            return;
+        };
+        self.parts[index] = Part {
+            start,
+            end: reached,
+            state: State::Filed {
+                file,
+                reached,
+                growing: false,
+            },
+        };
         self.parts.insert(index + 1, Part::missing(reached, end));
         self.tidy();
     }
@@ -209,7 +284,11 @@ impl PartPlan {
     fn tidy(&mut self) {
         let position = self.position;
         let mut tidy: VecDeque<Part> = VecDeque::with_capacity(self.parts.len());
-        for part in self.parts.drain(..).filter(|part| part.start.max(position) < part.end) {
+        for part in self
+            .parts
+            .drain(..)
+            .filter(|part| part.start.max(position) < part.end)
+        {
             match tidy.back_mut() {
                 Some(last) if last.is_missing() && part.is_missing() => last.end = part.end,
                 _ => tidy.push_back(part),
@@ -225,10 +304,17 @@ mod tests {
 
     use super::*;
 
-    const CUT: Cut = Cut { connections: 4, main: true, least: 10 };
+    const CUT: Cut = Cut {
+        connections: 4,
+        main: true,
+        least: 10,
+    };
 
     fn ranges(plan: &PartPlan) -> Vec<(u64, u64, bool)> {
-        plan.parts.iter().map(|part| (part.start, part.end, part.is_missing())).collect()
+        plan.parts
+            .iter()
+            .map(|part| (part.start, part.end, part.is_missing()))
+            .collect()
     }
 
     #[test]
@@ -239,8 +325,15 @@ mod tests {
             let (_, part) = plan.take(CUT).unwrap();
             taken.push(part.end - part.start);
         }
-        assert_eq!(plan.first(), Some(Part::missing(0, 250)), "the main connection keeps its share");
-        assert_eq!(taken, [187, 140, 105, 79, 59, 45, 33, 25, 19, 14, 11, 10, 10, 13]);
+        assert_eq!(
+            plan.first(),
+            Some(Part::missing(0, 250)),
+            "the main connection keeps its share"
+        );
+        assert_eq!(
+            taken,
+            [187, 140, 105, 79, 59, 45, 33, 25, 19, 14, 11, 10, 10, 13]
+        );
         assert_eq!(taken.iter().sum::<u64>(), 750);
     }
 
@@ -249,13 +342,19 @@ mod tests {
         let mut plan = PartPlan::new(100, 119, &[]);
         assert_eq!(plan.take(CUT), None);
         let mut plan = PartPlan::new(100, 120, &[]);
-        assert_eq!(plan.take(CUT).map(|(_, part)| (part.start, part.end)), Some((110, 120)));
+        assert_eq!(
+            plan.take(CUT).map(|(_, part)| (part.start, part.end)),
+            Some((110, 120))
+        );
     }
 
     #[test]
     fn if_no_part_is_unassigned_the_part_with_the_most_bytes_left_is_divided() {
         let mut plan = PartPlan::new(0, 100, &[]);
-        let cut = Cut { connections: 2, ..CUT };
+        let cut = Cut {
+            connections: 2,
+            ..CUT
+        };
         let (first, part) = plan.take(cut).unwrap();
         assert_eq!((part.start, part.end), (50, 75));
         let (second, part) = plan.take(cut).unwrap();
@@ -291,7 +390,14 @@ mod tests {
         let (file, Part { start, end, .. }) = plan.take(CUT).unwrap();
         plan.grew(file, start + 3);
         plan.stopped(file);
-        assert_eq!(ranges(&plan), [(0, start, true), (start, start + 3, false), (start + 3, 100, true)]);
+        assert_eq!(
+            ranges(&plan),
+            [
+                (0, start, true),
+                (start, start + 3, false),
+                (start + 3, 100, true)
+            ]
+        );
         assert!(start + 3 < end && plan.left() == 97);
         plan.lost(file);
         assert_eq!(ranges(&plan), [(0, 100, true)]);
@@ -299,8 +405,25 @@ mod tests {
 
     #[test]
     fn ranges_of_an_earlier_attempt_are_not_fetched_again() {
-        let plan = PartPlan::new(50, 1000, &[(900, 1000), (20, 40), (200, 300), (30, 80), (250, 310), (220, 280)]);
-        let expected = [(50, 80, false), (80, 200, true), (200, 300, false), (300, 310, false), (310, 900, true)];
+        let plan = PartPlan::new(
+            50,
+            1000,
+            &[
+                (900, 1000),
+                (20, 40),
+                (200, 300),
+                (30, 80),
+                (250, 310),
+                (220, 280),
+            ],
+        );
+        let expected = [
+            (50, 80, false),
+            (80, 200, true),
+            (200, 300, false),
+            (300, 310, false),
+            (310, 900, true),
+        ];
         assert_eq!(ranges(&plan)[..5], expected);
         assert_eq!(plan.left(), 120 + 590);
         assert!(plan.needs(0) && plan.needs(3) && !plan.needs(1) && !plan.needs(5));
@@ -318,11 +441,8 @@ mod tests {
 
     fn step() -> impl Strategy<Value = Step> {
         prop_oneof![
-            (1..12_u64, 1..200_u64, any::<bool>()).prop_map(|(connections, least, main)| Step::Take(
-                connections,
-                least,
-                main
-            )),
+            (1..12_u64, 1..200_u64, any::<bool>())
+                .prop_map(|(connections, least, main)| Step::Take(connections, least, main)),
             (1..400_u64).prop_map(Step::Consume),
             (any::<usize>(), 1..400_u64).prop_map(|(which, bytes)| Step::Grow(which, bytes)),
             any::<usize>().prop_map(Step::Stop),
@@ -335,12 +455,26 @@ mod tests {
         let mut growing = Vec::new();
         let mut covered = plan.position;
         for (index, part) in plan.parts.iter().enumerate() {
-            assert!(part.start == covered || (index == 0 && part.start <= covered), "{plan:?}");
+            assert!(
+                part.start == covered || (index == 0 && part.start <= covered),
+                "{plan:?}"
+            );
             assert!(covered < part.end, "{plan:?}");
             let before = index.checked_sub(1).map(|before| plan.parts[before]);
-            assert!(!(part.is_missing() && before.is_some_and(|before| before.is_missing())), "{plan:?}");
-            if let State::Filed { file, reached, growing: grows } = part.state {
-                assert!((part.start..=part.end).contains(&reached) && (grows || reached == part.end), "{plan:?}");
+            assert!(
+                !(part.is_missing() && before.is_some_and(|before| before.is_missing())),
+                "{plan:?}"
+            );
+            if let State::Filed {
+                file,
+                reached,
+                growing: grows,
+            } = part.state
+            {
+                assert!(
+                    (part.start..=part.end).contains(&reached) && (grows || reached == part.end),
+                    "{plan:?}"
+                );
                 growing.extend(grows.then_some((file, reached, part.end)));
             }
             covered = part.end;

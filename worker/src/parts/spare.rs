@@ -27,14 +27,18 @@ pub(crate) struct Demand {
 
 impl Default for ExtraConnections {
     fn default() -> Self {
-        Self { granted: watch::Sender::new(0), appetite: Mutex::default() }
+        Self {
+            granted: watch::Sender::new(0),
+            appetite: Mutex::default(),
+        }
     }
 }
 
 impl ExtraConnections {
     /// Sets how many extra connections the transfer may use.
     pub(crate) fn grant(&self, connections: usize) {
-        self.granted.send_if_modified(|granted| std::mem::replace(granted, connections) != connections);
+        self.granted
+            .send_if_modified(|granted| std::mem::replace(granted, connections) != connections);
     }
 
     /// The current grant; the receiver is notified of each change.
@@ -63,11 +67,17 @@ pub(crate) fn shares(mut free: usize, appetites: &[Demand]) -> Vec<usize> {
         free -= appetite.at_work.min(free);
     }
     for _ in 0..free {
-        let each = |(index, appetite): (usize, &Demand)| (appetite.left / (shares[index] as u64 + 2), index);
-        let candidates =
-            appetites.iter().enumerate().map(|(index, appetite)| (each((index, appetite)), appetite.least));
+        let each = |(index, appetite): (usize, &Demand)| {
+            (appetite.left / (shares[index] as u64 + 2), index)
+        };
+        let candidates = appetites
+            .iter()
+            .enumerate()
+            .map(|(index, appetite)| (each((index, appetite)), appetite.least));
         let worthwhile = candidates.filter(|((bytes, _), least)| *bytes >= (*least).max(1));
-        let Some(((_, index), _)) = worthwhile.max() else { break };
+        let Some(((_, index), _)) = worthwhile.max() else {
+            break;
+        };
         shares[index] += 1;
     }
     shares
@@ -78,20 +88,31 @@ mod tests {
     use super::*;
 
     fn of(left: u64) -> Demand {
-        Demand { left, least: 10, at_work: 0 }
+        Demand {
+            left,
+            least: 10,
+            at_work: 0,
+        }
     }
 
     #[test]
     fn the_largest_transfer_gets_the_most_slots_and_small_ones_get_none() {
         assert_eq!(shares(9, &[of(1000), of(0), of(300), of(19)]), [8, 0, 1, 0]);
-        assert_eq!(shares(9, &[of(45), of(20)]), [3, 1], "a connection has at least ten bytes to fetch");
+        assert_eq!(
+            shares(9, &[of(45), of(20)]),
+            [3, 1],
+            "a connection has at least ten bytes to fetch"
+        );
         assert_eq!(shares(0, &[of(1000)]), [0]);
         assert!(shares(3, &[]).is_empty());
     }
 
     #[test]
     fn connections_that_fetch_keep_their_slots_while_slots_are_free() {
-        let nearly_done = Demand { at_work: 3, ..of(5) };
+        let nearly_done = Demand {
+            at_work: 3,
+            ..of(5)
+        };
         assert_eq!(shares(5, &[nearly_done, of(1000)]), [3, 2]);
         assert_eq!(shares(2, &[nearly_done, of(1000)]), [2, 0]);
     }

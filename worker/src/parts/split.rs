@@ -72,7 +72,10 @@ impl Split {
         runtime: Handle,
     ) -> Option<Self> {
         let length = source.length.filter(|_| source.validator().is_some())?;
-        let ranges: Vec<_> = found.iter().map(|found| (found.start, found.reached)).collect();
+        let ranges: Vec<_> = found
+            .iter()
+            .map(|found| (found.start, found.reached))
+            .collect();
         let granted = tar.extra.granted();
         Some(Self {
             tar,
@@ -137,21 +140,38 @@ impl Split {
     /// Starts and stops parts to match the granted connections. `main`: whether the main connection
     /// is open. Returns whether the main connection is needed.
     pub(crate) fn assign_parts(&mut self, main: bool) -> bool {
-        let granted = if self.refused { 0 } else { self.granted.borrow_and_update().saturating_sub(self.failed) };
-        let granted = if self.is_probing { granted.min(1) } else { granted };
+        let granted = if self.refused {
+            0
+        } else {
+            self.granted.borrow_and_update().saturating_sub(self.failed)
+        };
+        let granted = if self.is_probing {
+            granted.min(1)
+        } else {
+            granted
+        };
         let demand = self.demand();
         let splits = granted > 0 && demand.left > 0;
         // If the main connection is not open, the extra connections take its place and its part.
-        let main = self.first().is_some_and(|first| first.state == State::Missing) && (main || !splits);
+        let main = self
+            .first()
+            .is_some_and(|first| first.state == State::Missing)
+            && (main || !splits);
         let others = if main { granted } else { granted + 1 };
         let mut at_work = self.at_work();
         for file in at_work.split_off(others.min(at_work.len())) {
             self.growing[&file].stop.cancel();
         }
-        let cut = Cut { connections: MIN_CONNECTIONS.max(granted as u64 + 1), main, least: demand.least };
+        let cut = Cut {
+            connections: MIN_CONNECTIONS.max(granted as u64 + 1),
+            main,
+            least: demand.least,
+        };
         if splits {
             for _ in at_work.len()..others {
-                let Some((file, part)) = self.plan.take(cut) else { break };
+                let Some((file, part)) = self.plan.take(cut) else {
+                    break;
+                };
                 self.begin(file, part);
             }
         }
@@ -165,19 +185,33 @@ impl Split {
 
     /// Files whose tasks were not stopped.
     fn at_work(&self) -> Vec<FileId> {
-        self.growing.iter().filter(|(_, shared)| !shared.stop.is_cancelled()).map(|(file, _)| *file).collect()
+        self.growing
+            .iter()
+            .filter(|(_, shared)| !shared.stop.is_cancelled())
+            .map(|(file, _)| *file)
+            .collect()
     }
 
     /// What additional connections could fetch.
     fn demand(&self) -> Demand {
         // Under a rate limit more connections bring no more bytes.
         let may_be_cut = !self.refused && !self.tar.origin.has_rate();
-        let Some(second) = self.speed.of_origin().filter(|_| may_be_cut) else { return Demand::default() };
+        let Some(second) = self.speed.of_origin().filter(|_| may_be_cut) else {
+            return Demand::default();
+        };
         let left = self.plan.left();
         // A remainder that arrives within a second is not split, unless parts are already under
         // way.
-        let left = if self.growing.is_empty() && left < second { 0 } else { left };
-        Demand { left, least: MIN_PART_BYTES.max(second / 5), at_work: 0 }
+        let left = if self.growing.is_empty() && left < second {
+            0
+        } else {
+            left
+        };
+        Demand {
+            left,
+            least: MIN_PART_BYTES.max(second / 5),
+            at_work: 0,
+        }
     }
 
     /// Makes only the folder of the parts and never the staging folder: another attempt that has
@@ -199,12 +233,25 @@ impl Split {
         tracing::debug!(start, end, "fetching a part of the tar");
         let path = self.folder.join(name(start));
         let shared = Arc::new(PartState::new(start, end, Arc::clone(&self.grown)));
-        shared.is_first.store(start == self.plan.position(), Ordering::Relaxed);
+        shared
+            .is_first
+            .store(start == self.plan.position(), Ordering::Relaxed);
         let writer = PartWriter::new(path.clone(), self.version, start);
-        let fetch = self.tar.clone().fetch(self.source.clone(), writer, Arc::clone(&shared));
-        self.tasks.spawn_on(async move { (file, fetch.await) }, &self.runtime);
+        let fetch = self
+            .tar
+            .clone()
+            .fetch(self.source.clone(), writer, Arc::clone(&shared));
+        self.tasks
+            .spawn_on(async move { (file, fetch.await) }, &self.runtime);
         self.growing.insert(file, shared);
-        self.files.insert(file, FoundPart { path, start, reached: start });
+        self.files.insert(
+            file,
+            FoundPart {
+                path,
+                start,
+                reached: start,
+            },
+        );
     }
 
     fn ended(&mut self, ended: Result<(FileId, PartEnd), JoinError>) {
@@ -216,7 +263,10 @@ impl Split {
         };
         if let Some(shared) = self.growing.remove(&file) {
             self.plan.grew(file, shared.reached());
-            let has_come = self.files.get(&file).is_some_and(|found| shared.reached() > found.start);
+            let has_come = self
+                .files
+                .get(&file)
+                .is_some_and(|found| shared.reached() > found.start);
             self.is_probing &= !has_come;
         }
         self.plan.stopped(file);
@@ -240,7 +290,8 @@ impl Split {
     fn update_and_clean_up(&mut self) {
         let first = self.plan.first().map(|first| first.state);
         for (file, shared) in &self.growing {
-            let is_first = matches!(first, Some(State::Filed { file: first, .. }) if first == *file);
+            let is_first =
+                matches!(first, Some(State::Filed { file: first, .. }) if first == *file);
             shared.is_first.store(is_first, Ordering::Relaxed);
             match self.plan.end_of(*file) {
                 Some(end) => shared.until.set(end),
@@ -253,7 +304,9 @@ impl Split {
             self.reader.take_if(|(read, _)| *read == file);
             // A file without bytes was never made. A file that cannot be removed is removed with
             // the staging folder.
-            self.files.remove(&file).and_then(|found| fs::remove_file(found.path).ok());
+            self.files
+                .remove(&file)
+                .and_then(|found| fs::remove_file(found.path).ok());
         }
     }
 
@@ -290,8 +343,15 @@ impl Split {
                 Some(bytes)
             }
             unproved => {
-                let error = unproved.err().map(|error| error.to_string()).unwrap_or_default();
-                tracing::warn!(file, error, "a part of the tar does not prove right, and is fetched again");
+                let error = unproved
+                    .err()
+                    .map(|error| error.to_string())
+                    .unwrap_or_default();
+                tracing::warn!(
+                    file,
+                    error,
+                    "a part of the tar does not prove right, and is fetched again"
+                );
                 self.plan.lost(file);
                 None
             }
@@ -320,7 +380,9 @@ impl Split {
     /// Stops all tasks and waits for them. Returns whether the files have bytes that are not
     /// unpacked yet.
     pub(crate) async fn stop(&mut self) -> bool {
-        self.growing.values().for_each(|shared| shared.stop.cancel());
+        self.growing
+            .values()
+            .for_each(|shared| shared.stop.cancel());
         while let Some(ended) = self.tasks.join_next().await {
             self.ended(ended);
         }

@@ -39,16 +39,32 @@ impl Worker {
             self.other_run = Some(registration.session);
             // A worker that is drained works for no other run either.
             let is_draining = self.ending == Some(SessionEnd::Drained);
-            return self.end(if is_draining { SessionEnd::Drained } else { SessionEnd::AnotherRun });
+            return self.end(if is_draining {
+                SessionEnd::Drained
+            } else {
+                SessionEnd::AnotherRun
+            });
         }
-        if !self.context.clock().answered(registration.epoch, registration.sent, registration.ttl) {
-            tracing::warn!(epoch = registration.epoch, "a coordinator of the past answered, looking for its successor");
+        if !self
+            .context
+            .clock()
+            .answered(registration.epoch, registration.sent, registration.ttl)
+        {
+            tracing::warn!(
+                epoch = registration.epoch,
+                "a coordinator of the past answered, looking for its successor"
+            );
             return self.calls.disregard(Kind::Register);
         }
         self.calls.accept(Kind::Register);
         self.is_fenced = false;
         self.missed_heartbeats = 0;
-        let Registration { session: id, ttl, renew, .. } = *registration;
+        let Registration {
+            session: id,
+            ttl,
+            renew,
+            ..
+        } = *registration;
         tracing::info!(session = id.0, "registered with the coordinator");
         self.session = Some(Session { id, ttl, renew });
         self.requests_before = self.progress.counters().requests_with_redirects();
@@ -60,7 +76,11 @@ impl Worker {
                     tracing::info!("reporting the classes that the target already has");
                     self.inventory = Some(inventory);
                 }
-                Err(error) => tracing::warn!("classes that are there are found one by one: failed to {error}"),
+                Err(error) => {
+                    tracing::warn!(
+                        "classes that are there are found one by one: failed to {error}"
+                    );
+                }
             }
         }
     }
@@ -76,14 +96,19 @@ impl Worker {
         let free = self.slots.free();
         // Leases that arrive too late or exceed the free slots are released: the next heartbeat
         // does not name them.
-        let too_late = self.ending.is_some() || self.session.is_none() || self.context.clock().has_run_out();
+        let too_late =
+            self.ending.is_some() || self.session.is_none() || self.context.clock().has_run_out();
         if !too_late {
             for lease in acquired.leases {
                 self.slots.start(lease).ok();
             }
         }
         // Leases of classes that are already in slots start nothing, so they do not count.
-        self.pause = if self.slots.free() < free { Duration::ZERO } else { ACQUIRE_DELAY };
+        self.pause = if self.slots.free() < free {
+            Duration::ZERO
+        } else {
+            ACQUIRE_DELAY
+        };
         self.end_if_job_done(acquired.job_done && acquired.directive != Directive::Reregister);
         self.log_stop_reason(acquired.stop_reason);
         self.apply_directive(acquired.directive);
@@ -118,7 +143,10 @@ impl Worker {
                 if self.missed_heartbeats == 1 {
                     tracing::warn!("leases could not be renewed, trying again: {why}");
                 } else {
-                    tracing::info!(missed = self.missed_heartbeats, "leases could not be renewed: {why}");
+                    tracing::info!(
+                        missed = self.missed_heartbeats,
+                        "leases could not be renewed: {why}"
+                    );
                 }
             }
             Ok(renewed) => {
@@ -127,7 +155,9 @@ impl Worker {
                     tracing::info!(missed, "leases are renewed again");
                 }
                 self.give_up(&renewed.drop);
-                self.end_if_job_done(renewed.job_done && renewed.directive != Directive::Reregister);
+                self.end_if_job_done(
+                    renewed.job_done && renewed.directive != Directive::Reregister,
+                );
                 self.apply_directive(renewed.directive);
             }
         }
@@ -153,7 +183,9 @@ impl Worker {
         if reason.is_empty() || reason == self.stop_reason || self.counts.is_some() {
             return;
         }
-        tracing::warn!("the coordinator has ended: {reason}. This worker waits for the next coordinator");
+        tracing::warn!(
+            "the coordinator has ended: {reason}. This worker waits for the next coordinator"
+        );
         self.stop_reason = reason;
     }
 

@@ -17,7 +17,10 @@ use crate::session::{
 };
 
 /// Delay between two streams.
-const REOPEN_BACKOFF: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
+const REOPEN_BACKOFF: Backoff = Backoff {
+    base: Duration::from_millis(250),
+    cap: Duration::from_secs(5),
+};
 /// A stream that delivers no budget within this time is abandoned.
 const FIRST_BUDGET_TIMEOUT: Duration = Duration::from_secs(8);
 /// Minimum average interval between observations; a burst of [`BURST`] is permitted.
@@ -33,11 +36,21 @@ pub(crate) async fn exchange_budgets(
     let session = |renewable: &RenewalState| renewable.session.map(|session| session.id);
     let mut last = None;
     loop {
-        let Ok(Some(id)) = sessions.wait_for(|is| session(is).is_some()).await.map(|is| session(&is)) else { return };
+        let Ok(Some(id)) = sessions
+            .wait_for(|is| session(is).is_some())
+            .await
+            .map(|is| session(&is))
+        else {
+            return;
+        };
         if last.replace(id) != Some(id) {
             gate.close();
         }
-        let exchange = Exchange { client: client.clone(), gate: Arc::clone(&gate), session: id };
+        let exchange = Exchange {
+            client: client.clone(),
+            gate: Arc::clone(&gate),
+            session: id,
+        };
         tokio::select! {
             () = exchange.keep_open() => {}
             gone = sessions.wait_for(|is| session(is) != Some(id)) => if gone.is_err() { return },
@@ -67,7 +80,9 @@ impl Exchange {
         loop {
             match self.follow().await {
                 Ended::NoBudget => {
-                    tracing::info!("the coordinator has no budget for the origin: every slot may ask it");
+                    tracing::info!(
+                        "the coordinator has no budget for the origin: every slot may ask it"
+                    );
                     self.gate.open_to_all();
                     return std::future::pending().await;
                 }
@@ -84,18 +99,30 @@ impl Exchange {
     async fn follow(&mut self) -> Ended {
         let sent = self.gate.tell();
         let opened = async {
-            let (observations, mut budgets) = self.client.pace(self.session, &sent, self.gate.first_trouble()).await?;
+            let (observations, mut budgets) = self
+                .client
+                .pace(self.session, &sent, self.gate.first_trouble())
+                .await?;
             let first = budgets.next().await?;
             Ok((observations, budgets, first))
         };
         match timeout(FIRST_BUDGET_TIMEOUT, opened).await {
             Ok(Ok((observations, budgets, first))) => {
                 let Err(error) = self.exchange(observations, budgets, first, sent).await;
-                Ended::Lost { was_open: true, why: error.to_string() }
+                Ended::Lost {
+                    was_open: true,
+                    why: error.to_string(),
+                }
             }
             Ok(Err(NoBudget::Never)) => Ended::NoBudget,
-            Ok(Err(NoBudget::Now(why))) => Ended::Lost { was_open: false, why },
-            Err(_) => Ended::Lost { was_open: false, why: "no budget came in time".to_owned() },
+            Ok(Err(NoBudget::Now(why))) => Ended::Lost {
+                was_open: false,
+                why,
+            },
+            Err(_) => Ended::Lost {
+                was_open: false,
+                why: "no budget came in time".to_owned(),
+            },
         }
     }
 
@@ -136,7 +163,11 @@ impl Exchange {
 
     /// Waits for a change to report, but not until earlier than `ahead` before `time`.
     async fn news_after(&self, time: Instant, ahead: Duration) {
-        sleep(time.saturating_duration_since(Instant::now()).saturating_sub(ahead)).await;
+        sleep(
+            time.saturating_duration_since(Instant::now())
+                .saturating_sub(ahead),
+        )
+        .await;
         self.gate.news().await;
     }
 }

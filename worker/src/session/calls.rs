@@ -14,14 +14,19 @@ use tokio::{
 
 use crate::{
     session::{
-        coordinator_client::{Acquired, CallError, CoordinatorClient, Identity, Registration, Reported},
+        coordinator_client::{
+            Acquired, CallError, CoordinatorClient, Identity, Registration, Reported,
+        },
         outbox::Outbox,
     },
     slots::Held,
 };
 
 /// A coordinator that was restarted waits for its workers for a limited time only.
-const RECONNECT: Backoff = Backoff { base: Duration::from_millis(250), cap: Duration::from_secs(5) };
+const RECONNECT: Backoff = Backoff {
+    base: Duration::from_millis(250),
+    cap: Duration::from_secs(5),
+};
 /// After this time without an answer the worker assumes that the coordinator does not come back.
 const LONGEST_OUTAGE: Duration = Duration::from_hours(24);
 /// How long a stopping worker waits for the release of its leases.
@@ -116,35 +121,59 @@ impl Calls {
     }
 
     /// Requests leases after a delay.
-    pub(crate) fn acquire(&mut self, session: SessionId, max: usize, held: Vec<Held>, pause: Duration) {
+    pub(crate) fn acquire(
+        &mut self,
+        session: SessionId,
+        max: usize,
+        held: Vec<Held>,
+        pause: Duration,
+    ) {
         self.begin(Kind::Acquire, pause, async move |mut client| {
-            client.acquire(session, max, &held).await.map(|answer| Answer::Acquired(session, answer))
+            client
+                .acquire(session, max, &held)
+                .await
+                .map(|answer| Answer::Acquired(session, answer))
         });
     }
 
     /// Reports the oldest results. `requests`: the number of requests to the origin in this
     /// session.
-    pub(crate) fn report(&mut self, identity: &Identity, session: SessionId, outbox: &mut Outbox, requests: u64) {
+    pub(crate) fn report(
+        &mut self,
+        identity: &Identity,
+        session: SessionId,
+        outbox: &mut Outbox,
+        requests: u64,
+    ) {
         if self.in_flight.contains(&Kind::Report) {
             return;
         }
         let identity = identity.clone();
         let results = outbox.batch().to_vec();
         self.begin(Kind::Report, Duration::ZERO, async move |mut client| {
-            client.report(&identity, session, &results, requests).await.map(|answer| Answer::Reported(session, answer))
+            client
+                .report(&identity, session, &results, requests)
+                .await
+                .map(|answer| Answer::Reported(session, answer))
         });
     }
 
     /// Starts a call, unless one of the kind is in flight.
-    fn begin<Call>(&mut self, kind: Kind, pause: Duration, call: impl FnOnce(CoordinatorClient) -> Call)
-    where
+    fn begin<Call>(
+        &mut self,
+        kind: Kind,
+        pause: Duration,
+        call: impl FnOnce(CoordinatorClient) -> Call,
+    ) where
         Call: Future<Output = Result<Answer, CallError>> + Send + 'static,
     {
         if self.in_flight.contains(&kind) {
             return;
         }
         self.in_flight.push(kind);
-        let pause = self.lost.get(&kind).map_or(pause, |lost| pause.max(RECONNECT.delay(lost - 1, rand::random())));
+        let pause = self.lost.get(&kind).map_or(pause, |lost| {
+            pause.max(RECONNECT.delay(lost - 1, rand::random()))
+        });
         let call = call(self.client.clone());
         self.tasks.spawn(async move {
             // A sleep of zero would still last until the next tick of the timer, one millisecond.
@@ -182,9 +211,13 @@ impl Calls {
             }
             Err(CallError::Denied(why) | CallError::Unreachable(why)) => {
                 if self.lost.is_empty() {
-                    let end = SystemTime::now() + LONGEST_OUTAGE.saturating_sub(self.last_answer.elapsed());
+                    let end = SystemTime::now()
+                        + LONGEST_OUTAGE.saturating_sub(self.last_answer.elapsed());
                     let end = humantime::format_rfc3339_seconds(end);
-                    tracing::warn!("no answer from {}, trying again until {end}: {why}", self.client.end());
+                    tracing::warn!(
+                        "no answer from {}, trying again until {end}: {why}",
+                        self.client.end()
+                    );
                 }
                 self.disregard(kind);
                 Ok(Answer::Lost)
@@ -195,8 +228,13 @@ impl Calls {
     /// Ends the session and releases unfinished classes; waits for a short time only.
     pub(crate) async fn leave(&mut self, session: SessionId, reason: &str) {
         self.tasks.shutdown().await;
-        if !matches!(timeout(LEAVE_TIMEOUT, self.client.leave(session, reason)).await, Ok(Ok(()))) {
-            tracing::info!("could not say goodbye to the coordinator; the leases run out by themselves");
+        if !matches!(
+            timeout(LEAVE_TIMEOUT, self.client.leave(session, reason)).await,
+            Ok(Ok(()))
+        ) {
+            tracing::info!(
+                "could not say goodbye to the coordinator; the leases run out by themselves"
+            );
         }
     }
 }

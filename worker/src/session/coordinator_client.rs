@@ -39,9 +39,15 @@ const SHORTEST_LEASE: Duration = Duration::from_millis(500);
 const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
 
 const _: () = {
-    assert!(SHORTEST_LEASE.as_millis() <= MIN_LEASE_TTL.as_millis(), "a worker accepts each time to live");
+    assert!(
+        SHORTEST_LEASE.as_millis() <= MIN_LEASE_TTL.as_millis(),
+        "a worker accepts each time to live"
+    );
     let shortest = SHORTEST_RENEWAL.as_millis() * RENEWALS_PER_TTL as u128;
-    assert!(shortest <= SHORTEST_LEASE.as_millis(), "a worker renews as often as it is told to");
+    assert!(
+        shortest <= SHORTEST_LEASE.as_millis(),
+        "a worker renews as often as it is told to"
+    );
 };
 
 /// The generated client on its connection.
@@ -147,8 +153,13 @@ pub(crate) struct CoordinatorClient {
 impl CoordinatorClient {
     /// Connects at the first call, and again whenever the connection is lost.
     pub(crate) fn new(connector: &Connector, clock: Arc<LeaseClock>) -> Self {
-        let stub = Stub::with_interceptor(connector.channel(), WithContext).max_decoding_message_size(LONGEST_ANSWER);
-        Self { stub, clock, end: connector.end().into() }
+        let stub = Stub::with_interceptor(connector.channel(), WithContext)
+            .max_decoding_message_size(LONGEST_ANSWER);
+        Self {
+            stub,
+            clock,
+            end: connector.end().into(),
+        }
     }
 
     /// The coordinator's address, for messages.
@@ -176,16 +187,24 @@ impl CoordinatorClient {
         };
         let sent = self.clock.now();
         let reply = self
-            .call(CALL_TIMEOUT, method::REGISTER, request, async |mut stub, request| stub.register(request).await)
+            .call(
+                CALL_TIMEOUT,
+                method::REGISTER,
+                request,
+                async |mut stub, request| stub.register(request).await,
+            )
             .await?;
-        let job = reply.job.ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
+        let job = reply
+            .job
+            .ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
         let (ttl, renew) = terms(reply.ttl_ms, reply.renew_ms)?;
         Ok(Registration {
             session: SessionId(reply.session_id),
             epoch: reply.epoch,
             ttl,
             renew,
-            job: JobOptions::try_from(job).map_err(|error| CallError::Refused(error.to_string()))?,
+            job: JobOptions::try_from(job)
+                .map_err(|error| CallError::Refused(error.to_string()))?,
             drop: tokens(&reply.drop_leases),
             job_done: is_done(reply.status.as_ref()),
             needs_inventory: reply.survey,
@@ -201,13 +220,26 @@ impl CoordinatorClient {
         received_bytes: u64,
         limit: Duration,
     ) -> Result<Renewed, CallError> {
-        let request = proto::RenewRequest { session_id: session.0, held: wire_held(held), received_bytes };
+        let request = proto::RenewRequest {
+            session_id: session.0,
+            held: wire_held(held),
+            received_bytes,
+        };
         let sent = self.clock.now();
-        let reply =
-            self.call(limit, method::RENEW, request, async |mut stub, request| stub.renew(request).await).await?;
+        let reply = self
+            .call(limit, method::RENEW, request, async |mut stub, request| {
+                stub.renew(request).await
+            })
+            .await?;
         let directive = directive(reply.directive());
         let drop = tokens(&reply.drop_leases);
-        Ok(Renewed { epoch: reply.epoch, drop, directive, job_done: reply.job_done, sent })
+        Ok(Renewed {
+            epoch: reply.epoch,
+            drop,
+            directive,
+            job_done: reply.job_done,
+            sent,
+        })
     }
 
     pub(crate) async fn acquire(
@@ -217,13 +249,27 @@ impl CoordinatorClient {
         held: &[Held],
     ) -> Result<Acquired, CallError> {
         let max = u32::try_from(max).unwrap_or(u32::MAX);
-        let request = proto::AcquireRequest { session_id: session.0, max, held: wire_held(held) };
+        let request = proto::AcquireRequest {
+            session_id: session.0,
+            max,
+            held: wire_held(held),
+        };
         let reply = self
-            .call(LONG_POLL_TIMEOUT, method::ACQUIRE, request, async |mut stub, request| stub.acquire(request).await)
+            .call(
+                LONG_POLL_TIMEOUT,
+                method::ACQUIRE,
+                request,
+                async |mut stub, request| stub.acquire(request).await,
+            )
             .await?;
         let leases = reply.leases.iter().filter_map(|lease| {
             let Ok(trace) = lease.traceparent.parse();
-            Some(Lease { wnid: lease.wnid.parse().ok()?, token: LeaseToken(lease.token), probe: lease.probe, trace })
+            Some(Lease {
+                wnid: lease.wnid.parse().ok()?,
+                token: LeaseToken(lease.token),
+                probe: lease.probe,
+                trace,
+            })
         });
         Ok(Acquired {
             leases: leases.collect(),
@@ -255,7 +301,12 @@ impl CoordinatorClient {
             requests,
         };
         let reply = self
-            .call(CALL_TIMEOUT, method::REPORT, request, async |mut stub, request| stub.report(request).await)
+            .call(
+                CALL_TIMEOUT,
+                method::REPORT,
+                request,
+                async |mut stub, request| stub.report(request).await,
+            )
             .await?;
         Ok(Reported {
             directive: directive(reply.directive()),
@@ -266,9 +317,22 @@ impl CoordinatorClient {
         })
     }
 
-    pub(crate) async fn leave(&mut self, session: SessionId, reason: &str) -> Result<(), CallError> {
-        let request = proto::LeaveRequest { session_id: session.0, reason: reason.to_owned() };
-        self.call(CALL_TIMEOUT, method::LEAVE, request, async |mut stub, request| stub.leave(request).await).await?;
+    pub(crate) async fn leave(
+        &mut self,
+        session: SessionId,
+        reason: &str,
+    ) -> Result<(), CallError> {
+        let request = proto::LeaveRequest {
+            session_id: session.0,
+            reason: reason.to_owned(),
+        };
+        self.call(
+            CALL_TIMEOUT,
+            method::LEAVE,
+            request,
+            async |mut stub, request| stub.leave(request).await,
+        )
+        .await?;
         Ok(())
     }
 
@@ -283,21 +347,27 @@ impl CoordinatorClient {
         let made = async {
             match call(self.stub.clone(), request.clone()).await {
                 // The stream of the budgets keeps a connection open that accepts no further calls.
-                Err(status) if connect::was_not_sent(&status) => call(self.stub.clone(), request).await,
+                Err(status) if connect::was_not_sent(&status) => {
+                    call(self.stub.clone(), request).await
+                }
                 answered => answered,
             }
         };
         match timeout(limit, made.instrument(trace::calling(method))).await {
-            Err(_) => Err(CallError::Unreachable(format!("no answer for {}s", limit.as_secs_f64()))),
+            Err(_) => Err(CallError::Unreachable(format!(
+                "no answer for {}s",
+                limit.as_secs_f64()
+            ))),
             Ok(Ok(reply)) => Ok(reply.into_inner()),
             Ok(Err(status)) => {
                 let why = connect::reason(&status);
                 Err(match status.code() {
                     Code::PermissionDenied | Code::Unauthenticated => CallError::Denied(why),
                     _ if connect::mismatched(&status) => CallError::Denied(why),
-                    Code::FailedPrecondition | Code::InvalidArgument | Code::Unimplemented | Code::AlreadyExists => {
-                        CallError::Refused(why)
-                    }
+                    Code::FailedPrecondition
+                    | Code::InvalidArgument
+                    | Code::Unimplemented
+                    | Code::AlreadyExists => CallError::Refused(why),
                     _ => CallError::Unreachable(why),
                 })
             }
@@ -315,7 +385,10 @@ fn terms(ttl_ms: u64, renew_ms: u64) -> Result<(Duration, Duration), CallError> 
             "its leases live for {ttl_ms} ms, and a worker needs at least {least} to renew them"
         )));
     }
-    Ok((ttl, Duration::from_millis(renew_ms).clamp(SHORTEST_RENEWAL, ttl / 2)))
+    Ok((
+        ttl,
+        Duration::from_millis(renew_ms).clamp(SHORTEST_RENEWAL, ttl / 2),
+    ))
 }
 
 fn directive(wire: proto::Directive) -> Directive {
@@ -362,7 +435,11 @@ mod tests {
             (30_000, 10_000, (milliseconds(30_000), milliseconds(10_000))),
             (30_000, 0, (milliseconds(30_000), SHORTEST_RENEWAL)),
             (30_000, 1, (milliseconds(30_000), SHORTEST_RENEWAL)),
-            (30_000, u64::MAX, (milliseconds(30_000), milliseconds(15_000))),
+            (
+                30_000,
+                u64::MAX,
+                (milliseconds(30_000), milliseconds(15_000)),
+            ),
             (500, 0, (milliseconds(500), SHORTEST_RENEWAL)),
             (u64::MAX, u64::MAX, (MAX_LEASE_TTL, MAX_LEASE_TTL / 2)),
         ] {
@@ -370,7 +447,12 @@ mod tests {
         }
         for ttl in [0, 1, 499] {
             let refused = terms(ttl, 0).unwrap_err().to_string();
-            assert_eq!(refused, format!("its leases live for {ttl} ms, and a worker needs at least 500 to renew them"));
+            assert_eq!(
+                refused,
+                format!(
+                    "its leases live for {ttl} ms, and a worker needs at least 500 to renew them"
+                )
+            );
         }
     }
 }

@@ -1,6 +1,8 @@
 //! Errors that end a worker.
 
-use crate::{fetch::context::JobContextError, session::heartbeat::RenewalError, storage::target::TargetError};
+use crate::{
+    fetch::context::JobContextError, session::heartbeat::RenewalError, storage::target::TargetError,
+};
 
 /// Why a worker could not start or continue.
 #[derive(Debug, thiserror::Error)]

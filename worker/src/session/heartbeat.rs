@@ -27,7 +27,11 @@ use crate::{
 /// Longest time that one call waits for its answer.
 const CALL_TIMEOUT: Duration = Duration::from_secs(4);
 /// Delay before each try of one renewal; at most a third of the renewal interval.
-const RETRY_DELAYS: [Duration; TRIES as usize] = [Duration::ZERO, Duration::from_secs(1), Duration::from_secs(2)];
+const RETRY_DELAYS: [Duration; TRIES as usize] = [
+    Duration::ZERO,
+    Duration::from_secs(1),
+    Duration::from_secs(2),
+];
 /// Number of tries of one renewal.
 pub(crate) const TRIES: u32 = 3;
 
@@ -103,12 +107,28 @@ pub(crate) fn start(
         let ticks = async move {
             // The connection must belong to this thread's runtime.
             let client = CoordinatorClient::new(&connector, Arc::clone(&clock));
-            Ticker { connector, client, clock, progress, renewable: to_renew, beats }.run().await;
+            Ticker {
+                connector,
+                client,
+                clock,
+                progress,
+                renewable: to_renew,
+                beats,
+            }
+            .run()
+            .await;
         };
         runtime.block_on(stop.run_until_cancelled_owned(ticks));
     })?;
-    started.recv().expect("the thread says how it began").map_err(RenewalError::Runtime)?;
-    Ok(Renewals { renewable, beats: results, stop: stop_guard })
+    started
+        .recv()
+        .expect("the thread says how it began")
+        .map_err(RenewalError::Runtime)?;
+    Ok(Renewals {
+        renewable,
+        beats: results,
+        stop: stop_guard,
+    })
 }
 
 /// The state of the renewal task.
@@ -123,7 +143,12 @@ struct Ticker {
 
 impl Ticker {
     async fn run(mut self) {
-        while self.renewable.wait_for(|renewable| renewable.session.is_some()).await.is_ok() {
+        while self
+            .renewable
+            .wait_for(|renewable| renewable.session.is_some())
+            .await
+            .is_ok()
+        {
             // The registration has just renewed the leases.
             let mut due = Instant::now();
             while let Some(session) = self.session() {
@@ -142,11 +167,23 @@ impl Ticker {
     /// One renewal: calls up to [`TRIES`] times until there is an answer.
     async fn renew(&mut self) {
         for delay in RETRY_DELAYS {
-            let Some(session) = self.session() else { return };
+            let Some(session) = self.session() else {
+                return;
+            };
             sleep(delay.min(session.renew / 3)).await;
-            let RenewalState { session: Some(session), held } = self.renewable.borrow().clone() else { return };
+            let RenewalState {
+                session: Some(session),
+                held,
+            } = self.renewable.borrow().clone()
+            else {
+                return;
+            };
             let limit = CALL_TIMEOUT.min(session.renew);
-            let renewed = match self.client.renew(session.id, &held, self.progress.received_bytes(), limit).await {
+            let renewed = match self
+                .client
+                .renew(session.id, &held, self.progress.received_bytes(), limit)
+                .await
+            {
                 Err(error) => {
                     self.report_failure(session.id, error.to_string());
                     // If the remote host is gone, TCP would keep the connection for longer than
@@ -155,20 +192,31 @@ impl Ticker {
                     continue;
                 }
                 Ok(renewed) if !is_current(&self.clock, &renewed, session.ttl) => {
-                    self.report_failure(session.id, "a coordinator of the past answered".to_owned());
+                    self.report_failure(
+                        session.id,
+                        "a coordinator of the past answered".to_owned(),
+                    );
                     continue;
                 }
                 Ok(renewed) => renewed,
             };
             // If the queue is full, the worker receives the next answer instead.
-            return drop(self.beats.try_send(RenewalResult { session: session.id, renewed: Ok(renewed) }));
+            return drop(self.beats.try_send(RenewalResult {
+                session: session.id,
+                renewed: Ok(renewed),
+            }));
         }
     }
 
     fn report_failure(&self, session: SessionId, why: String) {
         self.progress.counters().missed_renewals.inc();
         // If the queue is full, the failure is only counted.
-        self.beats.try_send(RenewalResult { session, renewed: Err(why) }).ok();
+        self.beats
+            .try_send(RenewalResult {
+                session,
+                renewed: Err(why),
+            })
+            .ok();
     }
 }
 
@@ -178,7 +226,9 @@ impl Ticker {
 fn is_current(clock: &LeaseClock, renewed: &Renewed, ttl: Duration) -> bool {
     match renewed.directive {
         Directive::Reregister => clock.heard_of(renewed.epoch),
-        Directive::Continue | Directive::Stop | Directive::Drain => clock.answered(renewed.epoch, renewed.sent, ttl),
+        Directive::Continue | Directive::Stop | Directive::Drain => {
+            clock.answered(renewed.epoch, renewed.sent, ttl)
+        }
     }
 }
 
@@ -200,14 +250,23 @@ mod tests {
         let now = Arc::clone(&time);
         let clock = LeaseClock::new(move || Duration::from_secs(now.load(Ordering::Relaxed)));
         let answered = |epoch, directive| {
-            let renewed = Renewed { epoch, drop: Vec::new(), directive, job_done: false, sent: clock.now() };
+            let renewed = Renewed {
+                epoch,
+                drop: Vec::new(),
+                directive,
+                job_done: false,
+                sent: clock.now(),
+            };
             is_current(&clock, &renewed, Duration::from_secs(30))
         };
         assert!(answered(1, Directive::Continue));
         time.store(1025, Ordering::Relaxed);
         assert!(clock.has_run_out());
         assert!(answered(2, Directive::Reregister));
-        assert!(clock.has_run_out(), "the leases may belong to another worker");
+        assert!(
+            clock.has_run_out(),
+            "the leases may belong to another worker"
+        );
         assert!(!answered(1, Directive::Continue), "a later epoch is known");
         assert!(clock.has_run_out());
         assert!(answered(2, Directive::Drain));

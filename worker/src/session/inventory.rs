@@ -60,9 +60,16 @@ impl Inventory {
         // for.
         threads::start(&mut threads, "list", move || {
             let target = listing.target();
-            list(target, &listed).map_err(|error| target.error("list the folders", error)).map(|()| Vec::new())
+            list(target, &listed)
+                .map_err(|error| target.error("list the folders", error))
+                .map(|()| Vec::new())
         })?;
-        Ok(Self { context, chunks, threads, is_over: false })
+        Ok(Self {
+            context,
+            chunks,
+            threads,
+            is_over: false,
+        })
     }
 
     /// Whether all folders were examined and all results were taken.
@@ -100,10 +107,14 @@ impl Inventory {
 fn list(target: &Target, listed: &mpsc::Sender<Vec<Wnid>>) -> io::Result<()> {
     let mut chunk = Vec::with_capacity(CHUNK);
     for entry in listing::list(target.root())? {
-        let Some(wnid) = entry?.text().and_then(|name| name.parse().ok()) else { continue };
+        let Some(wnid) = entry?.text().and_then(|name| name.parse().ok()) else {
+            continue;
+        };
         chunk.push(wnid);
         if chunk.len() == CHUNK
-            && listed.blocking_send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK))).is_err()
+            && listed
+                .blocking_send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)))
+                .is_err()
         {
             return Ok(());
         }
@@ -135,11 +146,22 @@ fn examine(context: &JobContext, chunk: &[Wnid]) -> Result<Vec<UnreportedResult>
 /// this program lies beside the folder, the result needs a lease: the tar is to be removed, and
 /// only a lease proves that the class belongs to this job.
 fn complete(context: &JobContext, wnid: Wnid) -> io::Result<Option<UnreportedResult>> {
-    let ExistingFolder::Complete(manifest) = existing::look(context.target(), wnid, &context.job)? else {
+    let ExistingFolder::Complete(manifest) = existing::look(context.target(), wnid, &context.job)?
+    else {
         return Ok(None);
     };
-    let needs_lease = context.job.delete_tar && kept_tar::written_here(context.target(), wnid)?.is_some();
+    let needs_lease =
+        context.job.delete_tar && kept_tar::written_here(context.target(), wnid)?.is_some();
     // No worker has leased the class.
-    let lease = Lease { wnid, token: LeaseToken(0), probe: false, trace: TraceParent::default() };
-    Ok(Some(UnreportedResult { lease, outcome: context.found(&manifest), needs_lease }))
+    let lease = Lease {
+        wnid,
+        token: LeaseToken(0),
+        probe: false,
+        trace: TraceParent::default(),
+    };
+    Ok(Some(UnreportedResult {
+        lease,
+        outcome: context.found(&manifest),
+        needs_lease,
+    }))
 }

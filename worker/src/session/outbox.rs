@@ -22,9 +22,15 @@ const LARGEST_MESSAGE: usize = 1 << 20;
 const RESULT_SIZE: usize = 128;
 
 const _: () = {
-    assert!(LEASING_LIMIT + MAX_SLOTS as usize <= MAX_BATCH, "one message names all leases");
+    assert!(
+        LEASING_LIMIT + MAX_SLOTS as usize <= MAX_BATCH,
+        "one message names all leases"
+    );
     // The size of a result is an estimate.
-    assert!(2 * LARGEST_MESSAGE <= MAX_REPORT, "a coordinator accepts each report");
+    assert!(
+        2 * LARGEST_MESSAGE <= MAX_REPORT,
+        "a coordinator accepts each report"
+    );
 };
 
 /// A result that is to be reported to the coordinator.
@@ -102,7 +108,10 @@ impl Outbox {
 
     /// The leases of the results that are not acknowledged.
     pub(crate) fn leases(&self) -> impl Iterator<Item = Lease> {
-        self.results.iter().map(|finished| finished.lease).filter(|lease| lease.token.0 > 0)
+        self.results
+            .iter()
+            .map(|finished| finished.lease)
+            .filter(|lease| lease.token.0 > 0)
     }
 
     /// Removes all results.
@@ -127,7 +136,12 @@ mod tests {
 
     fn finished(number: usize, token: u64, outcome: Outcome) -> UnreportedResult {
         UnreportedResult {
-            lease: Lease { wnid: wnid(number), token: LeaseToken(token), probe: false, trace: TraceParent::default() },
+            lease: Lease {
+                wnid: wnid(number),
+                token: LeaseToken(token),
+                probe: false,
+                trace: TraceParent::default(),
+            },
             outcome,
             needs_lease: false,
         }
@@ -143,7 +157,11 @@ mod tests {
         outbox.add((0..10_000).map(skipped));
         let mut sizes = Vec::new();
         while !outbox.is_empty() {
-            let settled: Vec<Wnid> = outbox.batch().iter().map(|finished| finished.lease.wnid).collect();
+            let settled: Vec<Wnid> = outbox
+                .batch()
+                .iter()
+                .map(|finished| finished.lease.wnid)
+                .collect();
             sizes.push(settled.len());
             assert!(outbox.acknowledge(&settled));
         }
@@ -154,12 +172,21 @@ mod tests {
     fn reports_with_long_failure_messages_hold_fewer_results() {
         let mut outbox = Outbox::default();
         let failure = Failure::new(FailureKind::TarError, "");
-        let long = |bytes| Outcome::Failed(Failure { message: "x".repeat(bytes), ..failure.clone() });
+        let long = |bytes| {
+            Outcome::Failed(Failure {
+                message: "x".repeat(bytes),
+                ..failure.clone()
+            })
+        };
         outbox.add((0..10).map(|number| finished(number, 1, long(400_000))));
         assert_eq!(outbox.batch().len(), 2);
         outbox.clear();
         outbox.add([finished(0, 1, long(3 << 20))]);
-        assert_eq!(outbox.batch().len(), 1, "a result above the size limit is sent alone");
+        assert_eq!(
+            outbox.batch().len(),
+            1,
+            "a result above the size limit is sent alone"
+        );
     }
 
     #[test]
@@ -169,9 +196,20 @@ mod tests {
         outbox.batch();
         outbox.add([finished(1, 7, Outcome::Success(Published::default()))]);
         assert!(outbox.acknowledge(&[wnid(1)]));
-        let left: Vec<Wnid> = outbox.batch().iter().map(|finished| finished.lease.wnid).collect();
+        let left: Vec<Wnid> = outbox
+            .batch()
+            .iter()
+            .map(|finished| finished.lease.wnid)
+            .collect();
         assert_eq!(left, [wnid(2), wnid(1)]);
-        assert_eq!(outbox.leases().count(), 1, "a result of the inventory has no lease");
-        assert!(!outbox.acknowledge(&[]), "an immediate retry would not help");
+        assert_eq!(
+            outbox.leases().count(),
+            1,
+            "a result of the inventory has no lease"
+        );
+        assert!(
+            !outbox.acknowledge(&[]),
+            "an immediate retry would not help"
+        );
     }
 }

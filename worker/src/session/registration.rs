@@ -55,31 +55,60 @@ pub(crate) async fn join(
     let target = Arc::new(Target::open(&config.target, config.staging.as_deref())?);
     let clock = Arc::new(LeaseClock::of_this_host());
     let mut calls = Calls::new(CoordinatorClient::new(connector, Arc::clone(&clock)));
-    let Some(registration) = register(&mut calls, identity, &target, shutdown).await? else { return Ok(None) };
+    let Some(registration) = register(&mut calls, identity, &target, shutdown).await? else {
+        return Ok(None);
+    };
     let mut threads = JoinSet::new();
     let counters = Arc::clone(progress.counters());
     let limiter = OriginLimiter::shut(identity.slots, Arc::clone(&counters));
     let open = || {
         let job = registration.job.clone();
         let retries = counters.retries.clone();
-        let private = if config.allow_private_origin { PrivateOrigin::Allowed } else { PrivateOrigin::Refused };
+        let private = if config.allow_private_origin {
+            PrivateOrigin::Allowed
+        } else {
+            PrivateOrigin::Refused
+        };
         let origin = Origin::new(&job, private, Arc::clone(&limiter), retries);
         let origin = origin.map_err(JobContextError::from)?;
-        let context =
-            JobContext::open(job, origin, target, Arc::clone(&clock), identity.slots, counters, &mut threads)?;
+        let context = JobContext::open(
+            job,
+            origin,
+            target,
+            Arc::clone(&clock),
+            identity.slots,
+            counters,
+            &mut threads,
+        )?;
         // Started before the slots, whose number is reduced if the system has too few threads.
         let renewals = heartbeat::start(&mut threads, connector.clone(), clock, progress.clone())?;
-        let slots = Slots::open(Arc::new(context), progress.clone(), identity.slots, &mut threads)?;
+        let slots = Slots::open(
+            Arc::new(context),
+            progress.clone(),
+            identity.slots,
+            &mut threads,
+        )?;
         Ok::<_, WorkerError>((renewals, slots))
     };
     let opened = match open() {
-        Ok((renewals, slots)) => check_origin(slots.context(), registration.ttl).await.map(|()| (renewals, slots)),
+        Ok((renewals, slots)) => check_origin(slots.context(), registration.ttl)
+            .await
+            .map(|()| (renewals, slots)),
         Err(error) => Err(error),
     };
     match opened {
-        Ok((renewals, slots)) => Ok(Some(Joined { calls, registration, renewals, slots, limiter, threads })),
+        Ok((renewals, slots)) => Ok(Some(Joined {
+            calls,
+            registration,
+            renewals,
+            slots,
+            limiter,
+            threads,
+        })),
         Err(error) => {
-            calls.leave(registration.session, &for_the_coordinator(&error)).await;
+            calls
+                .leave(registration.session, &for_the_coordinator(&error))
+                .await;
             Err(error)
         }
     }
@@ -101,7 +130,13 @@ async fn register(
     shutdown: &Shutdown,
 ) -> Result<Option<Registration>, WorkerError> {
     loop {
-        calls.register(identity, target.storage_id(), Vec::new(), false, Duration::ZERO);
+        calls.register(
+            identity,
+            target.storage_id(),
+            Vec::new(),
+            false,
+            Duration::ZERO,
+        );
         match shutdown.drain.run_until_cancelled(calls.next()).await {
             None => return Ok(None),
             Some(Some(Ok(Answer::Registered(registration)))) => return Ok(Some(*registration)),

@@ -3,14 +3,28 @@
 
 use std::io;
 
-use crate::{fetch::context::JobContextError, session::error::WorkerError, storage::target::TargetError};
+use crate::{
+    fetch::context::JobContextError, session::error::WorkerError, storage::target::TargetError,
+};
 
 /// One sentence without the final full stop.
 pub(crate) fn for_the_coordinator(error: &WorkerError) -> String {
     match error {
-        WorkerError::Target(TargetError::Refused { target, action, cause })
-        | WorkerError::Context(JobContextError::Target(TargetError::Refused { target, action, cause })) => {
-            format!("cannot {action} in its target folder {}: {cause}; {}", target.display(), remedy(cause))
+        WorkerError::Target(TargetError::Refused {
+            target,
+            action,
+            cause,
+        })
+        | WorkerError::Context(JobContextError::Target(TargetError::Refused {
+            target,
+            action,
+            cause,
+        })) => {
+            format!(
+                "cannot {action} in its target folder {}: {cause}; {}",
+                target.display(),
+                remedy(cause)
+            )
         }
         error => format!("cannot {error}"),
     }
@@ -25,7 +39,9 @@ fn remedy(cause: &io::Error) -> &'static str {
             "make that folder writable, or give the worker another one with --target"
         }
         io::ErrorKind::NotFound => "mount that folder again",
-        _ if cause.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => "check that disk",
+        _ if cause.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
+            "check that disk"
+        }
         _ if cause.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
             "allow the worker more open files (ulimit -n)"
         }
@@ -44,7 +60,14 @@ mod tests {
         let stop = |errno: Errno| {
             let target = "/data/images".into();
             let action = "write n00000001".to_owned();
-            for_the_coordinator(&TargetError::Refused { target, action, cause: errno.into() }.into())
+            for_the_coordinator(
+                &TargetError::Refused {
+                    target,
+                    action,
+                    cause: errno.into(),
+                }
+                .into(),
+            )
         };
         assert_eq!(
             stop(Errno::NOSPC),
@@ -54,12 +77,24 @@ mod tests {
         for (errno, what) in [
             (Errno::DQUOT, "; free some space there"),
             (Errno::FBIG, "(ulimit -f)"),
-            (Errno::ROFS, "; make that folder writable, or give the worker another one with --target"),
-            (Errno::ACCESS, "; make that folder writable, or give the worker another one with --target"),
+            (
+                Errno::ROFS,
+                "; make that folder writable, or give the worker another one with --target",
+            ),
+            (
+                Errno::ACCESS,
+                "; make that folder writable, or give the worker another one with --target",
+            ),
             (Errno::NOENT, "; mount that folder again"),
             (Errno::IO, "; check that disk"),
-            (Errno::MFILE, "; allow the worker more open files (ulimit -n)"),
-            (Errno::STALE, "; make that folder usable, or give the worker another one with --target"),
+            (
+                Errno::MFILE,
+                "; allow the worker more open files (ulimit -n)",
+            ),
+            (
+                Errno::STALE,
+                "; make that folder usable, or give the worker another one with --target",
+            ),
         ] {
             assert!(stop(errno).ends_with(what), "{}", stop(errno));
         }

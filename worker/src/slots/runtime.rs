@@ -38,7 +38,11 @@ impl SlotRuntime {
         let thread = move || {
             // No task of this runtime uses the blocking pool: host names are looked up on the
             // process's runtime.
-            let runtime = match Builder::new_current_thread().enable_all().max_blocking_threads(1).build() {
+            let runtime = match Builder::new_current_thread()
+                .enable_all()
+                .max_blocking_threads(1)
+                .build()
+            {
                 Ok(runtime) => runtime,
                 Err(error) => return ready.send(Err(error)).unwrap_or_default(),
             };
@@ -48,7 +52,10 @@ impl SlotRuntime {
             }
         };
         threads::start(set, "slot", thread)?;
-        started.recv().expect("the thread says how it began").map_err(JobContextError::Runtime)?;
+        started
+            .recv()
+            .expect("the thread says how it began")
+            .map_err(JobContextError::Runtime)?;
         Ok(Self { work })
     }
 
@@ -56,7 +63,10 @@ impl SlotRuntime {
     ///
     /// # Panics
     /// If the job panics. The runtime stays usable.
-    pub(crate) async fn run<T: Send + 'static>(&self, job: impl AsyncFnOnce(&Origin) -> T + Send + 'static) -> T {
+    pub(crate) async fn run<T: Send + 'static>(
+        &self,
+        job: impl AsyncFnOnce(&Origin) -> T + Send + 'static,
+    ) -> T {
         let (ended, end) = oneshot::channel();
         let work = move |runtime: &Runtime, origin: &Origin| {
             let result = catch_unwind(AssertUnwindSafe(|| {
@@ -71,8 +81,12 @@ impl SlotRuntime {
             // The receiver is gone if its task was aborted.
             ended.send(result).ok();
         };
-        self.work.send(Box::new(work)).expect("the thread lives as long as the lane");
-        end.await.expect("the thread sends what came of it").unwrap_or_else(|panic| resume_unwind(panic))
+        self.work
+            .send(Box::new(work))
+            .expect("the thread lives as long as the lane");
+        end.await
+            .expect("the thread sends what came of it")
+            .unwrap_or_else(|panic| resume_unwind(panic))
     }
 }
 
@@ -99,21 +113,31 @@ mod tests {
     #[tokio::test]
     async fn a_transfer_that_is_dropped_closes_its_connection() {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-        let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap()).parse().unwrap();
+        let url: Url = format!("http://{}/x.tar", listener.local_addr().unwrap())
+            .parse()
+            .unwrap();
         let server = thread::spawn(move || {
             let (mut stream, _) = listener.accept().unwrap();
             assert!(stream.read(&mut [0; 4096]).unwrap() > 0);
-            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n").unwrap();
-            stream.set_write_timeout(Some(Duration::from_secs(5))).unwrap();
+            stream
+                .write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n")
+                .unwrap();
+            stream
+                .set_write_timeout(Some(Duration::from_secs(5)))
+                .unwrap();
             loop {
                 if let Err(error) = stream.write_all(&[0; 8192]) {
                     break error.kind();
                 }
             }
         });
-        let origin =
-            Origin::new(&job(), PrivateOrigin::Allowed, OriginLimiter::open(1, Arc::default()), Counter::default())
-                .unwrap();
+        let origin = Origin::new(
+            &job(),
+            PrivateOrigin::Allowed,
+            OriginLimiter::open(1, Arc::default()),
+            Counter::default(),
+        )
+        .unwrap();
         let mut set = JoinSet::new();
         let lane = SlotRuntime::open(&origin, &mut set).unwrap();
         let job = async move |origin: &Origin| {
@@ -122,9 +146,17 @@ mod tests {
         };
         lane.run(job).await;
         // The runtime still exists and is idle.
-        let kind = tokio::task::spawn_blocking(move || server.join().unwrap()).await.unwrap();
-        assert!(matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe), "still open: {kind:?}");
+        let kind = tokio::task::spawn_blocking(move || server.join().unwrap())
+            .await
+            .unwrap();
+        assert!(
+            matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
+            "still open: {kind:?}"
+        );
         drop(lane);
-        set.join_next().await.unwrap().expect("the thread ends with the handle");
+        set.join_next()
+            .await
+            .unwrap()
+            .expect("the thread ends with the handle");
     }
 }

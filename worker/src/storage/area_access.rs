@@ -19,7 +19,9 @@ use rustix::{
 };
 use shared::{
     own_file::open_folder,
-    ownership::{NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others},
+    ownership::{
+        NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others,
+    },
 };
 
 /// Mode of an area that is not shared.
@@ -51,14 +53,20 @@ pub(crate) struct AreaAccess {
 
 impl Default for AreaAccess {
     fn default() -> Self {
-        Self { user: geteuid().as_raw(), keeps_modes: true }
+        Self {
+            user: geteuid().as_raw(),
+            keeps_modes: true,
+        }
     }
 }
 
 impl AreaAccess {
     /// Determines it from a file that was just created with mode 0600.
     pub(crate) fn of(file: &Metadata) -> Self {
-        Self { user: file.uid(), keeps_modes: file.mode() & FOREIGN_BITS == 0 }
+        Self {
+            user: file.uid(),
+            keeps_modes: file.mode() & FOREIGN_BITS == 0,
+        }
     }
 
     /// This process's user, as the file system shows it.
@@ -73,8 +81,14 @@ impl AreaAccess {
 
     /// Refuses an area to which other users could have written.
     pub(crate) fn check(self, folder: &Metadata, group: Option<Group>) -> io::Result<()> {
-        let group = group.filter(|_| is_shared(folder)).map(|Group(group)| group);
-        Ownership { group, ..Ownership::strict().shown_as(self.user) }.check(folder)?;
+        let group = group
+            .filter(|_| is_shared(folder))
+            .map(|Group(group)| group);
+        Ownership {
+            group,
+            ..Ownership::strict().shown_as(self.user)
+        }
+        .check(folder)?;
         if self.keeps_modes && is_writable_by_others(folder) {
             return Err(NotOurs::Writable.into());
         }
@@ -89,8 +103,14 @@ pub(crate) fn make(path: &Path, group: Option<Group>) -> io::Result<()> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {
             let folder = open_folder(path)?;
             let found = folder.metadata()?;
-            let is_ours = found.uid() == geteuid().as_raw() && !is_writable_by_others(&found) && !is_shared(&found);
-            if is_ours && found.mode() & FOREIGN_BITS != 0 { set_mode(&folder, PRIVATE_MODE) } else { Ok(()) }
+            let is_ours = found.uid() == geteuid().as_raw()
+                && !is_writable_by_others(&found)
+                && !is_shared(&found);
+            if is_ours && found.mode() & FOREIGN_BITS != 0 {
+                set_mode(&folder, PRIVATE_MODE)
+            } else {
+                Ok(())
+            }
         }
         made => {
             made?;
@@ -103,27 +123,44 @@ pub(crate) fn make(path: &Path, group: Option<Group>) -> io::Result<()> {
             }
             // A user who is not a member of the group works alone: the kernel keeps the
             // set-group-ID bit for members only.
-            if is_shared(&folder.metadata()?) { Ok(()) } else { set_mode(&folder, PRIVATE_MODE) }
+            if is_shared(&folder.metadata()?) {
+                Ok(())
+            } else {
+                set_mode(&folder, PRIVATE_MODE)
+            }
         }
     }
 }
 
 /// Lets the group of a shared area lock a file in it.
 pub(crate) fn share(file: &File, area: &File) -> io::Result<()> {
-    if is_shared(&area.metadata()?) { set_mode(file, 0o660) } else { Ok(()) }
+    if is_shared(&area.metadata()?) {
+        set_mode(file, 0o660)
+    } else {
+        Ok(())
+    }
 }
 
 /// Whether every user can replace the entries of a folder: it is writable for all and has no sticky
 /// bit.
 pub(crate) fn is_open_to_all(folder: &Path) -> bool {
-    folder.metadata().is_ok_and(|found| is_writable_by_all(&found) && !has_sticky_bit(&found))
+    folder
+        .metadata()
+        .is_ok_and(|found| is_writable_by_all(&found) && !has_sticky_bit(&found))
 }
 
 /// Sets a mode. Errors of mounts without modes are ignored, because there the mount determines the
 /// rights.
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
     match file.set_permissions(Permissions::from_mode(mode)) {
-        Err(error) if matches!(error.kind(), ErrorKind::PermissionDenied | ErrorKind::Unsupported) => Ok(()),
+        Err(error)
+            if matches!(
+                error.kind(),
+                ErrorKind::PermissionDenied | ErrorKind::Unsupported
+            ) =>
+        {
+            Ok(())
+        }
         set => set,
     }
 }
@@ -158,7 +195,15 @@ mod tests {
                 make(&area, group).unwrap();
                 // The set-group-ID bit is inherited and has no effect without the right to write.
                 let found = mode(&area);
-                assert_eq!(if found & 0o020 == 0 { found & 0o777 } else { found }, expected, "{target:o}");
+                assert_eq!(
+                    if found & 0o020 == 0 {
+                        found & 0o777
+                    } else {
+                        found
+                    },
+                    expected,
+                    "{target:o}"
+                );
             }
             fs::set_permissions(&area, Permissions::from_mode(0o755)).unwrap();
             make(&area, group).unwrap();
@@ -175,7 +220,10 @@ mod tests {
         }
         let folder = tempfile::tempdir().unwrap();
         let [attacker, user] = [54_421, 54_422];
-        let access = AreaAccess { user, keeps_modes: true };
+        let access = AreaAccess {
+            user,
+            keeps_modes: true,
+        };
         for (owner, rights, is_used) in [
             (user, 0o700, true),
             (user, 0o755, true),
@@ -195,10 +243,21 @@ mod tests {
             chown(folder.path(), Some(owner), Some(7)).unwrap();
             fs::set_permissions(folder.path(), Permissions::from_mode(rights)).unwrap();
             let found = folder.path().metadata().unwrap();
-            assert_eq!(access.check(&found, Some(Group(7))).is_ok(), is_used, "{owner}, {rights:o}");
+            assert_eq!(
+                access.check(&found, Some(Group(7))).is_ok(),
+                is_used,
+                "{owner}, {rights:o}"
+            );
             let in_the_group = is_used && owner != attacker;
-            assert_eq!(access.check(&found, Some(Group(8))).is_ok(), in_the_group, "{owner}, {rights:o}");
-            let without_modes = AreaAccess { user, keeps_modes: false };
+            assert_eq!(
+                access.check(&found, Some(Group(8))).is_ok(),
+                in_the_group,
+                "{owner}, {rights:o}"
+            );
+            let without_modes = AreaAccess {
+                user,
+                keeps_modes: false,
+            };
             assert_eq!(without_modes.check(&found, None).is_ok(), owner != attacker);
         }
     }

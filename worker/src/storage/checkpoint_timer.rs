@@ -50,7 +50,10 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn the_timer_runs_from_the_first_byte_that_is_not_in_a_checkpoint() {
         let mut timer = CheckpointTimer::default();
-        assert!(timeout(Duration::from_hours(1), timer.due()).await.is_err(), "no byte was received");
+        assert!(
+            timeout(Duration::from_hours(1), timer.due()).await.is_err(),
+            "no byte was received"
+        );
         assert!(!timer.received());
         advance(INTERVAL / 2).await;
         assert!(!timer.received());

@@ -72,15 +72,19 @@ impl Difference {
 impl fmt::Display for Difference {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Manifest => formatter.write_str("is damaged, of another class or of a later version"),
+            Self::Manifest => {
+                formatter.write_str("is damaged, of another class or of a later version")
+            }
             Self::Missing => formatter.write_str("is missing"),
             Self::NoFile => formatter.write_str("is no file"),
-            Self::Size { listed, found } => write!(formatter, "has {found} bytes, the manifest says {listed}"),
+            Self::Size { listed, found } => {
+                write!(formatter, "has {found} bytes, the manifest says {listed}")
+            }
             Self::Content => formatter.write_str("has other content than the manifest says"),
             Self::NotListed => formatter.write_str("is not in the manifest"),
-            Self::Marked => {
-                formatter.write_str("was marked by `verify --repair`, so the next job downloads the class again")
-            }
+            Self::Marked => formatter.write_str(
+                "was marked by `verify --repair`, so the next job downloads the class again",
+            ),
             Self::Unreadable(why) => write!(formatter, "cannot be read ({why})"),
         }
     }
@@ -108,7 +112,10 @@ impl fmt::Display for FirstDifference {
 /// Whether a name in a class folder counts as an image. Hidden files and files of file managers do
 /// not.
 pub(crate) fn counts(name: &[u8]) -> bool {
-    !name.starts_with(b".") && !DESKTOP_FILES.iter().any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+    !name.starts_with(b".")
+        && !DESKTOP_FILES
+            .iter()
+            .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
 }
 
 /// The first name, type or size in a class folder that differs from the manifest at this path.
@@ -121,12 +128,21 @@ pub(crate) fn first_difference(
     wnid: Wnid,
     files: impl Iterator<Item = io::Result<Listed>>,
 ) -> io::Result<Option<FirstDifference>> {
-    let comparison = Comparison { folder: folder.to_owned(), manifest: manifest.to_owned(), wnid };
+    let comparison = Comparison {
+        folder: folder.to_owned(),
+        manifest: manifest.to_owned(),
+        wnid,
+    };
     let opened = open(CWD, folder, OFlags::DIRECTORY)?;
     let ended = comparison.walk(
         files,
         |listed| ControlFlow::Continue(size_difference(&opened, listed)),
-        |name, difference| ControlFlow::Break(FirstDifference { name: name.to_owned(), difference }),
+        |name, difference| {
+            ControlFlow::Break(FirstDifference {
+                name: name.to_owned(),
+                difference,
+            })
+        },
     )?;
     Ok(ended.break_value())
 }
@@ -146,7 +162,10 @@ fn size_difference(folder: &File, listed: &Listed) -> Option<Difference> {
         return Some(Difference::NoFile);
     }
     let size = u64::try_from(found.st_size).unwrap_or_default();
-    (size != listed.size).then_some(Difference::Size { listed: listed.size, found: size })
+    (size != listed.size).then_some(Difference::Size {
+        listed: listed.size,
+        found: size,
+    })
 }
 
 /// A folder and the manifest that it is compared with.
@@ -182,11 +201,15 @@ impl Comparison {
             }
         }
         let mut names = list(&self.folder)?.map(|entry| entry.map(|entry| entry.name().to_owned()));
-        let found = names.by_ref().filter(|name| name.as_ref().map_or(true, does_count));
+        let found = names
+            .by_ref()
+            .filter(|name| name.as_ref().map_or(true, does_count));
         if found.count() as u64 == counted {
             return Ok(ControlFlow::Continue(()));
         }
-        self.not_listed(does_count, |name| tell(&name.to_string_lossy(), Difference::NotListed))
+        self.not_listed(does_count, |name| {
+            tell(&name.to_string_lossy(), Difference::NotListed)
+        })
     }
 
     /// The accepted names of the folder that the manifest does not list. The manifest is read once
@@ -198,7 +221,10 @@ impl Comparison {
     ) -> io::Result<ControlFlow<B>> {
         let mut names = list(&self.folder)?.map(|entry| entry.map(|entry| entry.name().to_owned()));
         loop {
-            let mut unlisted = names.by_ref().take(NAMES).collect::<io::Result<HashSet<OsString>>>()?;
+            let mut unlisted = names
+                .by_ref()
+                .take(NAMES)
+                .collect::<io::Result<HashSet<OsString>>>()?;
             if unlisted.is_empty() {
                 return Ok(ControlFlow::Continue(()));
             }
@@ -234,7 +260,14 @@ mod tests {
 
     #[test]
     fn hidden_files_and_those_of_file_managers_do_not_count() {
-        for name in [".DS_Store", "._n1.JPEG", "Thumbs.db", "thumbs.DB", "desktop.ini", "Icon\r"] {
+        for name in [
+            ".DS_Store",
+            "._n1.JPEG",
+            "Thumbs.db",
+            "thumbs.DB",
+            "desktop.ini",
+            "Icon\r",
+        ] {
             assert!(!counts(name.as_bytes()), "{name}");
         }
         for name in ["n1.JPEG", "notes.txt", "Thumbs.db.JPEG", "more"] {

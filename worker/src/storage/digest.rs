@@ -35,7 +35,10 @@ pub(crate) struct Blocks {
 /// Continues after bytes that were hashed already.
 impl From<Hasher> for Digest {
     fn from(hasher: Hasher) -> Self {
-        Self::Begun(Box::new(Blocks { hasher, held: Vec::new() }))
+        Self::Begun(Box::new(Blocks {
+            hasher,
+            held: Vec::new(),
+        }))
     }
 }
 
@@ -76,7 +79,11 @@ impl Blocks {
             self.hasher.update(&self.held);
             self.held.clear();
         }
-        let whole = if last { bytes.len() } else { bytes.len() / BLOCK * BLOCK };
+        let whole = if last {
+            bytes.len()
+        } else {
+            bytes.len() / BLOCK * BLOCK
+        };
         self.hasher.update(&bytes[..whole]);
         self.hold(&bytes[whole..]);
     }
@@ -116,11 +123,17 @@ mod tests {
     use super::*;
 
     fn content(length: usize) -> Vec<u8> {
-        (0..length).map(|place| (place * 7 + place / 251).to_le_bytes()[0]).collect()
+        (0..length)
+            .map(|place| (place * 7 + place / 251).to_le_bytes()[0])
+            .collect()
     }
 
     fn held(digest: &Digest) -> usize {
-        if let Digest::Begun(blocks) = digest { blocks.held.len() } else { 0 }
+        if let Digest::Begun(blocks) = digest {
+            blocks.held.len()
+        } else {
+            0
+        }
     }
 
     proptest! {
@@ -152,10 +165,15 @@ mod tests {
     #[test]
     fn blake3_receives_whole_blocks_after_a_resume_at_any_byte() {
         let content = content(4 * BLOCK);
-        let mut blocks = Blocks { hasher: Hasher::new().update(&content[..1000]).clone(), held: Vec::new() };
+        let mut blocks = Blocks {
+            hasher: Hasher::new().update(&content[..1000]).clone(),
+            held: Vec::new(),
+        };
         for piece in content[1000..].chunks(5000) {
             blocks.update(piece, false);
-            assert!(blocks.hasher.count() == 1000 || blocks.hasher.count().is_multiple_of(BLOCK as u64));
+            assert!(
+                blocks.hasher.count() == 1000 || blocks.hasher.count().is_multiple_of(BLOCK as u64)
+            );
         }
         assert_eq!(blocks.finalize(), blake3::hash(&content));
     }

@@ -153,7 +153,11 @@ impl Claims {
             Some(ordinary) => self.left_of(free) < ordinary,
             None => self.refused >= REFUSALS_OF_A_FULL_DISK,
         };
-        if is_full { Fit::DiskIsFull } else { Fit::TooLong }
+        if is_full {
+            Fit::DiskIsFull
+        } else {
+            Fit::TooLong
+        }
     }
 
     /// Mean length of the classes that were begun, if any had a known length.
@@ -175,7 +179,8 @@ impl Claims {
         let is_the_only_one = self.beyond_half.is_none_or(|(other, _)| other == id);
         let ordinary = self.ordinary().unwrap_or_default();
         let fits = baseline.is_some_and(|baseline| {
-            for_it >= (baseline.free_before / RESERVE).max(ordinary) && !self.is_written_by_others(baseline, free)
+            for_it >= (baseline.free_before / RESERVE).max(ordinary)
+                && !self.is_written_by_others(baseline, free)
         });
         let may = is_the_only_one && self.waiting == 0 && fits;
         if may {
@@ -187,13 +192,21 @@ impl Claims {
     /// Whether the free space has decreased by more than this process can have written. Any part of
     /// the announced bytes of running classes may already be on the disk, as parts of their tars.
     fn is_written_by_others(&self, baseline: Baseline, free: u64) -> bool {
-        let written = self.written.saturating_sub(baseline.written_before).saturating_add(self.unwritten());
+        let written = self
+            .written
+            .saturating_sub(baseline.written_before)
+            .saturating_add(self.unwritten());
         let shrunk = baseline.free_before.saturating_sub(free);
-        shrunk > written.saturating_add(written / OVERHEAD).saturating_add(STEP)
+        shrunk
+            > written
+                .saturating_add(written / OVERHEAD)
+                .saturating_add(STEP)
     }
 
     fn unwritten(&self) -> u64 {
-        self.unwritten.values().fold(0, |sum, bytes| sum.saturating_add(*bytes))
+        self.unwritten
+            .values()
+            .fold(0, |sum, bytes| sum.saturating_add(*bytes))
     }
 
     /// The free bytes that no running class has claimed.
@@ -214,14 +227,22 @@ impl Claims {
 
 impl DiskSpace {
     pub(crate) fn new(target: Arc<Target>) -> Arc<Self> {
-        Arc::new(Self { target, claims: Mutex::default(), freed: Notify::new() })
+        Arc::new(Self {
+            target,
+            claims: Mutex::default(),
+            freed: Notify::new(),
+        })
     }
 
     /// Claims space for a class whose tar has this length and is written `copies` times (1, or 2 if
     /// the tar is kept as well). Waits while the class does not fit only because of the claims of
     /// running classes. If ordinary classes do not fit either, the class begins nevertheless: the
     /// disk is full, and the write error stops the worker at a checkpoint.
-    pub(crate) async fn claim(self: &Arc<Self>, length: Option<u64>, copies: u64) -> Result<Claim, LacksSpace> {
+    pub(crate) async fn claim(
+        self: &Arc<Self>,
+        length: Option<u64>,
+        copies: u64,
+    ) -> Result<Claim, LacksSpace> {
         loop {
             let mut freed = pin!(self.freed.notified());
             // Register before the comparison, so that a claim that ends between the two is not
@@ -239,7 +260,11 @@ impl DiskSpace {
     }
 
     /// Like [`Self::claim`], but returns `None` instead of waiting.
-    pub(crate) fn claim_now(self: &Arc<Self>, length: Option<u64>, copies: u64) -> Result<Option<Claim>, LacksSpace> {
+    pub(crate) fn claim_now(
+        self: &Arc<Self>,
+        length: Option<u64>,
+        copies: u64,
+    ) -> Result<Option<Claim>, LacksSpace> {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let free = self.free();
         let mut claims = self.claims();
@@ -247,7 +272,12 @@ impl DiskSpace {
             match claims.judge(needed, free) {
                 Fit::Fits | Fit::DiskIsFull => {}
                 Fit::Later => return Ok(None),
-                Fit::TooLong => return Err(LacksSpace::Announced { needed, free: claims.left_of(free) }),
+                Fit::TooLong => {
+                    return Err(LacksSpace::Announced {
+                        needed,
+                        free: claims.left_of(free),
+                    });
+                }
             }
         }
         let id = claims.add(length, needed);
@@ -270,7 +300,12 @@ impl DiskSpace {
     /// Claims space for the rest of a class, of whose tar `position` bytes are here. It is not
     /// refused: it had enough space when it began, and its checkpoint is kept if that space is
     /// gone.
-    pub(crate) fn claim_rest(self: &Arc<Self>, length: Option<u64>, copies: u64, position: u64) -> Claim {
+    pub(crate) fn claim_rest(
+        self: &Arc<Self>,
+        length: Option<u64>,
+        copies: u64,
+        position: u64,
+    ) -> Claim {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let used = position.saturating_mul(copies);
         let free = self.free();
@@ -279,7 +314,17 @@ impl DiskSpace {
         let baseline = baseline(length, free, &claims);
         drop(claims);
         let space = Arc::clone(self);
-        Claim { space, id, length, needed, compared_at: used, used, files_compared_at: 0, files_free: None, baseline }
+        Claim {
+            space,
+            id,
+            length,
+            needed,
+            compared_at: used,
+            used,
+            files_compared_at: 0,
+            files_free: None,
+            baseline,
+        }
     }
 
     /// Number of files that this user may still create; `None` if it is not limited.
@@ -302,7 +347,10 @@ impl DiskSpace {
 /// The state to compare with if the class may exceed half of the free space; otherwise `None`.
 fn baseline(length: Option<u64>, free: Option<u64>, claims: &Claims) -> Option<Baseline> {
     let free_before = free.filter(|_| length.is_none())?;
-    Some(Baseline { free_before, written_before: claims.written })
+    Some(Baseline {
+        free_before,
+        written_before: claims.written,
+    })
 }
 
 impl Claim {
@@ -324,9 +372,18 @@ impl Claim {
         }
         self.compared_at = used;
         // The claims of this process do not cover other processes in the target.
-        let baseline = self.baseline.filter(|_| !self.space.target.has_neighbours());
+        let baseline = self
+            .baseline
+            .filter(|_| !self.space.target.has_neighbours());
         match self.space.free() {
-            Some(free) if !self.space.claims().may_continue(self.id, used, free, baseline) => Err(self.outgrown()),
+            Some(free)
+                if !self
+                    .space
+                    .claims()
+                    .may_continue(self.id, used, free, baseline) =>
+            {
+                Err(self.outgrown())
+            }
             _ => Ok(()),
         }
     }
@@ -345,21 +402,31 @@ impl Claim {
     /// Whether the class has exceeded its announced length, with a tolerance of a quarter plus
     /// [`STEP`] for the unused ends of file system blocks.
     pub(crate) fn is_outgrown(&self) -> bool {
-        self.length.is_none() || self.used > self.needed.saturating_add(self.needed / 4).saturating_add(STEP)
+        self.length.is_none()
+            || self.used
+                > self
+                    .needed
+                    .saturating_add(self.needed / 4)
+                    .saturating_add(STEP)
     }
 
     /// The failure of a class with so many files, if the file system ran out of files because of
     /// it: it took at least half of those that were free when it began, and an ordinary class would
     /// have fitted.
     pub(crate) fn took_the_last_files(&self, files: u64) -> Option<LacksSpace> {
-        let before = self.files_free.filter(|before| *before >= FILES_OF_A_FULL_DISK && files >= *before / 2)?;
+        let before = self
+            .files_free
+            .filter(|before| *before >= FILES_OF_A_FULL_DISK && files >= *before / 2)?;
         let left = self.space.files_free().unwrap_or(before);
         (left <= LAST_FILES).then_some(LacksSpace::Files { files })
     }
 
     /// The failure of a class that has exceeded its announced length.
     pub(crate) fn outgrown(&self) -> LacksSpace {
-        LacksSpace::Outgrown { length: self.length, used: self.used }
+        LacksSpace::Outgrown {
+            length: self.length,
+            used: self.used,
+        }
     }
 }
 
@@ -384,12 +451,18 @@ mod tests {
     /// A class that must leave `reserve` bytes if it exceeds half, on a disk that no other process
     /// uses.
     fn leaving(reserve: u64) -> Baseline {
-        Baseline { free_before: reserve * RESERVE, written_before: 0 }
+        Baseline {
+            free_before: reserve * RESERVE,
+            written_before: 0,
+        }
     }
 
     /// The claims of a process that has written `bytes`.
     fn written(bytes: u64) -> Claims {
-        Claims { written: bytes, ..Claims::default() }
+        Claims {
+            written: bytes,
+            ..Claims::default()
+        }
     }
 
     #[test]
@@ -397,10 +470,18 @@ mod tests {
         let mut claims = Claims::default();
         assert_eq!(claims.judge(60 * MB, 100 * MB), Fit::Fits);
         let first = claims.add(Some(60 * MB), 60 * MB);
-        assert_eq!(claims.judge(50 * MB, 100 * MB), Fit::Later, "40 MB are left until the first has ended");
+        assert_eq!(
+            claims.judge(50 * MB, 100 * MB),
+            Fit::Later,
+            "40 MB are left until the first has ended"
+        );
         assert_eq!(claims.judge(40 * MB, 100 * MB), Fit::Fits);
         *claims.unwritten.get_mut(&first).unwrap() = 10 * MB;
-        assert_eq!(claims.judge(50 * MB, 60 * MB), Fit::Fits, "50 MB of it are written, and no longer free");
+        assert_eq!(
+            claims.judge(50 * MB, 60 * MB),
+            Fit::Fits,
+            "50 MB of it are written, and no longer free"
+        );
         claims.unwritten.clear();
         assert_eq!(claims.judge(100 * MB, 100 * MB), Fit::Fits);
         assert_eq!(claims.judge(u64::MAX, 100 * MB), Fit::TooLong);
@@ -420,7 +501,10 @@ mod tests {
     #[test]
     fn without_known_lengths_the_third_consecutive_class_that_does_not_fit_means_a_full_disk() {
         let mut claims = Claims::default();
-        assert_eq!([(); 3].map(|()| claims.judge(2, 1)), [Fit::TooLong, Fit::TooLong, Fit::DiskIsFull]);
+        assert_eq!(
+            [(); 3].map(|()| claims.judge(2, 1)),
+            [Fit::TooLong, Fit::TooLong, Fit::DiskIsFull]
+        );
         assert_eq!(claims.judge(1, 1), Fit::Fits);
         assert_eq!(claims.judge(2, 1), Fit::TooLong);
     }
@@ -430,13 +514,25 @@ mod tests {
         let mut claims = written(100 * MB);
         let [first, second] = [(); 2].map(|()| claims.add(None, 0));
         let reserve = Some(leaving(6 * MB));
-        assert!(claims.may_continue(first, 50 * MB, 50 * MB, reserve), "half");
+        assert!(
+            claims.may_continue(first, 50 * MB, 50 * MB, reserve),
+            "half"
+        );
         assert_eq!(claims.beyond_half, None);
         assert!(claims.may_continue(first, 94 * MB, 6 * MB, reserve));
         assert!(!claims.may_continue(first, 95 * MB, 5 * MB, reserve));
-        assert!(claims.may_continue(second, 5 * MB, 6 * MB, reserve), "the second class may take half");
-        assert!(!claims.may_continue(second, 8 * MB, 7 * MB, reserve), "and no more, because the first exceeds half");
-        assert!(!claims.may_continue(3, 8 * MB, 7 * MB, None), "a class of known length may not exceed half");
+        assert!(
+            claims.may_continue(second, 5 * MB, 6 * MB, reserve),
+            "the second class may take half"
+        );
+        assert!(
+            !claims.may_continue(second, 8 * MB, 7 * MB, reserve),
+            "and no more, because the first exceeds half"
+        );
+        assert!(
+            !claims.may_continue(3, 8 * MB, 7 * MB, None),
+            "a class of known length may not exceed half"
+        );
     }
 
     #[test]
@@ -473,10 +569,17 @@ mod tests {
             let unknown = claims.add(None, 0);
             claims.written = 60 * MB;
             let free = 40 * MB - others;
-            assert_eq!(claims.may_continue(unknown, 60 * MB, free, baseline), may || 60 * MB <= free, "{others}");
+            assert_eq!(
+                claims.may_continue(unknown, 60 * MB, free, baseline),
+                may || 60 * MB <= free,
+                "{others}"
+            );
             // Announced bytes of running classes may be on the disk already.
             claims.add(Some(others), others);
-            assert!(!claims.is_written_by_others(baseline.unwrap(), free), "{others}");
+            assert!(
+                !claims.is_written_by_others(baseline.unwrap(), free),
+                "{others}"
+            );
         }
     }
 
@@ -487,7 +590,13 @@ mod tests {
         drop(space.claim_now(Some(MB), 2).unwrap().unwrap());
         let mut claim = space.claim_now(None, 1).unwrap().unwrap();
         claim.takes(3 * MB, 1).unwrap();
-        assert_eq!((space.claims().written, claim.baseline.unwrap().written_before), (5 * MB, 2 * MB));
+        assert_eq!(
+            (
+                space.claims().written,
+                claim.baseline.unwrap().written_before
+            ),
+            (5 * MB, 2 * MB)
+        );
     }
 
     #[test]
@@ -497,7 +606,11 @@ mod tests {
         let space = DiskSpace::new(Arc::new(open()));
         let mut claim = space.claim_now(None, 1).unwrap().unwrap();
         let beyond_half = space.free().expect("the disk says it") + 100 * MB;
-        assert_eq!(claim.takes(beyond_half, 1), Ok(()), "no other process works in the target");
+        assert_eq!(
+            claim.takes(beyond_half, 1),
+            Ok(()),
+            "no other process works in the target"
+        );
         let neighbour = open();
         assert_eq!(claim.takes(beyond_half + 2 * MB, 1), Err(claim.outgrown()));
         drop(neighbour);

@@ -25,7 +25,8 @@ use crate::{
 };
 
 /// The conflict of a tar that cannot be renamed to make room for the class's tar.
-pub(crate) const TAR_OF_ANOTHER: &str = "the file under the tar's name is another user's and cannot be renamed";
+pub(crate) const TAR_OF_ANOTHER: &str =
+    "the file under the tar's name is another user's and cannot be renamed";
 /// Length in bytes of the end marker of a tar, and of the records that most programs pad it to.
 const END_MARKER: u64 = 1024;
 const RECORD: u64 = 10_240;
@@ -103,22 +104,31 @@ fn in_the_way(
     let folder = target::class_folder(root, wnid);
     if let Ok(found) = folder.symlink_metadata() {
         if !users()?.can_replace(&found) {
-            return Ok(Some("the folder under the class's name is another user's and cannot be replaced".to_owned()));
+            return Ok(Some(
+                "the folder under the class's name is another user's and cannot be replaced"
+                    .to_owned(),
+            ));
         }
         // Renaming a folder that is not empty changes its entry `..`.
         if list(&folder)?.next().is_some()
             && let Err(error) = access(&folder, Access::WRITE_OK)
         {
             let error = explained(error.into(), [&folder]);
-            return Ok(Some(format!("the folder under the class's name cannot be replaced ({error})")));
+            return Ok(Some(format!(
+                "the folder under the class's name cannot be replaced ({error})"
+            )));
         }
     }
     if job.delete_tar {
         return Ok(None);
     }
-    let Ok(found) = target::tar(root, wnid).symlink_metadata() else { return Ok(None) };
+    let Ok(found) = target::tar(root, wnid).symlink_metadata() else {
+        return Ok(None);
+    };
     if !found.is_file() {
-        return Ok(Some("a folder or a link stands under the tar's name".to_owned()));
+        return Ok(Some(
+            "a folder or a link stands under the tar's name".to_owned(),
+        ));
     }
     let users = users()?;
     let is_stuck = users.is_of_another(&found) && !users.can_replace(&found);
@@ -133,15 +143,21 @@ fn look_at_folder(
 ) -> io::Result<ExistingFolder> {
     let folder = target::class_folder(root, wnid);
     let found = match fs::symlink_metadata(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(ExistingFolder::Nothing),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Ok(ExistingFolder::Nothing);
+        }
         found => found?,
     };
     let kind = found.file_type();
     if kind.is_symlink() {
-        return Ok(ExistingFolder::InTheWay("a symbolic link stands under the class's name".to_owned()));
+        return Ok(ExistingFolder::InTheWay(
+            "a symbolic link stands under the class's name".to_owned(),
+        ));
     }
     if !kind.is_dir() {
-        return Ok(ExistingFolder::InTheWay("a file stands under the class's name".to_owned()));
+        return Ok(ExistingFolder::InTheWay(
+            "a file stands under the class's name".to_owned(),
+        ));
     }
     let unproved = if users()?.is_of_another(&found) {
         Unproved::OfAnotherUser
@@ -183,11 +199,17 @@ pub(crate) fn compare(folder: &Path, wnid: Wnid) -> io::Result<Option<Compared>>
     let path = folder.join(MANIFEST);
     if let Some((manifest, files)) = manifest::open(&path, wnid)? {
         let first = first_difference(folder, &path, wnid, files)?;
-        return Ok(Some(first.map_or(Compared::Agrees(manifest), Compared::Differs)));
+        return Ok(Some(
+            first.map_or(Compared::Agrees(manifest), Compared::Differs),
+        ));
     }
     // A manifest that was damaged after it was marked is a different finding.
-    let is_marked = path.symlink_metadata().is_err() && folder.join(MARKED).symlink_metadata().is_ok();
-    let marked = || FirstDifference { name: MARKED.to_owned(), difference: Difference::Marked };
+    let is_marked =
+        path.symlink_metadata().is_err() && folder.join(MARKED).symlink_metadata().is_ok();
+    let marked = || FirstDifference {
+        name: MARKED.to_owned(),
+        difference: Difference::Marked,
+    };
     Ok(is_marked.then(|| Compared::Differs(marked())))
 }
 
@@ -218,13 +240,21 @@ pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, S
         files += 1;
         blocks += 512 + metadata.len().next_multiple_of(512);
     }
-    let fits = [0, 512].iter().any(|folder_entry| can_be_whole(blocks + folder_entry, tar_bytes));
+    let fits = [0, 512]
+        .iter()
+        .any(|folder_entry| can_be_whole(blocks + folder_entry, tar_bytes));
     if files > 0 && fits {
         return Ok(Ok(files));
     }
-    let files_make = if files == 1 { "file makes" } else { "files make" };
+    let files_make = if files == 1 {
+        "file makes"
+    } else {
+        "files make"
+    };
     let length = whole_length(blocks);
-    Ok(Err(format!("its {files} {files_make} a tar of {length} bytes and the origin's has {tar_bytes}")))
+    Ok(Err(format!(
+        "its {files} {files_make} a tar of {length} bytes and the origin's has {tar_bytes}"
+    )))
 }
 
 /// Writes the manifest of a folder that was verified.
@@ -232,21 +262,44 @@ pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io
     let files = visible(folder)?.map(|entry| {
         let (name, metadata) = entry?;
         let blake3 = digest(open_regular(&folder.join(&name))?)?;
-        Ok(FileEntry { name, size: metadata.len(), blake3, next_header: 0 })
+        Ok(FileEntry {
+            name,
+            size: metadata.len(),
+            blake3,
+            next_header: 0,
+        })
     });
-    manifest::write(folder, Provenance { wnid, run, source, adopted: true, kept_tar: None }, files)
+    manifest::write(
+        folder,
+        Provenance {
+            wnid,
+            run,
+            source,
+            adopted: true,
+            kept_tar: None,
+        },
+        files,
+    )
 }
 
 /// The entries of a folder without files that tools and desktops create.
 fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String, fs::Metadata)>>> {
     let entries = list(folder)?.map(|entry| {
         let entry = entry?;
-        let unreadable =
-            || io::Error::new(io::ErrorKind::InvalidData, format!("{} is no UTF-8", Path::new(entry.name()).display()));
+        let unreadable = || {
+            io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("{} is no UTF-8", Path::new(entry.name()).display()),
+            )
+        };
         let name = entry.text().ok_or_else(unreadable)?.to_owned();
         Ok((name, entry.path().symlink_metadata()?))
     });
-    Ok(entries.filter(|entry| entry.as_ref().map_or(true, |(name, _)| counts(name.as_bytes()))))
+    Ok(entries.filter(|entry| {
+        entry
+            .as_ref()
+            .map_or(true, |(name, _)| counts(name.as_bytes()))
+    }))
 }
 
 #[cfg(test)]
@@ -256,7 +309,11 @@ mod tests {
     fn folder_of(sizes: &[usize]) -> tempfile::TempDir {
         let folder = tempfile::tempdir().unwrap();
         for (number, size) in sizes.iter().enumerate() {
-            fs::write(folder.path().join(format!("n_{number}.JPEG")), vec![0; *size]).unwrap();
+            fs::write(
+                folder.path().join(format!("n_{number}.JPEG")),
+                vec![0; *size],
+            )
+            .unwrap();
         }
         folder
     }
@@ -275,10 +332,13 @@ mod tests {
 
     #[test]
     fn the_message_for_one_file_is_in_the_singular() {
-        for (sizes, said) in
-            [(&[100][..], "its 1 file makes a tar of 10240 bytes"), (&[1, 2], "its 2 files make a tar of ")]
-        {
-            let why = matches(folder_of(sizes).path(), 20_480).unwrap().unwrap_err();
+        for (sizes, said) in [
+            (&[100][..], "its 1 file makes a tar of 10240 bytes"),
+            (&[1, 2], "its 2 files make a tar of "),
+        ] {
+            let why = matches(folder_of(sizes).path(), 20_480)
+                .unwrap()
+                .unwrap_err();
             assert!(why.starts_with(said), "{why}");
         }
     }
@@ -291,7 +351,9 @@ mod tests {
         fs::create_dir(folder.path().join("more")).unwrap();
         assert!(matches(folder.path(), 10_240).unwrap().is_err());
         assert!(
-            matches(tempfile::tempdir().unwrap().path(), 10_240).unwrap().is_err(),
+            matches(tempfile::tempdir().unwrap().path(), 10_240)
+                .unwrap()
+                .is_err(),
             "an empty folder proves nothing"
         );
     }

@@ -27,12 +27,18 @@ pub(crate) const RETRY_DELAY: Duration = Duration::from_millis(50);
 /// Whether the name, or the folder that contained it, no longer exists. An NFS client reports
 /// `ESTALE` for a folder that another client has removed.
 pub(crate) fn is_gone(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle)
+    matches!(
+        error.kind(),
+        ErrorKind::NotFound | ErrorKind::StaleNetworkFileHandle
+    )
 }
 
 /// Whether a folder could not be removed because it is not empty or, on NFS, contains an open file.
 pub(crate) fn is_busy(error: &io::Error) -> bool {
-    matches!(error.kind(), ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy)
+    matches!(
+        error.kind(),
+        ErrorKind::DirectoryNotEmpty | ErrorKind::ResourceBusy
+    )
 }
 
 /// Turns the error of a removal into success if the file or folder is already gone.
@@ -92,7 +98,11 @@ pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
     for entry in list(from)? {
         let entry = entry?;
         let to = to.join(entry.name());
-        if entry.is_folder()? { move_folder(entry.path(), &to)? } else { fs::rename(entry.path(), to)? }
+        if entry.is_folder()? {
+            move_folder(entry.path(), &to)?;
+        } else {
+            fs::rename(entry.path(), to)?;
+        }
     }
     remove_if_there(fs::remove_dir(from))
 }

@@ -66,11 +66,18 @@ pub(crate) struct ListedFile<'entry> {
 
 impl FileEntry {
     pub(crate) fn listed(&self) -> ListedFile<'_> {
-        ListedFile { name: &self.name, size: self.size, blake3: self.blake3 }
+        ListedFile {
+            name: &self.name,
+            size: self.size,
+            blake3: self.blake3,
+        }
     }
 }
 
-pub(crate) fn write_digest<S: Serializer>(digest: &blake3::Hash, serializer: S) -> Result<S::Ok, S::Error> {
+pub(crate) fn write_digest<S: Serializer>(
+    digest: &blake3::Hash,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
     serializer.serialize_str(&digest.to_hex())
 }
 
@@ -80,7 +87,9 @@ pub(crate) fn is_plain_file(path: &Path, name: &str) -> bool {
         && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
 }
 
-pub(crate) fn read_digest<'de, D: Deserializer<'de>>(deserializer: D) -> Result<blake3::Hash, D::Error> {
+pub(crate) fn read_digest<'de, D: Deserializer<'de>>(
+    deserializer: D,
+) -> Result<blake3::Hash, D::Error> {
     deserializer.deserialize_str(HexDigest)
 }
 
@@ -100,7 +109,9 @@ impl Visitor<'_> for HexDigest {
         if text.len() != digest.len() * 2 {
             return Err(expected());
         }
-        HEXLOWER_PERMISSIVE.decode_mut(text.as_bytes(), &mut digest).map_err(|_| expected())?;
+        HEXLOWER_PERMISSIVE
+            .decode_mut(text.as_bytes(), &mut digest)
+            .map_err(|_| expected())?;
         Ok(digest.into())
     }
 }
@@ -129,8 +140,17 @@ impl Journal {
     /// Starts a journal in an empty staging folder.
     pub(crate) fn create(path: &Path, source: &Source) -> io::Result<Self> {
         let file = File::options().append(true).create_new(true).open(path)?;
-        let mut journal = Self { file, length: 0, pending: Vec::new(), done: 0, written_up_to: 0 };
-        journal.line(&Head { version: VERSION, source: source.clone() })?;
+        let mut journal = Self {
+            file,
+            length: 0,
+            pending: Vec::new(),
+            done: 0,
+            written_up_to: 0,
+        };
+        journal.line(&Head {
+            version: VERSION,
+            source: source.clone(),
+        })?;
         journal.flush()?;
         Ok(journal)
     }
@@ -140,7 +160,13 @@ impl Journal {
     pub(crate) fn go_on(path: &Path, offset: u64, begun: u64) -> io::Result<Self> {
         let file = own_file::open(path, Access::Append)?;
         let length = file.metadata()?.len();
-        Ok(Self { file, length, pending: Vec::new(), done: offset - begun, written_up_to: offset })
+        Ok(Self {
+            file,
+            length,
+            pending: Vec::new(),
+            done: offset - begun,
+            written_up_to: offset,
+        })
     }
 
     /// Adds a finished file.
@@ -221,7 +247,10 @@ pub(crate) enum Line {
 /// Opens the journal of an earlier attempt; `None` if there is none of this version.
 pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
     let file = own_file::open(path, Access::Read).ok()?;
-    let mut entries = Entries { file: BufReader::with_capacity(BUFFER, file), line: Vec::new() };
+    let mut entries = Entries {
+        file: BufReader::with_capacity(BUFFER, file),
+        line: Vec::new(),
+    };
     let head: Head = serde_json::from_slice(entries.read()?).ok()?;
     (head.version == VERSION).then_some((head.source, entries))
 }
@@ -231,7 +260,9 @@ impl Entries {
     pub(crate) fn next_line(&mut self) -> Option<Line> {
         let line = self.read()?;
         let finished = serde_json::from_slice(line).map(Line::Finished);
-        finished.or_else(|_| serde_json::from_slice(line).map(Line::Begun)).ok()
+        finished
+            .or_else(|_| serde_json::from_slice(line).map(Line::Begun))
+            .ok()
     }
 
     /// The next finished file. Its line is copied and not parsed, which is safe only for a journal
@@ -241,7 +272,10 @@ impl Entries {
             let line = self.read()?;
             if let Some(JournaledFile { unclosed, size }) = finished(line) {
                 let length = unclosed.len();
-                return Some(JournaledFile { unclosed: &self.line[..length], size });
+                return Some(JournaledFile {
+                    unclosed: &self.line[..length],
+                    size,
+                });
             }
             serde_json::from_slice::<PartialFile>(line).ok()?;
         }
@@ -249,7 +283,12 @@ impl Entries {
 
     fn read(&mut self) -> Option<&[u8]> {
         self.line.clear();
-        let length = self.file.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut self.line).ok()?;
+        let length = self
+            .file
+            .by_ref()
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut self.line)
+            .ok()?;
         ((length as u64) < LONGEST_LINE).then_some(&self.line)
     }
 }
@@ -273,14 +312,20 @@ impl Iterator for Entries {
 fn finished(line: &[u8]) -> Option<JournaledFile<'_>> {
     let (rest, _next_header) = number_at_end(line.strip_suffix(b"}\n")?)?;
     let unclosed = rest.strip_suffix(b",\"next_header\":")?;
-    let (rest, _digest) = unclosed.strip_suffix(b"\"")?.split_last_chunk::<{ 2 * blake3::OUT_LEN }>()?;
+    let (rest, _digest) = unclosed
+        .strip_suffix(b"\"")?
+        .split_last_chunk::<{ 2 * blake3::OUT_LEN }>()?;
     let (rest, size) = number_at_end(rest.strip_suffix(b",\"blake3\":\"")?)?;
     rest.strip_suffix(b",\"size\":")?;
     Some(JournaledFile { unclosed, size })
 }
 
 fn number_at_end(text: &[u8]) -> Option<(&[u8], u64)> {
-    let digits = text.iter().rev().take_while(|byte| byte.is_ascii_digit()).count();
+    let digits = text
+        .iter()
+        .rev()
+        .take_while(|byte| byte.is_ascii_digit())
+        .count();
     let (rest, number) = text.split_at(text.len() - digits);
     Some((rest, str::from_utf8(number).ok()?.parse().ok()?))
 }
@@ -305,11 +350,19 @@ mod tests {
 
     fn entry(number: u64) -> FileEntry {
         let name = format!("n00000001_{number}.JPEG");
-        FileEntry { blake3: blake3::hash(name.as_bytes()), name, size: number, next_header: (number + 1) * 1024 }
+        FileEntry {
+            blake3: blake3::hash(name.as_bytes()),
+            name,
+            size: number,
+            next_header: (number + 1) * 1024,
+        }
     }
 
     fn journal(path: &Path, entries: u64) {
-        let source = Source { length: Some(99), ..Source::default() };
+        let source = Source {
+            length: Some(99),
+            ..Source::default()
+        };
         let mut journal = Journal::create(path, &source).unwrap();
         (0..entries).for_each(|number| journal.append(&entry(number)).unwrap());
         journal.flush().unwrap();
@@ -330,8 +383,13 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
         journal(&path, 1);
-        let beginning =
-            PartialFile { name: "b".to_owned(), size: 9, written: 5, blake3: blake3::hash(b"12345"), position: 1541 };
+        let beginning = PartialFile {
+            name: "b".to_owned(),
+            size: 9,
+            written: 5,
+            blake3: blake3::hash(b"12345"),
+            position: 1541,
+        };
         let mut journal = Journal::go_on(&path, 1024, 0).unwrap();
         assert!(!journal.wants_beginning_at(1024 + INTERVAL_IN_FILE - 1));
         assert!(journal.wants_beginning_at(1024 + INTERVAL_IN_FILE));
@@ -340,8 +398,18 @@ mod tests {
         journal.flush().unwrap();
         let (_, mut entries) = open(&path).unwrap();
         let lines = std::iter::from_fn(|| entries.next_line()).collect::<Vec<_>>();
-        assert_eq!(lines, [Line::Finished(entry(0)), Line::Begun(beginning), Line::Finished(entry(1))]);
-        assert_eq!(open(&path).unwrap().1.collect::<Vec<_>>(), [entry(0), entry(1)]);
+        assert_eq!(
+            lines,
+            [
+                Line::Finished(entry(0)),
+                Line::Begun(beginning),
+                Line::Finished(entry(1))
+            ]
+        );
+        assert_eq!(
+            open(&path).unwrap().1.collect::<Vec<_>>(),
+            [entry(0), entry(1)]
+        );
         assert_eq!(copied(&path), [listed(&entry(0)), listed(&entry(1))]);
     }
 
@@ -349,16 +417,31 @@ mod tests {
     fn journal_lines_are_copied_correctly_for_any_file_name() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("journal");
-        let names =
-            ["a.JPEG", "\"", "\\", "é\u{1}\n", "}", "\",\"size\":1,\"blake3\":\"00\",\"next_header\":512}", "7"];
-        let entries: Vec<_> =
-            (0..).zip(names).map(|(number, name)| FileEntry { name: name.to_owned(), ..entry(number * 99) }).collect();
+        let names = [
+            "a.JPEG",
+            "\"",
+            "\\",
+            "é\u{1}\n",
+            "}",
+            "\",\"size\":1,\"blake3\":\"00\",\"next_header\":512}",
+            "7",
+        ];
+        let entries: Vec<_> = (0..)
+            .zip(names)
+            .map(|(number, name)| FileEntry {
+                name: name.to_owned(),
+                ..entry(number * 99)
+            })
+            .collect();
         let mut journal = Journal::create(&path, &Source::default()).unwrap();
         for entry in &entries {
             journal.append(entry).unwrap();
         }
         journal.flush().unwrap();
-        assert_eq!(copied(&path), entries.iter().map(listed).collect::<Vec<_>>());
+        assert_eq!(
+            copied(&path),
+            entries.iter().map(listed).collect::<Vec<_>>()
+        );
     }
 
     #[test]
@@ -385,12 +468,26 @@ mod tests {
         let whole = fs::read(&path).unwrap();
         for cut in 0..whole.len() {
             fs::write(&path, &whole[..cut]).unwrap();
-            let read: Vec<_> = open(&path).into_iter().flat_map(|(_, entries)| entries).collect();
-            assert!(read.iter().enumerate().all(|(number, read)| *read == entry(number as u64)), "cut at {cut}");
-            let lines = std::str::from_utf8(&whole[..=cut]).unwrap().matches('\n').count();
+            let read: Vec<_> = open(&path)
+                .into_iter()
+                .flat_map(|(_, entries)| entries)
+                .collect();
+            assert!(
+                read.iter()
+                    .enumerate()
+                    .all(|(number, read)| *read == entry(number as u64)),
+                "cut at {cut}"
+            );
+            let lines = std::str::from_utf8(&whole[..=cut])
+                .unwrap()
+                .matches('\n')
+                .count();
             assert!(read.len() + 1 >= lines, "cut at {cut} lost a whole line");
             let whole_lines = str::from_utf8(&whole[..cut]).unwrap().matches('\n').count();
-            let expected: Vec<_> = read[..whole_lines.saturating_sub(1)].iter().map(listed).collect();
+            let expected: Vec<_> = read[..whole_lines.saturating_sub(1)]
+                .iter()
+                .map(listed)
+                .collect();
             assert_eq!(copied(&path), expected, "cut at {cut}");
         }
     }
@@ -405,10 +502,18 @@ mod tests {
         for (length, read) in [(longest - 1, 2), (longest, 1), (3 * longest, 1)] {
             let line = serde_json::to_string(&entry(1)).unwrap();
             let spaces = " ".repeat(length - line.len() - 1);
-            fs::write(&path, [whole.clone(), format!("{line}{spaces}\n").into_bytes()].concat()).unwrap();
+            fs::write(
+                &path,
+                [whole.clone(), format!("{line}{spaces}\n").into_bytes()].concat(),
+            )
+            .unwrap();
             let (_, mut entries) = open(&path).unwrap();
             assert_eq!(entries.by_ref().count(), read);
-            assert!(entries.line.capacity() <= 2 * longest, "{}", entries.line.capacity());
+            assert!(
+                entries.line.capacity() <= 2 * longest,
+                "{}",
+                entries.line.capacity()
+            );
         }
     }
 

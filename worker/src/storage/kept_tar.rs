@@ -32,7 +32,11 @@ impl KeptTar {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             found => found?,
         };
-        let kept = Self { bytes: found.len(), seconds: found.mtime(), nanoseconds: found.mtime_nsec() };
+        let kept = Self {
+            bytes: found.len(),
+            seconds: found.mtime(),
+            nanoseconds: found.mtime_nsec(),
+        };
         Ok(found.is_file().then_some(kept))
     }
 }
@@ -41,10 +45,15 @@ impl KeptTar {
 /// the class folder or, if a process was killed between publishing the tar and the folder, in the
 /// staging area.
 pub(crate) fn written_here(target: &Target, wnid: Wnid) -> io::Result<Option<KeptTar>> {
-    let Some(found) = KeptTar::of(&target.tar(wnid))? else { return Ok(None) };
+    let Some(found) = KeptTar::of(&target.tar(wnid))? else {
+        return Ok(None);
+    };
     let folder = target.class_folder(wnid);
     let published = [folder.join(MANIFEST), folder.join(MARKED)];
-    for path in published.into_iter().chain(staging::manifests(target, wnid)?) {
+    for path in published
+        .into_iter()
+        .chain(staging::manifests(target, wnid)?)
+    {
         let recorded = manifest::open(&path, wnid)?.and_then(|(manifest, _)| manifest.kept_tar);
         if recorded == Some(found) {
             return Ok(Some(found));
@@ -74,7 +83,13 @@ mod tests {
         assert!(kept_tar.is_some());
         let staging = Staging::create(&target, wnid).unwrap();
         let source = Source::default();
-        let provenance = Provenance { wnid, run: "run", source: &source, adopted: false, kept_tar };
+        let provenance = Provenance {
+            wnid,
+            run: "run",
+            source: &source,
+            adopted: false,
+            kept_tar,
+        };
         manifest::write(&staging.class_folder(), provenance, std::iter::empty()).unwrap();
         assert_eq!(written_here(&target, wnid).unwrap(), kept_tar);
         fs::rename(staging.class_folder(), target.class_folder(wnid)).unwrap();

@@ -66,7 +66,10 @@ pub(crate) struct Manifest {
 impl Manifest {
     /// The counts of files and bytes for the outcome.
     pub(crate) fn published(&self) -> Published {
-        Published { files: self.file_count, bytes: self.source.length.unwrap_or_default() }
+        Published {
+            files: self.file_count,
+            bytes: self.source.length.unwrap_or_default(),
+        }
     }
 }
 
@@ -111,10 +114,19 @@ impl<'folder> Writer<'folder> {
         let temporary = folder.join(format!("{MANIFEST}.new"));
         // An existing file is removed and not overwritten, because it may be a link.
         remove_if_there(fs::remove_file(&temporary))?;
-        let hashing = HashingWriter { out: File::create_new(&temporary)?, hasher: blake3::Hasher::new() };
+        let hashing = HashingWriter {
+            out: File::create_new(&temporary)?,
+            hasher: blake3::Hasher::new(),
+        };
         let mut out = BufWriter::with_capacity(BUFFER, hashing);
         write!(out, "{{\n{FILES_BEGIN}")?;
-        Ok(Self { folder, temporary, out, file_count: 0, file_bytes: 0 })
+        Ok(Self {
+            folder,
+            temporary,
+            out,
+            file_count: 0,
+            file_bytes: 0,
+        })
     }
 
     fn list(&mut self, entry: &FileEntry) -> io::Result<()> {
@@ -130,7 +142,11 @@ impl<'folder> Writer<'folder> {
     }
 
     fn begin(&mut self, size: u64) -> io::Result<()> {
-        self.out.write_all(if self.file_count == 0 { b"    " } else { b",\n    " })?;
+        self.out.write_all(if self.file_count == 0 {
+            b"    "
+        } else {
+            b",\n    "
+        })?;
         self.file_count += 1;
         self.file_bytes += size;
         Ok(())
@@ -149,8 +165,15 @@ impl<'folder> Writer<'folder> {
             kept_tar: provenance.kept_tar,
         };
         let head = serde_json::to_string_pretty(&manifest)?;
-        let head = head.trim_start_matches('{').trim_end_matches('}').trim_end();
-        write!(self.out, "\n{FILES_END}{},\n", head.trim_start_matches('\n'))?;
+        let head = head
+            .trim_start_matches('{')
+            .trim_end_matches('}')
+            .trim_end();
+        write!(
+            self.out,
+            "\n{FILES_END}{},\n",
+            head.trim_start_matches('\n')
+        )?;
         let HashingWriter { mut out, hasher } = self.out.into_inner()?;
         out.write_all(format!("{DIGEST_MARK}{}\"\n}}\n", hasher.finalize()).as_bytes())?;
         fs::rename(&self.temporary, self.folder.join(MANIFEST))?;
@@ -182,9 +205,18 @@ pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
 /// # Errors
 /// If a manifest exists and cannot be read.
 pub(crate) fn open(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, Files)>> {
-    let Some((manifest, mut file)) = open_valid(path, wnid)? else { return Ok(None) };
+    let Some((manifest, mut file)) = open_valid(path, wnid)? else {
+        return Ok(None);
+    };
     file.rewind()?;
-    Ok(Some((manifest, Files { text: BufReader::new(file), line: Vec::new(), begun: false })))
+    Ok(Some((
+        manifest,
+        Files {
+            text: BufReader::new(file),
+            line: Vec::new(),
+            begun: false,
+        },
+    )))
 }
 
 /// Iterates over the files that a manifest lists; `None` as for [`read`].
@@ -198,7 +230,9 @@ pub(crate) fn files(folder: &Path, wnid: Wnid) -> io::Result<Option<Files>> {
 /// A valid manifest and its open file.
 fn open_valid(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
     let file = match open_regular(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound || is_refused(&error) => return Ok(None),
+        Err(error) if error.kind() == io::ErrorKind::NotFound || is_refused(&error) => {
+            return Ok(None);
+        }
         // A folder with this name is not a manifest.
         Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(None),
         opened => opened?,
@@ -219,13 +253,18 @@ impl<R: BufRead> Files<R> {
     fn read(&mut self) -> io::Result<Option<Listed>> {
         loop {
             self.line.clear();
-            self.text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut self.line)?;
+            self.text
+                .by_ref()
+                .take(LONGEST_LINE)
+                .read_until(b'\n', &mut self.line)?;
             if self.line.last() != Some(&b'\n') || self.line == FILES_END.as_bytes() {
                 return Ok(None);
             }
             if self.begun {
                 let entry = self.line.trim_ascii();
-                return Ok(Some(serde_json::from_slice(entry.strip_suffix(b",").unwrap_or(entry))?));
+                return Ok(Some(serde_json::from_slice(
+                    entry.strip_suffix(b",").unwrap_or(entry),
+                )?));
             }
             self.begun = self.line == FILES_BEGIN.as_bytes();
         }
@@ -247,7 +286,9 @@ fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
     let mut covered = blake3::Hasher::new();
     loop {
         line.clear();
-        text.by_ref().take(LONGEST_LINE).read_until(b'\n', &mut line)?;
+        text.by_ref()
+            .take(LONGEST_LINE)
+            .read_until(b'\n', &mut line)?;
         if line.last() != Some(&b'\n') {
             return Ok(None);
         }
@@ -309,7 +350,12 @@ mod tests {
     }
 
     fn entry(name: &str, size: u64) -> FileEntry {
-        FileEntry { name: name.to_owned(), size, blake3: blake3::hash(name.as_bytes()), next_header: 0 }
+        FileEntry {
+            name: name.to_owned(),
+            size,
+            blake3: blake3::hash(name.as_bytes()),
+            next_header: 0,
+        }
     }
 
     fn written(folder: &Path) -> Manifest {
@@ -320,20 +366,48 @@ mod tests {
             last_modified: None,
             ..Source::default()
         };
-        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false, kept_tar: None };
-        write(folder, provenance, [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)].into_iter().map(Ok))
-            .unwrap()
+        let provenance = Provenance {
+            wnid: wnid(),
+            run: "run",
+            source: &source,
+            adopted: false,
+            kept_tar: None,
+        };
+        write(
+            folder,
+            provenance,
+            [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)]
+                .into_iter()
+                .map(Ok),
+        )
+        .unwrap()
     }
 
     #[test]
     fn a_manifest_is_valid_for_its_own_class_only() {
         let folder = tempfile::tempdir().unwrap();
         let manifest = written(folder.path());
-        assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
+        assert_eq!(
+            manifest.published(),
+            Published {
+                files: 2,
+                bytes: 10_240
+            }
+        );
         assert_eq!(read(folder.path(), wnid()).unwrap(), Some(manifest));
-        assert_eq!(read(folder.path(), "n00000001".parse().unwrap()).unwrap(), None);
-        assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
-        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no temporary file remains");
+        assert_eq!(
+            read(folder.path(), "n00000001".parse().unwrap()).unwrap(),
+            None
+        );
+        assert_eq!(
+            fs::read_to_string(folder.path().join(MANIFEST)).unwrap(),
+            VERSION_1
+        );
+        assert_eq!(
+            fs::read_dir(folder.path()).unwrap().count(),
+            1,
+            "no temporary file remains"
+        );
     }
 
     #[test]
@@ -352,9 +426,18 @@ mod tests {
         while let Some(file) = entries.next_finished() {
             manifest.copy(file).unwrap();
         }
-        let provenance = Provenance { wnid: wnid(), run: "run", source: &source, adopted: false, kept_tar: None };
+        let provenance = Provenance {
+            wnid: wnid(),
+            run: "run",
+            source: &source,
+            adopted: false,
+            kept_tar: None,
+        };
         assert_eq!(manifest.finish(provenance).unwrap(), written);
-        assert_eq!(fs::read_to_string(folder.path().join(MANIFEST)).unwrap(), VERSION_1);
+        assert_eq!(
+            fs::read_to_string(folder.path().join(MANIFEST)).unwrap(),
+            VERSION_1
+        );
     }
 
     #[test]
@@ -374,18 +457,34 @@ mod tests {
     fn the_files_of_a_manifest_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         written(folder.path());
-        let files = files(folder.path(), wnid()).unwrap().expect("a valid manifest");
-        let expected = [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)]
-            .map(|FileEntry { name, size, blake3, .. }| Listed { name, size, blake3 });
+        let files = files(folder.path(), wnid())
+            .unwrap()
+            .expect("a valid manifest");
+        let expected = [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)].map(
+            |FileEntry {
+                 name, size, blake3, ..
+             }| Listed { name, size, blake3 },
+        );
         assert_eq!(files.map(Result::unwrap).collect::<Vec<_>>(), expected);
-        let text = Files { text: VERSION_1.as_bytes(), line: Vec::new(), begun: false };
+        let text = Files {
+            text: VERSION_1.as_bytes(),
+            line: Vec::new(),
+            begun: false,
+        };
         assert_eq!(text.map(Result::unwrap).collect::<Vec<_>>(), expected);
-        assert!(super::files(folder.path(), "n00000001".parse().unwrap()).unwrap().is_none());
+        assert!(
+            super::files(folder.path(), "n00000001".parse().unwrap())
+                .unwrap()
+                .is_none()
+        );
     }
 
     #[test]
     fn no_manifest_is_no_error() {
-        assert_eq!(read(tempfile::tempdir().unwrap().path(), wnid()).unwrap(), None);
+        assert_eq!(
+            read(tempfile::tempdir().unwrap().path(), wnid()).unwrap(),
+            None
+        );
     }
 
     #[test]
@@ -399,8 +498,16 @@ mod tests {
 
     #[test]
     fn the_first_version_stays_readable() {
-        let manifest = parse(VERSION_1.as_bytes(), wnid()).unwrap().expect("a valid manifest of version 1");
-        assert_eq!(manifest.published(), Published { files: 2, bytes: 10_240 });
+        let manifest = parse(VERSION_1.as_bytes(), wnid())
+            .unwrap()
+            .expect("a valid manifest of version 1");
+        assert_eq!(
+            manifest.published(),
+            Published {
+                files: 2,
+                bytes: 10_240
+            }
+        );
         assert_eq!(manifest.run, "run");
     }
 }

@@ -32,7 +32,8 @@ pub(crate) struct Version([u8; blake3::KEY_LEN]);
 
 impl Version {
     pub(crate) fn of(source: &Source) -> Self {
-        let source = serde_json::to_vec(&source.version()).expect("text and numbers can be written");
+        let source =
+            serde_json::to_vec(&source.version()).expect("text and numbers can be written");
         Self(*blake3::hash(&source).as_bytes())
     }
 
@@ -62,7 +63,15 @@ impl PartWriter {
     pub(crate) fn new(path: PathBuf, version: Version, start: u64) -> Self {
         let block = vec![0; HEAD];
         let timer = CheckpointTimer::default();
-        Self { path, version, file: None, offset: 0, reached: start, block, timer }
+        Self {
+            path,
+            version,
+            file: None,
+            offset: 0,
+            reached: start,
+            block,
+            timer,
+        }
     }
 
     /// The tar offset up to which complete blocks are in the file.
@@ -111,7 +120,10 @@ impl PartWriter {
         if self.file.is_none() {
             self.file = Some(File::create_new(&self.path)?);
         }
-        self.file.as_ref().expect("it was just made").write_all_at(&self.block, self.offset)
+        self.file
+            .as_ref()
+            .expect("it was just made")
+            .write_all_at(&self.block, self.offset)
     }
 }
 
@@ -128,7 +140,12 @@ pub(crate) struct PartReader {
 impl PartReader {
     /// Opens a file whose first byte is the tar's byte `start`.
     pub(crate) fn open(path: &Path, version: Version, start: u64) -> io::Result<Self> {
-        Ok(Self { file: own_file::open(path, Access::Read)?, version, offset: 0, position: start })
+        Ok(Self {
+            file: own_file::open(path, Access::Read)?,
+            version,
+            offset: 0,
+            position: start,
+        })
     }
 
     /// Offset of the next block in the tar.
@@ -150,7 +167,9 @@ impl PartReader {
         }
         let mut bytes = vec![0; length];
         let is_whole = self.read(&mut bytes, self.offset + HEAD as u64)?;
-        if !is_whole || self.version.digest(self.position, &bytes) != *<&[u8; 32]>::try_from(digest).expect("a digest")
+        if !is_whole
+            || self.version.digest(self.position, &bytes)
+                != *<&[u8; 32]>::try_from(digest).expect("a digest")
         {
             return Ok(None);
         }
@@ -195,12 +214,16 @@ pub(crate) fn adopt(from: &Path, to: &Path, source: &Source) -> io::Result<Vec<F
     let version = Version::of(source);
     let mut adopted = Vec::new();
     let entries = match list(from) {
-        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => return Ok(adopted),
+        Err(error) if matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory) => {
+            return Ok(adopted);
+        }
         entries => entries?,
     };
     for entry in entries {
         let entry = entry?;
-        let Some(start) = entry.text().and_then(start_of) else { continue };
+        let Some(start) = entry.text().and_then(start_of) else {
+            continue;
+        };
         if adopted.is_empty() && !to.is_dir() {
             fs::create_dir(to)?;
         }
@@ -216,7 +239,11 @@ pub(crate) fn adopt(from: &Path, to: &Path, source: &Source) -> io::Result<Vec<F
         while reader.next()?.is_some() {}
         let reached = reader.position();
         if reached > start {
-            adopted.push(FoundPart { path, start, reached });
+            adopted.push(FoundPart {
+                path,
+                start,
+                reached,
+            });
         } else {
             fs::remove_file(&path)?;
         }
@@ -233,11 +260,17 @@ mod tests {
     }
 
     fn source(etag: &str) -> Source {
-        Source { length: Some(9_000_000), etag: Some(etag.to_owned()), ..Source::default() }
+        Source {
+            length: Some(9_000_000),
+            etag: Some(etag.to_owned()),
+            ..Source::default()
+        }
     }
 
     fn bytes(count: usize) -> Vec<u8> {
-        (0..count).map(|index| u8::try_from(index % 251).unwrap()).collect()
+        (0..count)
+            .map(|index| u8::try_from(index % 251).unwrap())
+            .collect()
     }
 
     fn write(path: &Path, start: u64, mut bytes: &[u8]) {
@@ -253,7 +286,9 @@ mod tests {
 
     fn read(path: &Path, version: Version, start: u64) -> Vec<u8> {
         let mut reader = PartReader::open(path, version, start).unwrap();
-        std::iter::from_fn(|| reader.next().unwrap()).flatten().collect()
+        std::iter::from_fn(|| reader.next().unwrap())
+            .flatten()
+            .collect()
     }
 
     #[test]
@@ -274,15 +309,29 @@ mod tests {
         let bytes = bytes(2 * BLOCK + 1000);
         write(&path, 0, &bytes);
         let whole = fs::read(&path).unwrap();
-        for (cut, blocks) in [(0, 0), (HEAD - 1, 0), (HEAD + BLOCK - 1, 0), (HEAD + BLOCK, 1), (whole.len() - 1, 2)] {
+        for (cut, blocks) in [
+            (0, 0),
+            (HEAD - 1, 0),
+            (HEAD + BLOCK - 1, 0),
+            (HEAD + BLOCK, 1),
+            (whole.len() - 1, 2),
+        ] {
             fs::write(&path, &whole[..cut]).unwrap();
-            assert_eq!(read(&path, version("a"), 0), bytes[..blocks * BLOCK], "cut at {cut}");
+            assert_eq!(
+                read(&path, version("a"), 0),
+                bytes[..blocks * BLOCK],
+                "cut at {cut}"
+            );
         }
         for (place, blocks) in [(0, 0), (10, 0), (HEAD + 5, 0), (HEAD + BLOCK + HEAD + 5, 1)] {
             let mut damaged = whole.clone();
             damaged[place] ^= 1;
             fs::write(&path, &damaged).unwrap();
-            assert_eq!(read(&path, version("a"), 0), bytes[..blocks * BLOCK], "damaged at {place}");
+            assert_eq!(
+                read(&path, version("a"), 0),
+                bytes[..blocks * BLOCK],
+                "damaged at {place}"
+            );
         }
         // A power cut can leave a file of full length that contains only zeros.
         fs::write(&path, vec![0; whole.len()]).unwrap();
@@ -316,14 +365,22 @@ mod tests {
             let begin = writer.block.len() - HEAD;
             assert_eq!(writer.fill(&bytes[begin..end]), end - begin);
             writer.note().unwrap();
-            assert_eq!(read(&path, version("a"), 700), bytes[..end], "a new reader finds it");
+            assert_eq!(
+                read(&path, version("a"), 700),
+                bytes[..end],
+                "a new reader finds it"
+            );
             assert_eq!(writer.reached(), 700);
         }
         writer.fill(&bytes[BLOCK - 1..BLOCK]);
         writer.write().unwrap();
         assert_eq!(writer.reached(), 700 + BLOCK as u64);
         writer.note().unwrap();
-        assert_eq!(length(), (HEAD + BLOCK) as u64, "an empty block is not written");
+        assert_eq!(
+            length(),
+            (HEAD + BLOCK) as u64,
+            "an empty block is not written"
+        );
         writer.fill(&bytes[BLOCK..BLOCK + 2000]);
         writer.note().unwrap();
         writer.fill(&bytes[BLOCK + 2000..]);
@@ -340,15 +397,30 @@ mod tests {
         let bytes = bytes(BLOCK + 10);
         let torn = from.join(name(0));
         write(&torn, 0, &bytes);
-        File::options().write(true).open(&torn).unwrap().set_len((HEAD + BLOCK + 20) as u64).unwrap();
+        File::options()
+            .write(true)
+            .open(&torn)
+            .unwrap()
+            .set_len((HEAD + BLOCK + 20) as u64)
+            .unwrap();
         write(&from.join(name(500_000)), 500_000, &bytes);
         fs::write(from.join(name(900_000)), [0; 5000]).unwrap();
 
         let mut adopted = adopt(&from, &to, &source("a")).unwrap();
         adopted.sort_by_key(|found| found.start);
-        let ranges: Vec<_> = adopted.iter().map(|found| (found.start, found.reached)).collect();
-        assert_eq!(ranges, [(0, BLOCK as u64), (500_000, 500_000 + bytes.len() as u64)]);
-        assert!(adopted.iter().all(|found| found.path.starts_with(&to) && found.path.is_file()));
+        let ranges: Vec<_> = adopted
+            .iter()
+            .map(|found| (found.start, found.reached))
+            .collect();
+        assert_eq!(
+            ranges,
+            [(0, BLOCK as u64), (500_000, 500_000 + bytes.len() as u64)]
+        );
+        assert!(
+            adopted
+                .iter()
+                .all(|found| found.path.starts_with(&to) && found.path.is_file())
+        );
         assert_eq!(fs::read_dir(&to).unwrap().count(), 2);
     }
 }

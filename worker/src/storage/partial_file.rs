@@ -58,7 +58,9 @@ impl PartialFile {
         let file = match own_file::open(path, Access::ReadWrite) {
             // In an area that a Unix group shares, a file of another member may be read-only for this
             // user.
-            Err(error) if own_file::is_refused(&error) || error.kind() == ErrorKind::PermissionDenied => {
+            Err(error)
+                if own_file::is_refused(&error) || error.kind() == ErrorKind::PermissionDenied =>
+            {
                 return Ok(None);
             }
             opened => opened?,
@@ -71,6 +73,11 @@ impl PartialFile {
         file.set_len(self.written)?;
         let name = self.name.clone();
         let digest = hasher.into();
-        Ok(Some(ProvedPartialFile { name, size: self.size, written: self.written, digest }))
+        Ok(Some(ProvedPartialFile {
+            name,
+            size: self.size,
+            written: self.written,
+            digest,
+        }))
     }
 }

@@ -155,11 +155,20 @@ pub(crate) fn start(
     Ok(Publisher { queue })
 }
 
-fn commit(target: &Target, durability: Durability, clock: &LeaseClock, batch: Vec<(Staged, Reply)>) {
+fn commit(
+    target: &Target,
+    durability: Durability,
+    clock: &LeaseClock,
+    batch: Vec<(Staged, Reply)>,
+) {
     let durable = durability == Durability::Power;
     // After a failed sync no file of the batch can be trusted: the kernel may have dropped pages
     // that it could not write.
-    let synced = if durable { sync_file_system(target) } else { Ok(()) };
+    let synced = if durable {
+        sync_file_system(target)
+    } else {
+        Ok(())
+    };
     let published: Vec<_> = batch
         .into_iter()
         .map(|(staged, reply)| {
@@ -170,13 +179,19 @@ fn commit(target: &Target, durability: Durability, clock: &LeaseClock, batch: Ve
             (staged, reply, result)
         })
         .collect();
-    let recorded = if durable { target.folder().sync_all() } else { Ok(()) };
+    let recorded = if durable {
+        target.folder().sync_all()
+    } else {
+        Ok(())
+    };
     for (staged, reply, result) in published {
         let result = result.and_then(|publication| match &recorded {
             Ok(()) => Ok(publication),
             Err(error) => Err(same(error)),
         });
-        if result.as_ref().is_ok_and(|publication| !matches!(publication, Publication::Fenced))
+        if result
+            .as_ref()
+            .is_ok_and(|publication| !matches!(publication, Publication::Fenced))
             && let Err(error) = staged.staging.remove()
         {
             tracing::info!(wnid = %staged.wnid, %error, "a staging folder stays until the end of the job");
@@ -188,7 +203,10 @@ fn commit(target: &Target, durability: Durability, clock: &LeaseClock, batch: Ve
 
 /// The same error for each class of the batch.
 fn same(error: &io::Error) -> io::Error {
-    error.raw_os_error().map_or_else(|| io::Error::new(error.kind(), error.to_string()), io::Error::from_raw_os_error)
+    error.raw_os_error().map_or_else(
+        || io::Error::new(error.kind(), error.to_string()),
+        io::Error::from_raw_os_error,
+    )
 }
 
 #[cfg(target_os = "linux")]
@@ -204,8 +222,17 @@ fn sync_file_system(_: &Target) -> io::Result<()> {
 
 /// Publishes the tar first: a class folder under its final name implies that its tar is there.
 /// Nothing is replaced under a lease that may have expired.
-fn publish_one(target: &Target, staged: &Staged, durable: bool, clock: &LeaseClock) -> io::Result<Publication> {
-    let replace = if clock.has_run_out() { Replace::Nothing } else { staged.replace };
+fn publish_one(
+    target: &Target,
+    staged: &Staged,
+    durable: bool,
+    clock: &LeaseClock,
+) -> io::Result<Publication> {
+    let replace = if clock.has_run_out() {
+        Replace::Nothing
+    } else {
+        staged.replace
+    };
     if staged.replace != replace && target.class_folder(staged.wnid).symlink_metadata().is_ok() {
         return Ok(Publication::Fenced);
     }
@@ -215,7 +242,11 @@ fn publish_one(target: &Target, staged: &Staged, durable: bool, clock: &LeaseClo
     if staged.tar == TarFate::Move
         && let Some(kept) = set_aside::tar(target, staged.wnid)?
     {
-        tracing::warn!("{}.tar was not written by this program and is kept as {}", staged.wnid, kept.display());
+        tracing::warn!(
+            "{}.tar was not written by this program and is kept as {}",
+            staged.wnid,
+            kept.display()
+        );
     }
     if matches!(staged.tar, TarFate::Move | TarFate::MoveOver) {
         fs::rename(staged.staging.tar(), target.tar(staged.wnid))?;
@@ -238,19 +269,34 @@ fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Resu
     };
     // The rename may have succeeded despite an error, for example if a network file system lost the
     // answer. What is under the name decides.
-    let is_of_another = to.symlink_metadata().and_then(|found| Ok(target.users()?.is_of_another(&found)));
-    let found = if is_of_another.is_ok_and(|is| !is) { compare(&to, staged.wnid) } else { Ok(None) };
+    let is_of_another = to
+        .symlink_metadata()
+        .and_then(|found| Ok(target.users()?.is_of_another(&found)));
+    let found = if is_of_another.is_ok_and(|is| !is) {
+        compare(&to, staged.wnid)
+    } else {
+        Ok(None)
+    };
     if let Ok(Some(Compared::Agrees(manifest))) = found {
         return Ok(Publication::AlreadyThere(manifest));
     }
-    if !matches!(error.kind(), ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory) {
+    if !matches!(
+        error.kind(),
+        ErrorKind::AlreadyExists | ErrorKind::DirectoryNotEmpty | ErrorKind::NotADirectory
+    ) {
         return Err(error);
     }
     match (replace, found) {
         (Replace::Any | Replace::Differing, Ok(Some(Compared::Differs(_)))) => {
             if let Err(error) = keep_unlisted(target, staged.wnid, &to, &from) {
-                let no_place = error.get_ref().is_some_and(<dyn Error + Send + Sync>::is::<NoPlace>);
-                return if no_place { Ok(Publication::CannotKeep(error.to_string())) } else { Err(error) };
+                let no_place = error
+                    .get_ref()
+                    .is_some_and(<dyn Error + Send + Sync>::is::<NoPlace>);
+                return if no_place {
+                    Ok(Publication::CannotKeep(error.to_string()))
+                } else {
+                    Err(error)
+                };
             }
         }
         (Replace::Any, _) => {}
@@ -262,8 +308,15 @@ fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Resu
 
 fn keep_unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> io::Result<()> {
     if let Some((folder, count)) = set_aside::unlisted(target, wnid, old, new)? {
-        let entries = if count == 1 { "1 entry is" } else { &format!("{count} entries are") };
-        tracing::warn!("{wnid}: {entries} not in its manifest and kept in {}", folder.display());
+        let entries = if count == 1 {
+            "1 entry is"
+        } else {
+            &format!("{count} entries are")
+        };
+        tracing::warn!(
+            "{wnid}: {entries} not in its manifest and kept in {}",
+            folder.display()
+        );
     }
     Ok(())
 }
@@ -291,7 +344,13 @@ fn replace_in_two_steps(from: &Path, to: &Path, aside: &Path) -> io::Result<()> 
 
 #[cfg(target_os = "linux")]
 fn exchange(one: &Path, other: &Path) -> io::Result<()> {
-    Ok(rustix::fs::renameat_with(CWD, one, CWD, other, RenameFlags::EXCHANGE)?)
+    Ok(rustix::fs::renameat_with(
+        CWD,
+        one,
+        CWD,
+        other,
+        RenameFlags::EXCHANGE,
+    )?)
 }
 
 #[cfg(not(target_os = "linux"))]
@@ -321,7 +380,12 @@ mod tests {
         let wnid = "n00000001".parse().unwrap();
         let staging = Staging::create(target, wnid).unwrap();
         fs::write(staging.class_folder().join("new.JPEG"), "new").unwrap();
-        Staged { wnid, staging, tar: TarFate::Stay, replace: Replace::Any }
+        Staged {
+            wnid,
+            staging,
+            tar: TarFate::Stay,
+            replace: Replace::Any,
+        }
     }
 
     #[test]
@@ -339,8 +403,14 @@ mod tests {
 
         time.store(600, Ordering::Relaxed);
         let publication = publish_one(&target, &first, false, &clock).unwrap();
-        assert!(matches!(publication, Publication::Fenced), "{publication:?}");
-        assert!(class.join("old.JPEG").exists() && first.staging.class_folder().join("new.JPEG").exists());
+        assert!(
+            matches!(publication, Publication::Fenced),
+            "{publication:?}"
+        );
+        assert!(
+            class.join("old.JPEG").exists()
+                && first.staging.class_folder().join("new.JPEG").exists()
+        );
 
         assert!(clock.answered(1, clock.now(), Duration::from_secs(30)));
         let publication = publish_one(&target, &first, false, &clock).unwrap();
@@ -393,7 +463,8 @@ mod tests {
     fn a_folder_is_replaced_in_one_step_or_in_two() {
         for replace in [replace_folder, replace_in_two_steps] {
             let folder = tempfile::tempdir().unwrap();
-            let [from, to, aside, other] = ["from", "to", "aside", "other"].map(|name| folder.path().join(name));
+            let [from, to, aside, other] =
+                ["from", "to", "aside", "other"].map(|name| folder.path().join(name));
             for (path, file) in [(&from, "new.JPEG"), (&to, "old.JPEG")] {
                 fs::create_dir(path).unwrap();
                 fs::write(path.join(file), "").unwrap();
@@ -401,7 +472,10 @@ mod tests {
             replace(&from, &to, &aside).unwrap();
             assert!(to.join("new.JPEG").exists() && !to.join("old.JPEG").exists());
             replace(&folder.path().join("missing"), &to, &other).unwrap_err();
-            assert!(to.join("new.JPEG").exists(), "the folder keeps its name if there is no replacement");
+            assert!(
+                to.join("new.JPEG").exists(),
+                "the folder keeps its name if there is no replacement"
+            );
         }
     }
 

@@ -35,12 +35,27 @@ const NAMES: u32 = 10_000;
 /// # Errors
 /// [`NoPlace`] inside if no folder beside the target can be used; otherwise the error of the file
 /// system.
-pub(crate) fn unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> io::Result<Option<(PathBuf, u64)>> {
+pub(crate) fn unlisted(
+    target: &Target,
+    wnid: Wnid,
+    old: &Path,
+    new: &Path,
+) -> io::Result<Option<(PathBuf, u64)>> {
     let [current, marked] = [MANIFEST, MARKED].map(|name| old.join(name));
-    let manifest = if manifest::read(old, wnid)?.is_some() { current } else { marked };
+    let manifest = if manifest::read(old, wnid)?.is_some() {
+        current
+    } else {
+        marked
+    };
     let is_valid = manifest::open(&manifest, wnid)?.is_some();
-    let comparison = Comparison { folder: old.to_owned(), manifest, wnid };
-    let fits = |name: &OsString| is_of_the_user(name) && (is_valid || new.join(name).symlink_metadata().is_err());
+    let comparison = Comparison {
+        folder: old.to_owned(),
+        manifest,
+        wnid,
+    };
+    let fits = |name: &OsString| {
+        is_of_the_user(name) && (is_valid || new.join(name).symlink_metadata().is_err())
+    };
     let mut moved: Option<(PathBuf, u64)> = None;
     let ended = comparison.not_listed(fits, |name| {
         let place = match &mut moved {
@@ -98,21 +113,34 @@ fn is_of_the_user(name: &OsString) -> bool {
     let bytes = name.as_encoded_bytes();
     let is_hidden = bytes.starts_with(b".");
     let of_tools = [&b".DS_Store"[..], b".directory"].contains(&bytes)
-        || [&b"._"[..], b".nfs", MANIFEST.as_bytes(), MARKED.as_bytes()].iter().any(|begin| bytes.starts_with(begin));
+        || [&b"._"[..], b".nfs", MANIFEST.as_bytes(), MARKED.as_bytes()]
+            .iter()
+            .any(|begin| bytes.starts_with(begin));
     if is_hidden { !of_tools } else { counts(bytes) }
 }
 
 /// The folder beside the target for kept files. It may not exist yet.
 pub(crate) fn place(target: &Target) -> Result<PathBuf, NoPlace> {
     let Some(place) = target.set_aside() else {
-        return Err(NoPlace { why: "staging is in the target, so there is no folder beside it for them".to_owned() });
+        return Err(NoPlace {
+            why: "staging is in the target, so there is no folder beside it for them".to_owned(),
+        });
     };
     match check_folder(&place) {
-        Err(error) if error.kind() != ErrorKind::NotFound => {
-            Err(NoPlace { why: format!("{} cannot be used ({error})", place.display()) })
-        }
-        Err(_) if place.parent().is_some_and(|parent| access(parent, Access::WRITE_OK).is_err()) => {
-            Err(NoPlace { why: format!("{} cannot be made, because its parent is not writable", place.display()) })
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(NoPlace {
+            why: format!("{} cannot be used ({error})", place.display()),
+        }),
+        Err(_)
+            if place
+                .parent()
+                .is_some_and(|parent| access(parent, Access::WRITE_OK).is_err()) =>
+        {
+            Err(NoPlace {
+                why: format!(
+                    "{} cannot be made, because its parent is not writable",
+                    place.display()
+                ),
+            })
         }
         _ => Ok(place),
     }
@@ -124,8 +152,14 @@ pub(crate) fn has_unlisted(folder: &Path, wnid: Wnid) -> io::Result<bool> {
     if manifest::open(&manifest, wnid)?.is_none() {
         return Ok(false);
     }
-    let comparison = Comparison { folder: folder.to_owned(), manifest, wnid };
-    Ok(comparison.not_listed(is_of_the_user, |_| ControlFlow::Break(()))?.is_break())
+    let comparison = Comparison {
+        folder: folder.to_owned(),
+        manifest,
+        wnid,
+    };
+    Ok(comparison
+        .not_listed(is_of_the_user, |_| ControlFlow::Break(()))?
+        .is_break())
 }
 
 fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
@@ -142,7 +176,11 @@ fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
     // Another user may have created it in the meantime.
     place(target).map_err(io::Error::other)?;
     for number in 0..NAMES {
-        let name = if number == 0 { wnid.to_string() } else { format!("{wnid}.{number}") };
+        let name = if number == 0 {
+            wnid.to_string()
+        } else {
+            format!("{wnid}.{number}")
+        };
         match make(&parent.join(&name)) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             created => return created.map(|()| parent.join(name)),
@@ -153,7 +191,9 @@ fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
 
 fn move_entry(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
-        Err(error) if error.kind() == ErrorKind::CrossesDevices => remove_if_there(move_folder(from, to)),
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => {
+            remove_if_there(move_folder(from, to))
+        }
         renamed => remove_if_there(renamed),
     }
 }
@@ -164,7 +204,14 @@ mod tests {
 
     #[test]
     fn files_that_tools_create_in_each_folder_are_not_the_users() {
-        for name in [".DS_Store", "._a.JPEG", "Thumbs.db", ".manifest.json", ".manifest.json.new", ".nfs0001"] {
+        for name in [
+            ".DS_Store",
+            "._a.JPEG",
+            "Thumbs.db",
+            ".manifest.json",
+            ".manifest.json.new",
+            ".nfs0001",
+        ] {
             assert!(!is_of_the_user(&name.into()), "{name}");
         }
         for name in ["notes.txt", ".notes", "a.JPEG", "folder"] {
@@ -181,7 +228,9 @@ mod tests {
             fs::write(target.tar(wnid), content).unwrap();
             tar(&target, wnid).unwrap();
         }
-        let kept = [1, 2].map(|number| fs::read_to_string(target.root().join(format!("n00000001.tar.{number}"))));
+        let kept = [1, 2].map(|number| {
+            fs::read_to_string(target.root().join(format!("n00000001.tar.{number}")))
+        });
         assert_eq!(kept.map(Result::unwrap), ["one", "two"]);
         assert!(!target.root().join("n00000001.tar.3").exists());
     }

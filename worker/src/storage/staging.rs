@@ -48,8 +48,13 @@ pub(crate) struct Unpacked {
 impl Staging {
     /// Makes an empty staging folder.
     pub(crate) fn create(target: &Target, wnid: Wnid) -> io::Result<Self> {
-        let path = target.staging().join(format!("{wnid}.{:016x}", rand::random::<u64>()));
-        let staging = Self { path, published: target.class_folder(wnid) };
+        let path = target
+            .staging()
+            .join(format!("{wnid}.{:016x}", rand::random::<u64>()));
+        let staging = Self {
+            path,
+            published: target.class_folder(wnid),
+        };
         if fs::create_dir(&staging.path).is_err() {
             target.restore_staging()?;
             fs::create_dir(&staging.path)?;
@@ -61,10 +66,17 @@ impl Staging {
     /// Takes over the folder of an earlier attempt, whose process may still run; `None` if another
     /// process has taken it.
     pub(crate) fn claim(&self, left: &Path) -> io::Result<Option<Self>> {
-        let path = self.path.with_extension(format!("{:016x}.old", rand::random::<u64>()));
+        let path = self
+            .path
+            .with_extension(format!("{:016x}.old", rand::random::<u64>()));
         match move_folder(left, &path) {
             Err(error) if is_gone(&error) => Ok(None),
-            renamed => renamed.map(|()| Some(Self { path, published: self.published.clone() })),
+            renamed => renamed.map(|()| {
+                Some(Self {
+                    path,
+                    published: self.published.clone(),
+                })
+            }),
         }
     }
 
@@ -111,7 +123,9 @@ impl Staging {
     /// The finished files in the order of the journal.
     pub(crate) fn entries(&self) -> io::Result<Entries> {
         let unreadable = || io::Error::other("the journal cannot be read back");
-        journal::open(&self.journal()).map(|(_, entries)| entries).ok_or_else(unreadable)
+        journal::open(&self.journal())
+            .map(|(_, entries)| entries)
+            .ok_or_else(unreadable)
     }
 }
 
@@ -145,7 +159,10 @@ pub(crate) fn is_begun(target: &Target, wnid: Wnid) -> io::Result<bool> {
 /// Paths of the manifests of classes whose tar was moved into the target but whose folder was not.
 pub(crate) fn manifests(target: &Target, wnid: Wnid) -> io::Result<Vec<PathBuf>> {
     let left = left_behind_beside(target, wnid, Path::new(""))?;
-    Ok(left.into_iter().map(|folder| folder.join(CLASS).join(MANIFEST)).collect())
+    Ok(left
+        .into_iter()
+        .map(|folder| folder.join(CLASS).join(MANIFEST))
+        .collect())
 }
 
 /// Gives folders that were to be replaced their names back, if a process was killed before the new

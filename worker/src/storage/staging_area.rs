@@ -25,7 +25,9 @@ use shared::{
 
 use crate::storage::{
     area_access::{self, AreaAccess, Group},
-    file_tree::{ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, remove_if_there, remove_tree},
+    file_tree::{
+        ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, remove_if_there, remove_tree,
+    },
 };
 
 /// Prefix of the names of the lock files.
@@ -69,7 +71,11 @@ impl StagingArea {
     /// Enters an area. Its folder is created if it is missing; its parent must exist. `group`: the
     /// group that shares the target.
     pub(crate) fn enter(path: PathBuf, group: Option<Group>) -> io::Result<Self> {
-        let area = Self { path, group, lock: Mutex::new(None) };
+        let area = Self {
+            path,
+            group,
+            lock: Mutex::new(None),
+        };
         area.restore()?;
         Ok(area)
     }
@@ -116,12 +122,17 @@ impl StagingArea {
     }
 
     fn access(&self) -> AreaAccess {
-        self.lock().as_ref().map_or_else(AreaAccess::default, |lock| lock.access)
+        self.lock()
+            .as_ref()
+            .map_or_else(AreaAccess::default, |lock| lock.access)
     }
 
     /// Whether all users can rename the area, by the mode of the folder that holds it.
     pub(crate) fn can_be_replaced(&self) -> bool {
-        let keeps_modes = self.lock().as_ref().is_some_and(|lock| lock.access.keeps_modes());
+        let keeps_modes = self
+            .lock()
+            .as_ref()
+            .is_some_and(|lock| lock.access.keeps_modes());
         keeps_modes && self.path.parent().is_some_and(area_access::is_open_to_all)
     }
 
@@ -135,7 +146,10 @@ impl StagingArea {
         let lock = self.lock();
         let own = lock.as_ref().map(|lock| lock.path.as_path());
         let found = entries(&self.path).unwrap_or_default();
-        found.iter().filter(|entry| is_lock_file(entry)).any(|entry| Some(entry.path()) != own)
+        found
+            .iter()
+            .filter(|entry| is_lock_file(entry))
+            .any(|entry| Some(entry.path()) != own)
     }
 
     /// Whether another running process uses the area.
@@ -147,7 +161,9 @@ impl StagingArea {
     /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open
     /// file under another name.
     pub(crate) fn leave(&self) -> io::Result<()> {
-        let Some(lock) = self.lock().take() else { return Ok(()) };
+        let Some(lock) = self.lock().take() else {
+            return Ok(());
+        };
         drop(lock.file);
         remove_if_there(fs::remove_file(lock.path))
     }
@@ -178,7 +194,11 @@ impl StagingArea {
             Some(Purpose::Class) => fs::remove_dir(entry.path()).is_ok(),
             None => false,
         };
-        if found.iter().all(is_empty) { self.remove() } else { Ok(false) }
+        if found.iter().all(is_empty) {
+            self.remove()
+        } else {
+            Ok(false)
+        }
     }
 
     /// Moves what former processes have left in another area of the same target to this area, and
@@ -209,7 +229,9 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
         if attempt > 0 {
             thread::sleep(RETRY_DELAY);
         }
-        let others = entries(area)?.into_iter().filter(|entry| purpose_of(entry).is_some());
+        let others = entries(area)?
+            .into_iter()
+            .filter(|entry| purpose_of(entry).is_some());
         let others: Vec<Entry> = others.filter(|entry| !is_lock_file(entry)).collect();
         // Listed again: a listing is not atomic, so the first one can have an entry of a process and
         // not the lock file that the process created before.
@@ -267,7 +289,8 @@ impl LockFile {
     fn create(area: &Path, group: Option<Group>) -> io::Result<Self> {
         let folder = open_folder(area)?;
         let name = format!("{LOCK}{:016x}", rand::random::<u64>());
-        let flags = OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+        let flags =
+            OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(&folder, &*name, flags, Mode::RUSR | Mode::WUSR)?);
         let access = AreaAccess::of(&file.metadata()?);
         if let Err(error) = access.check(&folder.metadata()?, group) {
@@ -279,7 +302,9 @@ impl LockFile {
         match file.try_lock() {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => return Err(io::ErrorKind::NotFound.into()),
-            Err(TryLockError::Error(cause)) => tracing::debug!(%cause, "this file system has no locks"),
+            Err(TryLockError::Error(cause)) => {
+                tracing::debug!(%cause, "this file system has no locks");
+            }
         }
         // Another process may have checked before the lock was taken, and removed the file as that
         // of an ended process.
@@ -296,7 +321,10 @@ pub(crate) fn is_used(area: &Path) -> io::Result<bool> {
 
 fn is_used_by_others(area: &Path, own: Option<&Path>) -> io::Result<bool> {
     let entries = entries(area)?;
-    let mut locks = entries.iter().filter(|entry| is_lock_file(entry)).map(Entry::path);
+    let mut locks = entries
+        .iter()
+        .filter(|entry| is_lock_file(entry))
+        .map(Entry::path);
     Ok(locks.any(|path| Some(path) != own && matches!(lock_of(path), Some(Err(_)))))
 }
 
@@ -334,7 +362,11 @@ fn purpose_of(entry: &Entry) -> Option<Purpose> {
 }
 
 fn remove_entry(entry: &Entry) -> io::Result<()> {
-    if entry.is_folder()? { remove_tree(entry.path()) } else { fs::remove_file(entry.path()) }
+    if entry.is_folder()? {
+        remove_tree(entry.path())
+    } else {
+        fs::remove_file(entry.path())
+    }
 }
 
 /// The entries of an area; empty if the area does not exist.

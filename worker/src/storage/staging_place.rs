@@ -32,11 +32,14 @@ pub(crate) enum NotBeside {
 impl fmt::Display for NotBeside {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::MountRoot => formatter.write_str("the target is the root of a mounted file system"),
-            Self::CannotRename => {
-                formatter.write_str("nothing can be renamed from the target's parent into the target")
+            Self::MountRoot => {
+                formatter.write_str("the target is the root of a mounted file system")
             }
-            Self::ParentRefuses(error) => write!(formatter, "the target's parent cannot be written ({error})"),
+            Self::CannotRename => formatter
+                .write_str("nothing can be renamed from the target's parent into the target"),
+            Self::ParentRefuses(error) => {
+                write!(formatter, "the target's parent cannot be written ({error})")
+            }
         }
     }
 }
@@ -49,11 +52,16 @@ pub(crate) fn in_target(root: &Path) -> PathBuf {
 /// The path of an area beside the target: `.<name of the target>.partial`. `root` must not contain
 /// links.
 pub(crate) fn beside(root: &Path) -> Result<PathBuf, NotBeside> {
-    let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else { return Err(NotBeside::MountRoot) };
+    let (Some(parent), Some(name)) = (root.parent(), root.file_name()) else {
+        return Err(NotBeside::MountRoot);
+    };
     if !are_on_one_mount(parent, root) {
         return Err(NotBeside::MountRoot);
     }
-    let name = area_name([OsStr::new("."), name, OsStr::new(IN_TARGET)], name.as_bytes());
+    let name = area_name(
+        [OsStr::new("."), name, OsStr::new(IN_TARGET)],
+        name.as_bytes(),
+    );
     Ok(parent.join(name))
 }
 
@@ -63,7 +71,15 @@ pub(crate) fn in_folder(folder: &Path, root: &Path) -> PathBuf {
     let path = root.as_os_str().as_bytes();
     let name = root.file_name().unwrap_or_default();
     let digest = format!(".{:.16}", blake3::hash(path).to_hex());
-    folder.join(area_name([OsStr::new("."), name, OsStr::new(&digest), OsStr::new(IN_TARGET)], path))
+    folder.join(area_name(
+        [
+            OsStr::new("."),
+            name,
+            OsStr::new(&digest),
+            OsStr::new(IN_TARGET),
+        ],
+        path,
+    ))
 }
 
 /// The folder for files that are set aside when a class is published: beside the area, with a
@@ -75,20 +91,33 @@ pub(crate) fn set_aside(area: &Path, root: &Path) -> Option<PathBuf> {
 /// Joins the parts to one name; a digest replaces a name that is too long.
 fn area_name<const PARTS: usize>(parts: [&OsStr; PARTS], identity: &[u8]) -> OsString {
     let name: OsString = parts.into_iter().collect();
-    if name.len() <= NAME_MAX { name } else { format!(".{:.32}{IN_TARGET}", blake3::hash(identity).to_hex()).into() }
+    if name.len() <= NAME_MAX {
+        name
+    } else {
+        format!(".{:.32}{IN_TARGET}", blake3::hash(identity).to_hex()).into()
+    }
 }
 
 /// The absolute path without links of a folder that may not exist yet.
 pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
     for existing in absolute.ancestors() {
-        let Ok(found) = existing.canonicalize() else { continue };
+        let Ok(found) = existing.canonicalize() else {
+            continue;
+        };
         let missing = absolute.strip_prefix(existing).unwrap_or(Path::new(""));
         // `missing/..` cannot be resolved before `missing` is created.
-        if missing.components().any(|part| part == Component::ParentDir) {
+        if missing
+            .components()
+            .any(|part| part == Component::ParentDir)
+        {
             return Err(io::ErrorKind::NotFound.into());
         }
-        return Ok(if missing.as_os_str().is_empty() { found } else { found.join(missing) });
+        return Ok(if missing.as_os_str().is_empty() {
+            found
+        } else {
+            found.join(missing)
+        });
     }
     Err(io::ErrorKind::NotFound.into())
 }
@@ -109,7 +138,10 @@ mod tests {
     fn the_name_of_an_area_is_unique_for_its_target_and_not_too_long() {
         let folder = tempfile::tempdir().unwrap();
         let root = folder.path().canonicalize().unwrap();
-        assert_eq!(beside(&root.join("images")).unwrap(), root.join(".images.partial"));
+        assert_eq!(
+            beside(&root.join("images")).unwrap(),
+            root.join(".images.partial")
+        );
         for length in [1, 245, 246, 247, 255] {
             let one = "n".repeat(length);
             let other = "n".repeat(length - 1) + "x";
@@ -121,7 +153,10 @@ mod tests {
         }
         assert!(matches!(beside(Path::new("/")), Err(NotBeside::MountRoot)));
         let target = root.join("images");
-        assert_eq!(set_aside(&beside(&target).unwrap(), &target), Some(root.join(".images.set-aside")));
+        assert_eq!(
+            set_aside(&beside(&target).unwrap(), &target),
+            Some(root.join(".images.set-aside"))
+        );
         assert_eq!(set_aside(&in_target(&target), &target), None);
     }
 
@@ -129,8 +164,14 @@ mod tests {
     fn one_folder_serves_several_targets_of_the_same_name() {
         let one = Path::new("/a/images");
         let other = Path::new("/b/images");
-        assert_ne!(in_folder(Path::new("/s"), one), in_folder(Path::new("/s"), other));
-        assert_eq!(in_folder(Path::new("/s"), one), in_folder(Path::new("/s"), one));
+        assert_ne!(
+            in_folder(Path::new("/s"), one),
+            in_folder(Path::new("/s"), other)
+        );
+        assert_eq!(
+            in_folder(Path::new("/s"), one),
+            in_folder(Path::new("/s"), one)
+        );
         let long = PathBuf::from("/a").join("n".repeat(255));
         assert!(in_folder(Path::new("/s"), &long).file_name().unwrap().len() < NAME_MAX);
     }
@@ -141,8 +182,14 @@ mod tests {
         let root = folder.path().canonicalize().unwrap();
         fs::create_dir(root.join("target")).unwrap();
         std::os::unix::fs::symlink(root.join("target"), root.join("link")).unwrap();
-        assert_eq!(resolved(&root.join("link/new/deep")).unwrap(), root.join("target/new/deep"));
-        assert_eq!(resolved(&root.join("link/../other")).unwrap(), root.join("other"));
+        assert_eq!(
+            resolved(&root.join("link/new/deep")).unwrap(),
+            root.join("target/new/deep")
+        );
+        assert_eq!(
+            resolved(&root.join("link/../other")).unwrap(),
+            root.join("other")
+        );
         assert!(resolved(&root.join("new/../target/x")).is_err());
         assert_eq!(fs::read_dir(&root).unwrap().count(), 2);
     }

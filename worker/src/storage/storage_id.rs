@@ -42,17 +42,21 @@ pub(crate) fn settle(target: &Path, area: &Path, proposed: &str) -> io::Result<S
         }
         match File::create_new(&place) {
             Ok(mut file) => {
-                file.write_all(proposed.as_bytes()).inspect_err(|_| drop(fs::remove_file(&place)))?;
+                file.write_all(proposed.as_bytes())
+                    .inspect_err(|_| drop(fs::remove_file(&place)))?;
                 return Ok(proposed.to_owned());
             }
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => thread::sleep(POLL_INTERVAL),
+            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+                thread::sleep(POLL_INTERVAL);
+            }
             Err(error) => return Err(error),
         }
     }
     let whole = area.join(format!("storage.{:016x}", rand::random::<u64>()));
     File::create_new(&whole)?.write_all(proposed.as_bytes())?;
     fs::rename(&whole, &place)?;
-    read(&place)?.ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} holds no id")))
+    read(&place)?
+        .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{FILE} holds no id")))
 }
 
 /// Removes the id. Called by the last process that uses the target.
@@ -63,7 +67,9 @@ pub(crate) fn remove(target: &Path) -> io::Result<()> {
 fn read(place: &Path) -> io::Result<Option<String>> {
     let file = match open_regular(place) {
         Err(error) if is_gone(&error) => return Ok(None),
-        opened => opened.map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", place.display())))?,
+        opened => opened.map_err(|error| {
+            io::Error::new(error.kind(), format!("{}: {error}", place.display()))
+        })?,
     };
     let mut text = Vec::new();
     file.take(DIGITS as u64 + 1).read_to_end(&mut text)?;
@@ -93,7 +99,11 @@ mod tests {
                 threads.map(|thread| thread.join().unwrap())
             });
             assert!(found.iter().all(|id| *id == found[0]), "{found:?}");
-            assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1, "no other file remains");
+            assert_eq!(
+                fs::read_dir(folder.path()).unwrap().count(),
+                1,
+                "no other file remains"
+            );
         }
     }
 

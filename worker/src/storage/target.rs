@@ -96,7 +96,9 @@ fn advice(error: &io::Error) -> &'static str {
         io::ErrorKind::FileTooLarge => {
             " (raise the limit on file sizes, ulimit -f, and run the same command again to resume)"
         }
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => " (give a folder with --target)",
+        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
+            " (give a folder with --target)"
+        }
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
             " (give a writable folder with --target)"
         }
@@ -142,14 +144,29 @@ impl Target {
                 area.path().display()
             );
         }
-        let others = [Some(staging_place::in_target(&root)), staging_place::beside(&root).ok()];
-        let other_areas = others.into_iter().flatten().filter(|other| other != area.path()).collect();
+        let others = [
+            Some(staging_place::in_target(&root)),
+            staging_place::beside(&root).ok(),
+        ];
+        let other_areas = others
+            .into_iter()
+            .flatten()
+            .filter(|other| other != area.path())
+            .collect();
         let storage_id = storage_id::settle(&root, area.path(), &storage_id::new())
             .map_err(|error| refused("write")(explained(error, [root.join(storage_id::FILE)])))?;
         // Not required: if the folder cannot be listed, the probe files stay.
         probe_files::remove_left(&root).unwrap_or_default();
-        let target = Self { root, folder, area, other_areas, storage_id: Mutex::new(storage_id) };
-        target.take_over_leftovers().map_err(|cause| in_area(target.staging(), cause))?;
+        let target = Self {
+            root,
+            folder,
+            area,
+            other_areas,
+            storage_id: Mutex::new(storage_id),
+        };
+        target
+            .take_over_leftovers()
+            .map_err(|cause| in_area(target.staging(), cause))?;
         Ok(target)
     }
 
@@ -207,7 +224,11 @@ impl Target {
         // If the whole target is gone, report that and not its consequence.
         let gone = self.is_there().err().filter(is_gone);
         let cause = gone.unwrap_or(cause);
-        TargetError::Refused { target: self.root.clone(), action: action.into(), cause }
+        TargetError::Refused {
+            target: self.root.clone(),
+            action: action.into(),
+            cause,
+        }
     }
 
     /// Whether an error of one class would affect every other class as well.
@@ -226,7 +247,11 @@ impl Target {
     /// was unmounted.
     fn is_there(&self) -> io::Result<()> {
         let same = fs::metadata(&self.root)?.dev() == self.folder.metadata()?.dev();
-        if same { Ok(()) } else { Err(io::ErrorKind::NotFound.into()) }
+        if same {
+            Ok(())
+        } else {
+            Err(io::ErrorKind::NotFound.into())
+        }
     }
 
     /// Recreates the staging area if a process that finished has removed it; never if the target
@@ -246,7 +271,9 @@ impl Target {
     }
 
     fn known_storage(&self) -> MutexGuard<'_, String> {
-        self.storage_id.lock().unwrap_or_else(PoisonError::into_inner)
+        self.storage_id
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Whether other processes seem to use the staging area.
@@ -265,7 +292,10 @@ impl Target {
     fn try_to_remove_staging(&self) -> io::Result<()> {
         self.area.leave()?;
         let mut is_used = false;
-        for area in [self.staging()].into_iter().chain(self.other_areas.iter().map(PathBuf::as_path)) {
+        for area in [self.staging()]
+            .into_iter()
+            .chain(self.other_areas.iter().map(PathBuf::as_path))
+        {
             match self.area.check(area) {
                 Err(error) if is_gone(&error) => continue,
                 // What other users have put under the name does not belong to this program.
@@ -279,14 +309,22 @@ impl Target {
             staging::put_back_replaced(area, &self.root)?;
             is_used |= !staging_area::remove(area)?;
         }
-        if is_used { Ok(()) } else { storage_id::remove(&self.root) }
+        if is_used {
+            Ok(())
+        } else {
+            storage_id::remove(&self.root)
+        }
     }
 
     /// Removes what opening has created, but no file from which another process could continue.
     fn withdraw(&self) -> io::Result<()> {
         self.area.leave()?;
         let others_are_used = self.other_areas.iter().any(|area| area.exists());
-        if self.area.remove_if_empty()? && !others_are_used { storage_id::remove(&self.root) } else { Ok(()) }
+        if self.area.remove_if_empty()? && !others_are_used {
+            storage_id::remove(&self.root)
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -301,7 +339,10 @@ impl Drop for Target {
 }
 
 fn in_area(area: &Path, cause: io::Error) -> TargetError {
-    TargetError::Staging { area: area.to_owned(), cause: explained(cause, [area]) }
+    TargetError::Staging {
+        area: area.to_owned(),
+        cause: explained(cause, [area]),
+    }
 }
 
 /// Opens an area in the folder of `--staging`, which must be on the target's file system and
@@ -310,17 +351,24 @@ fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingAr
     let unusable = |cause| in_area(folder, cause);
     let resolved = staging_place::resolved(folder).map_err(unusable)?;
     if resolved.starts_with(root) {
-        return Err(TargetError::StagingInTarget { folder: resolved, target: root.to_owned() });
+        return Err(TargetError::StagingInTarget {
+            folder: resolved,
+            target: root.to_owned(),
+        });
     }
     fs::create_dir_all(&resolved).map_err(unusable)?;
-    let area = StagingArea::enter(staging_place::in_folder(&resolved, root), group).map_err(unusable)?;
+    let area =
+        StagingArea::enter(staging_place::in_folder(&resolved, root), group).map_err(unusable)?;
     match verify_usable(area.path(), root) {
         Ok(()) => return Ok(area),
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
         Err(error) => return Err(in_area(area.path(), error)),
     }
     drop(area);
-    Err(TargetError::StagingElsewhere { folder: resolved, target: root.to_owned() })
+    Err(TargetError::StagingElsewhere {
+        folder: resolved,
+        target: root.to_owned(),
+    })
 }
 
 /// Opens the area beside the target. If that is not possible, opens the area in the target and logs
@@ -342,7 +390,8 @@ fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetE
         },
     };
     let path = staging_place::in_target(root);
-    let area = StagingArea::enter(path.clone(), group).and_then(|area| verify_usable(&path, root).map(|()| area));
+    let area = StagingArea::enter(path.clone(), group)
+        .and_then(|area| verify_usable(&path, root).map(|()| area));
     let area = area.map_err(|cause| TargetError::Refused {
         target: root.to_owned(),
         action: "write".to_owned(),
@@ -359,7 +408,10 @@ fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetE
 
 /// Whether the area does not exist beside the target and cannot be created there.
 fn parent_refuses(area: &Path, error: &io::Error) -> bool {
-    let refused = matches!(error.kind(), io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem);
+    let refused = matches!(
+        error.kind(),
+        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+    );
     refused && area.symlink_metadata().is_err()
 }
 
@@ -368,14 +420,16 @@ fn parent_refuses(area: &Path, error: &io::Error) -> bool {
 fn verify_usable(area: &Path, root: &Path) -> io::Result<()> {
     // Unique names, so that entries of a killed process or of another user cause no conflict.
     let nonce = rand::random::<u64>();
-    let [probe, renamed] = ["probe", "renamed"].map(|name| area.join(format!("{name}.{nonce:016x}")));
+    let [probe, renamed] =
+        ["probe", "renamed"].map(|name| area.join(format!("{name}.{nonce:016x}")));
     fs::create_dir(&probe)?;
     let tried = (|| {
         File::create_new(probe.join("file"))?.write_all(b"probe")?;
         fs::rename(&probe, &renamed)?;
         rustix::fs::access(root, Access::WRITE_OK)?;
         let published = root.join(format!("{PROBE}{nonce:016x}"));
-        fs::rename(renamed.join("file"), &published).map_err(|error| explained(error, [&published]))?;
+        fs::rename(renamed.join("file"), &published)
+            .map_err(|error| explained(error, [&published]))?;
         remove_if_there(fs::remove_file(&published))
     })();
     let removed = [&probe, &renamed].map(|folder| remove_tree(folder));

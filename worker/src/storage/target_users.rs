@@ -69,7 +69,11 @@ mod tests {
             fs::set_permissions(target.path(), Permissions::from_mode(mode)).unwrap();
             let users = TargetUsers::new(target.path().metadata().unwrap(), user);
             let found = entry.path().metadata().unwrap();
-            assert_eq!(users.can_replace(&found), is_replaceable, "{mode:o} {owner} {of} {user}");
+            assert_eq!(
+                users.can_replace(&found),
+                is_replaceable,
+                "{mode:o} {owner} {of} {user}"
+            );
         }
     }
 }

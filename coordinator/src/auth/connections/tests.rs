@@ -5,11 +5,17 @@ use tokio::task::JoinSet;
 use super::*;
 
 fn connections() -> Arc<Connections> {
-    Arc::new(Connections::new(Limits { pending: 100, observers: 4, workers: 8 }))
+    Arc::new(Connections::new(Limits {
+        pending: 100,
+        observers: 4,
+        workers: 8,
+    }))
 }
 
 fn full(connections: &Arc<Connections>, now: Instant) -> Vec<ConnectionEntry> {
-    (0..connections.limits.pending).map(|_| connections.enter(now)).collect()
+    (0..connections.limits.pending)
+        .map(|_| connections.enter(now))
+        .collect()
 }
 
 fn admitted(connections: &Arc<Connections>, role: Role, now: Instant) -> ConnectionEntry {
@@ -98,7 +104,11 @@ fn a_pending_connection_is_cut_when_it_exceeds_its_cost() {
     one.charge(1);
     assert!(is_cut(&one) && !is_cut(&other));
     one.charge(MAX_PENDING_COST);
-    assert_eq!(connections.lock().pending_cost, 0, "cut connections are not counted");
+    assert_eq!(
+        connections.lock().pending_cost,
+        0,
+        "cut connections are not counted"
+    );
 }
 
 #[test]
@@ -128,18 +138,28 @@ fn too_many_observers_displace_the_longest_idle_observer_and_no_worker() {
     let connections = connections();
     let now = Instant::now();
     let at = |seconds| now + Duration::from_secs(seconds);
-    let workers: Vec<ConnectionEntry> = (0..8).map(|_| admitted(&connections, Role::Worker, now)).collect();
+    let workers: Vec<ConnectionEntry> = (0..8)
+        .map(|_| admitted(&connections, Role::Worker, now))
+        .collect();
     let roles = [Role::Viewer, Role::Admin, Role::Viewer, Role::Viewer];
-    let observers: Vec<ConnectionEntry> =
-        (1..).zip(roles).map(|(second, role)| admitted(&connections, role, at(second))).collect();
+    let observers: Vec<ConnectionEntry> = (1..)
+        .zip(roles)
+        .map(|(second, role)| admitted(&connections, role, at(second)))
+        .collect();
     // The first observer has a call in progress; the second one had one recently.
     assert_eq!(observers[0].begin_call(at(10)), Begun::CallMetricsLayer);
     assert_eq!(observers[1].begin_call(at(20)), Begun::CallMetricsLayer);
     observers[1].end_call(at(21));
     let more = admitted(&connections, Role::Viewer, at(30));
-    assert_eq!(observers.iter().map(is_cut).collect::<Vec<_>>(), [false, false, true, false]);
+    assert_eq!(
+        observers.iter().map(is_cut).collect::<Vec<_>>(),
+        [false, false, true, false]
+    );
     let _one_more = admitted(&connections, Role::Viewer, at(31));
-    assert_eq!(observers.iter().map(is_cut).collect::<Vec<_>>(), [false, false, true, true]);
+    assert_eq!(
+        observers.iter().map(is_cut).collect::<Vec<_>>(),
+        [false, false, true, true]
+    );
     assert!(!is_cut(&more) && !workers.iter().any(is_cut));
     // A worker beyond the limit replaces a worker.
     let _ninth = admitted(&connections, Role::Worker, at(32));
@@ -150,8 +170,13 @@ fn too_many_observers_displace_the_longest_idle_observer_and_no_worker() {
 fn concurrent_calls_are_limited_for_observers_and_not_for_workers() {
     let connections = connections();
     let now = Instant::now();
-    let [worker, viewer] = [Role::Worker, Role::Viewer].map(|role| admitted(&connections, role, now));
-    let begin = |entry: &ConnectionEntry| (0..=MAX_OBSERVER_CALLS).map(|_| entry.begin_call(now)).collect::<Vec<_>>();
+    let [worker, viewer] =
+        [Role::Worker, Role::Viewer].map(|role| admitted(&connections, role, now));
+    let begin = |entry: &ConnectionEntry| {
+        (0..=MAX_OBSERVER_CALLS)
+            .map(|_| entry.begin_call(now))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(begin(&worker), [Begun::CallMetricsLayer; 5]);
     let few = [Begun::CallMetricsLayer; MAX_OBSERVER_CALLS];
     assert_eq!(begin(&viewer), [&few[..], &[Begun::TooMany]].concat());
@@ -166,7 +191,11 @@ fn a_revoked_credential_makes_its_connection_pending_until_another_one_is_shown(
     let now = Instant::now();
     let old = CancellationToken::new();
     let new = CancellationToken::new();
-    let entries = [connections.enter(now), connections.enter(now), connections.enter(now)];
+    let entries = [
+        connections.enter(now),
+        connections.enter(now),
+        connections.enter(now),
+    ];
     for entry in &entries {
         entry.admit(Role::Worker, &old, now);
     }
@@ -175,7 +204,10 @@ fn a_revoked_credential_makes_its_connection_pending_until_another_one_is_shown(
     let later = now + Duration::from_hours(1);
     old.cancel();
     connections.sweep(later);
-    assert_eq!(entries.each_ref().map(ConnectionEntry::is_pending), [true, false, true]);
+    assert_eq!(
+        entries.each_ref().map(ConnectionEntry::is_pending),
+        [true, false, true]
+    );
     entries[2].admit(Role::Worker, &new, later);
     connections.sweep(later + AUTH_TIMEOUT);
     assert_eq!(entries.each_ref().map(is_cut), [true, false, false]);
@@ -184,11 +216,24 @@ fn a_revoked_credential_makes_its_connection_pending_until_another_one_is_shown(
 #[test]
 fn all_limits_together_stay_below_the_limit_on_open_files() {
     for files in [64, 256, 1024, 20_000, 1 << 20] {
-        let Limits { pending, observers, workers } = Limits::within(Some(files));
-        assert!(pending > 0 && observers > 0 && workers > pending + observers, "{files}");
-        assert!((pending + observers + workers) as u64 <= files.saturating_sub(RESERVED_FILES).max(16), "{files}");
+        let Limits {
+            pending,
+            observers,
+            workers,
+        } = Limits::within(Some(files));
+        assert!(
+            pending > 0 && observers > 0 && workers > pending + observers,
+            "{files}"
+        );
+        assert!(
+            (pending + observers + workers) as u64 <= files.saturating_sub(RESERVED_FILES).max(16),
+            "{files}"
+        );
     }
     let limits = Limits::within(Some(20_000));
-    assert_eq!((limits.pending, limits.observers, limits.workers), (500, 128, 19_244));
+    assert_eq!(
+        (limits.pending, limits.observers, limits.workers),
+        (500, 128, 19_244)
+    );
     assert_eq!(Limits::within(None).pending, 500);
 }

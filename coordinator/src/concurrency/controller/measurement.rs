@@ -46,7 +46,8 @@ const SHARED_LINK_CONNECTIONS: u32 = 8;
 impl LimitController {
     /// Whether the bytes that have arrived are enough to raise the level without a full window.
     pub(super) fn is_fast(&self, since: Sample, totals: &FleetTotals, now: Instant) -> bool {
-        let is_enough_received = totals.received.saturating_sub(since.received) >= IMMEDIATE_STEP_BYTES;
+        let is_enough_received =
+            totals.received.saturating_sub(since.received) >= IMMEDIATE_STEP_BYTES;
         is_enough_received
             && totals.workers <= 1
             && self.step() >= FIRST_STEP
@@ -54,10 +55,19 @@ impl LimitController {
     }
 
     /// Whether the first connection is fast enough to open a second one.
-    pub(super) fn is_single_and_fast(&self, since: Sample, totals: &FleetTotals, now: Instant) -> bool {
-        let is_first = self.limit == 1 && self.highest(now) >= PARALLEL_MINIMUM && self.upper_bound.is_none();
+    pub(super) fn is_single_and_fast(
+        &self,
+        since: Sample,
+        totals: &FleetTotals,
+        now: Instant,
+    ) -> bool {
+        let is_first =
+            self.limit == 1 && self.highest(now) >= PARALLEL_MINIMUM && self.upper_bound.is_none();
         let is_enough = totals.received.saturating_sub(since.received) >= SECOND_CONNECTION_BYTES;
-        is_first && is_enough && totals.workers <= 1 && since.rate(totals, now) >= FAST_CONNECTION_RATE
+        is_first
+            && is_enough
+            && totals.workers <= 1
+            && since.rate(totals, now) >= FAST_CONNECTION_RATE
     }
 
     /// Throughput of this level from which on the client is the bottleneck.
@@ -80,7 +90,8 @@ impl LimitController {
         now: Instant,
     ) -> Option<Duration> {
         let waited = now - since.at;
-        if totals.open > self.limit || totals.received == since.received || waited < report_interval {
+        if totals.open > self.limit || totals.received == since.received || waited < report_interval
+        {
             return None;
         }
         if totals.requests - since.requests >= ROUNDS * u64::from(self.limit) {
@@ -90,7 +101,8 @@ impl LimitController {
             // Connections without data are not waited for: their worker may be unreachable.
             return Some(Duration::ZERO);
         }
-        (totals.flowing >= self.limit).then(|| waited.saturating_sub(report_interval * 4) * SLOW_START)
+        (totals.flowing >= self.limit)
+            .then(|| waited.saturating_sub(report_interval * 4) * SLOW_START)
     }
 
     /// Time for which this level is measured.
@@ -101,6 +113,8 @@ impl LimitController {
             _ if self.step() < 2.0 => REPORTS_PER_WINDOW * 2,
             _ => REPORTS_PER_WINDOW,
         };
-        WINDOW.max(report_interval * reports).div_f64((self.step() - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
+        WINDOW
+            .max(report_interval * reports)
+            .div_f64((self.step() - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
     }
 }

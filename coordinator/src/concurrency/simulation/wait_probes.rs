@@ -40,8 +40,21 @@ enum Refuses {
 impl WaitSimulation {
     fn new() -> Self {
         let now = Instant::now();
-        let ceilings = Ceilings { connections: Some(9), bytes_per_second: None };
-        let observations = CORRECT.map(|id| (id, Observation { wanted: 5, ..Observation::default() })).into();
+        let ceilings = Ceilings {
+            connections: Some(9),
+            bytes_per_second: None,
+        };
+        let observations = CORRECT
+            .map(|id| {
+                (
+                    id,
+                    Observation {
+                        wanted: 5,
+                        ..Observation::default()
+                    },
+                )
+            })
+            .into();
         let pace = ConcurrencyController::new(ceilings, now);
         let mut simulated = Self {
             pace,
@@ -60,10 +73,20 @@ impl WaitSimulation {
 
     /// The origin asks a session to wait.
     fn refused(&mut self, id: SessionId, seconds: u64) {
-        let observation = self.observations.entry(id).or_insert(Observation { wanted: 1, ..Observation::default() });
+        let observation = self.observations.entry(id).or_insert(Observation {
+            wanted: 1,
+            ..Observation::default()
+        });
         observation.refusals += 1;
         let wait = Some(Duration::from_secs(seconds));
-        self.pace.observed(id, &Observation { retry_after: wait, ..*observation }, self.now);
+        self.pace.observed(
+            id,
+            &Observation {
+                retry_after: wait,
+                ..*observation
+            },
+            self.now,
+        );
     }
 
     /// Each correct worker that may send a request sends one and reports its result.
@@ -72,7 +95,8 @@ impl WaitSimulation {
         self.paused_seconds += u64::from(paused.iter().filter(|is_paused| **is_paused).count() > 1);
         for id in CORRECT {
             let budget = self.pace.budget(id, self.now);
-            let may_ask = budget.quiet.is_zero() && budget.connections > self.observations[&id].open;
+            let may_ask =
+                budget.quiet.is_zero() && budget.connections > self.observations[&id].open;
             let is_refused = may_ask && self.now < self.refuses_until;
             let observation = self.observations.get_mut(&id).unwrap();
             observation.seen = budget.version;
@@ -119,7 +143,11 @@ fn a_long_wait_is_kept_by_all_workers_and_costs_one_probe() {
     simulated.refuses_until = simulated.now + Duration::from_mins(15);
     simulated.refused(REPORTER, 900);
     simulated.pass(890);
-    assert_eq!((simulated.refused, simulated.paused_seconds), (1, 890), "one probe was sent");
+    assert_eq!(
+        (simulated.refused, simulated.paused_seconds),
+        (1, 890),
+        "one probe was sent"
+    );
     assert_eq!(simulated.quiet(), [true; 3]);
     simulated.pass(15);
     assert_eq!(simulated.quiet(), [false; 3]);
@@ -148,7 +176,15 @@ fn occasional_waits_of_a_minute_are_kept_without_a_probe() {
 
 #[test]
 fn a_single_worker_that_repeats_a_wait_pauses_the_others_for_one_minute() {
-    for (wait, every) in [(900, 1), (900, 60), (900, 900), (60, 60), (60, 61), (30, 31), (2, 3)] {
+    for (wait, every) in [
+        (900, 1),
+        (900, 60),
+        (900, 900),
+        (60, 60),
+        (60, 61),
+        (30, 31),
+        (2, 3),
+    ] {
         let mut simulated = WaitSimulation::new();
         for _ in 0..7200 / every {
             simulated.refused(REPORTER, wait);
@@ -174,12 +210,35 @@ fn a_single_worker_that_repeats_a_wait_pauses_the_others_for_one_minute() {
 fn the_only_worker_keeps_its_wait() {
     let now = Instant::now();
     let mut pace = ConcurrencyController::new(Ceilings::default(), now);
-    let observation = Observation { wanted: 5, refusals: 1, ..Observation::default() };
-    pace.observed(REPORTER, &Observation { refusals: 0, ..observation }, now);
-    pace.observed(REPORTER, &Observation { retry_after: Some(Duration::from_mins(15)), ..observation }, now);
+    let observation = Observation {
+        wanted: 5,
+        refusals: 1,
+        ..Observation::default()
+    };
+    pace.observed(
+        REPORTER,
+        &Observation {
+            refusals: 0,
+            ..observation
+        },
+        now,
+    );
+    pace.observed(
+        REPORTER,
+        &Observation {
+            retry_after: Some(Duration::from_mins(15)),
+            ..observation
+        },
+        now,
+    );
     for second in 1..890 {
         pace.tick(now + Duration::from_secs(second));
-        assert!(!pace.budget(REPORTER, now + Duration::from_secs(second)).quiet.is_zero());
+        assert!(
+            !pace
+                .budget(REPORTER, now + Duration::from_secs(second))
+                .quiet
+                .is_zero()
+        );
     }
 }
 
@@ -193,9 +252,18 @@ fn a_wait_stays_while_no_other_worker_is_served() {
         simulated.refused(REPORTER, 900);
         simulated.pass(890);
         assert_eq!(simulated.paused_seconds, 890, "{answer:?}");
-        assert!(simulated.refused <= 15, "{answer:?}: at most one request a minute, not {}", simulated.refused);
+        assert!(
+            simulated.refused <= 15,
+            "{answer:?}: at most one request a minute, not {}",
+            simulated.refused
+        );
         assert_eq!(
-            simulated.pace.take_notices().iter().filter(|notice| **notice == ConcurrencyNotice::OneWorkerOnly).count(),
+            simulated
+                .pace
+                .take_notices()
+                .iter()
+                .filter(|notice| **notice == ConcurrencyNotice::OneWorkerOnly)
+                .count(),
             0
         );
         simulated.pass(15);
@@ -212,8 +280,16 @@ fn another_worker_probes_the_wait_after_a_minute() {
         simulated.refuses_until = simulated.now + Duration::from_secs(70);
         simulated.refused(REPORTER, 900);
         simulated.pass(170);
-        assert_eq!((simulated.refused, simulated.quiet()), (1, [false; 3]), "{answer:?}");
-        assert!(simulated.paused_seconds <= 160, "{answer:?}: {}", simulated.paused_seconds);
+        assert_eq!(
+            (simulated.refused, simulated.quiet()),
+            (1, [false; 3]),
+            "{answer:?}"
+        );
+        assert!(
+            simulated.paused_seconds <= 160,
+            "{answer:?}: {}",
+            simulated.paused_seconds
+        );
     }
 }
 
@@ -229,17 +305,28 @@ fn the_workers_take_turns_as_prober() {
         }
     };
     without_requests(&mut simulated, 65);
-    let probers =
-        |simulated: &WaitSimulation| CORRECT.into_iter().filter(|id| !simulated.is_quiet(*id)).collect::<Vec<_>>();
+    let probers = |simulated: &WaitSimulation| {
+        CORRECT
+            .into_iter()
+            .filter(|id| !simulated.is_quiet(*id))
+            .collect::<Vec<_>>()
+    };
     assert_eq!(probers(&simulated), [CORRECT[0]]);
-    assert_eq!(simulated.pace.budget(CORRECT[0], simulated.now).connections, 1);
+    assert_eq!(
+        simulated.pace.budget(CORRECT[0], simulated.now).connections,
+        1
+    );
     without_requests(&mut simulated, 30);
     assert_eq!(probers(&simulated), [CORRECT[1]]);
     simulated.pace.left(CORRECT[1], simulated.now);
     without_requests(&mut simulated, 1);
     assert_eq!(probers(&simulated), [CORRECT[2]]);
     without_requests(&mut simulated, 31);
-    assert_eq!(probers(&simulated), [CORRECT[0]], "the turn returns to the first prober");
+    assert_eq!(
+        probers(&simulated),
+        [CORRECT[0]],
+        "the turn returns to the first prober"
+    );
 }
 
 proptest! {

@@ -16,7 +16,10 @@ fn pass(table: &mut LeaseTable, sessions: &[SessionId], time: Duration, now: &mu
                 .keys()
                 .map(|position| &table.classes[*position])
                 .map(|class| ReportedLease {
-                    lease: Lease { wnid: class.wnid, token: class.token.unwrap() },
+                    lease: Lease {
+                        wnid: class.wnid,
+                        token: class.token.unwrap(),
+                    },
                     bytes: 0,
                     length: 0,
                     is_local: false,
@@ -29,7 +32,13 @@ fn pass(table: &mut LeaseTable, sessions: &[SessionId], time: Duration, now: &mu
 }
 
 /// Fails `count` classes one after the other, each as soon as it is granted. Returns the verdicts.
-fn fail(table: &mut LeaseTable, id: SessionId, count: usize, suspect: Suspect, now: Instant) -> Vec<ReportVerdict> {
+fn fail(
+    table: &mut LeaseTable,
+    id: SessionId,
+    count: usize,
+    suspect: Suspect,
+    now: Instant,
+) -> Vec<ReportVerdict> {
     let fail_one = |_| {
         let lease = acquire(table, id, 1, now).unwrap()[0];
         table.report(id, lease, &blames(suspect), now, 1.0)
@@ -44,10 +53,21 @@ fn a_class_that_one_worker_fails_is_tried_by_another_before_it_has_failed() {
         let mut table = table(1);
         let one = session(&mut table, "one", now);
         let other = session(&mut table, "other", now);
-        assert_eq!(fail(&mut table, one, 1, suspect, now), [ReportVerdict::Retried]);
-        assert_eq!(acquire(&mut table, other, 1, now).unwrap(), [], "the retry is delayed");
+        assert_eq!(
+            fail(&mut table, one, 1, suspect, now),
+            [ReportVerdict::Retried]
+        );
+        assert_eq!(
+            acquire(&mut table, other, 1, now).unwrap(),
+            [],
+            "the retry is delayed"
+        );
         pass(&mut table, &[one, other], Duration::from_secs(2), &mut now);
-        assert_eq!(acquire(&mut table, one, 1, now).unwrap(), [], "the worker that failed it does not get it again");
+        assert_eq!(
+            acquire(&mut table, one, 1, now).unwrap(),
+            [],
+            "the worker that failed it does not get it again"
+        );
         let lease = acquire(&mut table, other, 1, now).unwrap()[0];
         check(&table);
         assert_eq!(
@@ -72,17 +92,32 @@ fn lacks_space() -> Outcome {
 fn a_class_without_space_is_offered_to_every_storage_and_counts_against_no_worker() {
     let now = Instant::now();
     let mut table = table(1);
-    let workers: Vec<SessionId> = (1..=4).map(|number| session(&mut table, &format!("w{number}"), now)).collect();
+    let workers: Vec<SessionId> = (1..=4)
+        .map(|number| session(&mut table, &format!("w{number}"), now))
+        .collect();
     for worker in &workers[..3] {
         let lease = acquire(&mut table, *worker, 1, now).unwrap()[0];
-        assert_eq!(table.report(*worker, lease, &lacks_space(), now, 1.0), ReportVerdict::Retried);
-        assert_eq!(acquire(&mut table, *worker, 1, now).unwrap(), [], "the worker still lacks space");
+        assert_eq!(
+            table.report(*worker, lease, &lacks_space(), now, 1.0),
+            ReportVerdict::Retried
+        );
+        assert_eq!(
+            acquire(&mut table, *worker, 1, now).unwrap(),
+            [],
+            "the worker still lacks space"
+        );
         check(&table);
     }
     // The last worker has space.
     let lease = acquire(&mut table, workers[3], 1, now).unwrap()[0];
-    assert_eq!(table.report(workers[3], lease, &good(), now, 1.0), ReportVerdict::Settled);
-    assert_eq!((table.status().success, table.take_notices()), (1, Vec::new()));
+    assert_eq!(
+        table.report(workers[3], lease, &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        (table.status().success, table.take_notices()),
+        (1, Vec::new())
+    );
 }
 
 #[test]
@@ -90,14 +125,28 @@ fn a_class_that_fits_on_no_storage_has_failed_after_a_bounded_number_of_offers()
     for (count, offers) in [(1, 1), (3, 3), (20, trouble::OFFERS)] {
         let now = Instant::now();
         let mut table = table(1);
-        let workers: Vec<SessionId> =
-            (1..=count).map(|number| session(&mut table, &format!("w{number}"), now)).collect();
+        let workers: Vec<SessionId> = (1..=count)
+            .map(|number| session(&mut table, &format!("w{number}"), now))
+            .collect();
         let mut offered = 0;
         for worker in &workers {
-            let Some(lease) = acquire(&mut table, *worker, 1, now).unwrap().first().copied() else { break };
+            let Some(lease) = acquire(&mut table, *worker, 1, now)
+                .unwrap()
+                .first()
+                .copied()
+            else {
+                break;
+            };
             offered += 1;
             let verdict = table.report(*worker, lease, &lacks_space(), now, 1.0);
-            assert_eq!(verdict, if offered == offers { ReportVerdict::Settled } else { ReportVerdict::Retried });
+            assert_eq!(
+                verdict,
+                if offered == offers {
+                    ReportVerdict::Settled
+                } else {
+                    ReportVerdict::Retried
+                }
+            );
         }
         assert_eq!((offered, table.status().failed), (offers, 1));
     }
@@ -107,14 +156,22 @@ fn a_class_that_fits_on_no_storage_has_failed_after_a_bounded_number_of_offers()
 fn failures_for_lack_of_space_do_not_reduce_the_tries_on_other_workers() {
     let mut now = Instant::now();
     let mut table = table(1);
-    let workers: Vec<SessionId> = (1..=5).map(|number| session(&mut table, &format!("w{number}"), now)).collect();
+    let workers: Vec<SessionId> = (1..=5)
+        .map(|number| session(&mut table, &format!("w{number}"), now))
+        .collect();
     for worker in &workers[..3] {
         let lease = acquire(&mut table, *worker, 1, now).unwrap()[0];
         table.report(*worker, lease, &lacks_space(), now, 1.0);
     }
-    assert_eq!(fail(&mut table, workers[3], 1, Suspect::Host, now), [ReportVerdict::Retried]);
+    assert_eq!(
+        fail(&mut table, workers[3], 1, Suspect::Host, now),
+        [ReportVerdict::Retried]
+    );
     pass(&mut table, &workers, Duration::from_secs(2), &mut now);
-    assert_eq!(fail(&mut table, workers[4], 1, Suspect::Host, now), [ReportVerdict::Settled]);
+    assert_eq!(
+        fail(&mut table, workers[4], 1, Suspect::Host, now),
+        [ReportVerdict::Settled]
+    );
 }
 
 #[test]
@@ -123,7 +180,10 @@ fn a_class_that_the_origin_does_not_have_is_tried_by_one_worker_only() {
     let mut table = table(1);
     let one = session(&mut table, "one", now);
     session(&mut table, "other", now);
-    assert_eq!(fail(&mut table, one, 1, Suspect::Class, now), [ReportVerdict::Settled]);
+    assert_eq!(
+        fail(&mut table, one, 1, Suspect::Class, now),
+        [ReportVerdict::Settled]
+    );
 }
 
 #[test]
@@ -136,22 +196,35 @@ fn a_worker_gets_a_class_again_that_it_failed_if_there_is_no_other_worker() {
     pass(&mut table, &[one, other], Duration::from_secs(2), &mut now);
     assert_eq!(acquire(&mut table, one, 1, now).unwrap(), []);
     table.leave(other).unwrap();
-    assert_eq!(fail(&mut table, one, 1, Suspect::Host, now), [ReportVerdict::Settled]);
+    assert_eq!(
+        fail(&mut table, one, 1, Suspect::Host, now),
+        [ReportVerdict::Settled]
+    );
 }
 
 #[test]
-fn a_worker_that_fails_classes_that_others_complete_is_quarantined_and_no_class_fails_because_of_it() {
+fn a_worker_that_fails_classes_that_others_complete_is_quarantined_and_no_class_fails_because_of_it()
+ {
     let mut now = Instant::now();
     let mut table = table(40);
     let bad = session(&mut table, "bad", now);
     let well = session(&mut table, "well", now);
     for _ in 0..5 {
-        assert_eq!(fail(&mut table, bad, 1, Suspect::Host, now), [ReportVerdict::Retried]);
+        assert_eq!(
+            fail(&mut table, bad, 1, Suspect::Host, now),
+            [ReportVerdict::Retried]
+        );
         let lease = acquire(&mut table, well, 1, now).unwrap()[0];
-        assert_eq!(table.report(well, lease, &good(), now, 1.0), ReportVerdict::Settled);
+        assert_eq!(
+            table.report(well, lease, &good(), now, 1.0),
+            ReportVerdict::Settled
+        );
     }
     let notices = table.take_notices();
-    assert!(matches!(&notices[..], [LeaseNotice::Quarantined { worker, .. }] if worker == "bad"), "{notices:?}");
+    assert!(
+        matches!(&notices[..], [LeaseNotice::Quarantined { worker, .. }] if worker == "bad"),
+        "{notices:?}"
+    );
     assert_eq!(acquire(&mut table, bad, 9, now).unwrap(), []);
     pass(&mut table, &[bad, well], Duration::from_mins(4), &mut now);
     assert_eq!(acquire(&mut table, bad, 9, now).unwrap(), []);
@@ -175,7 +248,10 @@ fn the_only_worker_is_never_put_into_quarantine() {
     let now = Instant::now();
     let mut table = table(9);
     let one = session(&mut table, "one", now);
-    assert_eq!(fail(&mut table, one, 9, Suspect::Host, now), [ReportVerdict::Settled; 9]);
+    assert_eq!(
+        fail(&mut table, one, 9, Suspect::Host, now),
+        [ReportVerdict::Settled; 9]
+    );
 }
 
 #[test]
@@ -183,14 +259,24 @@ fn an_undecided_failure_becomes_final_when_another_class_succeeds() {
     let now = Instant::now();
     let mut table = table(3);
     let one = session(&mut table, "one", now);
-    assert_eq!(fail(&mut table, one, 1, Suspect::Origin, now), [ReportVerdict::Doubted]);
+    assert_eq!(
+        fail(&mut table, one, 1, Suspect::Origin, now),
+        [ReportVerdict::Doubted]
+    );
     assert_eq!((table.status().pending, table.status().failed), (3, 0));
     let lease = acquire(&mut table, one, 9, now).unwrap();
-    assert_eq!(numbers(&lease), ["2", "3"], "it is not tried again meanwhile");
+    assert_eq!(
+        numbers(&lease),
+        ["2", "3"],
+        "it is not tried again meanwhile"
+    );
     table.report(one, lease[0], &good(), now, 1.0);
     assert_eq!((table.status().success, table.status().failed), (1, 1));
     let given_up = table.take_given_up();
-    assert!(given_up.len() == 1 && given_up[0].0 == wnids(1)[0], "{given_up:?}");
+    assert!(
+        given_up.len() == 1 && given_up[0].0 == wnids(1)[0],
+        "{given_up:?}"
+    );
     assert_eq!(given_up[0].1.to_string(), "HTTPError: 503 Server Error");
     check(&table);
 }
@@ -214,12 +300,28 @@ fn no_class_fails_while_the_origin_is_unavailable_and_it_is_probed_every_half_mi
     let first = acquire(&mut table, one, 2, now).unwrap();
     table.report(one, first[0], &good(), now, 1.0);
     let verdicts = fail(&mut table, one, OPENS_AT, Suspect::Origin, now);
-    assert_eq!(verdicts[..OPENS_AT - 1], [ReportVerdict::Doubted; OPENS_AT - 1]);
+    assert_eq!(
+        verdicts[..OPENS_AT - 1],
+        [ReportVerdict::Doubted; OPENS_AT - 1]
+    );
     assert_eq!(verdicts[OPENS_AT - 1], ReportVerdict::Excused);
     assert_eq!(table.phase(), Phase::OriginPaused);
-    assert!(matches!(table.take_notices()[..], [LeaseNotice::OriginUnavailable { waits: MAX_WAIT, .. }]));
-    assert_eq!((table.status().failed, table.status().pending), (0, 98), "the lease that was granted before is kept");
-    assert_eq!(table.report(one, first[1], &blames(Suspect::Origin), now, 1.0), ReportVerdict::Excused);
+    assert!(matches!(
+        table.take_notices()[..],
+        [LeaseNotice::OriginUnavailable {
+            waits: MAX_WAIT,
+            ..
+        }]
+    ));
+    assert_eq!(
+        (table.status().failed, table.status().pending),
+        (0, 98),
+        "the lease that was granted before is kept"
+    );
+    assert_eq!(
+        table.report(one, first[1], &blames(Suspect::Origin), now, 1.0),
+        ReportVerdict::Excused
+    );
     let mut probes = 0;
     for _ in 0..15 {
         for _ in 0..2 {
@@ -237,10 +339,18 @@ fn no_class_fails_while_the_origin_is_unavailable_and_it_is_probed_every_half_mi
             check(&table);
         }
     }
-    assert_eq!((probes, table.status().failed), (30, 0), "a quarter of an hour");
+    assert_eq!(
+        (probes, table.status().failed),
+        (30, 0),
+        "a quarter of an hour"
+    );
     pass(&mut table, &[one], PROBE_EVERY, &mut now);
     let probe = acquire(&mut table, one, 9, now).unwrap()[0];
-    assert_eq!(table.take_notices(), [], "the origin has not answered meanwhile");
+    assert_eq!(
+        table.take_notices(),
+        [],
+        "the origin has not answered meanwhile"
+    );
     table.report(one, probe, &good(), now, 1.0);
     assert_eq!(table.take_notices(), [LeaseNotice::OriginAvailable]);
     assert_eq!(table.phase(), Phase::Running);
@@ -302,25 +412,68 @@ fn a_class_without_progress_goes_to_another_worker_although_its_session_lives() 
     for bytes in 1..242 {
         now += TTL;
         let held = [
-            ReportedLease { lease: leases[0], bytes, length: 0, is_local: false },
-            ReportedLease { lease: leases[1], bytes: 7, length: 0, is_local: false },
+            ReportedLease {
+                lease: leases[0],
+                bytes,
+                length: 0,
+                is_local: false,
+            },
+            ReportedLease {
+                lease: leases[1],
+                bytes: 7,
+                length: 0,
+                is_local: false,
+            },
         ];
         table.renew(one, &held, 0, now).unwrap();
         table.renew(other, &[], 0, now).unwrap();
     }
-    let wedged = LeaseNotice::NoProgress { wnid: leases[1].wnid, worker: "one".to_owned() };
+    let wedged = LeaseNotice::NoProgress {
+        wnid: leases[1].wnid,
+        worker: "one".to_owned(),
+    };
     assert_eq!(table.take_notices(), [wedged]);
     assert_eq!(acquire(&mut table, one, 2, now).unwrap(), []);
     let lease = acquire(&mut table, other, 2, now).unwrap()[0];
     assert_eq!(lease.wnid, leases[1].wnid);
     for bytes in 242..=484 {
         now += TTL;
-        table.renew(one, &[ReportedLease { lease: leases[0], bytes, length: 0, is_local: false }], 0, now).unwrap();
-        table.renew(other, &[ReportedLease { lease, bytes: 7, length: 0, is_local: false }], 0, now).unwrap();
+        table
+            .renew(
+                one,
+                &[ReportedLease {
+                    lease: leases[0],
+                    bytes,
+                    length: 0,
+                    is_local: false,
+                }],
+                0,
+                now,
+            )
+            .unwrap();
+        table
+            .renew(
+                other,
+                &[ReportedLease {
+                    lease,
+                    bytes: 7,
+                    length: 0,
+                    is_local: false,
+                }],
+                0,
+                now,
+            )
+            .unwrap();
     }
     let given_up = table.take_given_up();
-    assert!(given_up.len() == 1 && given_up[0].0 == lease.wnid, "{given_up:?}");
-    assert_eq!(given_up[0].1.to_string(), "Timeout: no progress for 2h, 2 times");
+    assert!(
+        given_up.len() == 1 && given_up[0].0 == lease.wnid,
+        "{given_up:?}"
+    );
+    assert_eq!(
+        given_up[0].1.to_string(),
+        "Timeout: no progress for 2h, 2 times"
+    );
     check(&table);
 }
 
@@ -330,14 +483,20 @@ fn a_class_without_progress_goes_to_another_worker_although_its_session_lives() 
 fn a_class_that_waits_no_longer_than_the_job_permits_is_not_taken_from_its_worker() {
     for (stuck_after, quiet) in [(Duration::from_hours(145), false), (STUCK, true)] {
         let mut now = Instant::now();
-        let mut table = LeaseTable::new(&wnids(1), 0, 1, TTL).expecting_progress_within(stuck_after);
+        let mut table =
+            LeaseTable::new(&wnids(1), 0, 1, TTL).expecting_progress_within(stuck_after);
         let one = session(&mut table, "one", now);
         let leases = acquire(&mut table, one, 1, now).unwrap();
         for _ in 0..2880 {
             now += TTL;
             table.tick(now);
             table.look_for_stragglers(quiet, now);
-            let held = ReportedLease { lease: leases[0], bytes: 7, length: 100_000, is_local: false };
+            let held = ReportedLease {
+                lease: leases[0],
+                bytes: 7,
+                length: 100_000,
+                is_local: false,
+            };
             assert_eq!(table.renew(one, &[held], 0, now).unwrap().drop, []);
         }
         assert_eq!(table.take_notices(), []);
@@ -353,7 +512,12 @@ fn short_pauses_delay_the_end_of_a_lease_without_progress_by_their_length_only()
     let one = session(&mut table, "one", now);
     let other = session(&mut table, "other", now);
     let leases = acquire(&mut table, one, 1, now).unwrap();
-    let held = ReportedLease { lease: leases[0], bytes: 7, length: 0, is_local: false };
+    let held = ReportedLease {
+        lease: leases[0],
+        bytes: 7,
+        length: 0,
+        is_local: false,
+    };
     let mut waited = Duration::ZERO;
     while table.status().leased == 1 {
         for is_paused in [false, true] {
@@ -391,7 +555,10 @@ fn a_class_that_waits_for_a_connection_is_not_wedged_while_its_worker_receives_b
         assert_eq!(renew(bytes, bytes), []);
     }
     // The connection breaks, and no more bytes are received.
-    let wedged = |lease: Lease| LeaseNotice::NoProgress { wnid: lease.wnid, worker: "one".to_owned() };
+    let wedged = |lease: Lease| LeaseNotice::NoProgress {
+        wnid: lease.wnid,
+        worker: "one".to_owned(),
+    };
     for _ in 1..240 {
         assert_eq!(renew(360, 360), []);
     }
@@ -405,11 +572,18 @@ fn an_idle_worker_that_acquires_nothing_does_not_block_a_retry_on_the_worker_tha
     let mut table = table(1);
     let one = session(&mut table, "one", now);
     let idle = session(&mut table, "idle", now);
-    assert_eq!(fail(&mut table, one, 1, Suspect::Host, now), [ReportVerdict::Retried]);
+    assert_eq!(
+        fail(&mut table, one, 1, Suspect::Host, now),
+        [ReportVerdict::Retried]
+    );
     pass(&mut table, &[one, idle], Duration::from_mins(4), &mut now);
     assert_eq!(acquire(&mut table, one, 1, now).unwrap(), []);
     pass(&mut table, &[one, idle], Duration::from_mins(1), &mut now);
-    assert_eq!(fail(&mut table, one, 1, Suspect::Host, now), [ReportVerdict::Settled], "two failures are enough");
+    assert_eq!(
+        fail(&mut table, one, 1, Suspect::Host, now),
+        [ReportVerdict::Settled],
+        "two failures are enough"
+    );
 }
 
 #[test]
@@ -420,7 +594,11 @@ fn success_under_a_lease_from_before_the_failures_does_not_show_that_the_origin_
     let older = acquire(&mut table, one, 2, now).unwrap();
     fail(&mut table, one, OPENS_AT - 1, Suspect::Origin, now);
     table.report(one, older[0], &good(), now, 1.0);
-    assert_eq!(table.take_given_up(), [], "its bytes may be older than the first failure");
+    assert_eq!(
+        table.take_given_up(),
+        [],
+        "its bytes may be older than the first failure"
+    );
     fail(&mut table, one, 1, Suspect::Origin, now);
     table.report(one, older[1], &good(), now, 1.0);
     assert_eq!(table.phase(), Phase::OriginPaused);
@@ -435,9 +613,15 @@ fn failed_classes_can_be_tried_again_all_or_some() {
     let one = session(&mut table, "one", now);
     let leases = acquire(&mut table, one, 3, now).unwrap();
     for lease in &leases {
-        assert_eq!(table.report(one, *lease, &bad(), now, 1.0), ReportVerdict::Settled);
+        assert_eq!(
+            table.report(one, *lease, &bad(), now, 1.0),
+            ReportVerdict::Settled
+        );
     }
-    assert_eq!(table.retry_failed(&[leases[1].wnid, wnids(4)[3]]), [leases[1].wnid]);
+    assert_eq!(
+        table.retry_failed(&[leases[1].wnid, wnids(4)[3]]),
+        [leases[1].wnid]
+    );
     assert_eq!(table.retry_failed(&[]), [leases[0].wnid, leases[2].wnid]);
     assert_eq!((table.status().failed, table.status().pending), (0, 4));
     assert_eq!(
@@ -456,8 +640,17 @@ fn a_drained_worker_is_granted_nothing_and_keeps_its_leases() {
     let leases = acquire(&mut table, one, 1, now).unwrap();
     assert!(table.drain("one").is_some() && table.drain("other").is_none());
     assert!(table.acquire(one, 1, now).unwrap().drain);
-    assert_eq!(table.renew(one, &held(&leases), 0, now).unwrap(), Renewed { drop: vec![], drain: true });
-    assert_eq!(table.report(one, leases[0], &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.renew(one, &held(&leases), 0, now).unwrap(),
+        Renewed {
+            drop: vec![],
+            drain: true
+        }
+    );
+    assert_eq!(
+        table.report(one, leases[0], &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
     assert_eq!(table.workers(now + LONG)[0].success, 1);
 }
 
@@ -472,15 +665,29 @@ fn a_class_in_doubt_is_not_granted_although_its_lease_had_expired() {
     now += TTL * 2;
     table.tick(now);
     let other = session(&mut table, "other", now);
-    assert_eq!(table.report(other, doubtful, &blames(Suspect::Origin), now, 0.5), ReportVerdict::Stale);
-    assert_eq!(table.report(first, doubtful, &blames(Suspect::Origin), now, 0.5), ReportVerdict::Stale);
+    assert_eq!(
+        table.report(other, doubtful, &blames(Suspect::Origin), now, 0.5),
+        ReportVerdict::Stale
+    );
+    assert_eq!(
+        table.report(first, doubtful, &blames(Suspect::Origin), now, 0.5),
+        ReportVerdict::Stale
+    );
     table.leave(other).unwrap();
-    let second = register(&mut table, "first", b"first", &[doubtful], now).unwrap().session;
-    assert_eq!(table.report(second, doubtful, &blames(Suspect::Origin), now, 0.5), ReportVerdict::Doubted);
+    let second = register(&mut table, "first", b"first", &[doubtful], now)
+        .unwrap()
+        .session;
+    assert_eq!(
+        table.report(second, doubtful, &blames(Suspect::Origin), now, 0.5),
+        ReportVerdict::Doubted
+    );
     check(&table);
     let others = acquire(&mut table, second, 4, now).unwrap();
     assert_eq!(numbers(&others), ["2", "3", "4"]);
-    assert_eq!(table.report(second, others[0], &good(), now, 0.5), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(second, others[0], &good(), now, 0.5),
+        ReportVerdict::Settled
+    );
     assert!(matches!(&table.take_given_up()[..], [(wnid, _)] if *wnid == doubtful.wnid));
     check(&table);
 }
@@ -491,13 +698,26 @@ fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() 
     let mut table = table(3);
     let mut now = Instant::now();
     let one = session(&mut table, "one", now);
-    assert_eq!(fail(&mut table, one, 1, Suspect::Origin, now), [ReportVerdict::Doubted]);
+    assert_eq!(
+        fail(&mut table, one, 1, Suspect::Origin, now),
+        [ReportVerdict::Doubted]
+    );
     let other = session(&mut table, "other", now);
     let lease = acquire(&mut table, other, 1, now).unwrap()[0];
-    assert_eq!(table.report(other, lease, &good(), now, 1.0), ReportVerdict::Settled);
-    assert_eq!((table.take_given_up().len(), table.status().pending), (0, 2));
+    assert_eq!(
+        table.report(other, lease, &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        (table.take_given_up().len(), table.status().pending),
+        (0, 2)
+    );
     check(&table);
-    assert_eq!(numbers(&acquire(&mut table, one, 1, now).unwrap()), ["3"], "it failed the other class");
+    assert_eq!(
+        numbers(&acquire(&mut table, one, 1, now).unwrap()),
+        ["3"],
+        "it failed the other class"
+    );
     let again = acquire(&mut table, other, 1, now).unwrap()[0];
     assert_eq!(numbers(&[again]), ["1"]);
     assert_eq!(
@@ -508,7 +728,10 @@ fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() 
     now += Duration::from_secs(1);
     table.leave(one).unwrap();
     let last = acquire(&mut table, other, 1, now).unwrap()[0];
-    assert_eq!(table.report(other, last, &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(other, last, &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
     assert_eq!((table.take_given_up().len(), table.status().failed), (1, 1));
     check(&table);
 }

@@ -24,25 +24,39 @@ impl Tail {
     fn on(storages: [&str; 2]) -> Self {
         let mut now = Instant::now();
         let mut table = table(BEFORE + 1);
-        let [quick, slow] = [("quick", storages[0]), ("slow", storages[1])].map(|(worker, storage)| {
-            let hello = WorkerInfo {
-                worker: worker.to_owned(),
-                storage: storage.to_owned(),
-                slots: MANY,
-                ..WorkerInfo::default()
-            };
-            let id = table.register(&hello, &[], now).unwrap().session;
-            acquire(&mut table, id, 0, now).unwrap();
-            id
-        });
+        let [quick, slow] =
+            [("quick", storages[0]), ("slow", storages[1])].map(|(worker, storage)| {
+                let hello = WorkerInfo {
+                    worker: worker.to_owned(),
+                    storage: storage.to_owned(),
+                    slots: MANY,
+                    ..WorkerInfo::default()
+                };
+                let id = table.register(&hello, &[], now).unwrap().session;
+                acquire(&mut table, id, 0, now).unwrap();
+                id
+            });
         let leases = acquire(&mut table, quick, BEFORE as usize, now).unwrap();
         let lease = acquire(&mut table, slow, 1, now).unwrap()[0];
         now += Duration::from_secs(10);
         for lease in leases {
-            let outcome = Outcome::Success(Published { files: 1, bytes: LENGTH });
-            assert_eq!(table.report(quick, lease, &outcome, now, 0.5), ReportVerdict::Settled);
+            let outcome = Outcome::Success(Published {
+                files: 1,
+                bytes: LENGTH,
+            });
+            assert_eq!(
+                table.report(quick, lease, &outcome, now, 0.5),
+                ReportVerdict::Settled
+            );
         }
-        let mut tail = Self { table, now, slow, quick, lease, is_paused: false };
+        let mut tail = Self {
+            table,
+            now,
+            slow,
+            quick,
+            lease,
+            is_paused: false,
+        };
         tail.pass(&[0]);
         tail
     }
@@ -52,9 +66,23 @@ impl Tail {
         let copy = self.copy();
         for bytes in positions {
             self.now += TTL / 3;
-            let held = ReportedLease { lease: self.lease, bytes: *bytes, length: LENGTH, is_local: false };
-            assert_eq!(self.table.renew(self.slow, &[held], 0, self.now).unwrap().drop, []);
-            assert_eq!(renew(&mut self.table, self.quick, copy.as_slice(), 0, self.now), Ok(vec![]));
+            let held = ReportedLease {
+                lease: self.lease,
+                bytes: *bytes,
+                length: LENGTH,
+                is_local: false,
+            };
+            assert_eq!(
+                self.table
+                    .renew(self.slow, &[held], 0, self.now)
+                    .unwrap()
+                    .drop,
+                []
+            );
+            assert_eq!(
+                renew(&mut self.table, self.quick, copy.as_slice(), 0, self.now),
+                Ok(vec![])
+            );
             self.scan();
         }
     }
@@ -83,7 +111,10 @@ impl Tail {
     }
 
     fn copy(&self) -> Option<Lease> {
-        self.table.copies.iter().next().map(|(_, copy)| Lease { token: copy.token, ..self.lease })
+        self.table.copies.iter().next().map(|(_, copy)| Lease {
+            token: copy.token,
+            ..self.lease
+        })
     }
 
     fn report(&mut self, id: SessionId, lease: Lease, outcome: &Outcome) -> ReportVerdict {
@@ -93,8 +124,18 @@ impl Tail {
     }
 
     fn news(&mut self) -> Vec<AttemptEvent> {
-        let news = |notice| if let LeaseNotice::Copy { news, .. } = notice { Some(news) } else { None };
-        self.table.take_notices().into_iter().filter_map(news).collect()
+        let news = |notice| {
+            if let LeaseNotice::Copy { news, .. } = notice {
+                Some(news)
+            } else {
+                None
+            }
+        };
+        self.table
+            .take_notices()
+            .into_iter()
+            .filter_map(news)
+            .collect()
     }
 
     fn renewed(&mut self, id: SessionId, lease: Lease) -> Vec<Wnid> {
@@ -106,19 +147,60 @@ impl Tail {
 fn an_idle_worker_attempts_a_class_that_takes_too_long_and_the_first_to_publish_settles_it() {
     for copy_is_first in [true, false] {
         let (mut tail, copy) = Tail::copied(["", ""]);
-        assert_eq!((tail.table.status().leased, tail.table.status().pending), (1, 0), "the class is counted once");
+        assert_eq!(
+            (tail.table.status().leased, tail.table.status().pending),
+            (1, 0),
+            "the class is counted once"
+        );
         let shown = tail.table.workers(tail.now);
-        assert_eq!(shown.iter().map(|worker| worker.leased).collect::<Vec<_>>(), [1, 1], "both workers show a lease");
-        assert_eq!(tail.acquire(tail.quick), [], "a class has at most one attempt");
+        assert_eq!(
+            shown.iter().map(|worker| worker.leased).collect::<Vec<_>>(),
+            [1, 1],
+            "both workers show a lease"
+        );
+        assert_eq!(
+            tail.acquire(tail.quick),
+            [],
+            "a class has at most one attempt"
+        );
         tail.pass(&[30_000]);
-        let first @ (id, lease) = if copy_is_first { (tail.quick, copy) } else { (tail.slow, tail.lease) };
-        let (other, late) = if copy_is_first { (tail.slow, tail.lease) } else { (tail.quick, copy) };
-        assert_eq!(tail.report(id, lease, &good()), ReportVerdict::Settled, "{first:?}");
-        assert_eq!(tail.renewed(other, late), [late.wnid], "the other one drops its lease");
-        assert_eq!(tail.report(other, late, &good()), ReportVerdict::AlreadySettled);
-        assert_eq!(tail.report(other, late, &bad()), ReportVerdict::AlreadySettled);
+        let first @ (id, lease) = if copy_is_first {
+            (tail.quick, copy)
+        } else {
+            (tail.slow, tail.lease)
+        };
+        let (other, late) = if copy_is_first {
+            (tail.slow, tail.lease)
+        } else {
+            (tail.quick, copy)
+        };
+        assert_eq!(
+            tail.report(id, lease, &good()),
+            ReportVerdict::Settled,
+            "{first:?}"
+        );
+        assert_eq!(
+            tail.renewed(other, late),
+            [late.wnid],
+            "the other one drops its lease"
+        );
+        assert_eq!(
+            tail.report(other, late, &good()),
+            ReportVerdict::AlreadySettled
+        );
+        assert_eq!(
+            tail.report(other, late, &bad()),
+            ReportVerdict::AlreadySettled
+        );
         assert_eq!(tail.table.status().success, u64::from(BEFORE) + 1);
-        assert_eq!(tail.news(), [if copy_is_first { AttemptEvent::Won } else { AttemptEvent::Late }]);
+        assert_eq!(
+            tail.news(),
+            [if copy_is_first {
+                AttemptEvent::Won
+            } else {
+                AttemptEvent::Late
+            }]
+        );
     }
 }
 
@@ -128,19 +210,31 @@ fn waiting_workers_are_woken_once_when_an_attempt_is_due() {
     assert_eq!(tail.acquire(tail.quick), []);
     tail.pass(&[10_000]);
     let turn = tail.table.turn();
-    assert_eq!(tail.acquire(tail.quick), [], "measured for only ten seconds");
+    assert_eq!(
+        tail.acquire(tail.quick),
+        [],
+        "measured for only ten seconds"
+    );
     tail.pass(&[20_000]);
     assert_eq!(tail.table.turn(), turn + 1);
     (0..5).for_each(|_| tail.scan());
     assert_eq!(tail.table.turn(), turn + 1);
-    assert_eq!(tail.acquire(tail.slow), [], "the holder gets no second lease");
+    assert_eq!(
+        tail.acquire(tail.slow),
+        [],
+        "the holder gets no second lease"
+    );
     let newcomer = session(&mut tail.table, "newcomer", tail.now);
     let copy = tail.acquire(newcomer);
     assert_eq!(copy.len(), 1);
     tail.table.take_back(newcomer, &copy);
     let turn = tail.table.turn();
     tail.scan();
-    assert_eq!(tail.table.turn(), turn + 1, "the grant did not arrive, so the attempt is due again");
+    assert_eq!(
+        tail.table.turn(),
+        turn + 1,
+        "the grant did not arrive, so the attempt is due again"
+    );
     assert_eq!(tail.acquire(tail.quick).len(), 1);
 }
 
@@ -151,11 +245,19 @@ fn no_attempt_is_granted_for_a_fast_transfer_or_on_the_same_storage() {
     assert_eq!(tail.acquire(tail.quick), [], "it completes soon");
     let mut tail = Tail::on(["shared", "shared"]);
     tail.pass(&[10_000, 20_000, 30_000]);
-    assert_eq!(tail.acquire(tail.quick), [], "an attempt on the same storage is of no use");
+    assert_eq!(
+        tail.acquire(tail.quick),
+        [],
+        "an attempt on the same storage is of no use"
+    );
     let other = session(&mut tail.table, "other", tail.now);
     tail.scan();
     assert_eq!(tail.acquire(tail.quick), []);
-    assert_eq!(tail.acquire(other).len(), 1, "a worker on another storage gets the attempt");
+    assert_eq!(
+        tail.acquire(other).len(),
+        1,
+        "a worker on another storage gets the attempt"
+    );
 }
 
 #[test]
@@ -166,7 +268,11 @@ fn pending_classes_are_granted_before_attempts_and_a_drained_worker_gets_no_atte
     tail.table.set(0, State::Failed);
     assert_eq!(tail.table.retry_failed(&[done]), [done]);
     tail.scan();
-    assert_eq!(numbers(&tail.acquire(tail.quick)), ["1"], "no attempt is due while a class is pending");
+    assert_eq!(
+        numbers(&tail.acquire(tail.quick)),
+        ["1"],
+        "no attempt is due while a class is pending"
+    );
     tail.scan();
     tail.table.drain("quick");
     assert_eq!(tail.acquire(tail.quick), []);
@@ -176,7 +282,11 @@ fn pending_classes_are_granted_before_attempts_and_a_drained_worker_gets_no_atte
 fn a_transfer_without_progress_gets_an_attempt_unless_requests_are_paused() {
     let mut tail = Tail::on(["", ""]);
     tail.pass(&[600_000, 600_000, 600_000]);
-    assert_eq!(tail.acquire(tail.quick), [], "no progress for only twenty seconds");
+    assert_eq!(
+        tail.acquire(tail.quick),
+        [],
+        "no progress for only twenty seconds"
+    );
     tail.pass(&[600_000]);
     assert_eq!(tail.acquire(tail.quick).len(), 1);
     let mut quiet = Tail::on(["", ""]);
@@ -185,7 +295,11 @@ fn a_transfer_without_progress_gets_an_attempt_unless_requests_are_paused() {
     quiet.pass(&[600_000; 90]);
     quiet.is_paused = false;
     quiet.scan();
-    assert_eq!(quiet.acquire(quiet.quick), [], "without pauses it made no progress for only twenty seconds");
+    assert_eq!(
+        quiet.acquire(quiet.quick),
+        [],
+        "without pauses it made no progress for only twenty seconds"
+    );
     quiet.pass(&[600_000]);
     assert_eq!(quiet.acquire(quiet.quick).len(), 1);
 }
@@ -203,7 +317,11 @@ fn short_pauses_delay_an_attempt_by_their_length_only() {
         tail.is_paused = false;
     }
     tail.pass(&[600_000]);
-    assert_eq!(tail.acquire(tail.quick).len(), 1, "no progress for thirty seconds and two pauses");
+    assert_eq!(
+        tail.acquire(tail.quick).len(),
+        1,
+        "no progress for thirty seconds and two pauses"
+    );
 }
 
 /// Bytes that are received during a pause are measured at their actual speed.
@@ -227,7 +345,16 @@ fn all_attempts_together_are_at_most_three_percent_of_the_completed_bytes() {
     let rest = acquire(&mut table, quick, 67, now).unwrap();
     now += TTL / 3;
     for lease in rest {
-        table.report(quick, lease, &Outcome::Success(Published { files: 1, bytes: LENGTH }), now, 0.5);
+        table.report(
+            quick,
+            lease,
+            &Outcome::Success(Published {
+                files: 1,
+                bytes: LENGTH,
+            }),
+            now,
+            0.5,
+        );
     }
     let held = |leases: &[Lease]| -> Vec<ReportedLease> {
         let held = |lease: &Lease| ReportedLease {
@@ -249,23 +376,46 @@ fn all_attempts_together_are_at_most_three_percent_of_the_completed_bytes() {
     assert_eq!(copies.len(), 2, "67 tars are complete");
     check(&table);
     for lease in copies {
-        table.report(quick, lease, &Outcome::Success(Published { files: 1, bytes: 33 * LENGTH }), now, 0.5);
+        table.report(
+            quick,
+            lease,
+            &Outcome::Success(Published {
+                files: 1,
+                bytes: 33 * LENGTH,
+            }),
+            now,
+            0.5,
+        );
     }
     table.look_for_stragglers(false, now);
-    assert_eq!(acquire(&mut table, quick, 9, now).unwrap().len(), 1, "133 tars are complete");
+    assert_eq!(
+        acquire(&mut table, quick, 9, now).unwrap().len(),
+        1,
+        "133 tars are complete"
+    );
     check(&table);
 }
 
 #[test]
 fn a_failure_of_an_attempt_ends_only_the_attempt() {
     let (mut tail, copy) = Tail::copied(["", ""]);
-    assert_eq!(tail.report(tail.quick, copy, &bad()), ReportVerdict::CopyFailed);
+    assert_eq!(
+        tail.report(tail.quick, copy, &bad()),
+        ReportVerdict::CopyFailed
+    );
     assert_eq!(tail.news(), [AttemptEvent::Failed]);
     assert_eq!(tail.report(tail.quick, copy, &bad()), ReportVerdict::Stale);
     assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
     tail.pass(&[20_000; 4]);
-    assert_eq!(tail.acquire(tail.quick), [], "a class gets no second attempt after a failed one");
-    assert_eq!(tail.report(tail.slow, tail.lease, &bad()), ReportVerdict::Settled);
+    assert_eq!(
+        tail.acquire(tail.quick),
+        [],
+        "a class gets no second attempt after a failed one"
+    );
+    assert_eq!(
+        tail.report(tail.slow, tail.lease, &bad()),
+        ReportVerdict::Settled
+    );
 }
 
 #[test]
@@ -273,12 +423,20 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
     type End = fn(&mut Tail);
     let ends: [(&str, End); 4] = [
         ("it fails", |tail| {
-            assert_eq!(tail.report(tail.slow, tail.lease, &bad()), ReportVerdict::Retried);
+            assert_eq!(
+                tail.report(tail.slow, tail.lease, &bad()),
+                ReportVerdict::Retried
+            );
         }),
         ("the origin fails it", |tail| {
-            assert_eq!(tail.report(tail.slow, tail.lease, &blames(Suspect::Origin)), ReportVerdict::Retried);
+            assert_eq!(
+                tail.report(tail.slow, tail.lease, &blames(Suspect::Origin)),
+                ReportVerdict::Retried
+            );
         }),
-        ("it leaves", |tail| assert_eq!(tail.table.leave(tail.slow).unwrap().returned, 1)),
+        ("it leaves", |tail| {
+            assert_eq!(tail.table.leave(tail.slow).unwrap().returned, 1);
+        }),
         ("it is silent", |tail| {
             let copy = tail.copy();
             for _ in 0..5 {
@@ -293,14 +451,22 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
         end(&mut tail);
         check(&tail.table);
         assert_eq!(tail.news(), [AttemptEvent::Promoted], "{what}");
-        assert_eq!((tail.table.status().leased, tail.table.status().pending), (1, 0), "{what}");
+        assert_eq!(
+            (tail.table.status().leased, tail.table.status().pending),
+            (1, 0),
+            "{what}"
+        );
         assert_eq!(tail.renewed(tail.quick, copy), [], "{what}");
         assert_eq!(
             report(&mut tail.table, tail.lease, &bad()),
             ReportVerdict::Stale,
             "{what}: its token is no longer valid"
         );
-        assert_eq!(tail.report(tail.quick, copy, &bad()), ReportVerdict::Settled, "{what}");
+        assert_eq!(
+            tail.report(tail.quick, copy, &bad()),
+            ReportVerdict::Settled,
+            "{what}"
+        );
     }
 }
 
@@ -308,24 +474,43 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
 fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_failed() {
     let (mut tail, copy) = Tail::copied(["", ""]);
     let position = tail.table.index[&copy.wnid];
-    tail.table.troubles.note(position, "worker another".to_owned(), false, tail.now);
+    tail.table
+        .troubles
+        .note(position, "worker another".to_owned(), false, tail.now);
     for bytes in 1..=2 * 360 {
         tail.now += TTL / 3;
         let held = [(tail.slow, tail.lease, 20_000), (tail.quick, copy, bytes)];
         for (id, lease, bytes) in held {
             tail.table
-                .renew(id, &[ReportedLease { lease, bytes, length: LENGTH, is_local: false }], 0, tail.now)
+                .renew(
+                    id,
+                    &[ReportedLease {
+                        lease,
+                        bytes,
+                        length: LENGTH,
+                        is_local: false,
+                    }],
+                    0,
+                    tail.now,
+                )
                 .unwrap();
         }
         assert_eq!(tail.copy().is_none(), bytes == 2 * 360, "{bytes}");
     }
     check(&tail.table);
-    assert_eq!((tail.news(), tail.table.take_given_up()), (vec![AttemptEvent::Promoted], vec![]));
-    assert_eq!(tail.report(tail.quick, copy, &good()), ReportVerdict::Settled);
+    assert_eq!(
+        (tail.news(), tail.table.take_given_up()),
+        (vec![AttemptEvent::Promoted], vec![])
+    );
+    assert_eq!(
+        tail.report(tail.quick, copy, &good()),
+        ReportVerdict::Settled
+    );
 }
 
 #[test]
-fn a_holder_that_registers_again_after_the_attempt_took_over_drops_the_lease_and_its_success_still_counts() {
+fn a_holder_that_registers_again_after_the_attempt_took_over_drops_the_lease_and_its_success_still_counts()
+ {
     let (mut tail, copy) = Tail::copied(["", ""]);
     for _ in 0..4 {
         tail.now += TTL / 3;
@@ -337,7 +522,10 @@ fn a_holder_that_registers_again_after_the_attempt_took_over_drops_the_lease_and
     let back = register(&mut tail.table, "slow", b"", &[tail.lease], tail.now).unwrap();
     assert_eq!(back.drop, [tail.lease]);
     check(&tail.table);
-    assert_eq!(tail.report(back.session, tail.lease, &good()), ReportVerdict::Settled);
+    assert_eq!(
+        tail.report(back.session, tail.lease, &good()),
+        ReportVerdict::Settled
+    );
     assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
 }
 
@@ -348,18 +536,30 @@ fn an_attempt_ends_when_its_worker_leaves_or_does_not_list_it_and_the_holder_con
     check(&tail.table);
     assert_eq!(tail.news(), [AttemptEvent::GivenBack]);
     tail.quick = session(&mut tail.table, "quick", tail.now);
-    assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid], "the attempt belonged to another session");
+    assert_eq!(
+        tail.renewed(tail.quick, copy),
+        [copy.wnid],
+        "the attempt belonged to another session"
+    );
     tail.scan();
     let copy = tail.acquire(tail.quick)[0];
     for bytes in [30_000, 40_000, 50_000] {
         assert_eq!(tail.copy(), Some(copy));
         tail.now += TTL / 3;
-        let held = ReportedLease { lease: tail.lease, bytes, length: LENGTH, is_local: false };
+        let held = ReportedLease {
+            lease: tail.lease,
+            bytes,
+            length: LENGTH,
+            is_local: false,
+        };
         tail.table.renew(tail.slow, &[held], 0, tail.now).unwrap();
         renew(&mut tail.table, tail.quick, &[], 0, tail.now).unwrap();
     }
     assert_eq!(tail.copy(), None, "the grant never reached the worker");
-    assert_eq!(tail.report(tail.slow, tail.lease, &good()), ReportVerdict::Settled);
+    assert_eq!(
+        tail.report(tail.slow, tail.lease, &good()),
+        ReportVerdict::Settled
+    );
 }
 
 #[test]
@@ -375,5 +575,8 @@ fn after_a_restart_of_the_coordinator_one_of_two_workers_keeps_the_lease() {
         ReportVerdict::Settled,
         "a success is accepted without a lease"
     );
-    assert_eq!(renew(&mut table, holder.session, &[tail.lease], 0, tail.now), Ok(vec![copy.wnid]));
+    assert_eq!(
+        renew(&mut table, holder.session, &[tail.lease], 0, tail.now),
+        Ok(vec![copy.wnid])
+    );
 }

@@ -15,7 +15,10 @@ fn setting(now: Instant, expected: &[&str]) -> LeaseTable {
 }
 
 fn absent(classes: usize) -> LeaseNotice {
-    LeaseNotice::Elsewhere(ElsewhereEvent::Absent { worker: "there".to_owned(), classes })
+    LeaseNotice::Elsewhere(ElsewhereEvent::Absent {
+        worker: "there".to_owned(),
+        classes,
+    })
 }
 
 #[test]
@@ -23,14 +26,20 @@ fn classes_of_an_absent_worker_are_granted_last_and_reported_before() {
     let now = Instant::now();
     let mut table = setting(now, &[]);
     let other = session(&mut table, "other", now);
-    assert_eq!(numbers(&acquire(&mut table, other, 4, now).unwrap()), ["3", "4"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, other, 4, now).unwrap()),
+        ["3", "4"]
+    );
     assert_eq!(table.take_notices(), []);
     let turn = table.turn();
     let later = now + super::super::elsewhere::JOIN_GRACE;
     table.tick(later);
     assert!(table.turn() > turn, "waiting workers are woken");
     assert_eq!(table.take_notices(), [absent(2)]);
-    assert_eq!(numbers(&acquire(&mut table, other, 4, later).unwrap()), ["1", "2"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, other, 4, later).unwrap()),
+        ["1", "2"]
+    );
     assert_eq!(table.take_notices(), []);
     check(&table);
 }
@@ -41,12 +50,24 @@ fn reported_classes_of_a_joining_worker_are_skipped_and_the_rest_is_granted() {
     let mut table = setting(now, &["there"]);
     let there = session(&mut table, "there", now);
     let skipped = Outcome::Skipped(Published::default());
-    let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
-    assert_eq!(table.report(there, unleased, &skipped, now, 1.0), ReportVerdict::Settled);
+    let unleased = Lease {
+        wnid: wnid(1),
+        token: LeaseToken(0),
+    };
+    assert_eq!(
+        table.report(there, unleased, &skipped, now, 1.0),
+        ReportVerdict::Settled
+    );
     table.take_notices();
     // The classes that it does not have are granted first.
-    assert_eq!(numbers(&acquire(&mut table, there, 2, now).unwrap()), ["2", "3"]);
-    let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere { worker: "there".to_owned(), classes: 1 });
+    assert_eq!(
+        numbers(&acquire(&mut table, there, 2, now).unwrap()),
+        ["2", "3"]
+    );
+    let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere {
+        worker: "there".to_owned(),
+        classes: 1,
+    });
     assert_eq!(table.take_notices(), [not_there]);
     check(&table);
 }
@@ -58,20 +79,49 @@ fn after_a_restart_a_worker_that_returns_with_leases_sends_its_inventory_and_del
     for (number, worker) in [(1, "there"), (2, "there"), (3, "other")] {
         table.was_complete_on(wnid(number), worker, true);
     }
-    let former = |number| [Lease { wnid: wnid(number), token: LeaseToken::first(1).next() }];
+    let former = |number| {
+        [Lease {
+            wnid: wnid(number),
+            token: LeaseToken::first(1).next(),
+        }]
+    };
     let other = register(&mut table, "other", b"other", &former(3), now).unwrap();
-    assert!(!other.survey, "it holds the only class that the ledger has of it");
+    assert!(
+        !other.survey,
+        "it holds the only class that the ledger has of it"
+    );
     let there = register(&mut table, "there", b"there", &former(4), now).unwrap();
     assert!(there.survey && there.drop.is_empty());
-    assert_eq!(numbers(&acquire(&mut table, other.session, 9, now).unwrap()), ["5", "6"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, other.session, 9, now).unwrap()),
+        ["5", "6"]
+    );
     // One class is complete, the other one needs a lease.
     let skipped = Outcome::Skipped(Published::default());
-    let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
-    assert_eq!(table.report(there.session, unleased, &skipped, now, 1.0), ReportVerdict::Settled);
+    let unleased = Lease {
+        wnid: wnid(1),
+        token: LeaseToken(0),
+    };
+    assert_eq!(
+        table.report(there.session, unleased, &skipped, now, 1.0),
+        ReportVerdict::Settled
+    );
     table.needs_lease(there.session, wnid(2)).unwrap();
-    assert!(!register(&mut table, "there", b"there", &former(4), now).unwrap().survey, "all classes are reported");
-    assert_eq!(numbers(&acquire(&mut table, there.session, 9, now).unwrap()), ["2"]);
-    assert_eq!(table.take_notices(), [], "none of its classes is reported as missing");
+    assert!(
+        !register(&mut table, "there", b"there", &former(4), now)
+            .unwrap()
+            .survey,
+        "all classes are reported"
+    );
+    assert_eq!(
+        numbers(&acquire(&mut table, there.session, 9, now).unwrap()),
+        ["2"]
+    );
+    assert_eq!(
+        table.take_notices(),
+        [],
+        "none of its classes is reported as missing"
+    );
     check(&table);
 }
 
@@ -79,9 +129,16 @@ fn after_a_restart_a_worker_that_returns_with_leases_sends_its_inventory_and_del
 fn an_expected_worker_is_waited_for_until_a_deadline() {
     let now = Instant::now();
     let mut table = setting(now, &["there", "unknown", "there"]);
-    let expected =
-        |worker: &str, classes| LeaseNotice::Elsewhere(ElsewhereEvent::Expected { worker: worker.to_owned(), classes });
-    assert_eq!(table.take_notices(), [expected("there", 2), expected("unknown", 0)]);
+    let expected = |worker: &str, classes| {
+        LeaseNotice::Elsewhere(ElsewhereEvent::Expected {
+            worker: worker.to_owned(),
+            classes,
+        })
+    };
+    assert_eq!(
+        table.take_notices(),
+        [expected("there", 2), expected("unknown", 0)]
+    );
     let other = session(&mut table, "other", now);
     let held = acquire(&mut table, other, 4, now).unwrap();
     assert_eq!(numbers(&held), ["3", "4"]);
@@ -91,9 +148,15 @@ fn an_expected_worker_is_waited_for_until_a_deadline() {
     assert_eq!(acquire(&mut table, other, 4, almost).unwrap(), []);
     assert_eq!(table.take_notices(), []);
     table.tick(now + JOIN_TIMEOUT);
-    let not_joined = LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined { worker: "there".to_owned(), classes: 2 });
+    let not_joined = LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined {
+        worker: "there".to_owned(),
+        classes: 2,
+    });
     assert_eq!(table.take_notices(), [not_joined]);
-    assert_eq!(numbers(&acquire(&mut table, other, 4, now + JOIN_TIMEOUT).unwrap()), ["1", "2"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, other, 4, now + JOIN_TIMEOUT).unwrap()),
+        ["1", "2"]
+    );
     check(&table);
 }
 
@@ -108,11 +171,21 @@ fn a_skipped_class_is_pending_again_if_its_worker_does_not_have_it() {
             table.was_complete_on(wnid(number), "there", has_begun);
         }
         let there = session(&mut table, "there", now);
-        let unleased = Lease { wnid: wnid(1), token: LeaseToken(0) };
-        assert_eq!(table.report(there, unleased, &skipped, now, 1.0), ReportVerdict::AlreadySettled);
+        let unleased = Lease {
+            wnid: wnid(1),
+            token: LeaseToken(0),
+        };
+        assert_eq!(
+            table.report(there, unleased, &skipped, now, 1.0),
+            ReportVerdict::AlreadySettled
+        );
         let granted = numbers(&acquire(&mut table, there, 3, now).unwrap());
         // Classes that were confirmed to an earlier process of this run stay skipped.
-        let (expected, forgotten) = if has_begun { (&["3"][..], vec![]) } else { (&["2", "3"][..], vec![wnid(2)]) };
+        let (expected, forgotten) = if has_begun {
+            (&["3"][..], vec![])
+        } else {
+            (&["2", "3"][..], vec![wnid(2)])
+        };
         assert_eq!(granted, expected);
         assert_eq!(table.take_unsettled(), forgotten);
         check(&table);
@@ -120,7 +193,8 @@ fn a_skipped_class_is_pending_again_if_its_worker_does_not_have_it() {
 }
 
 #[test]
-fn a_complete_class_that_needs_a_lease_is_granted_to_its_storage_first_and_not_reported_as_missing() {
+fn a_complete_class_that_needs_a_lease_is_granted_to_its_storage_first_and_not_reported_as_missing()
+{
     let now = Instant::now();
     for counts_as_skipped in [false, true] {
         let mut table = table(4);
@@ -130,7 +204,10 @@ fn a_complete_class_that_needs_a_lease_is_granted_to_its_storage_first_and_not_r
             }
             table.was_complete_on(wnid(number), "there", false);
         }
-        assert_eq!(table.needs_lease(SessionId(99), wnid(2)), Err(UnknownSession));
+        assert_eq!(
+            table.needs_lease(SessionId(99), wnid(2)),
+            Err(UnknownSession)
+        );
         let hello = |worker: &str| WorkerInfo {
             worker: worker.to_owned(),
             instance: worker.into(),
@@ -138,7 +215,8 @@ fn a_complete_class_that_needs_a_lease_is_granted_to_its_storage_first_and_not_r
             storage: format!("storage of {worker}"),
             ..WorkerInfo::default()
         };
-        let [there, other] = ["there", "other"].map(|name| table.register(&hello(name), &[], now).unwrap().session);
+        let [there, other] =
+            ["there", "other"].map(|name| table.register(&hello(name), &[], now).unwrap().session);
         acquire(&mut table, other, 0, now).unwrap();
         table.needs_lease(there, wnid(2)).unwrap();
         // A class that no earlier run had, and one that is in no list.
@@ -146,10 +224,17 @@ fn a_complete_class_that_needs_a_lease_is_granted_to_its_storage_first_and_not_r
         table.needs_lease(there, wnid(9)).unwrap();
         table.take_notices();
         assert_eq!(numbers(&acquire(&mut table, there, 1, now).unwrap()), ["2"]);
-        let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere { worker: "there".to_owned(), classes: 1 });
+        let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere {
+            worker: "there".to_owned(),
+            classes: 1,
+        });
         assert_eq!(table.take_notices(), [not_there], "the other one");
         assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["1"]);
-        let forgotten = if counts_as_skipped { vec![wnid(2), wnid(1)] } else { vec![] };
+        let forgotten = if counts_as_skipped {
+            vec![wnid(2), wnid(1)]
+        } else {
+            vec![]
+        };
         assert_eq!(table.take_unsettled(), forgotten);
         check(&table);
     }

@@ -8,7 +8,13 @@ use crate::lease_table::first_answers::SHARED_FOR;
 
 /// Requests and refuses classes until none is granted or the check is over. Returns the requested
 /// classes.
-fn refuse_all(table: &mut LeaseTable, id: SessionId, slots: usize, status: u16, now: Instant) -> Vec<Wnid> {
+fn refuse_all(
+    table: &mut LeaseTable,
+    id: SessionId,
+    slots: usize,
+    status: u16,
+    now: Instant,
+) -> Vec<Wnid> {
     let mut asked = Vec::new();
     loop {
         let leases = acquire(table, id, slots, now).unwrap();
@@ -37,12 +43,30 @@ fn twenty_classes_spread_over_the_list_that_are_refused_alike_end_the_job() {
         assert_eq!(asked.len(), SAMPLE);
         let mut positions: Vec<usize> = asked.into_iter().map(number).collect();
         positions.sort_unstable();
-        assert_eq!((positions[0], positions[19]), (1, count as usize), "the first and the last row");
-        let widest = positions.windows(2).map(|pair| pair[1] - pair[0]).max().unwrap();
-        assert!(widest <= (count as usize).div_ceil(SAMPLE - 1), "{widest} rows apart");
+        assert_eq!(
+            (positions[0], positions[19]),
+            (1, count as usize),
+            "the first and the last row"
+        );
+        let widest = positions
+            .windows(2)
+            .map(|pair| pair[1] - pair[0])
+            .max()
+            .unwrap();
+        assert!(
+            widest <= (count as usize).div_ceil(SAMPLE - 1),
+            "{widest} rows apart"
+        );
         let refuses = table.origin_refuses().expect("all were refused");
-        assert_eq!((refuses.refusal, refuses.classes), (Refusal::Status(404), SAMPLE));
-        assert_eq!((table.status().failed, table.status().pending), (0, count.into()), "none of them has failed");
+        assert_eq!(
+            (refuses.refusal, refuses.classes),
+            (Refusal::Status(404), SAMPLE)
+        );
+        assert_eq!(
+            (table.status().failed, table.status().pending),
+            (0, count.into()),
+            "none of them has failed"
+        );
         assert_eq!(table.take_given_up(), []);
     }
 }
@@ -53,14 +77,24 @@ fn a_tar_among_the_first_responses_makes_the_refused_classes_failed_and_ends_the
     let mut table = table(5000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let leases = acquire(&mut table, id, 100, now).unwrap();
-    assert_eq!(leases.len(), SAMPLE, "no more are requested before the first response");
+    assert_eq!(
+        leases.len(),
+        SAMPLE,
+        "no more are requested before the first response"
+    );
     for lease in &leases[1..] {
-        assert_eq!(table.report(id, *lease, &refused(404), now, 1.0), ReportVerdict::Doubted);
+        assert_eq!(
+            table.report(id, *lease, &refused(404), now, 1.0),
+            ReportVerdict::Doubted
+        );
         check(&table);
     }
     assert_eq!(table.status().failed, 0);
     let turn = table.turn();
-    assert_eq!(table.report(id, leases[0], &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(id, leases[0], &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
     check(&table);
     assert_eq!((table.status().success, table.status().failed), (1, 19));
     assert_eq!(table.take_given_up().len(), 19);
@@ -82,12 +116,19 @@ fn a_list_whose_first_twenty_are_missing_is_finished() {
                 break;
             }
             for lease in leases {
-                let outcome = if number(lease.wnid) <= 20 { refused(404) } else { good() };
+                let outcome = if number(lease.wnid) <= 20 {
+                    refused(404)
+                } else {
+                    good()
+                };
                 table.report(id, lease, &outcome, now, 1.0);
             }
         }
         assert!(table.status().is_done(), "{:?}", table.status());
-        assert_eq!((table.status().failed, table.status().success), (20, u64::from(count) - 20));
+        assert_eq!(
+            (table.status().failed, table.status().success),
+            (20, u64::from(count) - 20)
+        );
     }
 }
 
@@ -105,11 +146,18 @@ fn a_short_list_a_nearly_complete_one_and_what_failed_before_are_no_evidence() {
     }
     let id = session(&mut complete, "one", now);
     assert_eq!(refuse_all(&mut complete, id, 10, 404, now).len(), 25);
-    assert_eq!((complete.status().failed, complete.origin_refuses()), (25, None));
+    assert_eq!(
+        (complete.status().failed, complete.origin_refuses()),
+        (25, None)
+    );
 
     let mut again = table(60).checking_first_answers(wnids(50));
     let id = session(&mut again, "one", now);
-    assert_eq!(refuse_all(&mut again, id, 10, 404, now).len(), 60, "ten of them are new");
+    assert_eq!(
+        refuse_all(&mut again, id, 10, 404, now).len(),
+        60,
+        "ten of them are new"
+    );
     assert_eq!((again.status().failed, again.origin_refuses()), (60, None));
 }
 
@@ -122,7 +170,10 @@ fn responses_that_differ_are_caused_by_the_classes() {
     for lease in &leases[1..] {
         table.report(id, *lease, &refused(404), now, 1.0);
     }
-    assert_eq!(table.report(id, leases[0], &bad(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(id, leases[0], &bad(), now, 1.0),
+        ReportVerdict::Settled
+    );
     assert_eq!((table.status().failed, table.origin_refuses()), (20, None));
     check(&table);
 }
@@ -133,12 +184,22 @@ fn different_refusals_without_a_tar_end_the_job_with_the_most_frequent_one() {
     let now = Instant::now();
     let mut table = table(5000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
-    for (number, lease) in acquire(&mut table, id, 100, now).unwrap().into_iter().enumerate() {
+    for (number, lease) in acquire(&mut table, id, 100, now)
+        .unwrap()
+        .into_iter()
+        .enumerate()
+    {
         let status = if number % 4 == 0 { 404 } else { 403 };
-        assert_eq!(table.report(id, lease, &refused(status), now, 1.0), ReportVerdict::Doubted);
+        assert_eq!(
+            table.report(id, lease, &refused(status), now, 1.0),
+            ReportVerdict::Doubted
+        );
     }
     let refuses = table.origin_refuses().expect("all were refused");
-    assert_eq!((refuses.refusal, refuses.classes, refuses.otherwise), (Refusal::Status(403), SAMPLE, 5));
+    assert_eq!(
+        (refuses.refusal, refuses.classes, refuses.otherwise),
+        (Refusal::Status(403), SAMPLE, 5)
+    );
     assert_eq!(table.status().failed, 0);
 }
 
@@ -152,7 +213,11 @@ fn if_half_of_the_list_is_complete_classes_that_are_not_found_are_missing() {
         }
         let id = session(&mut table, "one", now);
         refuse_all(&mut table, id, 10, status, now);
-        assert_eq!(table.origin_refuses().is_some(), is_refused, "{there} {status}");
+        assert_eq!(
+            table.origin_refuses().is_some(),
+            is_refused,
+            "{there} {status}"
+        );
     }
 }
 
@@ -167,11 +232,20 @@ fn bytes_of_a_tar_are_a_response_too() {
     let named = |bytes| {
         leases
             .iter()
-            .map(move |lease| ReportedLease { lease: *lease, bytes, length: 0, is_local: false })
+            .map(move |lease| ReportedLease {
+                lease: *lease,
+                bytes,
+                length: 0,
+                is_local: false,
+            })
             .collect::<Vec<_>>()
     };
     table.renew(id, &named(1000), 20_000, now).unwrap();
-    assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "an error page may have this many");
+    assert_eq!(
+        acquire(&mut table, id, 100, now).unwrap(),
+        [],
+        "an error page may have this many"
+    );
     table.renew(id, &named(100_000), 2_000_000, now).unwrap();
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 80);
 
@@ -192,7 +266,11 @@ fn bytes_that_a_process_has_received_end_the_check_unless_they_may_be_pages() {
     let other = session(&mut table, "other", now);
     assert_eq!(acquire(&mut table, one, 10, now).unwrap().len(), 10);
     table.has_received(one, 900 << 20);
-    assert_eq!(acquire(&mut table, other, 100, now).unwrap().len(), 10, "its process had them before");
+    assert_eq!(
+        acquire(&mut table, other, 100, now).unwrap().len(),
+        10,
+        "its process had them before"
+    );
     table.has_received(one, (910 << 20) - 1);
     assert_eq!(acquire(&mut table, other, 100, now).unwrap(), []);
     table.has_received(one, 910 << 20);
@@ -260,7 +338,11 @@ fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 9);
     session(&mut table, "other", now);
     table.has_sent_requests(id, u64::MAX);
-    assert_eq!(acquire(&mut table, id, 100, now).unwrap(), [], "it has its half");
+    assert_eq!(
+        acquire(&mut table, id, 100, now).unwrap(),
+        [],
+        "it has its half"
+    );
 }
 
 #[test]
@@ -289,7 +371,10 @@ fn one_of_several_workers_does_not_decide_for_all() {
     let mut table = table(5000).checking_first_answers([]);
     let hostile = session(&mut table, "hostile", now);
     let honest = session(&mut table, "honest", now);
-    assert_eq!(refuse_all(&mut table, hostile, 1000, 404, now).len(), SAMPLE / 2);
+    assert_eq!(
+        refuse_all(&mut table, hostile, 1000, 404, now).len(),
+        SAMPLE / 2
+    );
     assert_eq!(table.origin_refuses(), None);
     let leases = acquire(&mut table, honest, 1, now).unwrap();
     table.report(honest, leases[0], &good(), now, 1.0);

@@ -11,7 +11,12 @@ use crate::lease_table::{
 
 /// Registers a worker with so many slots, on a storage of its own.
 fn worker(table: &mut LeaseTable, name: &str, slots: u32, now: Instant) -> SessionId {
-    let hello = WorkerInfo { worker: name.to_owned(), instance: name.into(), slots, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: name.to_owned(),
+        instance: name.into(),
+        slots,
+        ..WorkerInfo::default()
+    };
     table.register(&hello, &[], now).unwrap().session
 }
 
@@ -26,16 +31,32 @@ fn a_failure_is_accepted_only_from_the_session_that_holds_the_lease() {
     let mut tries = 0;
     for lease in &leases {
         for guess in 0..100 {
-            let guessed = Lease { wnid: lease.wnid, token: LeaseToken((1 << 32) + guess) };
+            let guessed = Lease {
+                wnid: lease.wnid,
+                token: LeaseToken((1 << 32) + guess),
+            };
             for suspect in [Suspect::Class, Suspect::Origin, Suspect::Host] {
                 tries += 1;
-                assert_eq!(table.report(hostile, guessed, &blames(suspect), now, 1.0), ReportVerdict::Stale);
+                assert_eq!(
+                    table.report(hostile, guessed, &blames(suspect), now, 1.0),
+                    ReportVerdict::Stale
+                );
             }
-            assert_eq!(report(&mut table, guessed, &bad()), ReportVerdict::Stale, "a session that does not exist");
+            assert_eq!(
+                report(&mut table, guessed, &bad()),
+                ReportVerdict::Stale,
+                "a session that does not exist"
+            );
         }
     }
-    assert_eq!((tries, table.status().failed, table.status().leased), (6000, 0, 20));
-    assert_eq!(table.report(honest, leases[0], &bad(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        (tries, table.status().failed, table.status().leased),
+        (6000, 0, 20)
+    );
+    assert_eq!(
+        table.report(honest, leases[0], &bad(), now, 1.0),
+        ReportVerdict::Settled
+    );
     check(&table);
 }
 
@@ -49,10 +70,18 @@ fn an_expired_lease_is_restored_only_to_the_worker_that_had_it() {
     let leases = acquire(&mut table, honest, 2, now).unwrap();
     now += TTL + EXPIRY_MARGIN;
     table.tick(now);
-    let hello = WorkerInfo { worker: "hostile".to_owned(), instance: vec![9], slots: 2, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: "hostile".to_owned(),
+        instance: vec![9],
+        slots: 2,
+        ..WorkerInfo::default()
+    };
     let registered = table.register(&hello, &held(&leases), now).unwrap();
     assert_eq!(registered.drop, leases);
-    assert_eq!(table.report(registered.session, leases[0], &bad(), now, 1.0), ReportVerdict::Stale);
+    assert_eq!(
+        table.report(registered.session, leases[0], &bad(), now, 1.0),
+        ReportVerdict::Stale
+    );
     let again = register(&mut table, "honest", b"honest", &leases, now).unwrap();
     assert_eq!((again.drop, table.status().leased), (vec![], 2));
     check(&table);
@@ -69,12 +98,21 @@ fn a_worker_holds_no_more_classes_than_it_has_slots() {
         assert_eq!((granted.len(), table.status().leased), (10, 10));
     }
     let turn = table.turn();
-    assert_eq!(table.report(hostile, granted[0], &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(hostile, granted[0], &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
     assert!(table.turn() > turn, "a waiting Acquire call is woken");
     assert_eq!(acquire(&mut table, hostile, 4096, now).unwrap().len(), 1);
     let turn = table.turn();
-    assert_eq!(table.report(hostile, granted[1], &good(), now, 1.0), ReportVerdict::Settled);
-    assert_eq!(table.report(hostile, granted[2], &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(hostile, granted[1], &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        table.report(hostile, granted[2], &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
     assert_eq!(table.turn(), turn + 1, "one Acquire call waited");
     check(&table);
 }
@@ -88,22 +126,42 @@ fn only_tokens_of_a_former_epoch_restore_leases_and_no_more_than_the_slots() {
         let leases = wnids(4096).into_iter().zip(1..);
         leases
             .map(|(wnid, number)| ReportedLease {
-                lease: Lease { wnid, token: token(number) },
+                lease: Lease {
+                    wnid,
+                    token: token(number),
+                },
                 bytes: 0,
                 length: 0,
                 is_local: false,
             })
             .collect()
     };
-    let claims = [(0, 0), (2 << 32, 0), (3 << 32, 0), (u64::MAX - 5000, 0), (1 << 32, 10)];
+    let claims = [
+        (0, 0),
+        (2 << 32, 0),
+        (3 << 32, 0),
+        (u64::MAX - 5000, 0),
+        (1 << 32, 10),
+    ];
     for (before, taken) in claims {
         let named: Vec<ReportedLease> = named(before);
         let mut table = LeaseTable::new(&wnids(4096), 0, 2, TTL);
-        let hello = WorkerInfo { worker: "hostile".to_owned(), instance: vec![1], slots: 10, ..WorkerInfo::default() };
+        let hello = WorkerInfo {
+            worker: "hostile".to_owned(),
+            instance: vec![1],
+            slots: 10,
+            ..WorkerInfo::default()
+        };
         let registered = table.register(&hello, &named, now).unwrap();
-        assert_eq!((registered.drop.len(), table.status().leased), (4096 - taken, taken as u64));
+        assert_eq!(
+            (registered.drop.len(), table.status().leased),
+            (4096 - taken, taken as u64)
+        );
         let renewed = table.renew(registered.session, &named, 0, now).unwrap();
-        assert_eq!((renewed.drop.len(), table.status().leased), (4096 - taken, taken as u64));
+        assert_eq!(
+            (renewed.drop.len(), table.status().leased),
+            (4096 - taken, taken as u64)
+        );
         check(&table);
     }
 }
@@ -132,7 +190,10 @@ fn storages_that_register_one_after_the_other_delay_the_first_grant_by_a_bounded
         waited += Duration::from_secs(5);
         table.renew(honest, &[], 0, now).unwrap();
         table.tick(now);
-        assert!(waited < ALL_INVENTORIES_TIMEOUT || table.turn() > turn, "waiting workers are woken");
+        assert!(
+            waited < ALL_INVENTORIES_TIMEOUT || table.turn() > turn,
+            "waiting workers are woken"
+        );
         assert!(waited <= ALL_INVENTORIES_TIMEOUT, "{waited:?}");
     }
     assert_eq!(waited, ALL_INVENTORIES_TIMEOUT);
@@ -153,7 +214,13 @@ fn failures_under_new_names_do_not_open_the_breaker() {
         }
         for number in 0..3 * OPENS_AT {
             let hostile = worker(&mut table, &format!("hostile {number}"), 1, now);
-            let Some(lease) = acquire(&mut table, hostile, 1, now).unwrap().first().copied() else { break };
+            let Some(lease) = acquire(&mut table, hostile, 1, now)
+                .unwrap()
+                .first()
+                .copied()
+            else {
+                break;
+            };
             table.report(hostile, lease, &blames(Suspect::Origin), now, 1.0);
             if number % 2 == 0 {
                 table.leave(hostile).unwrap();
@@ -161,7 +228,9 @@ fn failures_under_new_names_do_not_open_the_breaker() {
             assert_eq!(table.phase(), Phase::Running, "after {number}");
             check(&table);
         }
-        assert!(!acquire(&mut table, honest, 1, now).unwrap().is_empty() || table.status().leased >= 4);
+        assert!(
+            !acquire(&mut table, honest, 1, now).unwrap().is_empty() || table.status().leased >= 4
+        );
     }
 }
 
@@ -169,10 +238,14 @@ fn failures_under_new_names_do_not_open_the_breaker() {
 fn an_origin_that_fails_every_worker_opens_the_breaker_also_after_successes_of_all_workers() {
     let now = Instant::now();
     let mut table = table(100);
-    let ids: Vec<SessionId> = (0..5).map(|number| worker(&mut table, &number.to_string(), 4, now)).collect();
+    let ids: Vec<SessionId> = (0..5)
+        .map(|number| worker(&mut table, &number.to_string(), 4, now))
+        .collect();
     let mut leases = Vec::new();
     for id in &ids {
-        let [first, rest @ ..] = &acquire(&mut table, *id, 4, now).unwrap()[..] else { panic!("there are classes") };
+        let [first, rest @ ..] = &acquire(&mut table, *id, 4, now).unwrap()[..] else {
+            panic!("there are classes")
+        };
         table.report(*id, *first, &good(), now, 1.0);
         leases.extend(rest.iter().map(|lease| (*id, *lease)));
     }
@@ -180,7 +253,10 @@ fn an_origin_that_fails_every_worker_opens_the_breaker_also_after_successes_of_a
         table.report(id, lease, &blames(Suspect::Origin), now, 1.0);
         check(&table);
     }
-    assert_eq!((table.phase(), table.status().failed), (Phase::OriginPaused, 0));
+    assert_eq!(
+        (table.phase(), table.status().failed),
+        (Phase::OriginPaused, 0)
+    );
 }
 
 /// The budget of speculative attempts is a share of the completed bytes, which only the report of a
@@ -197,9 +273,27 @@ fn a_success_without_a_lease_adds_no_attempt_budget_and_does_not_close_the_break
     now += Duration::from_secs(1);
     let hostile = worker(&mut table, "hostile", 1, now);
     let token = LeaseToken((1 << 32) + 1000);
-    let there = Outcome::Success(Published { files: 1, bytes: u64::MAX });
-    assert_eq!(table.report(hostile, Lease { wnid: wnids(40)[39], token }, &there, now, 1.0), ReportVerdict::Settled);
-    assert_eq!((table.phase(), table.copies.spent()), (Phase::OriginPaused, (0, 0)));
+    let there = Outcome::Success(Published {
+        files: 1,
+        bytes: u64::MAX,
+    });
+    assert_eq!(
+        table.report(
+            hostile,
+            Lease {
+                wnid: wnids(40)[39],
+                token
+            },
+            &there,
+            now,
+            1.0
+        ),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        (table.phase(), table.copies.spent()),
+        (Phase::OriginPaused, (0, 0))
+    );
     check(&table);
 }
 
@@ -223,10 +317,17 @@ fn the_state_of_ended_processes_is_bounded() {
         now += Duration::from_millis(1);
         table.leave(id).unwrap();
     }
-    let [received, surveyed] = [table.received.values().count(), table.sessions.remembered_storages()];
+    let [received, surveyed] = [
+        table.received.values().count(),
+        table.sessions.remembered_storages(),
+    ];
     let most = MOST_SESSIONS + FORMER;
     assert_eq!((received, surveyed), (most, FORMER));
-    assert_eq!(table.status().received_bytes, PROCESSES as u64, "received bytes stay counted");
+    assert_eq!(
+        table.status().received_bytes,
+        PROCESSES as u64,
+        "received bytes stay counted"
+    );
 }
 
 #[test]
@@ -236,10 +337,19 @@ fn sessions_are_bounded_and_an_idle_one_is_evicted_for_a_new_one() {
     let honest = worker(&mut table, "honest", 2, now);
     acquire(&mut table, honest, 2, now).unwrap();
     for number in 0..MOST_SESSIONS + 10 {
-        worker(&mut table, &format!("hostile {number}"), 1, now + Duration::from_millis(number as u64));
+        worker(
+            &mut table,
+            &format!("hostile {number}"),
+            1,
+            now + Duration::from_millis(number as u64),
+        );
         assert!(table.sessions.by_id.len() <= MOST_SESSIONS);
     }
-    assert_eq!(table.known(honest), Ok(()), "a session with leases is not evicted");
+    assert_eq!(
+        table.known(honest),
+        Ok(()),
+        "a session with leases is not evicted"
+    );
     assert_eq!(table.status().leased, 2);
     check(&table);
 }
@@ -264,8 +374,16 @@ enum Call {
 }
 
 fn call() -> impl Strategy<Value = Call> {
-    let token = prop_oneof![0..4_u64, (1_u64 << 32)..(1 << 32) + 80, (2_u64 << 32)..(2 << 32) + 80];
-    let suspect = prop_oneof![Just(Suspect::Class), Just(Suspect::Origin), Just(Suspect::Host)];
+    let token = prop_oneof![
+        0..4_u64,
+        (1_u64 << 32)..(1 << 32) + 80,
+        (2_u64 << 32)..(2 << 32) + 80
+    ];
+    let suspect = prop_oneof![
+        Just(Suspect::Class),
+        Just(Suspect::Origin),
+        Just(Suspect::Host)
+    ];
     prop_oneof![
         2 => token.clone().prop_map(|token| Call::Register { token }),
         2 => (0..5000_usize).prop_map(|max| Call::Acquire { max }),

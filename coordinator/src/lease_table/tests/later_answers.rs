@@ -38,11 +38,26 @@ fn a_login_that_expires_ends_the_job_and_leaves_the_classes_pending() {
         let now = Instant::now();
         let mut table = table(1000).checking_first_answers([]);
         let id = session(&mut table, "one", now);
-        let asked = work(&mut table, id, slots, now, |_, asked| if asked < 300 { good() } else { refused(403) });
+        let asked = work(&mut table, id, slots, now, |_, asked| {
+            if asked < 300 { good() } else { refused(403) }
+        });
         let refuses = table.origin_refuses().expect("the login has expired");
-        assert!(refuses.midway && refuses.refusal == Refusal::Status(403), "{refuses:?}");
-        assert!(asked <= 300 + STREAK + SAMPLE + 2 * slots, "{asked} classes were asked for with {slots} slots");
-        assert_eq!((table.status().success, table.status().failed, table.status().pending), (300, 0, 700));
+        assert!(
+            refuses.midway && refuses.refusal == Refusal::Status(403),
+            "{refuses:?}"
+        );
+        assert!(
+            asked <= 300 + STREAK + SAMPLE + 2 * slots,
+            "{asked} classes were asked for with {slots} slots"
+        );
+        assert_eq!(
+            (
+                table.status().success,
+                table.status().failed,
+                table.status().pending
+            ),
+            (300, 0, 700)
+        );
         assert_eq!(table.take_given_up(), []);
     }
 }
@@ -59,7 +74,10 @@ fn the_last_classes_of_a_sample_are_spread_over_the_rest_of_the_list() {
     });
     let mut sample = last[last.len() - SAMPLE..].to_vec();
     sample.sort_unstable();
-    assert!(sample[0] < 320 && sample[SAMPLE - 1] == 1000, "up to the last row: {sample:?}");
+    assert!(
+        sample[0] < 320 && sample[SAMPLE - 1] == 1000,
+        "up to the last row: {sample:?}"
+    );
 }
 
 #[test]
@@ -68,7 +86,9 @@ fn classes_that_are_missing_never_end_a_job_that_has_received_some() {
         let now = Instant::now();
         let mut table = table(1000).checking_first_answers([]);
         let id = session(&mut table, "one", now);
-        work(&mut table, id, slots, now, |_, asked| if asked < 300 { good() } else { refused(status) });
+        work(&mut table, id, slots, now, |_, asked| {
+            if asked < 300 { good() } else { refused(status) }
+        });
         assert!(table.status().is_done());
         assert_eq!((table.status().success, table.status().failed), (300, 700));
     }
@@ -89,7 +109,10 @@ fn missing_classes_between_the_refused_ones_do_not_count() {
         _ => refused(401),
     });
     assert!(table.origin_refuses().is_some());
-    assert_eq!((table.status().success, table.status().failed), (300, missing));
+    assert_eq!(
+        (table.status().success, table.status().failed),
+        (300, missing)
+    );
 }
 
 /// Some origins respond with 403 for missing classes.
@@ -100,7 +123,13 @@ fn neighbours_in_the_list_that_are_refused_have_failed() {
         let mut table = table(1000).checking_first_answers([]);
         let id = session(&mut table, "one", now);
         let is_refused = |number| (100..160).contains(&number) || (300..450).contains(&number);
-        let answer = |number, _| if is_refused(number) { refused(403) } else { good() };
+        let answer = |number, _| {
+            if is_refused(number) {
+                refused(403)
+            } else {
+                good()
+            }
+        };
         work(&mut table, id, slots, now, answer);
         assert!(table.status().is_done(), "{:?}", table.status());
         assert_eq!((table.status().success, table.status().failed), (790, 210));
@@ -116,14 +145,27 @@ fn single_refusals_do_not_delay_grants() {
     table.report(id, first[0], &good(), now, 1.0);
     let leases = acquire(&mut table, id, 100, now).unwrap();
     for lease in &leases[..STREAK - 1] {
-        assert_eq!(table.report(id, *lease, &refused(403), now, 1.0), ReportVerdict::Doubted);
+        assert_eq!(
+            table.report(id, *lease, &refused(403), now, 1.0),
+            ReportVerdict::Doubted
+        );
     }
     assert_eq!(acquire(&mut table, id, 50, now).unwrap().len(), 50);
-    assert_eq!(table.report(id, leases[50], &good(), now, 1.0), ReportVerdict::Settled);
-    assert_eq!(table.status().failed, 0, "it was granted before the first of them was refused");
+    assert_eq!(
+        table.report(id, leases[50], &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        table.status().failed,
+        0,
+        "it was granted before the first of them was refused"
+    );
     let later = acquire(&mut table, id, 1, now).unwrap();
     table.report(id, later[0], &good(), now, 1.0);
-    assert_eq!((table.status().failed, table.take_given_up().len()), (STREAK as u64 - 1, STREAK - 1));
+    assert_eq!(
+        (table.status().failed, table.take_given_up().len()),
+        (STREAK as u64 - 1, STREAK - 1)
+    );
     check(&table);
 }
 
@@ -166,7 +208,12 @@ fn bytes_of_a_class_of_the_sample_are_a_response() {
         now += Duration::from_secs(1);
         let held: Vec<ReportedLease> = leases
             .iter()
-            .map(|lease| ReportedLease { lease: *lease, bytes, length: 90_000_000, is_local: false })
+            .map(|lease| ReportedLease {
+                lease: *lease,
+                bytes,
+                length: 90_000_000,
+                is_local: false,
+            })
             .collect();
         table.renew(id, &held, bytes, now).unwrap();
     }
@@ -180,7 +227,8 @@ fn bytes_of_a_class_of_the_sample_are_a_response() {
 fn one_of_several_workers_does_not_decide_for_all() {
     let mut now = Instant::now();
     let mut table = table(1000).checking_first_answers([]);
-    let [hostile, honest, other] = ["hostile", "honest", "other"].map(|name| session(&mut table, name, now));
+    let [hostile, honest, other] =
+        ["hostile", "honest", "other"].map(|name| session(&mut table, name, now));
     for id in [honest, other, hostile] {
         let first = acquire(&mut table, id, 1, now).unwrap();
         table.report(id, first[0], &good(), now, 1.0);
@@ -192,7 +240,11 @@ fn one_of_several_workers_does_not_decide_for_all() {
     // The sample ends without a result.
     now += LONGEST_SAMPLE;
     for id in [hostile, honest, other] {
-        let held = if id == honest { held(&busy) } else { Vec::new() };
+        let held = if id == honest {
+            held(&busy)
+        } else {
+            Vec::new()
+        };
         table.renew(id, &held, 0, now).unwrap();
     }
     table.tick(now);
@@ -211,7 +263,9 @@ fn the_last_tenth_of_a_list_fails_class_by_class() {
     let now = Instant::now();
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
-    work(&mut table, id, 10, now, |_, asked| if asked < 920 { good() } else { refused(403) });
+    work(&mut table, id, 10, now, |_, asked| {
+        if asked < 920 { good() } else { refused(403) }
+    });
     assert!(table.status().is_done());
     assert_eq!((table.status().success, table.status().failed), (920, 80));
 }

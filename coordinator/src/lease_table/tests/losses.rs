@@ -4,13 +4,22 @@ use super::*;
 
 /// Registers a worker under a new name.
 fn newcomer(table: &mut LeaseTable, name: &str, now: Instant) -> SessionId {
-    let hello = WorkerInfo { worker: name.to_owned(), instance: name.into(), slots: 1, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: name.to_owned(),
+        instance: name.into(),
+        slots: 1,
+        ..WorkerInfo::default()
+    };
     table.register(&hello, &[], now).unwrap().session
 }
 
 /// Lets the time pass after which a session without heartbeats ends; the given sessions renew
 /// meanwhile.
-fn pass(table: &mut LeaseTable, held: &[(SessionId, Vec<ReportedLease>)], now: &mut Instant) -> Vec<Ended> {
+fn pass(
+    table: &mut LeaseTable,
+    held: &[(SessionId, Vec<ReportedLease>)],
+    now: &mut Instant,
+) -> Vec<Ended> {
     let mut ended = Vec::new();
     for _ in 0..4 {
         *now += TTL / 3;
@@ -53,7 +62,10 @@ fn no_worker_fails_a_class_by_losing_it_under_any_number_of_names() {
     // unproven worker only when no worker that has completed a class took it within five minutes.
     assert!((10..=140).contains(&granted), "{granted}");
     let lease = acquire(&mut table, honest, 1, now).unwrap()[0];
-    assert_eq!(table.report(honest, lease, &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(honest, lease, &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
     check(&table);
 }
 
@@ -62,7 +74,9 @@ fn a_class_that_crashes_every_worker_fails_also_if_workers_have_completed_others
     for healthy in [1_u32, 3, 20] {
         let mut now = Instant::now();
         let mut table = table(healthy + 1);
-        let ids: Vec<SessionId> = (0..healthy).map(|number| session(&mut table, &number.to_string(), now)).collect();
+        let ids: Vec<SessionId> = (0..healthy)
+            .map(|number| session(&mut table, &number.to_string(), now))
+            .collect();
         for id in &ids {
             let lease = acquire(&mut table, *id, 1, now).unwrap()[0];
             table.report(*id, lease, &good(), now, 1.0);
@@ -72,7 +86,9 @@ fn a_class_that_crashes_every_worker_fails_also_if_workers_have_completed_others
         while !table.status().is_done() {
             losses += 1;
             // A restarted worker has completed no class in its session.
-            let id = alive.pop().unwrap_or_else(|| newcomer(&mut table, &format!("again {losses}"), now));
+            let id = alive
+                .pop()
+                .unwrap_or_else(|| newcomer(&mut table, &format!("again {losses}"), now));
             acquire(&mut table, id, 1, now).unwrap();
             let others: Vec<_> = alive.iter().map(|id| (*id, vec![])).collect();
             pass(&mut table, &others, &mut now);
@@ -91,7 +107,11 @@ fn ten_losses_fail_a_class_if_no_worker_has_completed_one() {
         let other = newcomer(&mut table, &format!("other {number}"), now);
         acquire(&mut table, other, 1, now).unwrap();
         let ended = pass(&mut table, &[(honest, vec![])], &mut now);
-        assert_eq!(ended[0].given_up.len(), usize::from(number == MAX_LOSSES), "{number}");
+        assert_eq!(
+            ended[0].given_up.len(),
+            usize::from(number == MAX_LOSSES),
+            "{number}"
+        );
     }
 }
 
@@ -106,7 +126,12 @@ fn a_class_that_makes_progress_with_each_worker_does_not_fail() {
             let leases = acquire(&mut table, id, 1, now).unwrap();
             let held: Vec<ReportedLease> = leases
                 .iter()
-                .map(|lease| ReportedLease { lease: *lease, bytes: round * step, length: 4 << 20, is_local: false })
+                .map(|lease| ReportedLease {
+                    lease: *lease,
+                    bytes: round * step,
+                    length: 4 << 20,
+                    is_local: false,
+                })
                 .collect();
             table.renew(id, &held, 0, now).unwrap();
             pass(&mut table, &[], &mut now);
@@ -128,11 +153,18 @@ fn a_suspect_survives_one_restart_of_a_worker_that_has_completed_a_class() {
         acquire(&mut table, hostile, 1, now).unwrap();
         pass(&mut table, &named, &mut now);
     }
-    assert_eq!(acquire(&mut table, other, 1, now).unwrap(), [], "it has completed no class");
+    assert_eq!(
+        acquire(&mut table, other, 1, now).unwrap(),
+        [],
+        "it has completed no class"
+    );
     assert_eq!(acquire(&mut table, honest, 1, now).unwrap().len(), 1);
     let again = register(&mut table, "honest", b"again", &[], now).unwrap();
     assert_eq!(again.replaced.unwrap().given_up, []);
     let lease = acquire(&mut table, other, 1, now).unwrap()[0];
-    assert_eq!(table.report(other, lease, &good(), now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(other, lease, &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
     check(&table);
 }

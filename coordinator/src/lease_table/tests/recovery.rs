@@ -8,7 +8,10 @@ fn restarted(count: u32, workers: &[&str], now: Instant) -> (LeaseTable, Vec<Lea
     let one = session(&mut before, "one", now);
     let leases = acquire(&mut before, one, usize::MAX, now).unwrap();
     let mut after = LeaseTable::new(&wnids(count), 0, 2, TTL);
-    after.recover(workers.iter().map(|worker| ((*worker).to_owned(), TTL)), now);
+    after.recover(
+        workers.iter().map(|worker| ((*worker).to_owned(), TTL)),
+        now,
+    );
     (after, leases)
 }
 
@@ -17,7 +20,11 @@ fn workers_that_register_again_keep_their_leases_and_no_other_worker_gets_them()
     let mut now = Instant::now();
     let (mut table, leases) = restarted(4, &["one", "other"], now);
     let stranger = session(&mut table, "stranger", now);
-    assert_eq!(acquire(&mut table, stranger, 9, now).unwrap(), [], "the holders have not registered yet");
+    assert_eq!(
+        acquire(&mut table, stranger, 9, now).unwrap(),
+        [],
+        "the holders have not registered yet"
+    );
     assert_eq!(table.phase(), Phase::Recovering);
     now += Duration::from_secs(1);
     let one = register(&mut table, "one", b"one", &leases[..2], now).unwrap();
@@ -25,9 +32,19 @@ fn workers_that_register_again_keep_their_leases_and_no_other_worker_gets_them()
     let turn = table.turn();
     register(&mut table, "other", b"other", &[], now).unwrap();
     assert!(table.turn() > turn, "waiting workers are woken at once");
-    assert_eq!(numbers(&acquire(&mut table, stranger, 9, now).unwrap()), ["3", "4"]);
-    assert_eq!(table.report(one.session, leases[0], &bad(), now, 1.0), ReportVerdict::Settled, "under the old token");
-    assert_eq!(renew(&mut table, one.session, &leases[1..2], 0, now), Ok(vec![]));
+    assert_eq!(
+        numbers(&acquire(&mut table, stranger, 9, now).unwrap()),
+        ["3", "4"]
+    );
+    assert_eq!(
+        table.report(one.session, leases[0], &bad(), now, 1.0),
+        ReportVerdict::Settled,
+        "under the old token"
+    );
+    assert_eq!(
+        renew(&mut table, one.session, &leases[1..2], 0, now),
+        Ok(vec![])
+    );
     check(&table);
 }
 
@@ -43,7 +60,10 @@ fn a_worker_that_does_not_register_again_is_waited_for_until_its_leases_expire()
     assert_eq!(acquire(&mut table, other, 9, now).unwrap(), []);
     now += last_second;
     table.tick(now);
-    assert_eq!(table.take_notices(), [LeaseNotice::NotReturned("gone".to_owned())]);
+    assert_eq!(
+        table.take_notices(),
+        [LeaseNotice::NotReturned("gone".to_owned())]
+    );
     assert_eq!(acquire(&mut table, other, 9, now).unwrap().len(), 2);
 }
 
@@ -70,7 +90,10 @@ fn workers_with_a_longer_time_to_live_are_waited_for_until_it_ends() {
     let one = register(&mut table, "one", b"one", &leases[..1], before).unwrap();
     assert_eq!(one.drop, [], "it registers again within its time to live");
     let after = pass(&mut table, EXPIRY_MARGIN);
-    assert_eq!(numbers(&acquire(&mut table, other, 9, after).unwrap()), ["2"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, other, 9, after).unwrap()),
+        ["2"]
+    );
     check(&table);
 }
 
@@ -88,9 +111,18 @@ fn of_two_workers_that_list_the_same_class_one_gets_it() {
 fn results_kept_while_the_coordinator_was_down_are_accepted_without_a_lease() {
     let now = Instant::now();
     let (mut table, leases) = restarted(2, &["one"], now);
-    let one = register(&mut table, "one", b"one", &[], now).unwrap().session;
-    assert_eq!(table.report(one, leases[0], &good(), now, 1.0), ReportVerdict::Settled);
-    assert_eq!(table.report(one, leases[1], &bad(), now, 1.0), ReportVerdict::Stale, "a failure needs a lease");
+    let one = register(&mut table, "one", b"one", &[], now)
+        .unwrap()
+        .session;
+    assert_eq!(
+        table.report(one, leases[0], &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        table.report(one, leases[1], &bad(), now, 1.0),
+        ReportVerdict::Stale,
+        "a failure needs a lease"
+    );
     assert_eq!(acquire(&mut table, one, 9, now).unwrap().len(), 1);
 }
 
@@ -110,7 +142,10 @@ fn an_origin_that_answered_before_the_restart_is_waited_for_longer() {
         now += TTL;
         table.renew(one, &[], 0, now).unwrap();
         let probe = table.acquire(one, 1, now).unwrap().leases[0];
-        assert_eq!(table.report(one, probe, &blames(Suspect::Origin), now, 1.0), ReportVerdict::Excused);
+        assert_eq!(
+            table.report(one, probe, &blames(Suspect::Origin), now, 1.0),
+            ReportVerdict::Excused
+        );
     }
     check(&table);
 }
@@ -143,14 +178,27 @@ fn a_class_that_failed_after_a_restart_is_not_granted_before_its_delay_is_over()
     for suspect in [Suspect::Host, Suspect::Origin] {
         let mut now = Instant::now();
         let (mut table, leases) = restarted(2, &["one"], now);
-        let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
+        let one = register(&mut table, "one", b"one", &leases[..1], now)
+            .unwrap()
+            .session;
         let other = session(&mut table, "other", now);
-        assert_eq!(table.report(one, leases[0], &blames(suspect), now, 1.0), ReportVerdict::Retried);
+        assert_eq!(
+            table.report(one, leases[0], &blames(suspect), now, 1.0),
+            ReportVerdict::Retried
+        );
         check(&table);
-        assert_eq!(numbers(&acquire(&mut table, other, 9, now).unwrap()), ["2"], "{suspect:?}");
+        assert_eq!(
+            numbers(&acquire(&mut table, other, 9, now).unwrap()),
+            ["2"],
+            "{suspect:?}"
+        );
         now += Duration::from_secs(2);
         table.tick(now);
-        assert_eq!(numbers(&acquire(&mut table, other, 9, now).unwrap()), ["1"], "{suspect:?}");
+        assert_eq!(
+            numbers(&acquire(&mut table, other, 9, now).unwrap()),
+            ["1"],
+            "{suspect:?}"
+        );
         check(&table);
     }
 }
@@ -159,13 +207,25 @@ fn a_class_that_failed_after_a_restart_is_not_granted_before_its_delay_is_over()
 fn a_class_whose_failure_is_in_doubt_after_a_restart_is_not_granted_before_the_origin_answers() {
     let now = Instant::now();
     let (mut table, leases) = restarted(3, &["one"], now);
-    let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
-    assert_eq!(table.report(one, leases[0], &blames(Suspect::Origin), now, 1.0), ReportVerdict::Doubted);
+    let one = register(&mut table, "one", b"one", &leases[..1], now)
+        .unwrap()
+        .session;
+    assert_eq!(
+        table.report(one, leases[0], &blames(Suspect::Origin), now, 1.0),
+        ReportVerdict::Doubted
+    );
     check(&table);
     let granted = acquire(&mut table, one, 9, now).unwrap();
     assert_eq!(numbers(&granted), ["2", "3"]);
-    assert_eq!(table.report(one, granted[0], &good(), now, 1.0), ReportVerdict::Settled);
-    assert_eq!((table.status().failed, table.status().leased), (1, 1), "the origin answers: the class has failed");
+    assert_eq!(
+        table.report(one, granted[0], &good(), now, 1.0),
+        ReportVerdict::Settled
+    );
+    assert_eq!(
+        (table.status().failed, table.status().leased),
+        (1, 1),
+        "the origin answers: the class has failed"
+    );
     check(&table);
 }
 
@@ -174,10 +234,18 @@ fn a_class_whose_failure_is_in_doubt_after_a_restart_is_not_granted_before_the_o
 fn a_late_heartbeat_does_not_restore_a_lease_that_its_worker_has_failed() {
     let now = Instant::now();
     let (mut table, leases) = restarted(2, &["one"], now);
-    let one = register(&mut table, "one", b"one", &leases[..1], now).unwrap().session;
+    let one = register(&mut table, "one", b"one", &leases[..1], now)
+        .unwrap()
+        .session;
     session(&mut table, "other", now);
-    assert_eq!(table.report(one, leases[0], &blames(Suspect::Host), now, 1.0), ReportVerdict::Retried);
-    assert_eq!(renew(&mut table, one, &leases[..1], 0, now), Ok(vec![leases[0].wnid]));
+    assert_eq!(
+        table.report(one, leases[0], &blames(Suspect::Host), now, 1.0),
+        ReportVerdict::Retried
+    );
+    assert_eq!(
+        renew(&mut table, one, &leases[..1], 0, now),
+        Ok(vec![leases[0].wnid])
+    );
     assert_eq!((table.status().leased, table.status().pending), (0, 2));
     check(&table);
 }
@@ -194,7 +262,11 @@ fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_w
     // A worker cannot hold a class that no former epoch granted.
     let one = register(&mut table, "one", b"one", &[leases[0], leases[4]], now).unwrap();
     assert_eq!(one.drop, [leases[4]]);
-    assert_eq!(acquire(&mut table, one.session, 9, now).unwrap(), [], "the ledger has no mark for it yet");
+    assert_eq!(
+        acquire(&mut table, one.session, 9, now).unwrap(),
+        [],
+        "the ledger has no mark for it yet"
+    );
     let mark = table.take_mark().unwrap();
     let turn = table.turn();
     table.mark_is_durable(mark);
@@ -207,13 +279,21 @@ fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_w
     assert_eq!(numbers(&more), ["5", "6"]);
     check(&table);
     now += TTL;
-    table.renew(one.session, &held(&[granted[0], more[0], more[1]]), 0, now).unwrap();
+    table
+        .renew(one.session, &held(&[granted[0], more[0], more[1]]), 0, now)
+        .unwrap();
     assert_eq!(acquire(&mut table, one.session, 9, now).unwrap(), []);
     now += EXPIRY_MARGIN;
     table.tick(now);
-    assert_eq!((table.expected(), table.take_notices()), (None, vec![LeaseNotice::NotReturned("dead".to_owned())]));
+    assert_eq!(
+        (table.expected(), table.take_notices()),
+        (None, vec![LeaseNotice::NotReturned("dead".to_owned())])
+    );
     check(&table);
-    assert_eq!(numbers(&acquire(&mut table, one.session, 9, now).unwrap()), ["1", "2", "3"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, one.session, 9, now).unwrap()),
+        ["1", "2", "3"]
+    );
     check(&table);
 }
 
@@ -222,22 +302,40 @@ fn a_drained_process_is_granted_nothing_after_a_restart_and_its_successor_is() {
     let now = Instant::now();
     let mut before = table(9);
     session(&mut before, "one", now);
-    let told = Drain::Told { worker: "one".to_owned(), instance: b"one".to_vec() };
+    let told = Drain::Told {
+        worker: "one".to_owned(),
+        instance: b"one".to_vec(),
+    };
     assert_eq!(before.drain("one"), Some(vec![told]));
     let (mut table, _) = restarted(9, &["one"], now);
     table.restore_drains([("one".to_owned(), b"one".to_vec())]);
     let one = register(&mut table, "one", b"one", &[], now).unwrap();
-    assert_eq!((one.drain_over, table.workers(now)[0].state), (None, crate::fleet::WorkerState::Draining));
+    assert_eq!(
+        (one.drain_over, table.workers(now)[0].state),
+        (None, crate::fleet::WorkerState::Draining)
+    );
     let granted = table.acquire(one.session, 1, now).unwrap();
     assert_eq!((granted.leases.len(), granted.drain), (0, true));
     // Its session expires and it registers again: it is the same process.
     table.tick(now + TTL + EXPIRY_MARGIN);
-    let one = register(&mut table, "one", b"one", &[], now).unwrap().session;
+    let one = register(&mut table, "one", b"one", &[], now)
+        .unwrap()
+        .session;
     assert!(table.renew(one, &[], 0, now).unwrap().drain);
 
     let successor = register(&mut table, "one", b"another", &[], now).unwrap();
-    assert_eq!(successor.drain_over, Some(Drain::Over { worker: "one".to_owned() }));
-    assert_eq!(acquire(&mut table, successor.session, 1, now).unwrap().len(), 1);
+    assert_eq!(
+        successor.drain_over,
+        Some(Drain::Over {
+            worker: "one".to_owned()
+        })
+    );
+    assert_eq!(
+        acquire(&mut table, successor.session, 1, now)
+            .unwrap()
+            .len(),
+        1
+    );
     table.leave(successor.session).unwrap();
     assert_eq!(table.end_drain("one"), None);
 }
@@ -247,8 +345,13 @@ fn a_drained_process_is_granted_nothing_after_a_restart_and_its_successor_is() {
 fn a_process_that_reports_that_it_drains_is_granted_nothing() {
     let now = Instant::now();
     let mut table = table(1);
-    let hello =
-        WorkerInfo { worker: "one".to_owned(), instance: vec![1], slots: 1, draining: true, ..WorkerInfo::default() };
+    let hello = WorkerInfo {
+        worker: "one".to_owned(),
+        instance: vec![1],
+        slots: 1,
+        draining: true,
+        ..WorkerInfo::default()
+    };
     let one = table.register(&hello, &[], now).unwrap().session;
     assert!(table.acquire(one, 1, now).unwrap().drain);
     assert_eq!(table.status().pending, 1);

@@ -96,8 +96,16 @@ impl Fleet {
         match *step {
             Step::Register { worker, instance } => {
                 let before = table.status();
-                let registered = register(table, &worker.to_string(), &[instance], &self.held[worker], *now);
-                let Ok(registered) = registered else { return assert_eq!(table.status(), before) };
+                let registered = register(
+                    table,
+                    &worker.to_string(),
+                    &[instance],
+                    &self.held[worker],
+                    *now,
+                );
+                let Ok(registered) = registered else {
+                    return assert_eq!(table.status(), before);
+                };
                 self.give_up(worker, &registered.drop);
                 self.sessions[worker] = Some(registered.session);
                 if registered.drain_over.is_some() {
@@ -109,8 +117,14 @@ impl Fleet {
                 }
                 self.note(registered.replaced);
             }
-            Step::Renew { worker, received, bytes } => {
-                let Some(session) = self.sessions[worker] else { return };
+            Step::Renew {
+                worker,
+                received,
+                bytes,
+            } => {
+                let Some(session) = self.sessions[worker] else {
+                    return;
+                };
                 // Most transfers stand still. The budget allows a speculative attempt early for
                 // some classes and late for others.
                 let length = |lease: &Lease| lease.token.0 % 1000 + 10;
@@ -129,34 +143,56 @@ impl Fleet {
             Step::Stall { seconds } => *now += Duration::from_secs(seconds),
             Step::StandStill => self.stand_still(table, now),
             Step::LateRenew { worker } => {
-                let Some(session) = self.sessions[worker] else { return };
+                let Some(session) = self.sessions[worker] else {
+                    return;
+                };
                 drop(renew(table, session, &self.named[worker], 0, *now));
             }
             Step::Restart => self.restart(table, *now),
-            Step::Acquire { worker, max, forget } => self.acquire(table, worker, max, forget, *now),
+            Step::Acquire {
+                worker,
+                max,
+                forget,
+            } => self.acquire(table, worker, max, forget, *now),
             Step::Report { pick, by, outcome } => {
                 if self.granted.is_empty() {
                     return;
                 }
-                let outcomes = [good(), bad(), blames(Suspect::Origin), blames(Suspect::Host), refused(404)];
+                let outcomes = [
+                    good(),
+                    bad(),
+                    blames(Suspect::Origin),
+                    blames(Suspect::Host),
+                    refused(404),
+                ];
                 let outcome = outcomes[outcome].clone();
                 let session = self.sessions[by].unwrap_or(SessionId(0));
                 // Half of the reports are about one of the last grants.
-                let among = if pick % 2 == 0 { self.granted.len() } else { self.granted.len().min(4) };
+                let among = if pick % 2 == 0 {
+                    self.granted.len()
+                } else {
+                    self.granted.len().min(4)
+                };
                 let lease = self.granted[self.granted.len() - 1 - pick / 2 % among];
                 self.report(table, session, lease, outcome, *now);
             }
             Step::RetryFailed => {
                 for wnid in table.retry_failed(&[]) {
                     let before = self.settled.remove(&wnid);
-                    assert!(matches!(before, Some(Outcome::Failed(_))), "only what has failed is tried again");
+                    assert!(
+                        matches!(before, Some(Outcome::Failed(_))),
+                        "only what has failed is tried again"
+                    );
                 }
             }
             Step::Drain { worker } => self.drain(table, worker),
             Step::Leave { worker } => self.leave(table, worker),
             Step::Wait { seconds } => {
                 *now += Duration::from_secs(seconds);
-                table.tick(*now).into_iter().for_each(|ended| self.note(Some(ended)));
+                table
+                    .tick(*now)
+                    .into_iter()
+                    .for_each(|ended| self.note(Some(ended)));
                 table.look_for_stragglers(seconds == 59, *now);
             }
         }
@@ -165,34 +201,76 @@ impl Fleet {
     fn drain(&mut self, table: &mut LeaseTable, worker: usize) {
         let drained = table.drain(&worker.to_string());
         for drain in drained.iter().flatten() {
-            let Drain::Told { worker, instance } = drain else { panic!("three workers are few: {drain:?}") };
+            let Drain::Told { worker, instance } = drain else {
+                panic!("three workers are few: {drain:?}")
+            };
             self.drains.insert(worker.clone(), instance.clone());
         }
-        assert_eq!(drained.is_some(), table.sessions.by_worker.contains_key(&worker.to_string()));
+        assert_eq!(
+            drained.is_some(),
+            table.sessions.by_worker.contains_key(&worker.to_string())
+        );
     }
 
     fn leave(&mut self, table: &mut LeaseTable, worker: usize) {
         self.held[worker].clear();
-        let Some(session) = self.sessions[worker].take() else { return };
-        let Ok(left) = table.leave(session) else { return };
+        let Some(session) = self.sessions[worker].take() else {
+            return;
+        };
+        let Ok(left) = table.leave(session) else {
+            return;
+        };
         assert_eq!(left.given_up, []);
         if table.end_drain(&worker.to_string()).is_some() {
             self.drains.remove(&worker.to_string());
         }
     }
 
-    fn acquire(&mut self, table: &mut LeaseTable, worker: usize, max: usize, forget: bool, now: Instant) {
-        let Some(session) = self.sessions[worker] else { return };
-        let waiting: Vec<Wnid> = table.classes.iter().filter(|class| waits(class)).map(|it| it.wnid).collect();
-        let Ok(leases) = acquire(table, session, max, now) else { return };
+    fn acquire(
+        &mut self,
+        table: &mut LeaseTable,
+        worker: usize,
+        max: usize,
+        forget: bool,
+        now: Instant,
+    ) {
+        let Some(session) = self.sessions[worker] else {
+            return;
+        };
+        let waiting: Vec<Wnid> = table
+            .classes
+            .iter()
+            .filter(|class| waits(class))
+            .map(|it| it.wnid)
+            .collect();
+        let Ok(leases) = acquire(table, session, max, now) else {
+            return;
+        };
         assert!(leases.len() <= max);
-        let drains = table.worker(session).is_some_and(|name| self.is_drained(table, session, name));
-        assert!(leases.is_empty() || !drains, "a worker that was told to end was granted a class");
-        assert!(leases.iter().all(|lease| !waiting.contains(&lease.wnid)), "granted before its time");
+        let drains = table
+            .worker(session)
+            .is_some_and(|name| self.is_drained(table, session, name));
+        assert!(
+            leases.is_empty() || !drains,
+            "a worker that was told to end was granted a class"
+        );
+        assert!(
+            leases.iter().all(|lease| !waiting.contains(&lease.wnid)),
+            "granted before its time"
+        );
         for lease in leases {
-            assert!(!self.settled.contains_key(&lease.wnid), "a settled class was granted");
-            assert!(self.last_token.insert(lease.wnid, lease.token) < Some(lease.token), "tokens grow");
-            assert!(self.mark.has(table.index[&lease.wnid]), "granted before the mark was durable");
+            assert!(
+                !self.settled.contains_key(&lease.wnid),
+                "a settled class was granted"
+            );
+            assert!(
+                self.last_token.insert(lease.wnid, lease.token) < Some(lease.token),
+                "tokens grow"
+            );
+            assert!(
+                self.mark.has(table.index[&lease.wnid]),
+                "granted before the mark was durable"
+            );
             self.granted.push(lease);
             if !forget {
                 self.held[worker].retain(|held| held.wnid != lease.wnid);
@@ -223,35 +301,87 @@ impl Fleet {
         }
         let wnids: Vec<Wnid> = table.classes.iter().map(|class| class.wnid).collect();
         let invalid = table.status().total - wnids.len() as u64;
-        let workers: Vec<_> = table.sessions.by_worker.keys().map(|worker| (worker.clone(), TTL)).collect();
+        let workers: Vec<_> = table
+            .sessions
+            .by_worker
+            .keys()
+            .map(|worker| (worker.clone(), TTL))
+            .collect();
         *table = LeaseTable::new(&wnids, invalid, 1 + self.epoch, TTL)
             .expecting_bytes_within(TTL)
             .granted_before(self.mark.clone());
         table.restore_drains(self.drains.clone());
-        self.settled.iter().for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
+        self.settled
+            .iter()
+            .for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
         table.recover(workers, now);
     }
 
     fn stand_still(&mut self, table: &mut LeaseTable, now: &mut Instant) {
         for _ in 0..4 {
-            (0..3).for_each(|worker| self.take(table, &Step::Renew { worker, received: 0, bytes: 5 }, now));
+            (0..3).for_each(|worker| {
+                self.take(
+                    table,
+                    &Step::Renew {
+                        worker,
+                        received: 0,
+                        bytes: 5,
+                    },
+                    now,
+                );
+            });
             self.take(table, &Step::Wait { seconds: 10 }, now);
         }
     }
 
     /// All classes except the last few are complete.
     fn come_to_the_tail(&mut self, table: &mut LeaseTable, count: usize, now: &mut Instant) {
-        (0..3).for_each(|worker| self.take(table, &Step::Register { worker, instance: 0 }, now));
-        self.take(table, &Step::Acquire { worker: 0, max: count - count.min(4), forget: false }, now);
+        (0..3).for_each(|worker| {
+            self.take(
+                table,
+                &Step::Register {
+                    worker,
+                    instance: 0,
+                },
+                now,
+            );
+        });
+        self.take(
+            table,
+            &Step::Acquire {
+                worker: 0,
+                max: count - count.min(4),
+                forget: false,
+            },
+            now,
+        );
         for lease in mem::take(&mut self.held[0]) {
             self.report(table, self.sessions[0].unwrap(), lease, good(), *now);
         }
-        self.take(table, &Step::Acquire { worker: 1, max: 4, forget: false }, now);
+        self.take(
+            table,
+            &Step::Acquire {
+                worker: 1,
+                max: 4,
+                forget: false,
+            },
+            now,
+        );
     }
 
-    fn report(&mut self, table: &mut LeaseTable, id: SessionId, lease: Lease, outcome: Outcome, now: Instant) {
+    fn report(
+        &mut self,
+        table: &mut LeaseTable,
+        id: SessionId,
+        lease: Lease,
+        outcome: Outcome,
+        now: Instant,
+    ) {
         let is_good = !matches!(outcome, Outcome::Failed(_));
-        let before = self.settled.get(&lease.wnid).map(|outcome| !matches!(outcome, Outcome::Failed(_)));
+        let before = self
+            .settled
+            .get(&lease.wnid)
+            .map(|outcome| !matches!(outcome, Outcome::Failed(_)));
         let is_copy = table.copies.has(table.index[&lease.wnid], id, lease.token);
         let verdict = table.report(id, lease, &outcome, now, 0.5);
         assert_eq!(
@@ -262,7 +392,9 @@ impl Fleet {
         match verdict {
             ReportVerdict::Settled => assert_eq!(before, None, "settled twice"),
             ReportVerdict::Corrected => assert!(is_good && before == Some(false)),
-            ReportVerdict::AlreadySettled => assert!(before.is_some() && (before == Some(true) || !is_good)),
+            ReportVerdict::AlreadySettled => {
+                assert!(before.is_some() && (before == Some(true) || !is_good));
+            }
             ReportVerdict::CopyFailed
             | ReportVerdict::Stale
             | ReportVerdict::Retried
@@ -283,7 +415,11 @@ impl Fleet {
 
     fn note_given_up(&mut self, table: &mut LeaseTable) {
         for (wnid, failure) in table.take_given_up() {
-            assert_eq!(self.settled.insert(wnid, Outcome::Failed(failure)), None, "settled twice");
+            assert_eq!(
+                self.settled.insert(wnid, Outcome::Failed(failure)),
+                None,
+                "settled twice"
+            );
         }
     }
 

@@ -15,25 +15,50 @@ struct Fleet {
 
 impl Fleet {
     /// Workers with so many slots each, on one storage, so that there are no speculative attempts.
-    fn new<const COUNT: usize>(classes: u32, workers: [(&str, u32); COUNT]) -> (Self, [SessionId; COUNT]) {
+    fn new<const COUNT: usize>(
+        classes: u32,
+        workers: [(&str, u32); COUNT],
+    ) -> (Self, [SessionId; COUNT]) {
         let now = Instant::now();
         let mut table = table(classes).expecting_bytes_within(PATIENCE);
         table.look_for_stragglers(false, now);
         let ids = workers.map(|(name, slots)| {
             let storage = "shared".to_owned();
-            let hello =
-                WorkerInfo { worker: name.to_owned(), instance: name.into(), slots, storage, ..WorkerInfo::default() };
+            let hello = WorkerInfo {
+                worker: name.to_owned(),
+                instance: name.into(),
+                slots,
+                storage,
+                ..WorkerInfo::default()
+            };
             table.register(&hello, &[], now).unwrap().session
         });
-        (Self { table, now, seconds: 0, named: ids.map(|id| (id, Vec::new())).to_vec() }, ids)
+        (
+            Self {
+                table,
+                now,
+                seconds: 0,
+                named: ids.map(|id| (id, Vec::new())).to_vec(),
+            },
+            ids,
+        )
     }
 
     /// Acquires leases for a worker, which lists them with this offset and length from now on.
     fn acquire(&mut self, id: SessionId, max: usize, bytes: u64, length: u64) -> Vec<Lease> {
         let leases = acquire(&mut self.table, id, max, self.now).unwrap();
         check(&self.table);
-        let (_, named) = self.named.iter_mut().find(|(worker, _)| *worker == id).unwrap();
-        named.extend(leases.iter().map(|lease| ReportedLease { lease: *lease, bytes, length, is_local: false }));
+        let (_, named) = self
+            .named
+            .iter_mut()
+            .find(|(worker, _)| *worker == id)
+            .unwrap();
+        named.extend(leases.iter().map(|lease| ReportedLease {
+            lease: *lease,
+            bytes,
+            length,
+            is_local: false,
+        }));
         leases
     }
 
@@ -52,7 +77,11 @@ impl Fleet {
             if self.seconds.is_multiple_of(10) {
                 for (id, named) in &mut self.named {
                     let received = named.iter().map(|held| held.bytes).sum();
-                    let dropped = self.table.renew(*id, named, received, self.now).unwrap().drop;
+                    let dropped = self
+                        .table
+                        .renew(*id, named, received, self.now)
+                        .unwrap()
+                        .drop;
                     named.retain(|held| !dropped.contains(&held.lease));
                 }
             }
@@ -84,28 +113,44 @@ fn all_classes_of_a_worker_that_receives_no_bytes_go_to_an_idle_worker() {
     assert_eq!(fleet.acquire(honest, 10, 0, 0), []);
     let turn = fleet.table.turn();
     let (waited, mut leases) = fleet.wait_for_grant(honest, 10);
-    assert_eq!((waited, leases.len()), (PATIENCE, 1), "only one, because it has completed none");
+    assert_eq!(
+        (waited, leases.len()),
+        (PATIENCE, 1),
+        "only one, because it has completed none"
+    );
     assert!(fleet.table.turn() > turn, "a waiting Acquire call is woken");
     let is_silent = |notice: &LeaseNotice| matches!(notice, LeaseNotice::Silent { worker, .. } if worker == "hostile");
     assert!(fleet.table.take_notices().iter().all(is_silent));
     let mut settled = 0;
     while !leases.is_empty() {
         for lease in leases {
-            assert_eq!(fleet.table.report(honest, lease, &good(), fleet.now, 1.0), ReportVerdict::Settled);
+            assert_eq!(
+                fleet.table.report(honest, lease, &good(), fleet.now, 1.0),
+                ReportVerdict::Settled
+            );
             settled += 1;
         }
         leases = fleet.acquire(honest, 10, 0, 0);
     }
-    assert_eq!((settled, fleet.table.status().success), (1000, 1000), "without further waits");
+    assert_eq!(
+        (settled, fleet.table.status().success),
+        (1000, 1000),
+        "without further waits"
+    );
 }
 
 #[test]
 fn the_time_before_a_class_is_taken_doubles_with_each_worker() {
     let (mut fleet, ids) = Fleet::new(1, [("one", 1), ("other", 1)]);
     fleet.acquire(ids[0], 1, 0, 0);
-    let waits: Vec<u64> = (1..6).map(|turn| fleet.wait_for_grant(ids[turn % 2], 1).0.as_secs()).collect();
+    let waits: Vec<u64> = (1..6)
+        .map(|turn| fleet.wait_for_grant(ids[turn % 2], 1).0.as_secs())
+        .collect();
     assert_eq!(waits, [150, 300, 600, 1200, 2400]);
-    assert_eq!((fleet.table.status().leased, fleet.table.take_given_up()), (1, vec![]));
+    assert_eq!(
+        (fleet.table.status().leased, fleet.table.take_given_up()),
+        (1, vec![])
+    );
 }
 
 #[test]
@@ -113,17 +158,29 @@ fn no_class_is_taken_without_an_idle_worker_or_while_requests_are_paused() {
     let (mut fleet, [one]) = Fleet::new(10, [("one", 10)]);
     fleet.acquire(one, 10, 0, 0);
     fleet.pass(7000, false);
-    assert_eq!((fleet.table.take_notices(), fleet.named[0].1.len()), (vec![], 10), "there is no other worker");
+    assert_eq!(
+        (fleet.table.take_notices(), fleet.named[0].1.len()),
+        (vec![], 10),
+        "there is no other worker"
+    );
     let (mut fleet, [one, other]) = Fleet::new(30, [("one", 10), ("other", 10)]);
     fleet.acquire(one, 10, 0, 0);
     fleet.pass(200, false);
-    assert_eq!(numbers(&fleet.acquire(other, 10, 0, 0))[0], "11", "other classes are pending");
+    assert_eq!(
+        numbers(&fleet.acquire(other, 10, 0, 0))[0],
+        "11",
+        "other classes are pending"
+    );
     let (mut fleet, [one, other]) = Fleet::new(10, [("one", 10), ("other", 10)]);
     fleet.acquire(one, 10, 0, 0);
     fleet.pass(1000, true);
     fleet.pass(149, false);
     fleet.mark_proven(other);
-    assert_eq!(fleet.acquire(other, 10, 0, 0), [], "a pause of a thousand seconds does not count");
+    assert_eq!(
+        fleet.acquire(other, 10, 0, 0),
+        [],
+        "a pause of a thousand seconds does not count"
+    );
     fleet.pass(1, false);
     assert_eq!(fleet.acquire(other, 10, 0, 0).len(), 10);
 }
@@ -132,17 +189,29 @@ fn no_class_is_taken_without_an_idle_worker_or_while_requests_are_paused() {
 /// speculative attempts.
 #[test]
 fn received_bytes_are_discarded_only_within_the_budget_of_attempts() {
-    for (completed, bytes, length, taken) in
-        [(0, 0, 0, 1), (0, 1, 0, 0), (1000, 30, 0, 1), (1000, 31, 0, 0), (1000, 5, 5, 0), (1000, 30, u64::MAX, 1)]
-    {
+    for (completed, bytes, length, taken) in [
+        (0, 0, 0, 1),
+        (0, 1, 0, 0),
+        (1000, 30, 0, 1),
+        (1000, 31, 0, 0),
+        (1000, 5, 5, 0),
+        (1000, 30, u64::MAX, 1),
+    ] {
         let (mut fleet, [one, other]) = Fleet::new(2, [("one", 1), ("other", 1)]);
         fleet.acquire(one, 1, bytes, length);
         for lease in fleet.acquire(other, 1, 0, 0) {
-            let outcome = Outcome::Success(Published { files: 1, bytes: completed });
+            let outcome = Outcome::Success(Published {
+                files: 1,
+                bytes: completed,
+            });
             fleet.table.report(other, lease, &outcome, fleet.now, 1.0);
         }
         fleet.pass(170, false);
-        assert_eq!(fleet.acquire(other, 1, 0, 0).len(), taken, "{bytes} of {length} bytes, {completed} completed");
+        assert_eq!(
+            fleet.acquire(other, 1, 0, 0).len(),
+            taken,
+            "{bytes} of {length} bytes, {completed} completed"
+        );
     }
 }
 
@@ -160,7 +229,8 @@ fn a_class_whose_bytes_are_being_received_is_never_taken() {
 
 #[test]
 fn two_workers_that_receive_nothing_do_not_withhold_a_class_from_a_third() {
-    let (mut fleet, [hostile, accomplice, honest]) = Fleet::new(1, [("hostile", 1), ("accomplice", 1), ("honest", 1)]);
+    let (mut fleet, [hostile, accomplice, honest]) =
+        Fleet::new(1, [("hostile", 1), ("accomplice", 1), ("honest", 1)]);
     let lease = fleet.acquire(hostile, 1, 0, 0)[0];
     let (waited, _) = fleet.wait_for_grant(accomplice, 1);
     assert_eq!(waited, PATIENCE);
@@ -179,7 +249,11 @@ fn a_class_that_waits_for_a_connection_is_not_taken_while_its_worker_receives_ot
         assert_eq!(fleet.acquire(other, 10, 0, 0), []);
     }
     fleet.pass(160, false);
-    assert_eq!(fleet.acquire(other, 10, 0, 0).len(), 1, "no bytes of any class are received any more");
+    assert_eq!(
+        fleet.acquire(other, 10, 0, 0).len(),
+        1,
+        "no bytes of any class are received any more"
+    );
 }
 
 #[test]
@@ -190,10 +264,20 @@ fn a_worker_takes_one_class_at_a_time_until_it_has_completed_some() {
     assert_eq!((leases.len(), fleet.acquire(idle, 10, 0, 0)), (1, vec![]));
     fleet.named[1].1[0].bytes = 1;
     fleet.pass(10, false);
-    assert_eq!(fleet.acquire(idle, 10, 0, 0).len(), 1, "bytes of the first one were received");
+    assert_eq!(
+        fleet.acquire(idle, 10, 0, 0).len(),
+        1,
+        "bytes of the first one were received"
+    );
     fleet.table.report(idle, leases[0], &good(), fleet.now, 1.0);
     fleet.named[1].1.remove(0);
-    assert_eq!((fleet.acquire(idle, 10, 0, 0).len(), fleet.acquire(idle, 10, 0, 0).len()), (1, 0));
+    assert_eq!(
+        (
+            fleet.acquire(idle, 10, 0, 0).len(),
+            fleet.acquire(idle, 10, 0, 0).len()
+        ),
+        (1, 0)
+    );
 }
 
 #[test]
@@ -205,12 +289,18 @@ fn a_failure_report_of_the_worker_that_took_a_class_is_not_final() {
         fleet.pass(10, false);
         let verdict = fleet.table.report(taker, leases[0], &bad(), fleet.now, 1.0);
         fleet.named[1].1.clear();
-        assert_eq!((verdict, fleet.table.status().failed), (ReportVerdict::Retried, 0));
+        assert_eq!(
+            (verdict, fleet.table.status().failed),
+            (ReportVerdict::Retried, 0)
+        );
         fleet.pass(10, false);
         assert_eq!(fleet.acquire(taker, 1, 0, 0), [], "another worker tries it");
         let lease = fleet.acquire(holder, 1, 0, 0)[0];
         let outcome = if is_missing { bad() } else { good() };
-        assert_eq!(fleet.table.report(holder, lease, &outcome, fleet.now, 1.0), ReportVerdict::Settled);
+        assert_eq!(
+            fleet.table.report(holder, lease, &outcome, fleet.now, 1.0),
+            ReportVerdict::Settled
+        );
         assert_eq!(fleet.table.status().failed, u64::from(is_missing));
     }
 }
@@ -222,7 +312,10 @@ fn a_taken_class_fails_with_the_report_of_the_only_worker_left() {
     fleet.acquire(holder, 1, 0, 0);
     let (_, leases) = fleet.wait_for_grant(taker, 1);
     fleet.table.leave(holder).unwrap();
-    assert_eq!(fleet.table.report(taker, leases[0], &bad(), fleet.now, 1.0), ReportVerdict::Settled);
+    assert_eq!(
+        fleet.table.report(taker, leases[0], &bad(), fleet.now, 1.0),
+        ReportVerdict::Settled
+    );
 }
 
 /// A single session may cause repeated short pauses.
@@ -235,7 +328,11 @@ fn short_pauses_delay_the_end_of_a_silent_lease_by_their_length_only() {
     fleet.pass(11, false);
     assert_eq!(fleet.acquire(honest, 10, 0, 0), []);
     fleet.pass(1, false);
-    assert_eq!(fleet.acquire(honest, 10, 0, 0).len(), 1, "150 seconds and a pause of two");
+    assert_eq!(
+        fleet.acquire(honest, 10, 0, 0).len(),
+        1,
+        "150 seconds and a pause of two"
+    );
 }
 
 /// It reads a local tar, verifies an existing folder, or publishes a tar whose length is not known.
@@ -245,13 +342,20 @@ fn a_class_that_needs_no_origin_is_not_taken() {
         let (mut fleet, [one, other]) = Fleet::new(2, [("one", 1), ("other", 1)]);
         fleet.acquire(one, 1, bytes, length);
         for lease in fleet.acquire(other, 1, 0, 0) {
-            let outcome = Outcome::Success(Published { files: 1, bytes: 1000 });
+            let outcome = Outcome::Success(Published {
+                files: 1,
+                bytes: 1000,
+            });
             fleet.table.report(other, lease, &outcome, fleet.now, 1.0);
         }
         fleet.named[1].1.clear();
         fleet.named[0].1[0].is_local = true;
         fleet.pass(1000, false);
-        assert_eq!(fleet.acquire(other, 1, 0, 0), [], "{bytes} of {length} bytes");
+        assert_eq!(
+            fleet.acquire(other, 1, 0, 0),
+            [],
+            "{bytes} of {length} bytes"
+        );
         fleet.named[0].1[0].is_local = false;
         fleet.pass(10, false);
         assert_eq!(fleet.acquire(other, 1, 0, 0).len(), 1);

@@ -22,17 +22,39 @@ fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile()
     let two = on(&mut table, "shared", "two", now);
     let local = on(&mut table, "local", "three", now);
     let unknown = on(&mut table, "", "four", now);
-    assert_eq!([one.survey, two.survey, local.survey, unknown.survey], [true, false, true, false]);
-    assert!(on(&mut table, "shared", "one", now).survey, "a repeated registration gets the same answer");
+    assert_eq!(
+        [one.survey, two.survey, local.survey, unknown.survey],
+        [true, false, true, false]
+    );
+    assert!(
+        on(&mut table, "shared", "one", now).survey,
+        "a repeated registration gets the same answer"
+    );
     let there = Outcome::Skipped(Published::default());
-    let unleased = Lease { wnid: wnids(1)[0], token: LeaseToken(0) };
-    assert_eq!(table.report(one.session, unleased, &there, now, 1.0), ReportVerdict::Settled);
+    let unleased = Lease {
+        wnid: wnids(1)[0],
+        token: LeaseToken(0),
+    };
+    assert_eq!(
+        table.report(one.session, unleased, &there, now, 1.0),
+        ReportVerdict::Settled
+    );
     assert_eq!(acquire(&mut table, two.session, 1, now).unwrap(), []);
-    assert_eq!(acquire(&mut table, one.session, 1, now).unwrap(), [], "the other inventory is not finished");
+    assert_eq!(
+        acquire(&mut table, one.session, 1, now).unwrap(),
+        [],
+        "the other inventory is not finished"
+    );
     let turn = table.turn();
-    assert_eq!(numbers(&acquire(&mut table, local.session, 1, now).unwrap()), ["2"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, local.session, 1, now).unwrap()),
+        ["2"]
+    );
     assert!(table.turn() > turn, "waiting workers are woken");
-    assert_eq!(numbers(&acquire(&mut table, two.session, 1, now).unwrap()), ["3"]);
+    assert_eq!(
+        numbers(&acquire(&mut table, two.session, 1, now).unwrap()),
+        ["3"]
+    );
     now += Duration::from_secs(1);
     assert!(!on(&mut table, "local", "five", now).survey);
     let newcomer = on(&mut table, "new", "six", now);
@@ -59,7 +81,10 @@ fn an_inventory_that_takes_long_or_whose_worker_is_gone_does_not_block_grants() 
     table.leave(slow).unwrap();
     let dies = on(&mut table, "dies", "dies", now);
     table.leave(dies.session).unwrap();
-    assert!(on(&mut table, "dies", "next", now).survey, "another worker takes the inventory");
+    assert!(
+        on(&mut table, "dies", "next", now).survey,
+        "another worker takes the inventory"
+    );
 }
 
 #[test]
@@ -75,8 +100,16 @@ fn a_partial_class_is_resumed_on_the_storage_of_its_checkpoint() {
     assert_eq!(numbers(&acquire(&mut table, two, 1, now).unwrap()), ["2"]);
     table.leave(one).unwrap();
     table.leave(two).unwrap();
-    assert_eq!(numbers(&acquire(&mut table, three, 1, now).unwrap()), ["2"], "on the same storage");
-    assert_eq!(numbers(&acquire(&mut table, three, 9, now).unwrap()), ["1", "3"], "then all other classes");
+    assert_eq!(
+        numbers(&acquire(&mut table, three, 1, now).unwrap()),
+        ["2"],
+        "on the same storage"
+    );
+    assert_eq!(
+        numbers(&acquire(&mut table, three, 9, now).unwrap()),
+        ["1", "3"],
+        "then all other classes"
+    );
     check(&table);
 }
 
@@ -90,11 +123,17 @@ fn a_failure_of_a_storage_counts_for_all_workers_that_share_it() {
         acquire(&mut table, id, 0, now).unwrap();
     }
     let lease = acquire(&mut table, ids[0], 1, now).unwrap()[0];
-    assert_eq!(table.report(ids[0], lease, &blames(Suspect::Host), now, 0.0), ReportVerdict::Retried);
+    assert_eq!(
+        table.report(ids[0], lease, &blames(Suspect::Host), now, 0.0),
+        ReportVerdict::Retried
+    );
     now += Duration::from_secs(2);
     table.tick(now);
     assert_eq!(acquire(&mut table, ids[1], 1, now).unwrap(), []);
     table.leave(ids[2]).unwrap();
     let lease = acquire(&mut table, ids[1], 1, now).unwrap()[0];
-    assert_eq!(table.report(ids[1], lease, &blames(Suspect::Host), now, 0.0), ReportVerdict::Settled);
+    assert_eq!(
+        table.report(ids[1], lease, &blames(Suspect::Host), now, 0.0),
+        ReportVerdict::Settled
+    );
 }

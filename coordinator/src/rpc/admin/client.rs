@@ -85,7 +85,10 @@ impl Client {
     /// if no coordinator listens there, to the default address on this machine.
     pub(crate) fn new(arguments: &CoordinatorArgs) -> Result<Self, AdminError> {
         let (connector, advice) = match arguments.socket() {
-            Some(Ok(socket)) => (Connector::Socket(socket.into()), "is it still running?".to_owned()),
+            Some(Ok(socket)) => (
+                Connector::Socket(socket.into()),
+                "is it still running?".to_owned(),
+            ),
             Some(Err(none)) => (
                 arguments.address.connector()?,
                 format!(
@@ -100,21 +103,45 @@ impl Client {
         let channel = connector.channel();
         // The response has a row for each of up to ten thousand workers.
         let stub = AdminClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
-        Ok(Self { stub, channel, endpoint: Endpoint { coordinator: connector.end(), advice } })
+        Ok(Self {
+            stub,
+            channel,
+            endpoint: Endpoint {
+                coordinator: connector.end(),
+                advice,
+            },
+        })
     }
 
     /// Gets the state of the fleet.
     pub(crate) async fn fleet(&mut self) -> Result<Overview, AdminError> {
-        Ok(call_within(&self.endpoint, "tell of the fleet", self.stub.get_fleet(proto::GetFleetRequest {}))
-            .await?
-            .into())
+        Ok(call_within(
+            &self.endpoint,
+            "tell of the fleet",
+            self.stub.get_fleet(proto::GetFleetRequest {}),
+        )
+        .await?
+        .into())
     }
 
     /// Gets one page of the classes that are leased or have failed.
-    pub(crate) async fn classes(&mut self, state: ListedState, after: Option<Wnid>) -> Result<ClassPage, AdminError> {
+    pub(crate) async fn classes(
+        &mut self,
+        state: ListedState,
+        after: Option<Wnid>,
+    ) -> Result<ClassPage, AdminError> {
         let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
-        let request = proto::ListClassesRequest { state: proto::ListedState::from(state).into(), after };
-        Ok(call_within(&self.endpoint, "list the classes", self.stub.list_classes(request)).await?.into())
+        let request = proto::ListClassesRequest {
+            state: proto::ListedState::from(state).into(),
+            after,
+        };
+        Ok(call_within(
+            &self.endpoint,
+            "list the classes",
+            self.stub.list_classes(request),
+        )
+        .await?
+        .into())
     }
 
     /// The job's final counts, once it is done; `None` if the coordinator stops before.
@@ -135,7 +162,9 @@ impl Client {
     pub(crate) async fn retry(&mut self, wnids: &[Wnid]) -> Result<Retried, AdminError> {
         let mut retried = Retried::default();
         // An empty list is one batch; it means all failed classes.
-        let batches = wnids.chunks(MAX_BATCH).chain(wnids.is_empty().then_some(wnids));
+        let batches = wnids
+            .chunks(MAX_BATCH)
+            .chain(wnids.is_empty().then_some(wnids));
         for batch in batches {
             let wnids = batch.iter().map(Wnid::to_string).collect();
             let call = self.stub.retry_failed(proto::RetryFailedRequest { wnids });
@@ -148,28 +177,52 @@ impl Client {
 
     /// Asks a worker to finish its leases and exit.
     pub(crate) async fn drain(&mut self, name: &str) -> Result<(), AdminError> {
-        let request = proto::DrainWorkerRequest { worker_name: name.to_owned() };
-        call_within(&self.endpoint, "drain a worker", self.stub.drain_worker(request)).await?;
+        let request = proto::DrainWorkerRequest {
+            worker_name: name.to_owned(),
+        };
+        call_within(
+            &self.endpoint,
+            "drain a worker",
+            self.stub.drain_worker(request),
+        )
+        .await?;
         Ok(())
     }
 
     /// Ends the waits that the origin has request for and returns the time left of the longest one.
     pub(crate) async fn resume(&mut self) -> Result<Duration, AdminError> {
         let call = self.stub.resume(proto::ResumeRequest {});
-        Ok(Duration::from_millis(call_within(&self.endpoint, "resume requests to the origin", call).await?.left_ms))
+        Ok(Duration::from_millis(
+            call_within(&self.endpoint, "resume requests to the origin", call)
+                .await?
+                .left_ms,
+        ))
     }
 }
 
 async fn call_within<T>(
-    Endpoint { coordinator, advice }: &Endpoint,
+    Endpoint {
+        coordinator,
+        advice,
+    }: &Endpoint,
     request: &'static str,
     call: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, AdminError> {
     let refused = |why| AdminError::Refused { request, why };
-    let unreachable = |why| AdminError::Unreachable { coordinator: coordinator.clone(), why, advice: advice.clone() };
-    let denied = |why| AdminError::Denied { coordinator: coordinator.clone(), why };
+    let unreachable = |why| AdminError::Unreachable {
+        coordinator: coordinator.clone(),
+        why,
+        advice: advice.clone(),
+    };
+    let denied = |why| AdminError::Denied {
+        coordinator: coordinator.clone(),
+        why,
+    };
     match timeout(CALL_TIMEOUT, call).await {
-        Err(_) => Err(unreachable(format!("no answer for {}s", CALL_TIMEOUT.as_secs()))),
+        Err(_) => Err(unreachable(format!(
+            "no answer for {}s",
+            CALL_TIMEOUT.as_secs()
+        ))),
         Ok(Ok(reply)) => Ok(reply.into_inner()),
         Ok(Err(status)) => {
             let why = connect::reason(&status);

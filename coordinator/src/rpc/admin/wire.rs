@@ -95,7 +95,10 @@ impl From<ClassPage> for proto::ListClassesReply {
             length: class.length,
             outcome: class.failure.map(|failure| Outcome::Failed(failure).into()),
         };
-        Self { classes: page.classes.into_iter().map(class).collect(), more: page.more }
+        Self {
+            classes: page.classes.into_iter().map(class).collect(),
+            more: page.more,
+        }
     }
 }
 
@@ -110,9 +113,18 @@ impl From<proto::ListClassesReply> for ClassPage {
             let wnid = class.wnid.parse().ok()?;
             let bytes = class.bytes;
             let length = class.length;
-            Some(ClassView { wnid, worker: text(&class.worker), bytes, length, failure })
+            Some(ClassView {
+                wnid,
+                worker: text(&class.worker),
+                bytes,
+                length,
+                failure,
+            })
         };
-        Self { classes: wire.classes.into_iter().filter_map(class).collect(), more: wire.more }
+        Self {
+            classes: wire.classes.into_iter().filter_map(class).collect(),
+            more: wire.more,
+        }
     }
 }
 
@@ -253,8 +265,15 @@ pub(crate) mod tests {
 
     #[test]
     fn all_fields_survive_the_conversion() {
-        let job =
-            JobStatus { total: 40, success: 8, skipped: 7, failed: 6, leased: 9, pending: 10, ..JobStatus::default() };
+        let job = JobStatus {
+            total: 40,
+            success: 8,
+            skipped: 7,
+            failed: 6,
+            leased: 9,
+            pending: 10,
+            ..JobStatus::default()
+        };
         for phase in [
             Phase::Running,
             Phase::Recovering,
@@ -263,16 +282,30 @@ pub(crate) mod tests {
             Phase::Done,
             Phase::Stopping,
         ] {
-            let states = [WorkerState::Active, WorkerState::Draining, WorkerState::Quarantined];
+            let states = [
+                WorkerState::Active,
+                WorkerState::Draining,
+                WorkerState::Quarantined,
+            ];
             let workers = states.map(|state| WorkerView { state, ..worker() }).into();
             let sent = Fleet {
                 job,
                 phase,
-                origin: ConcurrencyStatus { quiet: Duration::from_millis(1), ..origin() },
+                origin: ConcurrencyStatus {
+                    quiet: Duration::from_millis(1),
+                    ..origin()
+                },
                 workers,
             };
             let received = Overview::from(fleet(sent.clone(), "run", 7));
-            assert_eq!(received, Overview { run_id: "run".to_owned(), epoch: 7, fleet: sent });
+            assert_eq!(
+                received,
+                Overview {
+                    run_id: "run".to_owned(),
+                    epoch: 7,
+                    fleet: sent
+                }
+            );
         }
     }
 }

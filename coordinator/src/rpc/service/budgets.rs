@@ -52,17 +52,32 @@ impl BudgetStream {
         let session = SessionId(first.session_id);
         // Subscribed before the first budget is read, so that no later change is missed.
         let changes = dispatcher.watch_budgets();
-        let budget = dispatcher.observe(session, observation(&first)).await.map_err(refused)?;
+        let budget = dispatcher
+            .observe(session, observation(&first))
+            .await
+            .map_err(refused)?;
         if let Some(trouble) = first_trouble(&first) {
-            dispatcher.first_trouble(session, trouble).await.map_err(refused)?;
+            dispatcher
+                .first_trouble(session, trouble)
+                .await
+                .map_err(refused)?;
         }
-        Ok(Self { dispatcher, session, observations, changes, sent: None, next: Some(budget) })
+        Ok(Self {
+            dispatcher,
+            session,
+            observations,
+            changes,
+            sent: None,
+            next: Some(budget),
+        })
     }
 
     /// The stream of budgets. It ends when the worker closes its side, when the session ends, or
     /// when the dispatcher stops.
     pub(super) fn budgets(self) -> impl Stream<Item = Result<proto::Budget, Status>> {
-        stream::try_unfold(self, |mut pacing| async move { Ok(pacing.changed().await?.map(|budget| (budget, pacing))) })
+        stream::try_unfold(self, |mut pacing| async move {
+            Ok(pacing.changed().await?.map(|budget| (budget, pacing)))
+        })
     }
 
     /// The next budget whose version the worker does not have.
@@ -117,7 +132,8 @@ fn observation(wire: &proto::Observation) -> Observation {
         requests: wire.requests.min(u32::MAX.into()),
         cuts: wire.cuts.min(u32::MAX.into()),
         refusals: wire.refusals.min(u32::MAX.into()),
-        retry_after: (wire.retry_after_ms > 0).then(|| Duration::from_millis(wire.retry_after_ms).min(MAX_RETRY_AFTER)),
+        retry_after: (wire.retry_after_ms > 0)
+            .then(|| Duration::from_millis(wire.retry_after_ms).min(MAX_RETRY_AFTER)),
     }
 }
 
@@ -163,11 +179,26 @@ mod tests {
             first_trouble: "\u{1b}".repeat(1000),
         };
         let clamped = observation(&wire);
-        assert!(first_trouble(&wire).is_some_and(|text| text.len() <= MAX_MESSAGE && !text.contains('\u{1b}')));
-        assert_eq!([clamped.open, clamped.flowing, clamped.wanted], [MAX_SLOTS; 3]);
+        assert!(
+            first_trouble(&wire)
+                .is_some_and(|text| text.len() <= MAX_MESSAGE && !text.contains('\u{1b}'))
+        );
+        assert_eq!(
+            [clamped.open, clamped.flowing, clamped.wanted],
+            [MAX_SLOTS; 3]
+        );
         assert_eq!(clamped.retry_after, Some(MAX_RETRY_AFTER));
-        for counter in [clamped.seen, clamped.received, clamped.requests, clamped.cuts, clamped.refusals] {
-            assert!(counter.checked_mul(20_000).is_some(), "the sum over all workers overflows: {counter}");
+        for counter in [
+            clamped.seen,
+            clamped.received,
+            clamped.requests,
+            clamped.cuts,
+            clamped.refusals,
+        ] {
+            assert!(
+                counter.checked_mul(20_000).is_some(),
+                "the sum over all workers overflows: {counter}"
+            );
         }
     }
 }

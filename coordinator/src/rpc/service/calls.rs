@@ -20,7 +20,11 @@ use crate::counters::{Call, JobCounters, known_call};
 /// The span of a call. Health probes are too frequent to be traced.
 pub(super) fn traced(request: &Request<()>) -> Span {
     let path = request.uri().path();
-    if path.starts_with("/grpc.health.") { Span::none() } else { trace::called(known_call(path), request.headers()) }
+    if path.starts_with("/grpc.health.") {
+        Span::none()
+    } else {
+        trace::called(known_call(path), request.headers())
+    }
 }
 
 /// The layer that counts calls.
@@ -38,7 +42,10 @@ impl<S> Layer<S> for CallMetricsLayer {
     type Service = CountedService<S>;
 
     fn layer(&self, inner: S) -> CountedService<S> {
-        CountedService { inner, counters: Arc::clone(&self.0) }
+        CountedService {
+            inner,
+            counters: Arc::clone(&self.0),
+        }
     }
 }
 
@@ -56,14 +63,19 @@ where
     }
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let mut running = RunningCall { call: Call::begin(request.uri().path()), counters: Arc::clone(&self.counters) };
+        let mut running = RunningCall {
+            call: Call::begin(request.uri().path()),
+            counters: Arc::clone(&self.counters),
+        };
         let answer = self.inner.call(request);
         Box::pin(async move {
             let answer = answer.await;
             if let Ok(response) = &answer {
                 // An error is in the headers of the response; without one the call succeeded.
                 let status = Status::from_header_map(response.headers());
-                running.call.answered(status.map_or(Code::Ok, |status| status.code()));
+                running
+                    .call
+                    .answered(status.map_or(Code::Ok, |status| status.code()));
             }
             answer
         })

@@ -38,7 +38,11 @@ impl HealthUpdater {
     pub(super) async fn follow(mut self, mut phase: watch::Receiver<Phase>, shutdown: Shutdown) {
         let serve_until_aborted = async {
             // The dispatcher may end first; then there is nothing to serve.
-            if phase.wait_for(|phase| *phase != Phase::Recovering).await.is_ok() {
+            if phase
+                .wait_for(|phase| *phase != Phase::Recovering)
+                .await
+                .is_ok()
+            {
                 self.set_status(ServingStatus::Serving).await;
                 std::future::pending::<()>().await;
             }

@@ -41,8 +41,14 @@ const HELD: usize = 46;
 const NAME: usize = 11;
 
 const _: () = {
-    assert!(MAX_BATCH * HELD <= MAX_HELD, "a message may name as many leases as the protocol says");
-    assert!(MAX_BATCH * NAME <= MAX_NAMES, "a message may name as many classes as the protocol says");
+    assert!(
+        MAX_BATCH * HELD <= MAX_HELD,
+        "a message may name as many leases as the protocol says"
+    );
+    assert!(
+        MAX_BATCH * NAME <= MAX_NAMES,
+        "a message may name as many classes as the protocol says"
+    );
 };
 
 /// The limits of one message of a method.
@@ -83,7 +89,10 @@ impl<S> Layer<S> for MessageLimits {
     type Service = LimitedService<S>;
 
     fn layer(&self, inner: S) -> LimitedService<S> {
-        LimitedService { memory: self.0.clone(), inner }
+        LimitedService {
+            memory: self.0.clone(),
+            inner,
+        }
     }
 }
 
@@ -102,7 +111,13 @@ where
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let reservation = Arc::new(self.memory.reservation(request.extensions().get::<Peer>()));
         let messages = Messages::new(Limit::of(request.uri().path()), Arc::clone(&reservation));
-        let answered = self.inner.call(request.map(|body| Body::new(Limited { body, messages, timeout: None })));
+        let answered = self.inner.call(request.map(|body| {
+            Body::new(Limited {
+                body,
+                messages,
+                timeout: None,
+            })
+        }));
         Box::pin(async move {
             let answer = answered.await;
             drop(reservation);
@@ -123,11 +138,18 @@ impl HttpBody for Limited {
     type Data = Bytes;
     type Error = Status;
 
-    fn poll_frame(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
-            let Some(timeout) = &mut self.timeout else { return Poll::Pending };
+            let Some(timeout) = &mut self.timeout else {
+                return Poll::Pending;
+            };
             ready!(timeout.as_mut().poll(context));
-            return Poll::Ready(Some(Err(Status::deadline_exceeded("the message did not end in time"))));
+            return Poll::Ready(Some(Err(Status::deadline_exceeded(
+                "the message did not end in time",
+            ))));
         };
         if let Some(Ok(frame)) = &frame
             && let Some(bytes) = frame.data_ref()
@@ -197,7 +219,16 @@ impl Varint {
 
 impl Messages {
     fn new(limit: Limit, reservation: Arc<Reservation>) -> Self {
-        Self { limit, at: Position::Prefix { known: 0, length: 0 }, left: 0, entries: 0, reservation }
+        Self {
+            limit,
+            at: Position::Prefix {
+                known: 0,
+                length: 0,
+            },
+            left: 0,
+            entries: 0,
+            reservation,
+        }
     }
 
     /// Whether a message has begun and not ended.
@@ -217,23 +248,36 @@ impl Messages {
                 continue;
             }
             let used = match self.at {
-                Position::Content(left) => bytes.len().min(self.left).min(usize::try_from(left).unwrap_or(usize::MAX)),
+                Position::Content(left) => bytes
+                    .len()
+                    .min(self.left)
+                    .min(usize::try_from(left).unwrap_or(usize::MAX)),
                 _ => 1,
             };
             bytes = &bytes[used..];
             self.left -= used;
             self.at = self.after(byte, used)?;
             if self.left == 0 {
-                self.at = Position::Prefix { known: 0, length: 0 };
+                self.at = Position::Prefix {
+                    known: 0,
+                    length: 0,
+                };
             }
         }
         Ok(())
     }
 
     fn prefix(&mut self, known: usize, length: usize, byte: u8) -> Result<(), Status> {
-        let length = if known == 0 { 0 } else { length << 8 | usize::from(byte) };
+        let length = if known == 0 {
+            0
+        } else {
+            length << 8 | usize::from(byte)
+        };
         if known < 4 {
-            self.at = Position::Prefix { known: known + 1, length };
+            self.at = Position::Prefix {
+                known: known + 1,
+                length,
+            };
             return Ok(());
         }
         if length > self.limit.bytes {
@@ -245,7 +289,14 @@ impl Messages {
         self.reservation.replace(length)?;
         self.left = length;
         self.entries = 0;
-        self.at = if length == 0 { Position::Prefix { known: 0, length: 0 } } else { Position::Tag(Varint::default()) };
+        self.at = if length == 0 {
+            Position::Prefix {
+                known: 0,
+                length: 0,
+            }
+        } else {
+            Position::Tag(Varint::default())
+        };
         Ok(())
     }
 

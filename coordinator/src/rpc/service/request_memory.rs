@@ -40,7 +40,11 @@ impl RequestMemory {
     /// A reservation for a call of a connection. Calls within the process have no peer.
     pub(super) fn reservation(&self, peer: Option<&Peer>) -> Reservation {
         let connection = peer.map(Peer::request_bytes).unwrap_or_default();
-        Reservation { all: Arc::clone(&self.0), connection, held: AtomicUsize::new(0) }
+        Reservation {
+            all: Arc::clone(&self.0),
+            connection,
+            held: AtomicUsize::new(0),
+        }
     }
 }
 
@@ -81,7 +85,11 @@ mod tests {
     fn call(memory: &RequestMemory, connection: &Arc<AtomicUsize>) -> Reservation {
         let all = Arc::clone(&memory.0);
         let connection = Arc::clone(connection);
-        Reservation { all, connection, held: AtomicUsize::default() }
+        Reservation {
+            all,
+            connection,
+            held: AtomicUsize::default(),
+        }
     }
 
     #[test]
@@ -90,13 +98,22 @@ mod tests {
         let connection = Arc::default();
         let calls: Vec<_> = (0..3).map(|_| call(&memory, &connection)).collect();
         assert!(calls[0].replace(4 << 20).is_ok() && calls[1].replace(4 << 20).is_ok());
-        assert!(calls[2].replace(1).is_err(), "short messages count for their connection");
+        assert!(
+            calls[2].replace(1).is_err(),
+            "short messages count for their connection"
+        );
         let other = call(&memory, &Arc::default());
         assert!(other.replace(4 << 20).is_ok());
         // The next message of a stream replaces the previous one.
         assert!(calls[0].replace(1 << 20).is_ok() && calls[2].replace(3 << 20).is_ok());
         drop((calls, other));
-        assert_eq!((connection.load(Ordering::Acquire), memory.0.load(Ordering::Acquire)), (0, 0));
+        assert_eq!(
+            (
+                connection.load(Ordering::Acquire),
+                memory.0.load(Ordering::Acquire)
+            ),
+            (0, 0)
+        );
     }
 
     #[test]

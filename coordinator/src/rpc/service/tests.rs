@@ -23,7 +23,10 @@ use crate::{
 
 mod pacing;
 
-const TERMS: LeaseTerms = LeaseTerms { epoch: 7, ttl: Duration::from_secs(30) };
+const TERMS: LeaseTerms = LeaseTerms {
+    epoch: 7,
+    ttl: Duration::from_secs(30),
+};
 
 /// A running service with its clients.
 struct Running {
@@ -55,17 +58,30 @@ impl Running {
     }
 
     async fn start_within(ceilings: Ceilings, count: u32) -> Self {
-        let wnids: Vec<Wnid> = (1..=count).map(|number| format!("n{number:08}").parse().unwrap()).collect();
+        let wnids: Vec<Wnid> = (1..=count)
+            .map(|number| format!("n{number:08}").parse().unwrap())
+            .collect();
         let table = LeaseTable::new(&wnids, 0, TERMS.epoch, TERMS.ttl);
         let mut dispatcher = JoinSet::new();
         let ledger = Writer::to_nowhere(&mut dispatcher);
-        let (owner, handle) = Dispatcher::new(table, ConcurrencyController::new(ceilings, Instant::now()), ledger);
+        let (owner, handle) = Dispatcher::new(
+            table,
+            ConcurrencyController::new(ceilings, Instant::now()),
+            ledger,
+        );
         dispatcher.spawn(owner.run());
         let (connect, connections) = mpsc::channel::<io::Result<DuplexStream>>(1);
         let shutdown = Shutdown::default();
         let incoming = tokio_stream::wrappers::ReceiverStream::new(connections);
         let mut server = JoinSet::new();
-        server.spawn(serve(handle.clone(), job(), TERMS, AuthLayer::open(), incoming, shutdown.clone()));
+        server.spawn(serve(
+            handle.clone(),
+            job(),
+            TERMS,
+            AuthLayer::open(),
+            incoming,
+            shutdown.clone(),
+        ));
         let channel = Endpoint::from_static("http://in-process")
             .connect_with_connector(tower::service_fn(move |_| {
                 let connect = connect.clone();
@@ -79,20 +95,47 @@ impl Running {
             .unwrap();
         let client = CoordinatorClient::new(channel.clone());
         let health = HealthClient::new(channel);
-        Self { client, health, handle, shutdown, server, _dispatcher: dispatcher }
+        Self {
+            client,
+            health,
+            handle,
+            shutdown,
+            server,
+            _dispatcher: dispatcher,
+        }
     }
 
     async fn register(&mut self) -> proto::RegisterReply {
-        self.client.register(registration(1)).await.unwrap().into_inner()
+        self.client
+            .register(registration(1))
+            .await
+            .unwrap()
+            .into_inner()
     }
 
     async fn acquire(&self, session_id: u64, max: u32) -> proto::AcquireReply {
-        let request = proto::AcquireRequest { session_id, max, held: vec![] };
-        self.client.clone().acquire(request).await.unwrap().into_inner()
+        let request = proto::AcquireRequest {
+            session_id,
+            max,
+            held: vec![],
+        };
+        self.client
+            .clone()
+            .acquire(request)
+            .await
+            .unwrap()
+            .into_inner()
     }
 
-    async fn report(&self, session_id: u64, lease: &proto::Lease, outcome: proto::outcome::Kind) -> proto::ReportReply {
-        let outcome = Some(proto::Outcome { kind: Some(outcome) });
+    async fn report(
+        &self,
+        session_id: u64,
+        lease: &proto::Lease,
+        outcome: proto::outcome::Kind,
+    ) -> proto::ReportReply {
+        let outcome = Some(proto::Outcome {
+            kind: Some(outcome),
+        });
         let results = vec![proto::Result {
             wnid: lease.wnid.clone(),
             token: lease.token,
@@ -102,7 +145,11 @@ impl Running {
         }];
         self.client
             .clone()
-            .report(proto::ReportRequest { session_id, results, ..Default::default() })
+            .report(proto::ReportRequest {
+                session_id,
+                results,
+                ..Default::default()
+            })
             .await
             .unwrap()
             .into_inner()
@@ -120,19 +167,39 @@ fn registration(protocol_version: u32) -> proto::RegisterRequest {
 }
 
 fn success() -> proto::outcome::Kind {
-    proto::outcome::Kind::Success(proto::Published { files: 1, bytes: 10_240 })
+    proto::outcome::Kind::Success(proto::Published {
+        files: 1,
+        bytes: 10_240,
+    })
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_worker_registers_acquires_reports_and_leaves() {
     let mut running = Running::start(2).await;
     let registered = running.register().await;
-    assert_eq!((registered.epoch, registered.ttl_ms, registered.renew_ms), (7, 30_000, 10_000));
-    assert_eq!(registered.job.unwrap().url_template, "http://127.0.0.1/x/{wnid}.tar");
+    assert_eq!(
+        (registered.epoch, registered.ttl_ms, registered.renew_ms),
+        (7, 30_000, 10_000)
+    );
+    assert_eq!(
+        registered.job.unwrap().url_template,
+        "http://127.0.0.1/x/{wnid}.tar"
+    );
     let session_id = registered.session_id;
-    assert_ne!(session_id, (7 << 32) + 1, "a worker must not guess another session by counting");
+    assert_ne!(
+        session_id,
+        (7 << 32) + 1,
+        "a worker must not guess another session by counting"
+    );
     let acquired = running.acquire(session_id, 5).await;
-    assert_eq!(acquired.leases.iter().map(|lease| lease.wnid.as_str()).collect::<Vec<_>>(), ["n00000001", "n00000002"]);
+    assert_eq!(
+        acquired
+            .leases
+            .iter()
+            .map(|lease| lease.wnid.as_str())
+            .collect::<Vec<_>>(),
+        ["n00000001", "n00000002"]
+    );
     assert!(acquired.leases.iter().all(|lease| lease.token >> 32 == 7));
     for lease in &acquired.leases {
         let reply = running.report(session_id, lease, success()).await;
@@ -140,12 +207,33 @@ async fn a_worker_registers_acquires_reports_and_leaves() {
     }
     let end = running.acquire(session_id, 1).await;
     assert!(end.job_done && end.status.unwrap().done);
-    running.client.leave(proto::LeaveRequest { session_id, ..Default::default() }).await.unwrap();
+    running
+        .client
+        .leave(proto::LeaveRequest {
+            session_id,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
     assert_eq!(running.handle.status().workers, 0);
     let counters = running.handle.counters();
-    assert_eq!((counters.grants.get(), counters.success.get(), counters.failed.get()), (2, 2, 0));
+    assert_eq!(
+        (
+            counters.grants.get(),
+            counters.success.get(),
+            counters.failed.get()
+        ),
+        (2, 2, 0)
+    );
     for method in ["Register", "Acquire", "Report", "Leave"] {
-        assert!(counters.calls.0.get(&labels("Coordinator", method, "OK")).is_some(), "{method}");
+        assert!(
+            counters
+                .calls
+                .0
+                .get(&labels("Coordinator", method, "OK"))
+                .is_some(),
+            "{method}"
+        );
     }
 }
 
@@ -154,8 +242,17 @@ async fn acquire_waits_until_a_class_is_returned() {
     let mut running = Running::start(1).await;
     let one = running.register().await.session_id;
     assert_eq!(running.acquire(one, 1).await.leases.len(), 1);
-    let other = proto::RegisterRequest { worker_name: "other".to_owned(), ..registration(1) };
-    let other = running.client.register(other).await.unwrap().into_inner().session_id;
+    let other = proto::RegisterRequest {
+        worker_name: "other".to_owned(),
+        ..registration(1)
+    };
+    let other = running
+        .client
+        .register(other)
+        .await
+        .unwrap()
+        .into_inner()
+        .session_id;
     let start = Instant::now();
     let nothing = running.acquire(other, 1).await;
     assert_eq!(
@@ -164,11 +261,22 @@ async fn acquire_waits_until_a_class_is_returned() {
     );
     let leave = async {
         tokio::time::sleep(Duration::from_secs(3)).await;
-        running.client.clone().leave(proto::LeaveRequest { session_id: one, ..Default::default() }).await.unwrap();
+        running
+            .client
+            .clone()
+            .leave(proto::LeaveRequest {
+                session_id: one,
+                ..Default::default()
+            })
+            .await
+            .unwrap();
     };
     let start = Instant::now();
     let (acquired, ()) = tokio::join!(running.acquire(other, 1), leave);
-    assert_eq!((acquired.leases.len(), start.elapsed()), (1, Duration::from_secs(3)));
+    assert_eq!(
+        (acquired.leases.len(), start.elapsed()),
+        (1, Duration::from_secs(3))
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -176,17 +284,58 @@ async fn invalid_messages_are_refused_and_a_lost_session_registers_again() {
     let mut running = Running::start(1).await;
     let refused = running.client.register(registration(2)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::FailedPrecondition);
-    assert!(refused.message().contains("version 2") && refused.message().contains("version 1"), "{refused}");
-    let held = vec![proto::Held { wnid: "../etc".to_owned(), token: 1, bytes: 0, length: 0, is_local: false }];
-    let request = proto::RegisterRequest { held, ..registration(1) };
-    assert_eq!(running.client.register(request).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    assert!(
+        refused.message().contains("version 2") && refused.message().contains("version 1"),
+        "{refused}"
+    );
+    let held = vec![proto::Held {
+        wnid: "../etc".to_owned(),
+        token: 1,
+        bytes: 0,
+        length: 0,
+        is_local: false,
+    }];
+    let request = proto::RegisterRequest {
+        held,
+        ..registration(1)
+    };
+    assert_eq!(
+        running.client.register(request).await.unwrap_err().code(),
+        tonic::Code::InvalidArgument
+    );
     for code in ["FAILED_PRECONDITION", "INVALID_ARGUMENT"] {
-        assert!(running.handle.counters().calls.0.get(&labels("Coordinator", "Register", code)).is_some(), "{code}");
+        assert!(
+            running
+                .handle
+                .counters()
+                .calls
+                .0
+                .get(&labels("Coordinator", "Register", code))
+                .is_some(),
+            "{code}"
+        );
     }
-    let renewed = running.client.renew(proto::RenewRequest { session_id: 99, ..Default::default() }).await.unwrap();
-    assert_eq!(renewed.into_inner().directive(), proto::Directive::Reregister);
-    assert_eq!(running.acquire(99, 1).await.directive(), proto::Directive::Reregister);
-    let lease = proto::Lease { wnid: "n00000001".to_owned(), token: 1, ..proto::Lease::default() };
+    let renewed = running
+        .client
+        .renew(proto::RenewRequest {
+            session_id: 99,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
+    assert_eq!(
+        renewed.into_inner().directive(),
+        proto::Directive::Reregister
+    );
+    assert_eq!(
+        running.acquire(99, 1).await.directive(),
+        proto::Directive::Reregister
+    );
+    let lease = proto::Lease {
+        wnid: "n00000001".to_owned(),
+        token: 1,
+        ..proto::Lease::default()
+    };
     let reported = running.report(99, &lease, success()).await;
     assert_eq!(reported.directive(), proto::Directive::Reregister);
     assert_eq!(
@@ -201,12 +350,18 @@ async fn results_beside_a_failure_of_an_unknown_kind_are_accepted() {
     let mut running = Running::start(3).await;
     let session_id = running.register().await.session_id;
     let leases = running.acquire(session_id, 2).await.leases;
-    let newer =
-        proto::Failure { kind: 77, message: "of a newer version".to_owned(), suspect: 1, ..proto::Failure::default() };
+    let newer = proto::Failure {
+        kind: 77,
+        message: "of a newer version".to_owned(),
+        suspect: 1,
+        ..proto::Failure::default()
+    };
     let result = |lease: &proto::Lease, outcome| proto::Result {
         wnid: lease.wnid.clone(),
         token: lease.token,
-        outcome: Some(proto::Outcome { kind: Some(outcome) }),
+        outcome: Some(proto::Outcome {
+            kind: Some(outcome),
+        }),
         traceparent: String::new(),
         needs_lease: false,
     };
@@ -214,11 +369,18 @@ async fn results_beside_a_failure_of_an_unknown_kind_are_accepted() {
     let results = vec![result(&leases[0], success()), newer];
     let reply = running
         .client
-        .report(proto::ReportRequest { session_id, results, ..Default::default() })
+        .report(proto::ReportRequest {
+            session_id,
+            results,
+            ..Default::default()
+        })
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(reply.acked, [leases[0].wnid.clone(), leases[1].wnid.clone()]);
+    assert_eq!(
+        reply.acked,
+        [leases[0].wnid.clone(), leases[1].wnid.clone()]
+    );
     let status = running.handle.status();
     assert_eq!((status.success, status.failed), (1, 1));
 }
@@ -228,24 +390,53 @@ async fn one_of_two_live_workers_of_one_name_is_refused_with_a_reason() {
     let mut running = Running::start(1).await;
     let older = running.register().await.session_id;
     assert_eq!(running.acquire(older, 1).await.leases.len(), 1);
-    let newer = proto::RegisterRequest { instance_nonce: vec![2], ..registration(1) };
-    let newer = running.client.register(newer).await.unwrap().into_inner().session_id;
+    let newer = proto::RegisterRequest {
+        instance_nonce: vec![2],
+        ..registration(1)
+    };
+    let newer = running
+        .client
+        .register(newer)
+        .await
+        .unwrap()
+        .into_inner()
+        .session_id;
     assert_eq!(running.acquire(newer, 1).await.leases.len(), 1);
     let refused = running.client.register(registration(1)).await.unwrap_err();
     assert_eq!(refused.code(), tonic::Code::AlreadyExists);
-    assert_eq!(refused.message(), "two workers are called host; give each its own --name");
-    let renew = proto::RenewRequest { session_id: newer, ..Default::default() };
+    assert_eq!(
+        refused.message(),
+        "two workers are called host; give each its own --name"
+    );
+    let renew = proto::RenewRequest {
+        session_id: newer,
+        ..Default::default()
+    };
     let renewed = running.client.renew(renew).await.unwrap().into_inner();
-    assert_eq!((renewed.directive(), renewed.job_done), (proto::Directive::Continue, false));
+    assert_eq!(
+        (renewed.directive(), renewed.job_done),
+        (proto::Directive::Continue, false)
+    );
     assert_eq!(running.handle.status().leased, 1);
-    let endless = proto::RegisterRequest { instance_nonce: vec![0; 65], ..registration(1) };
-    assert_eq!(running.client.register(endless).await.unwrap_err().code(), tonic::Code::InvalidArgument);
+    let endless = proto::RegisterRequest {
+        instance_nonce: vec![0; 65],
+        ..registration(1)
+    };
+    assert_eq!(
+        running.client.register(endless).await.unwrap_err().code(),
+        tonic::Code::InvalidArgument
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
     let mut running = Running::start(1).await;
-    let mut watch = running.client.watch(proto::WatchRequest {}).await.unwrap().into_inner();
+    let mut watch = running
+        .client
+        .watch(proto::WatchRequest {})
+        .await
+        .unwrap()
+        .into_inner();
     assert_eq!(watch.message().await.unwrap().unwrap().pending, 1);
     let session_id = running.register().await.session_id;
     let lease = running.acquire(session_id, 1).await.leases.remove(0);
@@ -257,7 +448,9 @@ async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
         suspect: 1,
         ..proto::Failure::default()
     };
-    running.report(session_id, &lease, proto::outcome::Kind::Failure(missing)).await;
+    running
+        .report(session_id, &lease, proto::outcome::Kind::Failure(missing))
+        .await;
     let last = watch.message().await.unwrap().unwrap();
     assert!(last.done && last.failed == 1);
     assert!(watch.message().await.unwrap().is_none());
@@ -265,8 +458,16 @@ async fn watchers_see_each_change_and_the_stream_ends_with_the_job() {
 
 /// Starts a watch on the program's health, which has sent its first answer.
 async fn watch_health(running: &Running) -> Streaming<tonic_health::pb::HealthCheckResponse> {
-    let request = tonic_health::pb::HealthCheckRequest { service: "imagenet.v1.Coordinator".to_owned() };
-    running.health.clone().watch(request).await.unwrap().into_inner()
+    let request = tonic_health::pb::HealthCheckRequest {
+        service: "imagenet.v1.Coordinator".to_owned(),
+    };
+    running
+        .health
+        .clone()
+        .watch(request)
+        .await
+        .unwrap()
+        .into_inner()
 }
 
 #[tokio::test(start_paused = true)]
@@ -275,13 +476,26 @@ async fn health_reflects_the_shutdown_and_its_watchers_do_not_delay_it() {
     let mut running = Running::start(1).await;
     let mut watch = watch_health(&running).await;
     while watch.message().await.unwrap().unwrap().status() != ServingStatus::Serving {}
-    for (service, found) in [("", true), ("imagenet.v1.Coordinator", true), ("imagenet.v1.Secret", false)] {
-        let request = tonic_health::pb::HealthCheckRequest { service: service.to_owned() };
+    for (service, found) in [
+        ("", true),
+        ("imagenet.v1.Coordinator", true),
+        ("imagenet.v1.Secret", false),
+    ] {
+        let request = tonic_health::pb::HealthCheckRequest {
+            service: service.to_owned(),
+        };
         let answer = running.health.clone().check(request).await;
-        assert_eq!(answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving), found, "{service}");
+        assert_eq!(
+            answer.is_ok_and(|answer| answer.get_ref().status() == ServingStatus::Serving),
+            found,
+            "{service}"
+        );
     }
     running.shutdown.drain.cancel();
-    assert_eq!(watch.message().await.unwrap().unwrap().status(), ServingStatus::NotServing);
+    assert_eq!(
+        watch.message().await.unwrap().unwrap().status(),
+        ServingStatus::NotServing
+    );
     running.shutdown.abort.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(1), running.server.join_next()).await;
     assert!(matches!(ended, Ok(Some(Ok(Ok(()))))), "{ended:?}");
@@ -293,16 +507,35 @@ async fn a_shutdown_tells_workers_to_stop_and_waits_for_no_poll_and_no_stream() 
     let session_id = running.register().await.session_id;
     running.acquire(session_id, 1).await;
     let _watch = running.client.watch(proto::WatchRequest {}).await.unwrap();
-    let other = proto::RegisterRequest { worker_name: "other".to_owned(), ..registration(1) };
-    let other = running.client.register(other).await.unwrap().into_inner().session_id;
+    let other = proto::RegisterRequest {
+        worker_name: "other".to_owned(),
+        ..registration(1)
+    };
+    let other = running
+        .client
+        .register(other)
+        .await
+        .unwrap()
+        .into_inner()
+        .session_id;
     let start = Instant::now();
     let drain = async {
         tokio::time::sleep(Duration::from_secs(1)).await;
         running.shutdown.drain.cancel();
     };
     let (polled, ()) = tokio::join!(running.acquire(other, 1), drain);
-    assert_eq!((polled.directive(), start.elapsed()), (proto::Directive::Stop, Duration::from_secs(1)));
-    let renewed = running.client.renew(proto::RenewRequest { session_id, ..Default::default() }).await.unwrap();
+    assert_eq!(
+        (polled.directive(), start.elapsed()),
+        (proto::Directive::Stop, Duration::from_secs(1))
+    );
+    let renewed = running
+        .client
+        .renew(proto::RenewRequest {
+            session_id,
+            ..Default::default()
+        })
+        .await
+        .unwrap();
     assert_eq!(renewed.into_inner().directive(), proto::Directive::Stop);
     running.shutdown.abort.cancel();
     let ended = tokio::time::timeout(Duration::from_secs(1), running.server.join_next()).await;

@@ -34,7 +34,14 @@ struct Case {
 
 impl Case {
     fn new(keep_tar: bool) -> Self {
-        Self::of(keep_tar, [("first.JPEG", 1000), ("long.JPEG", LONG), ("last.JPEG", 700)])
+        Self::of(
+            keep_tar,
+            [
+                ("first.JPEG", 1000),
+                ("long.JPEG", LONG),
+                ("last.JPEG", 700),
+            ],
+        )
     }
 
     fn of(keep_tar: bool, files: impl IntoIterator<Item = (impl AsRef<str>, usize)>) -> Self {
@@ -42,35 +49,56 @@ impl Case {
         for (seed, (name, size)) in (1_u32..).zip(files) {
             // A period that is no multiple of a block, so that no two places look the same for
             // long.
-            let pattern: Vec<u8> =
-                (0..9973_u32).map(|at| (at.wrapping_mul(seed * 7919) >> 8).to_le_bytes()[0]).collect();
+            let pattern: Vec<u8> = (0..9973_u32)
+                .map(|at| (at.wrapping_mul(seed * 7919) >> 8).to_le_bytes()[0])
+                .collect();
             let mut body = pattern.repeat(size / pattern.len() + 1);
             body.truncate(size);
             let mut header = tar::Header::new_gnu();
             header.set_size(size as u64);
-            builder.append_data(&mut header, name.as_ref(), body.as_slice()).unwrap();
+            builder
+                .append_data(&mut header, name.as_ref(), body.as_slice())
+                .unwrap();
         }
         let tar = builder.into_inner().unwrap();
         let folder = tempfile::tempdir().unwrap();
         let target = Target::open(&folder.path().join("target"), None).unwrap();
         let length = Some(tar.len() as u64);
         let etag = Some("\"one\"".to_owned());
-        let source = Source { url: URL.to_owned(), length, etag, ..Source::default() };
+        let source = Source {
+            url: URL.to_owned(),
+            length,
+            etag,
+            ..Source::default()
+        };
         let long = 512 + 1024 + 512;
         let wnid = "n00000001".parse().unwrap();
-        Self { folder, target, wnid, keep_tar, source, tar, long: long..long + LONG as u64 }
+        Self {
+            folder,
+            target,
+            wnid,
+            keep_tar,
+            source,
+            tar,
+            long: long..long + LONG as u64,
+        }
     }
 
     /// Pushes a range of the tar, in pieces.
     fn push(&self, unpacker: &mut Unpacker, range: Range<u64>) {
         let [from, to] = [range.start, range.end].map(|place| usize::try_from(place).unwrap());
-        self.tar[from..to].chunks(PIECE).for_each(|piece| unpacker.push(piece).unwrap());
+        self.tar[from..to]
+            .chunks(PIECE)
+            .for_each(|piece| unpacker.push(piece).unwrap());
     }
 
     /// An unpacker that has received the tar up to this offset.
     fn unpacked_up_to(&self, place: u64) -> (Staging, Unpacker) {
         let staging = Staging::create(&self.target, self.wnid).unwrap();
-        let start = Start { source: self.source.clone(), ..Start::default() };
+        let start = Start {
+            source: self.source.clone(),
+            ..Start::default()
+        };
         let mut unpacker = Unpacker::open(&staging, self.wnid, start, self.keep_tar).unwrap();
         self.push(&mut unpacker, 0..place);
         (staging, unpacker)
@@ -82,14 +110,27 @@ impl Case {
 
     /// Takes over, and returns the offset at which a new attempt would continue.
     fn resume_offset(&self) -> u64 {
-        self.take_over().1.map_or(0, |checkpoint| checkpoint.position)
+        self.take_over()
+            .1
+            .map_or(0, |checkpoint| checkpoint.position)
     }
 
     /// Opens an unpacker that continues where an earlier one ended.
     fn resume(&self) -> (Staging, u64, Unpacker) {
         let (staging, checkpoint) = self.take_over();
-        let Checkpoint { source, files, begun, position, .. } = checkpoint.expect("something is left");
-        let start = Start { source, files, begun, offset: position };
+        let Checkpoint {
+            source,
+            files,
+            begun,
+            position,
+            ..
+        } = checkpoint.expect("something is left");
+        let start = Start {
+            source,
+            files,
+            begun,
+            offset: position,
+        };
         let unpacker = Unpacker::open(&staging, self.wnid, start, self.keep_tar).unwrap();
         (staging, position, unpacker)
     }
@@ -113,15 +154,28 @@ impl Case {
             let mut body = Vec::new();
             io::Read::read_to_end(&mut file, &mut body).unwrap();
             let entry = entries.next().unwrap();
-            assert_eq!((entry.size, entry.blake3), (body.len() as u64, blake3::hash(&body)));
-            assert_eq!(entry.next_header, (file.raw_file_position() + entry.size).next_multiple_of(512));
+            assert_eq!(
+                (entry.size, entry.blake3),
+                (body.len() as u64, blake3::hash(&body))
+            );
+            assert_eq!(
+                entry.next_header,
+                (file.raw_file_position() + entry.size).next_multiple_of(512)
+            );
             count += 1;
             assert_eq!(file.path().unwrap().to_str(), Some(entry.name.as_str()));
-            assert!(fs::read(staging.class_folder().join(&entry.name)).unwrap() == body, "{}", entry.name);
+            assert!(
+                fs::read(staging.class_folder().join(&entry.name)).unwrap() == body,
+                "{}",
+                entry.name
+            );
         }
         assert_eq!((entries.next(), count), (None, files));
         if self.keep_tar {
-            assert!(fs::read(staging.tar()).unwrap() == self.tar, "the staged tar");
+            assert!(
+                fs::read(staging.tar()).unwrap() == self.tar,
+                "the staged tar"
+            );
         }
     }
 
@@ -131,8 +185,13 @@ impl Case {
     }
 
     fn staged(&self, name: &str) -> PathBuf {
-        let folders = fs::read_dir(self.target.staging()).unwrap().map(|entry| entry.unwrap().path());
-        folders.map(|folder| folder.join(name)).find(|path| path.exists()).expect("it is staged")
+        let folders = fs::read_dir(self.target.staging())
+            .unwrap()
+            .map(|entry| entry.unwrap().path());
+        folders
+            .map(|folder| folder.join(name))
+            .find(|path| path.exists())
+            .expect("it is staged")
     }
 }
 
@@ -141,7 +200,14 @@ fn an_unpacker_stopped_at_any_byte_continues_there() {
     for keep_tar in [false, true] {
         let case = Case::new(keep_tar);
         let Range { start, end } = case.long;
-        for place in [start, start + 1, start + 513, start + 5_000_001, end - 1, end] {
+        for place in [
+            start,
+            start + 1,
+            start + 513,
+            start + 5_000_001,
+            end - 1,
+            end,
+        ] {
             let (staging, mut unpacker) = case.unpacked_up_to(place);
             assert_eq!(unpacker.checkpoint().unwrap(), place);
             drop(unpacker);
@@ -160,7 +226,10 @@ fn an_unpacker_killed_in_a_long_file_continues_at_its_last_journal_line() {
             let killed_at = case.long.start + written;
             drop(case.unpacked_up_to(killed_at));
             let position = case.finish();
-            assert!(case.long.contains(&position) && position + INTERVAL > killed_at, "{position} after {killed_at}");
+            assert!(
+                case.long.contains(&position) && position + INTERVAL > killed_at,
+                "{position} after {killed_at}"
+            );
             case.take_over().0.remove().unwrap();
         }
     }
@@ -191,8 +260,12 @@ fn a_partial_file_that_does_not_match_its_digest_is_not_continued() {
             bytes[4_000_000] ^= 1;
             fs::write(case.long_file(), bytes).unwrap();
         }),
-        ("the file was emptied", |case| fs::write(case.long_file(), "").unwrap()),
-        ("it is gone", |case| fs::remove_file(case.long_file()).unwrap()),
+        ("the file was emptied", |case| {
+            fs::write(case.long_file(), "").unwrap();
+        }),
+        ("it is gone", |case| {
+            fs::remove_file(case.long_file()).unwrap();
+        }),
         ("it is a link", |case| {
             let elsewhere = case.folder.path().join("elsewhere");
             fs::rename(case.long_file(), &elsewhere).unwrap();
@@ -218,7 +291,10 @@ fn bytes_of_a_file_beyond_its_last_journal_line_are_cut_off() {
     let case = Case::new(false);
     drop(case.unpacked_up_to(case.long.start + 9_000_000));
     let noted = case.resume_offset();
-    assert_eq!(fs::metadata(case.long_file()).unwrap().len(), noted - case.long.start);
+    assert_eq!(
+        fs::metadata(case.long_file()).unwrap().len(),
+        noted - case.long.start
+    );
     assert_eq!(case.finish(), noted);
 }
 
@@ -234,7 +310,10 @@ fn a_former_owner_that_continues_for_a_while_does_no_harm() {
         case.push(&mut former, killed_at..killed_at + 2_000_000);
         case.push(&mut unpacker, position..case.long.end - 4_000_000);
         case.push(&mut former, killed_at + 2_000_000..case.long.end - 1);
-        case.push(&mut unpacker, case.long.end - 4_000_000..case.tar.len() as u64);
+        case.push(
+            &mut unpacker,
+            case.long.end - 4_000_000..case.tar.len() as u64,
+        );
         case.assert_whole(&staging, unpacker);
     }
 }
@@ -248,7 +327,10 @@ fn a_kill_during_a_takeover_loses_neither_files_nor_parts() {
         drop(case.unpacked_up_to(place));
         let noted = if files_moved { case.resume_offset() } else { 0 };
         // The state before the takeover.
-        let former = case.target.staging().join(format!("{}.{:016x}.old", case.wnid, 7));
+        let former = case
+            .target
+            .staging()
+            .join(format!("{}.{:016x}.old", case.wnid, 7));
         fs::create_dir_all(former.join("class")).unwrap();
         fs::create_dir(former.join("parts")).unwrap();
         let journal = fs::read_to_string(case.staged("journal")).unwrap();
@@ -258,14 +340,26 @@ fn a_kill_during_a_takeover_loses_neither_files_nor_parts() {
             fs::copy(case.staged("tar"), former.join("tar")).unwrap();
         }
         let start = case.long.end - 1000;
-        let mut part = PartWriter::new(former.join("parts").join(name(start)), Version::of(&case.source), start);
+        let mut part = PartWriter::new(
+            former.join("parts").join(name(start)),
+            Version::of(&case.source),
+            start,
+        );
         part.fill(b"of the long file");
         part.write().unwrap();
 
         let (_, checkpoint) = case.take_over();
-        let Checkpoint { position, parts, .. } = checkpoint.unwrap();
-        assert!(position >= noted && position > case.long.start, "{position}");
-        let ranges: Vec<_> = parts.iter().map(|part| (part.start, part.reached)).collect();
+        let Checkpoint {
+            position, parts, ..
+        } = checkpoint.unwrap();
+        assert!(
+            position >= noted && position > case.long.start,
+            "{position}"
+        );
+        let ranges: Vec<_> = parts
+            .iter()
+            .map(|part| (part.start, part.reached))
+            .collect();
         assert_eq!(ranges, [(start, start + 16)]);
         assert_eq!(case.finish(), position);
     }
@@ -283,7 +377,14 @@ fn a_stop_before_any_new_byte_keeps_the_checkpoint() {
 
 #[test]
 fn the_files_before_a_partial_file_are_recorded_before_it() {
-    let case = Case::of(false, [("small.JPEG", 2000), ("long.JPEG", LONG), ("last.JPEG", 700)]);
+    let case = Case::of(
+        false,
+        [
+            ("small.JPEG", 2000),
+            ("long.JPEG", LONG),
+            ("last.JPEG", 700),
+        ],
+    );
     let (_, mut unpacker) = case.unpacked_up_to(0);
     unpacker.push(&case.tar[..10_000_000]).unwrap();
     drop(unpacker);
@@ -293,7 +394,9 @@ fn the_files_before_a_partial_file_are_recorded_before_it() {
 /// Files whose sizes are close to multiples of a BLAKE3 chunk.
 fn small_files() -> impl Iterator<Item = (String, usize)> {
     let sizes = (0..20).flat_map(|chunks| [1024 * chunks, 1024 * chunks + 1, 1024 * chunks + 700]);
-    sizes.enumerate().map(|(number, size)| (format!("{number}.JPEG"), size))
+    sizes
+        .enumerate()
+        .map(|(number, size)| (format!("{number}.JPEG"), size))
 }
 
 #[test]
@@ -301,7 +404,9 @@ fn digests_of_small_files_do_not_depend_on_the_size_of_the_pieces() {
     let case = Case::of(true, small_files());
     for piece in [1, 511, 5000, 16_384, 50_000, usize::MAX] {
         let (staging, mut unpacker) = case.unpacked_up_to(0);
-        case.tar.chunks(piece).for_each(|piece| unpacker.push(piece).unwrap());
+        case.tar
+            .chunks(piece)
+            .for_each(|piece| unpacker.push(piece).unwrap());
         case.assert_whole(&staging, unpacker);
         staging.remove().unwrap();
     }
@@ -326,7 +431,10 @@ fn small_files_before_an_error_are_complete() {
 
 /// A tar that is too short for the checkpoints that are made after a number of bytes.
 fn short_case(keep_tar: bool) -> Case {
-    Case::of(keep_tar, (0..60).map(|number| (format!("{number}.JPEG"), 5000 + number * 700)))
+    Case::of(
+        keep_tar,
+        (0..60).map(|number| (format!("{number}.JPEG"), 5000 + number * 700)),
+    )
 }
 
 #[tokio::test(start_paused = true)]
@@ -364,11 +472,23 @@ async fn bytes_received_before_a_pause_are_recorded_in_it() {
     for keep_tar in [false, true] {
         let case = short_case(keep_tar);
         let (_, mut unpacker) = case.unpacked_up_to(0);
-        assert!(timeout(Duration::from_mins(1), unpacker.timer().due()).await.is_err(), "there is nothing to note");
+        assert!(
+            timeout(Duration::from_mins(1), unpacker.timer().due())
+                .await
+                .is_err(),
+            "there is nothing to note"
+        );
         unpacker.push(&case.tar[..300_000]).unwrap();
-        timeout(Duration::from_secs(1), unpacker.timer().due()).await.expect("within a second");
+        timeout(Duration::from_secs(1), unpacker.timer().due())
+            .await
+            .expect("within a second");
         unpacker.note_progress().unwrap();
-        assert!(timeout(Duration::from_mins(1), unpacker.timer().due()).await.is_err(), "all of it is noted");
+        assert!(
+            timeout(Duration::from_mins(1), unpacker.timer().due())
+                .await
+                .is_err(),
+            "all of it is noted"
+        );
         drop(unpacker);
         assert!(case.finish() + 1024 > 300_000);
     }

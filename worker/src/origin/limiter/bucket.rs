@@ -33,7 +33,12 @@ pub(super) struct Place(u64);
 
 impl TokenBucket {
     pub(super) fn new(now: Instant) -> Self {
-        Self { rate: None, debt: 0.0, at: now, spent: 0 }
+        Self {
+            rate: None,
+            debt: 0.0,
+            at: now,
+            spent: 0,
+        }
     }
 
     /// Sets the rate in bytes per second.
@@ -63,7 +68,9 @@ impl TokenBucket {
     /// How long a transfer with this position waits before it may receive more bytes.
     pub(super) fn wait(&mut self, Place(place): Place, now: Instant) -> Duration {
         self.settle(now);
-        let Some(rate) = self.rate else { return Duration::ZERO };
+        let Some(rate) = self.rate else {
+            return Duration::ZERO;
+        };
         let debt = self.debt - number(self.spent - place);
         Duration::try_from_secs_f64(debt / number(rate.max(1))).unwrap_or(Duration::ZERO)
     }
@@ -90,7 +97,13 @@ mod tests {
 
     /// Simulates `transfers` that each receive `chunk` bytes whenever the bucket permits; returns
     /// the bytes received in the time `over`.
-    fn received(bucket: &mut TokenBucket, transfers: usize, chunk: u64, start: Instant, over: Duration) -> u64 {
+    fn received(
+        bucket: &mut TokenBucket,
+        transfers: usize,
+        chunk: u64,
+        start: Instant,
+        over: Duration,
+    ) -> u64 {
         let mut places = vec![Place::default(); transfers];
         let mut now = start;
         let mut bytes = 0;
@@ -114,7 +127,10 @@ mod tests {
             bucket.set_rate(Some(1_000_000), now);
             let bytes = received(&mut bucket, transfers, chunk, now, 10 * SECOND);
             let most = 10_000_000 + 50_000 + transfers as u64 * chunk;
-            assert!((9_900_000..=most).contains(&bytes), "{transfers} of {chunk}: {bytes}");
+            assert!(
+                (9_900_000..=most).contains(&bytes),
+                "{transfers} of {chunk}: {bytes}"
+            );
         }
     }
 
@@ -135,9 +151,15 @@ mod tests {
         let mut bucket = TokenBucket::new(now);
         bucket.set_rate(Some(1000), now);
         let places = [1000, 1000, 1000].map(|bytes| bucket.spend(bytes, now));
-        assert_eq!(places.map(|place| bucket.wait(place, now).as_secs()), [1, 2, 3]);
+        assert_eq!(
+            places.map(|place| bucket.wait(place, now).as_secs()),
+            [1, 2, 3]
+        );
         let later = now + 2 * SECOND;
-        assert_eq!(places.map(|place| bucket.wait(place, later).as_secs()), [0, 0, 1]);
+        assert_eq!(
+            places.map(|place| bucket.wait(place, later).as_secs()),
+            [0, 0, 1]
+        );
     }
 
     #[test]
@@ -147,7 +169,11 @@ mod tests {
         let place = bucket.spend(1 << 40, now);
         assert_eq!(bucket.wait(place, now), Duration::ZERO, "no limit");
         bucket.set_rate(Some(1000), now);
-        assert_eq!(bucket.wait(place, now), Duration::ZERO, "bytes received before the limit do not count");
+        assert_eq!(
+            bucket.wait(place, now),
+            Duration::ZERO,
+            "bytes received before the limit do not count"
+        );
         let place = bucket.spend(10_000, now);
         assert_eq!(bucket.wait(place, now).as_secs(), 10);
         bucket.set_rate(Some(10_000), now);

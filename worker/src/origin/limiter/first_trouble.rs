@@ -26,7 +26,10 @@ impl FirstFailures {
     pub(super) fn answered(&self) {
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !state.has_answered {
-            *state = State { has_answered: true, reported: Vec::new() };
+            *state = State {
+                has_answered: true,
+                reported: Vec::new(),
+            };
         }
     }
 
@@ -35,11 +38,16 @@ impl FirstFailures {
     pub(super) fn note(&self, error: &DownloadError, address: &str) -> Option<String> {
         let sentence = match error {
             DownloadError::Connection { why } => format!("{why}; is --url right? Trying again"),
-            DownloadError::Timeout { .. } => format!("no answer of {address}: {error}; trying again"),
+            DownloadError::Timeout { .. } => {
+                format!("no answer of {address}: {error}; trying again")
+            }
             _ => return None,
         };
         let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.has_answered || state.reported.len() >= MAX_CAUSES || state.reported.contains(&sentence) {
+        if state.has_answered
+            || state.reported.len() >= MAX_CAUSES
+            || state.reported.contains(&sentence)
+        {
             return None;
         }
         state.reported.push(sentence.clone());
@@ -60,18 +68,26 @@ mod tests {
     use super::*;
 
     fn refused() -> DownloadError {
-        DownloadError::Connection { why: "no connection to http://h:9: refused".to_owned() }
+        DownloadError::Connection {
+            why: "no connection to http://h:9: refused".to_owned(),
+        }
     }
 
     #[test]
     fn a_cause_is_reported_once_until_the_origin_has_answered() {
         let first = FirstFailures::default();
-        let message = Some("no connection to http://h:9: refused; is --url right? Trying again".to_owned());
+        let message =
+            Some("no connection to http://h:9: refused; is --url right? Trying again".to_owned());
         assert_eq!(first.note(&refused(), "http://h:9"), message);
         assert_eq!(first.note(&refused(), "http://h:9"), None);
-        let silent = DownloadError::Timeout { after: Duration::from_secs(2) };
+        let silent = DownloadError::Timeout {
+            after: Duration::from_secs(2),
+        };
         let message = first.note(&silent, "http://h:9").unwrap();
-        assert_eq!(message, "no answer of http://h:9: Request timeout after 2s; trying again");
+        assert_eq!(
+            message,
+            "no answer of http://h:9: Request timeout after 2s; trying again"
+        );
         assert_eq!(first.last(), message);
         assert_eq!(
             first.note(&DownloadError::NotATar { why: String::new() }, "http://h:9"),
@@ -80,14 +96,23 @@ mod tests {
         );
         first.answered();
         assert_eq!(first.last(), "");
-        let other = DownloadError::Connection { why: "reset".to_owned() };
+        let other = DownloadError::Connection {
+            why: "reset".to_owned(),
+        };
         assert_eq!(first.note(&other, "http://h:9"), None);
     }
 
     #[test]
     fn the_number_of_causes_is_bounded() {
         let first = FirstFailures::default();
-        let cause = |number| DownloadError::Connection { why: format!("cause {number}") };
-        assert_eq!((0..100).filter_map(|number| first.note(&cause(number), "")).count(), MAX_CAUSES);
+        let cause = |number| DownloadError::Connection {
+            why: format!("cause {number}"),
+        };
+        assert_eq!(
+            (0..100)
+                .filter_map(|number| first.note(&cause(number), ""))
+                .count(),
+            MAX_CAUSES
+        );
     }
 }

@@ -134,7 +134,10 @@ impl OriginLimiter {
         let mut quiet_until = self.quiet_until.subscribe();
         let (admit, mut admission) = oneshot::channel();
         let ticket = self.change(|state| state.permits.ask(priority, admit));
-        let mut waiting = Waiting { limiter: self, ticket: Some(ticket) };
+        let mut waiting = Waiting {
+            limiter: self,
+            ticket: Some(ticket),
+        };
         loop {
             let until = *quiet_until.borrow_and_update();
             let is_quiet = until > Instant::now();
@@ -235,7 +238,8 @@ impl OriginLimiter {
                 self.change(|state| state.permits.plenty());
             }
         }
-        self.has_rate().then(|| lock(&self.bucket).spend(bytes, Instant::now()))
+        self.has_rate()
+            .then(|| lock(&self.bucket).spend(bytes, Instant::now()))
     }
 
     /// Whether a rate limit applies.
@@ -279,7 +283,8 @@ impl OriginLimiter {
     pub(crate) fn keep_to(&self, budget: &Budget) {
         let now = Instant::now();
         lock(&self.bucket).set_rate(budget.bytes_per_second, now);
-        self.has_rate.store(budget.bytes_per_second.is_some(), Ordering::Relaxed);
+        self.has_rate
+            .store(budget.bytes_per_second.is_some(), Ordering::Relaxed);
         self.change(|state| {
             state.permits.set_limit(budget.connections);
             state.seen = budget.version;
@@ -294,7 +299,9 @@ impl OriginLimiter {
     /// The current state of this process's requests to the origin.
     pub(crate) fn observation(&self) -> Observation {
         let state = lock(&self.state);
-        let retry_after = state.retry_after_until.map(|until| until.saturating_duration_since(Instant::now()));
+        let retry_after = state
+            .retry_after_until
+            .map(|until| until.saturating_duration_since(Instant::now()));
         Observation {
             seen: state.seen,
             open: state.permits.open(),
@@ -342,7 +349,9 @@ impl OriginLimiter {
             }
         }
         self.counters.origin_open.set(state.permits.open().into());
-        self.counters.origin_waiting.set(state.permits.waiting().into());
+        self.counters
+            .origin_waiting
+            .set(state.permits.waiting().into());
         self.counters.origin_limit.set(state.permits.limit().into());
         if state.permits.has_news() {
             self.news.notify_one();
@@ -373,7 +382,8 @@ impl Permit {
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.limiter.change(|state| state.permits.release(self.flowing));
+        self.limiter
+            .change(|state| state.permits.release(self.flowing));
     }
 }
 

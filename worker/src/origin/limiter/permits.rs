@@ -73,7 +73,10 @@ impl<Call> Permits<Call> {
 
     /// Number of waiting requests.
     pub(super) fn waiting(&self) -> u32 {
-        self.waiting.iter().map(|queue| u32::try_from(queue.len()).unwrap_or(u32::MAX)).sum()
+        self.waiting
+            .iter()
+            .map(|queue| u32::try_from(queue.len()).unwrap_or(u32::MAX))
+            .sum()
     }
 
     /// The demand: connections that this process could use now, the open ones included.
@@ -83,8 +86,9 @@ impl<Call> Permits<Call> {
 
     /// Sets the budget. Connections above a lower budget stay open until their requests end.
     pub(super) fn set_limit(&mut self, limit: u32) {
-        self.must_report_lowering =
-            limit < self.limit || limit < self.open || (self.must_report_lowering && limit == self.limit);
+        self.must_report_lowering = limit < self.limit
+            || limit < self.open
+            || (self.must_report_lowering && limit == self.limit);
         self.limit = limit;
     }
 
@@ -141,7 +145,8 @@ impl<Call> Permits<Call> {
     /// Whether there is a change that the coordinator needs to receive at once.
     pub(super) fn has_news(&self) -> bool {
         let wanted = self.wanted();
-        let wants_more = wanted > self.reported_wanted && (self.reported_wanted == 0 || wanted > self.limit);
+        let wants_more =
+            wanted > self.reported_wanted && (self.reported_wanted == 0 || wanted > self.limit);
         self.has_failures
             || self.has_received_enough
             || wants_more
@@ -196,12 +201,18 @@ mod tests {
         assert_eq!(admitted(&mut permits), ["a", "b", "c"]);
         permits.told();
         permits.set_limit(1);
-        assert_eq!((permits.open(), permits.wanted(), permits.has_news()), (3, 4, false));
+        assert_eq!(
+            (permits.open(), permits.wanted(), permits.has_news()),
+            (3, 4, false)
+        );
         permits.release(false);
         assert!(admitted(&mut permits).is_empty() && !permits.has_news());
         permits.release(false);
         assert!(admitted(&mut permits).is_empty());
-        assert!(permits.has_news(), "the coordinator can allocate the two connections to another worker");
+        assert!(
+            permits.has_news(),
+            "the coordinator can allocate the two connections to another worker"
+        );
         permits.told();
         assert!(!permits.has_news());
         permits.release(false);

@@ -19,7 +19,11 @@ pub(crate) struct Transfer {
 impl Transfer {
     pub(crate) fn new(response: Response, mut permit: Permit) -> Self {
         permit.flows();
-        Self { response, permit, place: None }
+        Self {
+            response,
+            permit,
+            place: None,
+        }
     }
 
     /// Status and header fields of the response.

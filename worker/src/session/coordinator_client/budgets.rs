@@ -53,8 +53,14 @@ impl CoordinatorClient {
         first_trouble: String,
     ) -> Result<(Observations, Budgets), NoBudget> {
         let (sender, stream) = mpsc::channel(1);
-        sender.try_send(wire_observation(session, first, first_trouble)).expect("there is room for one");
-        let budgets = self.stub.pace(ReceiverStream::new(stream)).await?.into_inner();
+        sender
+            .try_send(wire_observation(session, first, first_trouble))
+            .expect("there is room for one");
+        let budgets = self
+            .stub
+            .pace(ReceiverStream::new(stream))
+            .await?
+            .into_inner();
         Ok((Observations { sender, session }, Budgets(budgets)))
     }
 }
@@ -63,15 +69,23 @@ impl Observations {
     /// Waits until an observation can be sent. The caller then sends its newest observation. Cancel
     /// safe.
     pub(crate) async fn reserve(&self) -> Result<Reservation<'_>, NoBudget> {
-        let permit = self.sender.reserve().await.map_err(|_| NoBudget::Now("the stream has ended".to_owned()))?;
-        Ok(Reservation { permit, session: self.session })
+        let permit = self
+            .sender
+            .reserve()
+            .await
+            .map_err(|_| NoBudget::Now("the stream has ended".to_owned()))?;
+        Ok(Reservation {
+            permit,
+            session: self.session,
+        })
     }
 }
 
 impl Reservation<'_> {
     /// Sends an observation. `first_trouble`: why the origin has not answered yet; empty if it has.
     pub(crate) fn send(self, observation: &Observation, first_trouble: String) {
-        self.permit.send(wire_observation(self.session, observation, first_trouble));
+        self.permit
+            .send(wire_observation(self.session, observation, first_trouble));
     }
 }
 
@@ -79,13 +93,15 @@ impl Budgets {
     /// Waits for the next budget. Cancel safe.
     pub(crate) async fn next(&mut self) -> Result<Budget, NoBudget> {
         let next = self.0.message().await?;
-        let wire = next.ok_or_else(|| NoBudget::Now("the coordinator ended the stream".to_owned()))?;
+        let wire =
+            next.ok_or_else(|| NoBudget::Now("the coordinator ended the stream".to_owned()))?;
         Ok(Budget {
             version: wire.version,
             connections: wire.connections,
             bytes_per_second: (wire.bytes_per_second > 0).then_some(wire.bytes_per_second),
             quiet: Duration::from_millis(wire.quiet_ms),
-            observe_every: Duration::from_millis(wire.observe_ms).clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
+            observe_every: Duration::from_millis(wire.observe_ms)
+                .clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
             resumed: wire.resumed,
         })
     }
@@ -100,7 +116,11 @@ impl From<Status> for NoBudget {
     }
 }
 
-fn wire_observation(session: SessionId, observation: &Observation, first_trouble: String) -> proto::Observation {
+fn wire_observation(
+    session: SessionId,
+    observation: &Observation,
+    first_trouble: String,
+) -> proto::Observation {
     proto::Observation {
         session_id: session.0,
         seen_version: observation.seen,

@@ -24,8 +24,12 @@ impl TargetFolder {
     /// Asserts that the target is empty again and that nothing is beside it.
     #[track_caller]
     fn assert_nothing_left(&self) {
-        let names =
-            |folder: &Path| -> Vec<_> { fs::read_dir(folder).unwrap().map(|e| e.unwrap().file_name()).collect() };
+        let names = |folder: &Path| -> Vec<_> {
+            fs::read_dir(folder)
+                .unwrap()
+                .map(|e| e.unwrap().file_name())
+                .collect()
+        };
         assert_eq!(names(self.folder.path()), ["target"]);
         assert_eq!(names(&self.root), [""; 0]);
     }
@@ -73,7 +77,10 @@ fn a_cleared_storage_keeps_its_id_unless_another_process_has_made_a_new_one() {
     };
     clear();
     one.restore_staging().unwrap();
-    assert!(!one.has_neighbours(), "only its own lock file was recreated");
+    assert!(
+        !one.has_neighbours(),
+        "only its own lock file was recreated"
+    );
     assert_eq!(place.open().storage_id(), id);
 
     clear();
@@ -81,7 +88,10 @@ fn a_cleared_storage_keeps_its_id_unless_another_process_has_made_a_new_one() {
     other.restore_staging().unwrap();
     assert_ne!(newcomer.storage_id(), id);
     assert_eq!(other.storage_id(), newcomer.storage_id());
-    assert!(newcomer.has_neighbours(), "the lock file of a process whose area was removed is recreated");
+    assert!(
+        newcomer.has_neighbours(),
+        "the lock file of a process whose area was removed is recreated"
+    );
 }
 
 #[test]
@@ -105,9 +115,18 @@ fn every_path_to_a_target_has_the_same_area_and_storage_id() {
     let target = place.open();
     let link = place.folder.path().join("link");
     std::os::unix::fs::symlink(&place.root, &link).unwrap();
-    for name in [link.clone(), link.join(""), link.join("."), place.root.join("../target/")] {
+    for name in [
+        link.clone(),
+        link.join(""),
+        link.join("."),
+        place.root.join("../target/"),
+    ] {
         let same = Target::open(&name, None).unwrap();
-        assert_eq!((same.storage_id(), same.staging()), (target.storage_id(), place.area().as_path()), "{name:?}");
+        assert_eq!(
+            (same.storage_id(), same.staging()),
+            (target.storage_id(), place.area().as_path()),
+            "{name:?}"
+        );
     }
 }
 
@@ -146,10 +165,16 @@ fn an_error_of_one_class_does_not_blame_the_target() {
     assert!(!target.is_at_fault(&io::ErrorKind::PermissionDenied.into()));
     assert!(target.is_at_fault(&io::ErrorKind::StorageFull.into()));
     fs::remove_dir_all(place.area()).unwrap();
-    assert!(!target.is_at_fault(&io::ErrorKind::NotFound.into()), "another process has finished");
+    assert!(
+        !target.is_at_fault(&io::ErrorKind::NotFound.into()),
+        "another process has finished"
+    );
     fs::remove_dir_all(&place.root).unwrap();
     assert!(target.is_at_fault(&io::ErrorKind::NotFound.into()));
-    assert!(target.restore_staging().is_err(), "a target that is gone is not made again");
+    assert!(
+        target.restore_staging().is_err(),
+        "a target that is gone is not made again"
+    );
     assert!(!place.root.exists());
 }
 
@@ -170,7 +195,11 @@ fn another_area_is_taken_over_unless_a_process_uses_it() {
     drop(place.open());
     target.remove_staging();
     assert!(former.join("n00000002.1").exists() && !place.area().exists());
-    assert_eq!(place.open().storage_id(), target.storage_id(), "still known to the other process");
+    assert_eq!(
+        place.open().storage_id(),
+        target.storage_id(),
+        "still known to the other process"
+    );
     other.leave().unwrap();
     place.open().remove_staging();
     place.assert_nothing_left();
@@ -187,12 +216,30 @@ fn a_folder_of_staging_is_used_or_refused_in_one_sentence() {
     for target in [target, other] {
         target.remove_staging();
     }
-    assert_eq!(fs::read_dir(&named).unwrap().count(), 0, "the named folder stays");
-    for inside in [place.root.clone(), place.root.join("new"), place.root.join("../target/new")] {
-        let error = Target::open(&place.root, Some(&inside)).unwrap_err().to_string();
-        assert!(error.contains("a loader would take it for a class"), "{error}");
+    assert_eq!(
+        fs::read_dir(&named).unwrap().count(),
+        0,
+        "the named folder stays"
+    );
+    for inside in [
+        place.root.clone(),
+        place.root.join("new"),
+        place.root.join("../target/new"),
+    ] {
+        let error = Target::open(&place.root, Some(&inside))
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error.contains("a loader would take it for a class"),
+            "{error}"
+        );
     }
-    let error = Target::open(&place.root, Some(Path::new("/dev/shm/imagenet-staging-test"))).unwrap_err().to_string();
+    let error = Target::open(
+        &place.root,
+        Some(Path::new("/dev/shm/imagenet-staging-test")),
+    )
+    .unwrap_err()
+    .to_string();
     assert!(error.contains("it is on another file system"), "{error}");
     drop(fs::remove_dir("/dev/shm/imagenet-staging-test"));
     assert_eq!(fs::read_dir(&place.root).unwrap().count(), 0);
@@ -207,7 +254,10 @@ fn a_file_or_a_link_under_the_areas_name_is_not_followed() {
             _ => std::os::unix::fs::symlink("/tmp", place.area()).unwrap(),
         }
         let error = Target::open(&place.root, None).unwrap_err().to_string();
-        assert!(error.contains(".target.partial") && error.contains("--staging"), "{error}");
+        assert!(
+            error.contains(".target.partial") && error.contains("--staging"),
+            "{error}"
+        );
         fs::remove_file(place.area()).unwrap();
     }
 }
@@ -227,7 +277,11 @@ fn files_of_others_stay_beside_the_target_and_in_it() {
     assert!(!beside.join("n00000001.1").exists());
     for area in [beside, place.root.join(".partial")] {
         assert!(area.join("mine/precious").exists() && area.join("mine/empty").exists());
-        assert_eq!(fs::read_dir(&area).unwrap().count(), 1, "only files of others stay");
+        assert_eq!(
+            fs::read_dir(&area).unwrap().count(),
+            1,
+            "only files of others stay"
+        );
     }
 }
 

@@ -14,22 +14,37 @@ fn framed(message: &[u8]) -> Vec<u8> {
 }
 
 fn take(path: &str, bytes: &[u8], size: usize) -> Result<(), Status> {
-    let mut messages = Messages::new(Limit::of(path), Arc::new(RequestMemory::default().reservation(None)));
+    let mut messages = Messages::new(
+        Limit::of(path),
+        Arc::new(RequestMemory::default().reservation(None)),
+    );
     bytes.chunks(size).try_for_each(|part| messages.take(part))
 }
 
 /// Entries with the largest numbers.
 fn held(count: usize) -> Vec<proto::Held> {
     vec![
-        proto::Held { wnid: "n12345678".to_owned(), token: u64::MAX, bytes: u64::MAX, length: u64::MAX, is_local: true };
+        proto::Held {
+            wnid: "n12345678".to_owned(),
+            token: u64::MAX,
+            bytes: u64::MAX,
+            length: u64::MAX,
+            is_local: true
+        };
         count
     ]
 }
 
 fn results(count: usize) -> proto::ReportRequest {
-    let failure =
-        proto::Failure { kind: 4, message: "not a tar\u{1b}".repeat(20), suspect: 1, ..proto::Failure::default() };
-    let outcome = proto::Outcome { kind: Some(proto::outcome::Kind::Failure(failure)) };
+    let failure = proto::Failure {
+        kind: 4,
+        message: "not a tar\u{1b}".repeat(20),
+        suspect: 1,
+        ..proto::Failure::default()
+    };
+    let outcome = proto::Outcome {
+        kind: Some(proto::outcome::Kind::Failure(failure)),
+    };
     let result = proto::Result {
         wnid: "n12345678".to_owned(),
         token: u64::MAX,
@@ -37,7 +52,11 @@ fn results(count: usize) -> proto::ReportRequest {
         traceparent: "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01".to_owned(),
         needs_lease: true,
     };
-    proto::ReportRequest { session_id: u64::MAX, results: vec![result; count], ..Default::default() }
+    proto::ReportRequest {
+        session_id: u64::MAX,
+        results: vec![result; count],
+        ..Default::default()
+    }
 }
 
 /// Messages of each method that names classes, with this many of them.
@@ -51,17 +70,32 @@ fn messages(count: usize) -> [(&'static str, Vec<u8>); 5] {
         storage_id: "s".repeat(128),
         ..Default::default()
     };
-    let retry = proto::RetryFailedRequest { wnids: vec!["n12345678".to_owned(); count] };
+    let retry = proto::RetryFailedRequest {
+        wnids: vec!["n12345678".to_owned(); count],
+    };
     [
         (REPORT, results(count).encode_to_vec()),
-        ("/imagenet.v1.Coordinator/Register", register.encode_to_vec()),
+        (
+            "/imagenet.v1.Coordinator/Register",
+            register.encode_to_vec(),
+        ),
         (
             "/imagenet.v1.Coordinator/Renew",
-            proto::RenewRequest { session_id, held: held(count), received_bytes: u64::MAX }.encode_to_vec(),
+            proto::RenewRequest {
+                session_id,
+                held: held(count),
+                received_bytes: u64::MAX,
+            }
+            .encode_to_vec(),
         ),
         (
             "/imagenet.v1.Coordinator/Acquire",
-            proto::AcquireRequest { session_id, max: u32::MAX, held: held(count) }.encode_to_vec(),
+            proto::AcquireRequest {
+                session_id,
+                max: u32::MAX,
+                held: held(count),
+            }
+            .encode_to_vec(),
         ),
         ("/imagenet.v1.Admin/RetryFailed", retry.encode_to_vec()),
     ]
@@ -75,10 +109,16 @@ fn the_largest_valid_message_of_each_method_passes_and_one_class_more_does_not()
         let message = framed(message);
         let one_more = framed(one_more);
         for size in [1, 13, 8192, message.len()] {
-            assert!(take(path, &message, size).is_ok(), "{path} in parts of {size}");
+            assert!(
+                take(path, &message, size).is_ok(),
+                "{path} in parts of {size}"
+            );
             let refused = take(path, &one_more, size).unwrap_err();
             assert_eq!(refused.code(), Code::InvalidArgument, "{path}");
-            assert_eq!(refused.message(), "a message may name 4096 classes, this one more");
+            assert_eq!(
+                refused.message(),
+                "a message may name 4096 classes, this one more"
+            );
         }
     }
 }

@@ -19,23 +19,50 @@ struct TestWorker {
 
 impl TestWorker {
     async fn start(running: &mut Running, name: &str, wanted: u32) -> Self {
-        let registration_request = proto::RegisterRequest { worker_name: name.to_owned(), ..registration(1) };
-        let session_id = running.client.register(registration_request).await.unwrap().into_inner().session_id;
-        let observation = proto::Observation { session_id, wanted, ..Default::default() };
+        let registration_request = proto::RegisterRequest {
+            worker_name: name.to_owned(),
+            ..registration(1)
+        };
+        let session_id = running
+            .client
+            .register(registration_request)
+            .await
+            .unwrap()
+            .into_inner()
+            .session_id;
+        let observation = proto::Observation {
+            session_id,
+            wanted,
+            ..Default::default()
+        };
         let (observations, mut budgets) = open(running, observation.clone()).await.unwrap();
         let budget = budgets.message().await.unwrap().unwrap();
-        Self { observation, observations, budgets, budget }
+        Self {
+            observation,
+            observations,
+            budgets,
+            budget,
+        }
     }
 
     async fn observe(&mut self) {
-        self.observations.send(self.observation.clone()).await.unwrap();
+        self.observations
+            .send(self.observation.clone())
+            .await
+            .unwrap();
     }
 
     /// Waits for the next budget, which must have a higher version.
     async fn next(&mut self) -> Result<proto::Budget, Status> {
-        let next = tokio::time::timeout(BUDGET_TIMEOUT, self.budgets.message()).await.expect("a budget in time")?;
+        let next = tokio::time::timeout(BUDGET_TIMEOUT, self.budgets.message())
+            .await
+            .expect("a budget in time")?;
         let next = next.expect("the stream goes on");
-        assert!(next.version > self.budget.version, "{next:?} after {:?}", self.budget);
+        assert!(
+            next.version > self.budget.version,
+            "{next:?} after {:?}",
+            self.budget
+        );
         self.budget = next;
         Ok(next)
     }
@@ -45,7 +72,8 @@ impl TestWorker {
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
             self.observation.open = self.observation.wanted.min(self.budget.connections);
-            (self.observation.flowing, self.observation.seen_version) = (self.observation.open, self.budget.version);
+            (self.observation.flowing, self.observation.seen_version) =
+                (self.observation.open, self.budget.version);
             self.observation.received_bytes += u64::from(self.observation.open) * 100_000;
             self.observe().await;
             let every = Duration::from_millis(self.budget.observe_ms.max(1));
@@ -61,12 +89,19 @@ type Opened = (mpsc::Sender<proto::Observation>, Streaming<proto::Budget>);
 async fn open(running: &mut Running, first: proto::Observation) -> Result<Opened, Status> {
     let (observations, stream) = mpsc::channel(8);
     observations.send(first).await.unwrap();
-    let budgets = running.client.pace(ReceiverStream::new(stream)).await?.into_inner();
+    let budgets = running
+        .client
+        .pace(ReceiverStream::new(stream))
+        .await?
+        .into_inner();
     Ok((observations, budgets))
 }
 
 fn at_most(connections: u32) -> Ceilings {
-    Ceilings { connections: Some(connections), bytes_per_second: Some(1_000_000) }
+    Ceilings {
+        connections: Some(connections),
+        bytes_per_second: Some(1_000_000),
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -74,14 +109,32 @@ async fn a_worker_receives_budgets_until_its_session_ends() {
     let mut running = Running::start_within(at_most(3), 1).await;
     let mut worker = TestWorker::start(&mut running, "one", 10).await;
     worker.work().await;
-    assert!((1..=3).contains(&worker.budget.connections), "{:?}", worker.budget);
-    assert!((1..=1_000_000).contains(&worker.budget.bytes_per_second), "{:?}", worker.budget);
-    assert!(worker.budget.observe_ms > 0 && worker.budget.quiet_ms == 0, "{:?}", worker.budget);
+    assert!(
+        (1..=3).contains(&worker.budget.connections),
+        "{:?}",
+        worker.budget
+    );
+    assert!(
+        (1..=1_000_000).contains(&worker.budget.bytes_per_second),
+        "{:?}",
+        worker.budget
+    );
+    assert!(
+        worker.budget.observe_ms > 0 && worker.budget.quiet_ms == 0,
+        "{:?}",
+        worker.budget
+    );
     assert_eq!(running.handle.pace().open, worker.observation.open);
-    let leave = proto::LeaveRequest { session_id: worker.observation.session_id, ..Default::default() };
+    let leave = proto::LeaveRequest {
+        session_id: worker.observation.session_id,
+        ..Default::default()
+    };
     running.client.leave(leave).await.unwrap();
     assert_eq!(worker.next().await.unwrap_err().code(), Code::NotFound);
-    let again = open(&mut running, worker.observation).await.map(drop).unwrap_err();
+    let again = open(&mut running, worker.observation)
+        .await
+        .map(drop)
+        .unwrap_err();
     assert_eq!(again.code(), Code::NotFound, "{again}");
 }
 
@@ -109,11 +162,23 @@ async fn a_wait_reported_by_one_worker_reaches_the_others_immediately() {
     let mut refused = TestWorker::start(&mut running, "refused", 2).await;
     let mut other = TestWorker::start(&mut running, "other", 2).await;
     let start = Instant::now();
-    (refused.observation.requests, refused.observation.refusals, refused.observation.retry_after_ms) = (1, 1, 5000);
+    (
+        refused.observation.requests,
+        refused.observation.refusals,
+        refused.observation.retry_after_ms,
+    ) = (1, 1, 5000);
     refused.observe().await;
     while other.next().await.unwrap().quiet_ms == 0 {}
-    assert!((4900..=5000).contains(&other.budget.quiet_ms), "{:?}", other.budget);
-    assert!(start.elapsed() < Duration::from_millis(100), "{:?}", start.elapsed());
+    assert!(
+        (4900..=5000).contains(&other.budget.quiet_ms),
+        "{:?}",
+        other.budget
+    );
+    assert!(
+        start.elapsed() < Duration::from_millis(100),
+        "{:?}",
+        start.elapsed()
+    );
     assert_eq!(running.handle.pace().refusals, 1);
 }
 
@@ -129,10 +194,25 @@ async fn a_budget_stream_begins_with_an_observation_and_keeps_its_session() {
         }
     };
     assert_eq!(refused.code(), Code::InvalidArgument);
-    let nothing = running.client.pace(tokio_stream::empty()).await.map(drop).unwrap_err();
+    let nothing = running
+        .client
+        .pace(tokio_stream::empty())
+        .await
+        .map(drop)
+        .unwrap_err();
     assert_eq!(nothing.code(), Code::InvalidArgument);
-    let unknown = proto::Observation { session_id: 99, ..Default::default() };
-    assert_eq!(open(&mut running, unknown).await.map(drop).unwrap_err().code(), Code::NotFound);
+    let unknown = proto::Observation {
+        session_id: 99,
+        ..Default::default()
+    };
+    assert_eq!(
+        open(&mut running, unknown)
+            .await
+            .map(drop)
+            .unwrap_err()
+            .code(),
+        Code::NotFound
+    );
 }
 
 #[tokio::test(start_paused = true)]

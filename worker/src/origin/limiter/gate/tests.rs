@@ -30,7 +30,11 @@ fn budget(version: u64, connections: u32) -> Budget {
 }
 
 fn refused(retry_after: Option<u64>) -> DownloadError {
-    DownloadError::Status { code: 429, url: String::new(), retry_after: retry_after.map(Duration::from_secs) }
+    DownloadError::Status {
+        code: 429,
+        url: String::new(),
+        retry_after: retry_after.map(Duration::from_secs),
+    }
 }
 
 /// Whether a request is admitted now.
@@ -49,7 +53,11 @@ async fn the_number_of_open_connections_never_exceeds_the_budget() {
         let open = Arc::clone(&open);
         let most = Arc::clone(&most);
         transfers.spawn(async move {
-            let priority = if number % 3 == 0 { Priority::GoingOn } else { Priority::New };
+            let priority = if number % 3 == 0 {
+                Priority::GoingOn
+            } else {
+                Priority::New
+            };
             let _permit = gate.permit(priority).await;
             most.fetch_max(open.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
             sleep(Duration::from_millis(10 + number)).await;
@@ -68,7 +76,10 @@ async fn the_number_of_open_connections_never_exceeds_the_budget() {
     transfers.join_all().await;
     assert_eq!(most.load(Ordering::SeqCst), 5);
     let report = gate.observation();
-    assert_eq!((report.open, report.wanted, report.requests, report.seen), (0, 0, 50, 2));
+    assert_eq!(
+        (report.open, report.wanted, report.requests, report.seen),
+        (0, 0, 50, 2)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -94,7 +105,11 @@ async fn a_retry_after_of_one_response_delays_all_requests_by_its_duration() {
     let news = timeout(MOMENT, gate.news()).await;
     let report = gate.tell();
     assert!(news.is_ok());
-    assert_eq!((report.refusals, report.retry_after.as_secs()), (1, 5), "the refusal is reported at once");
+    assert_eq!(
+        (report.refusals, report.retry_after.as_secs()),
+        (1, 5),
+        "the refusal is reported at once"
+    );
     let mut waiting = JoinSet::new();
     for _ in 0..4 {
         let gate = Arc::clone(&gate);
@@ -120,9 +135,16 @@ async fn requests_that_wait_when_a_pause_begins_continue_when_it_ends() {
     waiting.spawn(async move { drop(other.permit(Priority::New).await) });
     yield_now().await;
     let start = Instant::now();
-    gate.keep_to(&Budget { quiet: Duration::from_secs(3), ..budget(1, 1) });
+    gate.keep_to(&Budget {
+        quiet: Duration::from_secs(3),
+        ..budget(1, 1)
+    });
     drop(permit);
-    assert_eq!(gate.observation().retry_after, Duration::ZERO, "the origin sent this worker no `Retry-After`");
+    assert_eq!(
+        gate.observation().retry_after,
+        Duration::ZERO,
+        "the origin sent this worker no `Retry-After`"
+    );
     waiting.join_all().await;
     assert_eq!(start.elapsed().as_secs(), 3);
 }
@@ -130,23 +152,42 @@ async fn requests_that_wait_when_a_pause_begins_continue_when_it_ends() {
 #[tokio::test(start_paused = true)]
 async fn a_budget_ends_the_pause_of_an_earlier_budget_and_not_a_retry_after() {
     let gate = gate(1);
-    gate.keep_to(&Budget { quiet: Duration::from_mins(15), ..budget(1, 1) });
+    gate.keep_to(&Budget {
+        quiet: Duration::from_mins(15),
+        ..budget(1, 1)
+    });
     sleep(Duration::from_secs(1)).await;
     assert!(!admits(&gate).await);
     gate.keep_to(&budget(2, 1));
     assert!(admits(&gate).await);
     gate.failed(&refused(Some(600)));
-    gate.keep_to(&Budget { quiet: Duration::from_mins(15), ..budget(3, 1) });
+    gate.keep_to(&Budget {
+        quiet: Duration::from_mins(15),
+        ..budget(3, 1)
+    });
     gate.keep_to(&budget(4, 1));
-    assert!(!admits(&gate).await, "the origin sent this process a `Retry-After`");
-    gate.keep_to(&Budget { resumed: 1, ..budget(5, 1) });
+    assert!(
+        !admits(&gate).await,
+        "the origin sent this process a `Retry-After`"
+    );
+    gate.keep_to(&Budget {
+        resumed: 1,
+        ..budget(5, 1)
+    });
     assert!(admits(&gate).await, "an administrator has ended the wait");
     assert!(gate.observation().retry_after.is_zero());
     gate.failed(&refused(Some(5)));
     let start = Instant::now();
-    gate.keep_to(&Budget { resumed: 1, ..budget(6, 1) });
+    gate.keep_to(&Budget {
+        resumed: 1,
+        ..budget(6, 1)
+    });
     drop(gate.permit(Priority::New).await);
-    assert_eq!(start.elapsed().as_secs(), 5, "an administrator's command ends one wait only");
+    assert_eq!(
+        start.elapsed().as_secs(),
+        5,
+        "an administrator's command ends one wait only"
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -163,7 +204,11 @@ async fn a_cancelled_request_does_not_delay_others() {
     let gate = gate(1);
     let first = gate.permit(Priority::New).await;
     assert!(!admits(&gate).await);
-    assert_eq!(gate.observation().wanted, 1, "the cancelled request has left the queue");
+    assert_eq!(
+        gate.observation().wanted,
+        1,
+        "the cancelled request has left the queue"
+    );
     let other = Arc::clone(&gate);
     let late = Arc::clone(&gate);
     let mut admitted = Box::pin(async move { other.permit(Priority::New).await });
@@ -178,7 +223,10 @@ async fn a_cancelled_request_does_not_delay_others() {
 #[tokio::test(start_paused = true)]
 async fn all_bodies_together_keep_to_the_rate_of_the_budget() {
     let gate = gate(10);
-    gate.keep_to(&Budget { bytes_per_second: Some(100_000), ..budget(1, 10) });
+    gate.keep_to(&Budget {
+        bytes_per_second: Some(100_000),
+        ..budget(1, 10)
+    });
     let start = Instant::now();
     let mut transfers = JoinSet::new();
     for _ in 0..10 {
@@ -198,7 +246,10 @@ async fn all_bodies_together_keep_to_the_rate_of_the_budget() {
     let start = Instant::now();
     gate.permit(Priority::New).await;
     let took = start.elapsed();
-    assert!((950..1050).contains(&took.as_millis()), "a new request waits too: {took:?}");
+    assert!(
+        (950..1050).contains(&took.as_millis()),
+        "a new request waits too: {took:?}"
+    );
     gate.keep_to(&budget(2, 10));
     assert_eq!(gate.came(4000), None);
     gate.permit(Priority::New).await;
@@ -207,15 +258,28 @@ async fn all_bodies_together_keep_to_the_rate_of_the_budget() {
 #[tokio::test(start_paused = true)]
 async fn failures_that_signal_overload_are_counted_and_reported_and_others_are_not() {
     let gate = gate(1);
-    gate.failed(&DownloadError::Cut { received: 1, length: None });
+    gate.failed(&DownloadError::Cut {
+        received: 1,
+        length: None,
+    });
     assert!(timeout(MOMENT, gate.news()).await.is_ok());
     assert_eq!((gate.tell().cuts, gate.tell().refusals), (1, 0));
     gate.failed(&refused(None));
     assert!(timeout(MOMENT, gate.news()).await.is_ok());
-    assert_eq!((gate.tell().refusals, gate.tell().retry_after), (1, Duration::ZERO));
-    assert!(admits(&gate).await, "a refusal without `Retry-After` starts no wait");
+    assert_eq!(
+        (gate.tell().refusals, gate.tell().retry_after),
+        (1, Duration::ZERO)
+    );
+    assert!(
+        admits(&gate).await,
+        "a refusal without `Retry-After` starts no wait"
+    );
     gate.tell();
-    gate.failed(&DownloadError::Status { code: 404, url: String::new(), retry_after: None });
+    gate.failed(&DownloadError::Status {
+        code: 404,
+        url: String::new(),
+        retry_after: None,
+    });
     assert!(timeout(MOMENT, gate.news()).await.is_err());
 }
 
@@ -230,7 +294,10 @@ async fn connections_are_reused_only_if_the_budget_covers_all_slots() {
 #[tokio::test(start_paused = true)]
 async fn a_request_delayed_by_the_rate_also_waits_for_a_retry_after() {
     let gate = gate(3);
-    gate.keep_to(&Budget { bytes_per_second: Some(1000), ..budget(1, 3) });
+    gate.keep_to(&Budget {
+        bytes_per_second: Some(1000),
+        ..budget(1, 3)
+    });
     gate.came(3000);
     let began = Instant::now();
     let refused_meanwhile = async {
@@ -238,8 +305,15 @@ async fn a_request_delayed_by_the_rate_also_waits_for_a_retry_after() {
         gate.failed(&refused(Some(5)));
     };
     let (_permit, ()) = tokio::join!(gate.permit(Priority::New), refused_meanwhile);
-    assert!(began.elapsed() >= Duration::from_secs(6), "sent after {:?}", began.elapsed());
-    assert_eq!((gate.observation().open, gate.observation().requests), (1, 1));
+    assert!(
+        began.elapsed() >= Duration::from_secs(6),
+        "sent after {:?}",
+        began.elapsed()
+    );
+    assert_eq!(
+        (gate.observation().open, gate.observation().requests),
+        (1, 1)
+    );
 }
 
 #[tokio::test(start_paused = true)]
@@ -247,9 +321,17 @@ async fn only_the_first_bytes_of_a_job_are_reported_at_once() {
     let gate = gate(1);
     gate.tell();
     let step = usize::try_from(EARLY_STEP).unwrap();
-    for (bytes, is_news) in [(step - 1, false), (1, true)].into_iter().chain([(step, true); 7]).chain([(step, false)]) {
+    for (bytes, is_news) in [(step - 1, false), (1, true)]
+        .into_iter()
+        .chain([(step, true); 7])
+        .chain([(step, false)])
+    {
         gate.came(bytes);
-        assert_eq!(timeout(MOMENT, gate.news()).await.is_ok(), is_news, "{bytes} further bytes");
+        assert_eq!(
+            timeout(MOMENT, gate.news()).await.is_ok(),
+            is_news,
+            "{bytes} further bytes"
+        );
         gate.tell();
     }
 }
@@ -267,5 +349,9 @@ async fn a_refusal_that_is_reported_after_its_wait_has_ended_carries_a_wait() {
     );
     assert_eq!(gate.tell().retry_after, Duration::ZERO);
     gate.failed(&refused(None));
-    assert_eq!(gate.tell().retry_after, Duration::ZERO, "the origin sent no `Retry-After`");
+    assert_eq!(
+        gate.tell().retry_after,
+        Duration::ZERO,
+        "the origin sent no `Retry-After`"
+    );
 }
