@@ -6,7 +6,7 @@ use std::{
 };
 
 use shared::{
-    http::{self, Address, HttpError, Seen},
+    http::{self, Address, HttpError, ProgramStatus},
     metrics::{Metrics, MetricsSource},
 };
 use tokio::task::JoinSet;
@@ -94,7 +94,7 @@ impl CoordinatorState {
     }
 }
 
-impl Seen for HttpEndpoint {
+impl ProgramStatus for HttpEndpoint {
     async fn is_alive(&self) -> bool {
         match self.coordinator.running_job.get() {
             Some(running_job) => running_job.handle.answers().await,

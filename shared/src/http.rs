@@ -73,7 +73,7 @@ pub enum HttpError {
 }
 
 /// The state of a program that the server exposes.
-pub trait Seen: Send + Sync + 'static {
+pub trait ProgramStatus: Send + Sync + 'static {
     /// Whether the program's main loop answers.
     fn is_alive(&self) -> impl Future<Output = bool> + Send;
     /// Whether the program does its work; if not, one word that gives the reason.
@@ -122,8 +122,8 @@ pub fn announcement(address: SocketAddr) -> String {
 }
 
 /// Answers requests until it is dropped.
-pub async fn serve(listener: TcpListener, program: &'static str, seen: Arc<impl Seen>) {
-    let router = router(program, seen);
+pub async fn serve(listener: TcpListener, program: &'static str, status: Arc<impl ProgramStatus>) {
+    let router = router(program, status);
     // On an address of the network any host name is accepted: a kubelet uses the address of the
     // pod, and Prometheus uses the name under which it knows the host.
     let is_local = listener
@@ -144,16 +144,16 @@ pub async fn serve(listener: TcpListener, program: &'static str, seen: Arc<impl 
     .await;
 }
 
-fn router<S: Seen>(program: &'static str, seen: Arc<S>) -> Router {
+fn router<S: ProgramStatus>(program: &'static str, status: Arc<S>) -> Router {
     Router::new()
         .route(
             "/",
-            get(move |State(seen): State<Arc<S>>| async move { page(program, &seen.now()) }),
+            get(move |State(status): State<Arc<S>>| async move { page(program, &status.now()) }),
         )
         .route("/healthz", get(healthz::<S>))
         .route("/readyz", get(readyz::<S>))
         .route("/metrics", get(scrape::<S>))
-        .with_state(seen)
+        .with_state(status)
 }
 
 fn page(program: &str, now: &str) -> String {
@@ -171,8 +171,8 @@ fn page(program: &str, now: &str) -> String {
     )
 }
 
-async fn healthz<S: Seen>(State(seen): State<Arc<S>>) -> Response {
-    match timeout(ALIVE_TIMEOUT, seen.is_alive()).await {
+async fn healthz<S: ProgramStatus>(State(status): State<Arc<S>>) -> Response {
+    match timeout(ALIVE_TIMEOUT, status.is_alive()).await {
         Ok(true) => "ok\n".into_response(),
         Ok(false) | Err(_) => {
             (StatusCode::SERVICE_UNAVAILABLE, "it does not answer\n").into_response()
@@ -180,15 +180,15 @@ async fn healthz<S: Seen>(State(seen): State<Arc<S>>) -> Response {
     }
 }
 
-async fn readyz<S: Seen>(State(seen): State<Arc<S>>) -> Response {
-    match seen.readiness() {
+async fn readyz<S: ProgramStatus>(State(status): State<Arc<S>>) -> Response {
+    match status.readiness() {
         Ok(()) => "ok\n".into_response(),
         Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
     }
 }
 
-async fn scrape<S: Seen>(State(seen): State<Arc<S>>) -> Response {
-    match seen.metrics().text() {
+async fn scrape<S: ProgramStatus>(State(status): State<Arc<S>>) -> Response {
+    match status.metrics().text() {
         Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
         Err(error) => (StatusCode::INTERNAL_SERVER_ERROR, format!("{error}\n")).into_response(),
     }
@@ -227,7 +227,7 @@ mod tests {
         metrics: Metrics,
     }
 
-    impl Seen for Program {
+    impl ProgramStatus for Program {
         async fn is_alive(&self) -> bool {
             if !self.lives {
                 std::future::pending::<()>().await;

@@ -52,7 +52,7 @@ pub enum Suspect {
     /// The origin or the network: the failure may be temporary, and affects other classes as well.
     Origin,
     /// The worker's host or storage: another worker may succeed.
-    Host,
+    WorkerHost,
 }
 
 impl Failure {
@@ -89,7 +89,7 @@ impl Failure {
     #[must_use]
     pub fn lacking_space(self) -> Self {
         Self {
-            suspect: Suspect::Host,
+            suspect: Suspect::WorkerHost,
             lacks_space: true,
             ..self
         }
@@ -187,7 +187,7 @@ impl FailureKind {
             | Self::InvalidWnid
             | Self::LeaseLost => Suspect::Class,
             Self::Timeout | Self::ConnectionError => Suspect::Origin,
-            Self::StorageError | Self::Conflict => Suspect::Host,
+            Self::StorageError | Self::Conflict => Suspect::WorkerHost,
         }
     }
 }
@@ -286,7 +286,7 @@ impl From<Suspect> for proto::Suspect {
         match suspect {
             Suspect::Class => Self::Class,
             Suspect::Origin => Self::Origin,
-            Suspect::Host => Self::Host,
+            Suspect::WorkerHost => Self::Host,
         }
     }
 }
@@ -296,7 +296,7 @@ impl From<proto::Suspect> for Suspect {
         match wire {
             proto::Suspect::Unspecified | proto::Suspect::Class => Self::Class,
             proto::Suspect::Origin => Self::Origin,
-            proto::Suspect::Host => Self::Host,
+            proto::Suspect::Host => Self::WorkerHost,
         }
     }
 }
@@ -324,7 +324,7 @@ fn kind_of(kind: proto::FailureKind, suspect: Suspect) -> FailureKind {
         proto::FailureKind::Unspecified => match suspect {
             Suspect::Class => FailureKind::HttpError,
             Suspect::Origin => FailureKind::ConnectionError,
-            Suspect::Host => FailureKind::StorageError,
+            Suspect::WorkerHost => FailureKind::StorageError,
         },
         proto::FailureKind::HttpError => FailureKind::HttpError,
         proto::FailureKind::Timeout => FailureKind::Timeout,
@@ -384,7 +384,7 @@ mod tests {
         for (suspect, kind) in [
             (Suspect::Class, FailureKind::HttpError),
             (Suspect::Origin, FailureKind::ConnectionError),
-            (Suspect::Host, FailureKind::StorageError),
+            (Suspect::WorkerHost, FailureKind::StorageError),
         ] {
             for number in [0, 99, -1] {
                 let wire = proto::Failure {

@@ -147,7 +147,7 @@ pub async fn sample(
     let origin = Origin::new(
         job,
         PrivateOrigin::Allowed,
-        OriginLimiter::open(at_once, Arc::clone(&counters)),
+        OriginLimiter::without_budget(at_once, Arc::clone(&counters)),
         counters.retries.clone(),
     )?;
     origin.check_address().await?;

@@ -302,8 +302,8 @@ async fn open(
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
         let some_are_there = is_any_there(&target, &listed)?;
         let clock = Arc::new(LeaseClock::of_this_host());
-        let limiter = OriginLimiter::shut(slots, Arc::clone(&counters));
-        limiter.keep_to(&budget);
+        let limiter = OriginLimiter::new(slots, Arc::clone(&counters));
+        limiter.apply_budget(&budget);
         let origin = Origin::new(
             &job,
             PrivateOrigin::Allowed,

@@ -73,7 +73,7 @@ pub(crate) struct Opened {
     /// The tar that is being sent.
     pub(crate) source: Source,
     /// The range of the tar that the body contains.
-    pub(crate) part: Part,
+    pub(crate) body: BodyRange,
 }
 
 /// The kind of request for the length and validators of a tar.
@@ -87,7 +87,7 @@ pub(crate) enum Question {
 
 /// The range of a tar that a body contains.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Part {
+pub(crate) enum BodyRange {
     /// All of it.
     Whole,
     /// The bytes from this offset on.
@@ -144,7 +144,7 @@ impl Origin {
     /// Reports a failed request or body to the origin limiter.
     pub(crate) fn failed(&self, error: &DownloadError) {
         self.limiter
-            .tell_first_trouble(error, &origin_address(&self.clients.base));
+            .tell_first_failure(error, &origin_address(&self.clients.base));
         self.limiter.failed(error);
     }
 
@@ -171,11 +171,15 @@ impl Origin {
         }
         let transfer = self.send(&Method::GET, url, headers, priority).await?;
         let response = transfer.response();
-        let part = part(response.status(), response.headers());
+        let body = body_range(response.status(), response.headers());
         let source = Source::of_answer(
             url,
             response,
-            if let Part::From(from) = part { from } else { 0 },
+            if let BodyRange::From(from) = body {
+                from
+            } else {
+                0
+            },
         );
         if let Some(length) = source.length.filter(|length| *length > LONGEST_TAR) {
             return Err(DownloadError::TooLong { length });
@@ -183,7 +187,7 @@ impl Origin {
         Ok(Opened {
             transfer,
             source,
-            part,
+            body,
         })
     }
 
@@ -207,7 +211,8 @@ impl Origin {
         }
         let source = Source::of_answer(url, answer.response(), 0);
         // The length of a part is not the length of the tar.
-        let is_part = part(answer.response().status(), answer.response().headers()) != Part::Whole;
+        let is_part =
+            body_range(answer.response().status(), answer.response().headers()) != BodyRange::Whole;
         let total = ContentRange::of(answer.response().headers()).and_then(|range| range.total);
         Ok(Source {
             length: if is_part { total } else { source.length },
@@ -420,13 +425,13 @@ fn range(from: u64, until: Option<u64>) -> HeaderValue {
 /// The range of the tar that a body contains. Some origins answer 200 and still send a part, and
 /// some proxies answer every request with 206. Only these are unambiguous: 206 with `Content-Range:
 /// bytes 5-9/10`, 200 without that header, and either with the range of the whole.
-fn part(status: StatusCode, headers: &HeaderMap) -> Part {
+fn body_range(status: StatusCode, headers: &HeaderMap) -> BodyRange {
     let is_partial = status == StatusCode::PARTIAL_CONTENT;
     match ContentRange::of(headers) {
-        None if !is_partial && !headers.contains_key(header::CONTENT_RANGE) => Part::Whole,
-        Some(range) if range.is_whole() => Part::Whole,
-        Some(range) if is_partial => Part::From(range.first),
-        _ => Part::Unclear,
+        None if !is_partial && !headers.contains_key(header::CONTENT_RANGE) => BodyRange::Whole,
+        Some(range) if range.is_whole() => BodyRange::Whole,
+        Some(range) if is_partial => BodyRange::From(range.first),
+        _ => BodyRange::Unclear,
     }
 }
 
@@ -478,7 +483,7 @@ mod tests {
         let origin = Origin::new(
             &job(),
             PrivateOrigin::Allowed,
-            OriginLimiter::open(1, Arc::default()),
+            OriginLimiter::without_budget(1, Arc::default()),
             Counter::default(),
         )
         .unwrap();
@@ -527,7 +532,7 @@ mod tests {
             let origin = Origin::new(
                 &job(),
                 PrivateOrigin::Allowed,
-                OriginLimiter::open(1, Arc::default()),
+                OriginLimiter::without_budget(1, Arc::default()),
                 Counter::default(),
             )
             .unwrap();
@@ -674,27 +679,27 @@ mod tests {
     #[test]
     fn a_body_is_the_whole_or_a_part_only_if_status_and_range_agree() {
         for (status, range, expected) in [
-            (200, None, Part::Whole),
-            (206, None, Part::Unclear),
-            (206, Some("bytes 5-9/10"), Part::From(5)),
-            (206, Some("bytes 0-4/10"), Part::From(0)),
-            (206, Some("bytes 5-9/*"), Part::From(5)),
-            (206, Some("Bytes 5-9/10"), Part::From(5)),
-            (206, Some("bytes 0-9/10"), Part::Whole),
-            (200, Some("bytes 0-9/10"), Part::Whole),
-            (206, Some("bytes 0-9/*"), Part::From(0)),
-            (206, Some("bytes 0-10/10"), Part::Unclear),
-            (206, Some("bytes 9-5/10"), Part::Unclear),
-            (206, Some("bytes */10"), Part::Unclear),
-            (206, Some("items 0-9/10"), Part::Unclear),
-            (200, Some("bytes 5-9/10"), Part::Unclear),
-            (200, Some("bytes"), Part::Unclear),
+            (200, None, BodyRange::Whole),
+            (206, None, BodyRange::Unclear),
+            (206, Some("bytes 5-9/10"), BodyRange::From(5)),
+            (206, Some("bytes 0-4/10"), BodyRange::From(0)),
+            (206, Some("bytes 5-9/*"), BodyRange::From(5)),
+            (206, Some("Bytes 5-9/10"), BodyRange::From(5)),
+            (206, Some("bytes 0-9/10"), BodyRange::Whole),
+            (200, Some("bytes 0-9/10"), BodyRange::Whole),
+            (206, Some("bytes 0-9/*"), BodyRange::From(0)),
+            (206, Some("bytes 0-10/10"), BodyRange::Unclear),
+            (206, Some("bytes 9-5/10"), BodyRange::Unclear),
+            (206, Some("bytes */10"), BodyRange::Unclear),
+            (206, Some("items 0-9/10"), BodyRange::Unclear),
+            (200, Some("bytes 5-9/10"), BodyRange::Unclear),
+            (200, Some("bytes"), BodyRange::Unclear),
         ] {
             let headers = range
                 .map(|range| one(header::CONTENT_RANGE, range))
                 .unwrap_or_default();
             assert_eq!(
-                part(StatusCode::from_u16(status).unwrap(), &headers),
+                body_range(StatusCode::from_u16(status).unwrap(), &headers),
                 expected,
                 "{status} {range:?}"
             );

@@ -433,7 +433,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let progress = Progress::new(Screen::Silent, Arc::default());
         // No class ends here before it is stopped.
-        let limiter = OriginLimiter::shut(2, Arc::default());
+        let limiter = OriginLimiter::new(2, Arc::default());
         let mut slots = two_slots(folder.path(), &progress, Arc::clone(&limiter));
         let wnid = "n00000001".parse().unwrap();
         slots.start(lease(wnid, 1)).unwrap();
@@ -446,7 +446,7 @@ mod tests {
         );
         assert_eq!(slots.held().len(), 1);
         // No server listens at the URL, so an admitted request fails at once.
-        limiter.open_to_all();
+        limiter.allow_all_slots();
         let (ended, result) = slots.next(true).await.unwrap();
         assert_eq!(ended.token, LeaseToken(2));
         assert!(
@@ -474,7 +474,7 @@ mod tests {
         let mut slots = two_slots(
             folder.path(),
             &progress,
-            OriginLimiter::open(2, Arc::default()),
+            OriginLimiter::without_budget(2, Arc::default()),
         );
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
         let busy = |slot, wnid| {
@@ -522,7 +522,7 @@ mod tests {
         let mut slots = two_slots(
             folder.path(),
             &progress,
-            OriginLimiter::open(2, Arc::default()),
+            OriginLimiter::without_budget(2, Arc::default()),
         );
         let mut ends = Vec::new();
         let mut occupy = |slots: &mut Slots, slot: usize| {
@@ -592,7 +592,7 @@ mod tests {
         let mut slots = two_slots(
             folder.path(),
             &progress,
-            OriginLimiter::open(2, Arc::default()),
+            OriginLimiter::without_budget(2, Arc::default()),
         );
         let wnid = "n00000001".parse().unwrap();
         let held = Held {

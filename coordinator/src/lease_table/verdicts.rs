@@ -185,7 +185,7 @@ impl LeaseTable {
                 return self.class_failed(id, position, failure, now);
             }
             Suspect::Class | Suspect::Origin => session.name_key(),
-            Suspect::Host => session.host_key(),
+            Suspect::WorkerHost => session.host_key(),
         };
         let tried = self.troubles.note(position, key, failure.lacks_space, now);
         if failure.lacks_space {

@@ -88,7 +88,7 @@ impl Options {
             version: 0,
             connections: self.max_connections.unwrap_or(workers),
             bytes_per_second: self.max_rate,
-            quiet: Duration::ZERO,
+            pause: Duration::ZERO,
             observe_every: Duration::MAX,
             resumed: 0,
         }

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use shared::{
-    http::{self, Address, HttpError, Seen},
+    http::{self, Address, HttpError, ProgramStatus},
     metrics::Metrics,
 };
 use tokio::task::JoinSet;
@@ -46,7 +46,7 @@ pub fn open(
     Ok(address)
 }
 
-impl Seen for WorkerEndpoints {
+impl ProgramStatus for WorkerEndpoints {
     /// A worker that answers is alive: this task does not wait for disks or networks.
     async fn is_alive(&self) -> bool {
         true

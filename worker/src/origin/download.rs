@@ -22,7 +22,7 @@ use url::Url;
 use crate::source::shown;
 use crate::{
     origin::{
-        Opened, Origin, Part, Question,
+        BodyRange, Opened, Origin, Question,
         attempts::Attempts,
         download_error::DownloadError,
         limiter::{Priority, Transfer},
@@ -244,14 +244,14 @@ impl<'origin> Download<'origin> {
         self.detect_ignored_etag(&opened);
         opened.source.by_date = self.by_date;
         self.floor.restart();
-        match (opened.part, &self.source) {
-            (Part::Whole, _) => {
+        match (opened.body, &self.source) {
+            (BodyRange::Whole, _) => {
                 self.position = 0;
                 self.source = Some(opened.source.clone());
                 self.transfer = Some(opened.transfer);
                 Ok(Some(Piece::Begin(opened.source)))
             }
-            (Part::From(from), Some(source))
+            (BodyRange::From(from), Some(source))
                 if from == self.position && source.is_continued_by(&opened.source) =>
             {
                 self.transfer = Some(opened.transfer);
@@ -259,11 +259,11 @@ impl<'origin> Download<'origin> {
             }
             // Another range or another version: never mix versions. The next request asks for the
             // whole tar.
-            (Part::From(_) | Part::Unclear, Some(_)) => {
+            (BodyRange::From(_) | BodyRange::Unclear, Some(_)) => {
                 self.reset();
                 Ok(None)
             }
-            (Part::From(_) | Part::Unclear, None) => Err(DownloadError::Connection {
+            (BodyRange::From(_) | BodyRange::Unclear, None) => Err(DownloadError::Connection {
                 why: format!(
                     "{} sent a part of the tar when asked for all of it",
                     origin_address(&self.url)
@@ -275,10 +275,12 @@ impl<'origin> Download<'origin> {
     /// Detects that the origin does not continue by `ETag` although the version is the same.
     fn detect_ignored_etag(&mut self, opened: &Opened) {
         let Some(source) = &self.source else { return };
-        let goes_on = match opened.part {
-            Part::Whole => false,
-            Part::From(from) => from != self.position || source.is_continued_by(&opened.source),
-            Part::Unclear => true,
+        let goes_on = match opened.body {
+            BodyRange::Whole => false,
+            BodyRange::From(from) => {
+                from != self.position || source.is_continued_by(&opened.source)
+            }
+            BodyRange::Unclear => true,
         };
         if !goes_on && source.etag_is_ignored_by(&opened.source) {
             tracing::info!(

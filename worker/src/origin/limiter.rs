@@ -8,12 +8,12 @@
 use std::time::Duration;
 
 mod bucket;
-mod first_trouble;
-mod gate;
+mod first_failure;
+mod origin_limiter;
 mod permits;
 mod transfer;
 
-pub(crate) use gate::{OriginLimiter, Permit};
+pub(crate) use origin_limiter::{OriginLimiter, Permit};
 pub(crate) use permits::Priority;
 pub(crate) use transfer::Transfer;
 
@@ -23,7 +23,7 @@ use crate::origin::download_error::DownloadError;
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Observation {
     /// Version of the budget in force; 0: none yet.
-    pub(crate) seen: u64,
+    pub(crate) budget_version: u64,
     /// Connections that are in use by a request now.
     pub(crate) open: u32,
     /// Open connections that receive a body now.
@@ -61,7 +61,7 @@ pub(crate) struct Budget {
     /// Rate limit; `None`: unlimited.
     pub(crate) bytes_per_second: Option<u64>,
     /// No request is sent to the origin for this long.
-    pub(crate) quiet: Duration,
+    pub(crate) pause: Duration,
     /// Interval between observations, if they differ.
     pub(crate) observe_every: Duration,
     /// Number of times that waits were ended through the coordinator. A change ends the
@@ -79,7 +79,7 @@ enum OverloadSignal {
 }
 
 /// The overload signal of an error; `None` for an error that does not depend on the load.
-fn trouble(error: &DownloadError) -> Option<OverloadSignal> {
+fn overload_signal(error: &DownloadError) -> Option<OverloadSignal> {
     match error {
         DownloadError::Status {
             code: 429 | 503,
@@ -146,7 +146,7 @@ mod tests {
             (DownloadError::NotATar { why: text() }, None),
             (DownloadError::TooLong { length: 1 }, None),
         ] {
-            assert_eq!(trouble(&error), expected, "{error}");
+            assert_eq!(overload_signal(&error), expected, "{error}");
         }
     }
 }

@@ -162,17 +162,18 @@ mod tests {
                 .unwrap();
             (after_head(&mut stream), stream)
         });
-        let gate = OriginLimiter::open(1, Arc::default());
+        let limiter = OriginLimiter::without_budget(1, Arc::default());
         let budget = Budget {
             version: 1,
             connections: 1,
             bytes_per_second,
-            quiet: Duration::ZERO,
+            pause: Duration::ZERO,
             observe_every: Duration::from_secs(1),
             resumed: 0,
         };
-        gate.keep_to(&budget);
-        let origin = Origin::new(&job(), PrivateOrigin::Allowed, gate, Counter::default()).unwrap();
+        limiter.apply_budget(&budget);
+        let origin =
+            Origin::new(&job(), PrivateOrigin::Allowed, limiter, Counter::default()).unwrap();
         let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
         let first = if reads {
             opened.transfer.chunk().await.unwrap()

@@ -30,7 +30,7 @@ const BURST: u32 = 8;
 /// Exchanges observations and budgets with the coordinator, through all sessions.
 pub(crate) async fn exchange_budgets(
     client: CoordinatorClient,
-    gate: Arc<OriginLimiter>,
+    limiter: Arc<OriginLimiter>,
     mut sessions: watch::Receiver<RenewalState>,
 ) {
     let session = |renewable: &RenewalState| renewable.session.map(|session| session.id);
@@ -44,11 +44,11 @@ pub(crate) async fn exchange_budgets(
             return;
         };
         if last.replace(id) != Some(id) {
-            gate.close();
+            limiter.close();
         }
         let exchange = Exchange {
             client: client.clone(),
-            gate: Arc::clone(&gate),
+            limiter: Arc::clone(&limiter),
             session: id,
         };
         tokio::select! {
@@ -61,7 +61,7 @@ pub(crate) async fn exchange_budgets(
 /// The exchange during one session.
 struct Exchange {
     client: CoordinatorClient,
-    gate: Arc<OriginLimiter>,
+    limiter: Arc<OriginLimiter>,
     session: SessionId,
 }
 
@@ -83,7 +83,7 @@ impl Exchange {
                     tracing::info!(
                         "the coordinator has no budget for the origin: every slot may ask it"
                     );
-                    self.gate.open_to_all();
+                    self.limiter.allow_all_slots();
                     return std::future::pending().await;
                 }
                 Ended::Lost { was_open, why } => {
@@ -97,11 +97,11 @@ impl Exchange {
 
     /// Runs one stream from its first observation to its end.
     async fn follow(&mut self) -> Ended {
-        let sent = self.gate.tell();
+        let sent = self.limiter.take_report();
         let opened = async {
             let (observations, mut budgets) = self
                 .client
-                .pace(self.session, &sent, self.gate.first_trouble())
+                .pace(self.session, &sent, self.limiter.first_failure())
                 .await?;
             let first = budgets.next().await?;
             Ok((observations, budgets, first))
@@ -138,21 +138,21 @@ impl Exchange {
         let mut is_due = false;
         // The time at which all sent observations would have been sent at the average interval.
         let mut sent_until = last;
-        self.gate.keep_to(&budget);
+        self.limiter.apply_budget(&budget);
         loop {
             tokio::select! {
                 next = budgets.next() => {
                     budget = next?;
-                    self.gate.keep_to(&budget);
+                    self.limiter.apply_budget(&budget);
                 }
-                () = self.news_after(sent_until, INTERVAL * BURST), if !is_due => is_due = true,
+                () = self.report_due_after(sent_until, INTERVAL * BURST), if !is_due => is_due = true,
                 () = sleep_until(last + budget.observe_every), if !is_due => {
                     last = Instant::now();
-                    is_due = !self.gate.observation().is_unchanged_since(&sent);
+                    is_due = !self.limiter.observation().is_unchanged_since(&sent);
                 }
                 reservation = observations.reserve(), if is_due => {
-                    sent = self.gate.tell();
-                    reservation?.send(&sent, self.gate.first_trouble());
+                    sent = self.limiter.take_report();
+                    reservation?.send(&sent, self.limiter.first_failure());
                     last = Instant::now();
                     is_due = false;
                     sent_until = sent_until.max(last) + INTERVAL;
@@ -162,12 +162,12 @@ impl Exchange {
     }
 
     /// Waits for a change to report, but not until earlier than `ahead` before `time`.
-    async fn news_after(&self, time: Instant, ahead: Duration) {
+    async fn report_due_after(&self, time: Instant, ahead: Duration) {
         sleep(
             time.saturating_duration_since(Instant::now())
                 .saturating_sub(ahead),
         )
         .await;
-        self.gate.news().await;
+        self.limiter.report_due().await;
     }
 }

@@ -60,7 +60,7 @@ pub(crate) async fn join(
     };
     let mut threads = JoinSet::new();
     let counters = Arc::clone(progress.counters());
-    let limiter = OriginLimiter::shut(identity.slots, Arc::clone(&counters));
+    let limiter = OriginLimiter::new(identity.slots, Arc::clone(&counters));
     let open = || {
         let job = registration.job.clone();
         let retries = counters.retries.clone();

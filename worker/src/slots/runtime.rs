@@ -134,7 +134,7 @@ mod tests {
         let origin = Origin::new(
             &job(),
             PrivateOrigin::Allowed,
-            OriginLimiter::open(1, Arc::default()),
+            OriginLimiter::without_budget(1, Arc::default()),
             Counter::default(),
         )
         .unwrap();

@@ -48,7 +48,7 @@ fn fail(
 
 #[test]
 fn a_class_that_one_worker_fails_is_tried_by_another_before_it_has_failed() {
-    for suspect in [Suspect::Origin, Suspect::Host] {
+    for suspect in [Suspect::Origin, Suspect::WorkerHost] {
         let mut now = Instant::now();
         let mut table = table(1);
         let one = session(&mut table, "one", now);
@@ -164,12 +164,12 @@ fn failures_for_lack_of_space_do_not_reduce_the_tries_on_other_workers() {
         table.report(*worker, lease, &lacks_space(), now, 1.0);
     }
     assert_eq!(
-        fail(&mut table, workers[3], 1, Suspect::Host, now),
+        fail(&mut table, workers[3], 1, Suspect::WorkerHost, now),
         [ReportVerdict::Retried]
     );
     pass(&mut table, &workers, Duration::from_secs(2), &mut now);
     assert_eq!(
-        fail(&mut table, workers[4], 1, Suspect::Host, now),
+        fail(&mut table, workers[4], 1, Suspect::WorkerHost, now),
         [ReportVerdict::Settled]
     );
 }
@@ -192,12 +192,12 @@ fn a_worker_gets_a_class_again_that_it_failed_if_there_is_no_other_worker() {
     let mut table = table(1);
     let one = session(&mut table, "one", now);
     let other = session(&mut table, "other", now);
-    fail(&mut table, one, 1, Suspect::Host, now);
+    fail(&mut table, one, 1, Suspect::WorkerHost, now);
     pass(&mut table, &[one, other], Duration::from_secs(2), &mut now);
     assert_eq!(acquire(&mut table, one, 1, now).unwrap(), []);
     table.leave(other).unwrap();
     assert_eq!(
-        fail(&mut table, one, 1, Suspect::Host, now),
+        fail(&mut table, one, 1, Suspect::WorkerHost, now),
         [ReportVerdict::Settled]
     );
 }
@@ -211,7 +211,7 @@ fn a_worker_that_fails_classes_that_others_complete_is_quarantined_and_no_class_
     let well = session(&mut table, "well", now);
     for _ in 0..5 {
         assert_eq!(
-            fail(&mut table, bad, 1, Suspect::Host, now),
+            fail(&mut table, bad, 1, Suspect::WorkerHost, now),
             [ReportVerdict::Retried]
         );
         let lease = acquire(&mut table, well, 1, now).unwrap()[0];
@@ -249,7 +249,7 @@ fn the_only_worker_is_never_put_into_quarantine() {
     let mut table = table(9);
     let one = session(&mut table, "one", now);
     assert_eq!(
-        fail(&mut table, one, 9, Suspect::Host, now),
+        fail(&mut table, one, 9, Suspect::WorkerHost, now),
         [ReportVerdict::Settled; 9]
     );
 }
@@ -573,14 +573,14 @@ fn an_idle_worker_that_acquires_nothing_does_not_block_a_retry_on_the_worker_tha
     let one = session(&mut table, "one", now);
     let idle = session(&mut table, "idle", now);
     assert_eq!(
-        fail(&mut table, one, 1, Suspect::Host, now),
+        fail(&mut table, one, 1, Suspect::WorkerHost, now),
         [ReportVerdict::Retried]
     );
     pass(&mut table, &[one, idle], Duration::from_mins(4), &mut now);
     assert_eq!(acquire(&mut table, one, 1, now).unwrap(), []);
     pass(&mut table, &[one, idle], Duration::from_mins(1), &mut now);
     assert_eq!(
-        fail(&mut table, one, 1, Suspect::Host, now),
+        fail(&mut table, one, 1, Suspect::WorkerHost, now),
         [ReportVerdict::Settled],
         "two failures are enough"
     );

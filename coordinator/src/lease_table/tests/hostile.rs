@@ -35,7 +35,7 @@ fn a_failure_is_accepted_only_from_the_session_that_holds_the_lease() {
                 wnid: lease.wnid,
                 token: LeaseToken((1 << 32) + guess),
             };
-            for suspect in [Suspect::Class, Suspect::Origin, Suspect::Host] {
+            for suspect in [Suspect::Class, Suspect::Origin, Suspect::WorkerHost] {
                 tries += 1;
                 assert_eq!(
                     table.report(hostile, guessed, &blames(suspect), now, 1.0),
@@ -382,7 +382,7 @@ fn call() -> impl Strategy<Value = Call> {
     let suspect = prop_oneof![
         Just(Suspect::Class),
         Just(Suspect::Origin),
-        Just(Suspect::Host)
+        Just(Suspect::WorkerHost)
     ];
     prop_oneof![
         2 => token.clone().prop_map(|token| Call::Register { token }),

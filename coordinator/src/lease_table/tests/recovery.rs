@@ -175,7 +175,7 @@ fn without_workers_to_wait_for_leasing_begins_at_once() {
 /// The cursor never passes a class that a worker of the previous coordinator holds.
 #[test]
 fn a_class_that_failed_after_a_restart_is_not_granted_before_its_delay_is_over() {
-    for suspect in [Suspect::Host, Suspect::Origin] {
+    for suspect in [Suspect::WorkerHost, Suspect::Origin] {
         let mut now = Instant::now();
         let (mut table, leases) = restarted(2, &["one"], now);
         let one = register(&mut table, "one", b"one", &leases[..1], now)
@@ -239,7 +239,7 @@ fn a_late_heartbeat_does_not_restore_a_lease_that_its_worker_has_failed() {
         .session;
     session(&mut table, "other", now);
     assert_eq!(
-        table.report(one, leases[0], &blames(Suspect::Host), now, 1.0),
+        table.report(one, leases[0], &blames(Suspect::WorkerHost), now, 1.0),
         ReportVerdict::Retried
     );
     assert_eq!(

@@ -162,7 +162,7 @@ impl Fleet {
                     good(),
                     bad(),
                     blames(Suspect::Origin),
-                    blames(Suspect::Host),
+                    blames(Suspect::WorkerHost),
                     refused(404),
                 ];
                 let outcome = outcomes[outcome].clone();

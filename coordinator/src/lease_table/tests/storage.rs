@@ -124,7 +124,7 @@ fn a_failure_of_a_storage_counts_for_all_workers_that_share_it() {
     }
     let lease = acquire(&mut table, ids[0], 1, now).unwrap()[0];
     assert_eq!(
-        table.report(ids[0], lease, &blames(Suspect::Host), now, 0.0),
+        table.report(ids[0], lease, &blames(Suspect::WorkerHost), now, 0.0),
         ReportVerdict::Retried
     );
     now += Duration::from_secs(2);
@@ -133,7 +133,7 @@ fn a_failure_of_a_storage_counts_for_all_workers_that_share_it() {
     table.leave(ids[2]).unwrap();
     let lease = acquire(&mut table, ids[1], 1, now).unwrap()[0];
     assert_eq!(
-        table.report(ids[1], lease, &blames(Suspect::Host), now, 0.0),
+        table.report(ids[1], lease, &blames(Suspect::WorkerHost), now, 0.0),
         ReportVerdict::Settled
     );
 }

@@ -133,17 +133,17 @@ impl<Call> Permits<Call> {
     }
 
     /// Records that a request failed or was refused.
-    pub(super) fn trouble(&mut self) {
+    pub(super) fn failed(&mut self) {
         self.has_failures = true;
     }
 
     /// Records that enough bytes for a throughput estimate were received.
-    pub(super) fn plenty(&mut self) {
+    pub(super) fn received_enough(&mut self) {
         self.has_received_enough = true;
     }
 
     /// Whether there is a change that the coordinator needs to receive at once.
-    pub(super) fn has_news(&self) -> bool {
+    pub(super) fn needs_report(&self) -> bool {
         let wanted = self.wanted();
         let wants_more =
             wanted > self.reported_wanted && (self.reported_wanted == 0 || wanted > self.limit);
@@ -154,7 +154,7 @@ impl<Call> Permits<Call> {
     }
 
     /// Records that the current state was reported to the coordinator.
-    pub(super) fn told(&mut self) {
+    pub(super) fn mark_reported(&mut self) {
         self.reported_wanted = self.wanted();
         self.has_failures = false;
         self.has_received_enough = false;
@@ -199,22 +199,22 @@ mod tests {
             permits.ask(Priority::New, name);
         }
         assert_eq!(admitted(&mut permits), ["a", "b", "c"]);
-        permits.told();
+        permits.mark_reported();
         permits.set_limit(1);
         assert_eq!(
-            (permits.open(), permits.wanted(), permits.has_news()),
+            (permits.open(), permits.wanted(), permits.needs_report()),
             (3, 4, false)
         );
         permits.release(false);
-        assert!(admitted(&mut permits).is_empty() && !permits.has_news());
+        assert!(admitted(&mut permits).is_empty() && !permits.needs_report());
         permits.release(false);
         assert!(admitted(&mut permits).is_empty());
         assert!(
-            permits.has_news(),
+            permits.needs_report(),
             "the coordinator can allocate the two connections to another worker"
         );
-        permits.told();
-        assert!(!permits.has_news());
+        permits.mark_reported();
+        assert!(!permits.needs_report());
         permits.release(false);
         assert_eq!(admitted(&mut permits), ["d"]);
     }
@@ -223,28 +223,28 @@ mod tests {
     fn a_lower_budget_that_is_already_respected_is_reported_at_once() {
         let mut permits = Permits::<()>::new(3);
         permits.set_limit(2);
-        assert!(permits.has_news());
-        permits.told();
+        assert!(permits.needs_report());
+        permits.mark_reported();
         permits.set_limit(3);
-        assert!(!permits.has_news(), "a higher budget needs no report");
+        assert!(!permits.needs_report(), "a higher budget needs no report");
     }
 
     #[test]
     fn a_higher_demand_is_reported_at_once_if_a_larger_budget_could_help() {
         let mut permits = Permits::new(2);
         permits.ask(Priority::New, "a");
-        assert!(permits.has_news(), "the first demand");
-        permits.told();
+        assert!(permits.needs_report(), "the first demand");
+        permits.mark_reported();
         admitted(&mut permits);
         permits.ask(Priority::New, "b");
-        assert!(!permits.has_news(), "the budget suffices");
+        assert!(!permits.needs_report(), "the budget suffices");
         permits.ask(Priority::New, "c");
-        assert!(permits.has_news());
-        permits.told();
-        permits.trouble();
-        assert!(permits.has_news());
-        permits.told();
-        assert!(!permits.has_news());
+        assert!(permits.needs_report());
+        permits.mark_reported();
+        permits.failed();
+        assert!(permits.needs_report());
+        permits.mark_reported();
+        assert!(!permits.needs_report());
     }
 
     #[test]
@@ -274,7 +274,7 @@ mod tests {
                         let ticket = permits.waiting.iter().flatten().next().map(|(ticket, ())| *ticket);
                         permits.withdraw(ticket.unwrap());
                     }
-                    _ => permits.told(),
+                    _ => permits.mark_reported(),
                 }
                 let before = permits.open();
                 while permits.admit().is_some() {}

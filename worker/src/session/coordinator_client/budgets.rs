@@ -50,11 +50,11 @@ impl CoordinatorClient {
         &mut self,
         session: SessionId,
         first: &Observation,
-        first_trouble: String,
+        first_failure: String,
     ) -> Result<(Observations, Budgets), NoBudget> {
         let (sender, stream) = mpsc::channel(1);
         sender
-            .try_send(wire_observation(session, first, first_trouble))
+            .try_send(wire_observation(session, first, first_failure))
             .expect("there is room for one");
         let budgets = self
             .stub
@@ -82,10 +82,10 @@ impl Observations {
 }
 
 impl Reservation<'_> {
-    /// Sends an observation. `first_trouble`: why the origin has not answered yet; empty if it has.
-    pub(crate) fn send(self, observation: &Observation, first_trouble: String) {
+    /// Sends an observation. `first_failure`: why the origin has not answered yet; empty if it has.
+    pub(crate) fn send(self, observation: &Observation, first_failure: String) {
         self.permit
-            .send(wire_observation(self.session, observation, first_trouble));
+            .send(wire_observation(self.session, observation, first_failure));
     }
 }
 
@@ -99,7 +99,7 @@ impl Budgets {
             version: wire.version,
             connections: wire.connections,
             bytes_per_second: (wire.bytes_per_second > 0).then_some(wire.bytes_per_second),
-            quiet: Duration::from_millis(wire.quiet_ms),
+            pause: Duration::from_millis(wire.quiet_ms),
             observe_every: Duration::from_millis(wire.observe_ms)
                 .clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
             resumed: wire.resumed,
@@ -119,11 +119,11 @@ impl From<Status> for NoBudget {
 fn wire_observation(
     session: SessionId,
     observation: &Observation,
-    first_trouble: String,
+    first_failure: String,
 ) -> proto::Observation {
     proto::Observation {
         session_id: session.0,
-        seen_version: observation.seen,
+        seen_version: observation.budget_version,
         open: observation.open,
         flowing: observation.flowing,
         wanted: observation.wanted,
@@ -132,6 +132,6 @@ fn wire_observation(
         cuts: observation.cuts,
         refusals: observation.refusals,
         retry_after_ms: u64::try_from(observation.retry_after.as_millis()).unwrap_or(u64::MAX),
-        first_trouble,
+        first_trouble: first_failure,
     }
 }

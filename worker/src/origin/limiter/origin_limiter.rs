@@ -18,9 +18,9 @@ use tokio::{
 use super::{
     Budget, Observation, OverloadSignal, Priority,
     bucket::{Place, TokenBucket},
-    first_trouble::FirstFailures,
+    first_failure::FirstFailures,
+    overload_signal,
     permits::{Permits, Ticket},
-    trouble,
 };
 use crate::{observe::counters::WorkerCounters, origin::download_error::DownloadError};
 
@@ -42,17 +42,17 @@ const EARLY_STEP: u64 = 9 << 17;
 pub(crate) struct OriginLimiter {
     state: Mutex<State>,
     /// No request is sent to the origin before this instant.
-    quiet_until: watch::Sender<Instant>,
+    paused_until: watch::Sender<Instant>,
     bucket: Mutex<TokenBucket>,
     has_rate: AtomicBool,
     /// Bytes received, counted up to slightly above [`EARLY`].
     early: AtomicU64,
     /// Notified when a change must be reported to the coordinator at once.
-    news: Notify,
+    report_due: Notify,
     /// Maximum number of concurrent downloads; each has connections of its own.
     slots: u32,
     counters: Arc<WorkerCounters>,
-    first_trouble: FirstFailures,
+    first_failure: FirstFailures,
 }
 
 /// The part of the limiter that is behind one lock.
@@ -60,7 +60,7 @@ pub(crate) struct OriginLimiter {
 struct State {
     permits: Permits<oneshot::Sender<()>>,
     /// Version of the current budget.
-    seen: u64,
+    budget_version: u64,
     /// The end of the wait that the origin's own `Retry-After` has set for this process.
     retry_after_until: Option<Instant>,
     /// The value of `resumed` in the last budget: how often the coordinator has ended waits.
@@ -85,34 +85,34 @@ struct Waiting<'limiter> {
 
 impl OriginLimiter {
     /// A limiter that admits no request before it has a budget.
-    pub(crate) fn shut(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
+    pub(crate) fn new(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let permits = Permits::new(0);
         let now = Instant::now();
         let limiter = Self {
             state: Mutex::new(State {
                 permits,
-                seen: 0,
+                budget_version: 0,
                 retry_after_until: None,
                 resumed: 0,
                 has_unreported_wait: false,
             }),
-            quiet_until: watch::Sender::new(now),
+            paused_until: watch::Sender::new(now),
             bucket: Mutex::new(TokenBucket::new(now)),
             has_rate: AtomicBool::new(false),
             early: AtomicU64::new(0),
-            news: Notify::new(),
+            report_due: Notify::new(),
             slots,
             counters,
-            first_trouble: FirstFailures::default(),
+            first_failure: FirstFailures::default(),
         };
         Arc::new(limiter)
     }
 
     /// A limiter without a budget: as many connections as there are slots.
-    pub(crate) fn open(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
-        let limiter = Self::shut(slots, counters);
-        limiter.open_to_all();
+    pub(crate) fn without_budget(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
+        let limiter = Self::new(slots, counters);
+        limiter.allow_all_slots();
         limiter
     }
 
@@ -122,7 +122,7 @@ impl OriginLimiter {
             let permit = self.wait_for_admission(priority).await;
             self.room().await;
             // A pause may have begun in the meantime.
-            if *self.quiet_until.borrow() <= Instant::now() {
+            if *self.paused_until.borrow() <= Instant::now() {
                 self.counters.origin_requests.inc();
                 return permit;
             }
@@ -131,7 +131,7 @@ impl OriginLimiter {
 
     /// Waits for the admission of a connection, and for the end of a pause.
     async fn wait_for_admission(self: &Arc<Self>, priority: Priority) -> Permit {
-        let mut quiet_until = self.quiet_until.subscribe();
+        let mut paused_until = self.paused_until.subscribe();
         let (admit, mut admission) = oneshot::channel();
         let ticket = self.change(|state| state.permits.ask(priority, admit));
         let mut waiting = Waiting {
@@ -139,9 +139,9 @@ impl OriginLimiter {
             ticket: Some(ticket),
         };
         loop {
-            let until = *quiet_until.borrow_and_update();
-            let is_quiet = until > Instant::now();
-            if !is_quiet {
+            let until = *paused_until.borrow_and_update();
+            let is_paused = until > Instant::now();
+            if !is_paused {
                 // The first request that sees the end of a pause admits all requests that may go.
                 self.change(|_| ());
             }
@@ -152,15 +152,15 @@ impl OriginLimiter {
                     waiting.ticket = None;
                     return Permit { limiter: Arc::clone(self), flowing: false };
                 }
-                () = sleep_until(until), if is_quiet => {}
-                changed = quiet_until.changed() => changed.expect("the limiter owns the sender"),
+                () = sleep_until(until), if is_paused => {}
+                changed = paused_until.changed() => changed.expect("the limiter owns the sender"),
             }
         }
     }
 
     /// Counts a failed request, and starts a wait if the origin sent a `Retry-After`.
     pub(crate) fn failed(&self, error: &DownloadError) {
-        match trouble(error) {
+        match overload_signal(error) {
             None => return,
             Some(OverloadSignal::Cut) => drop(self.counters.origin_cuts.inc()),
             Some(OverloadSignal::Refusal(wait)) => {
@@ -170,12 +170,12 @@ impl OriginLimiter {
                 self.counters.origin_refusals.inc();
             }
         }
-        self.change(|state| state.permits.trouble());
+        self.change(|state| state.permits.failed());
     }
 
     /// Logs why the origin has not answered yet.
-    pub(crate) fn tell_first_trouble(&self, error: &DownloadError, address: &str) {
-        if let Some(sentence) = self.first_trouble.note(error, address) {
+    pub(crate) fn tell_first_failure(&self, error: &DownloadError, address: &str) {
+        if let Some(sentence) = self.first_failure.note(error, address) {
             tracing::warn!("{sentence}");
         }
     }
@@ -187,12 +187,12 @@ impl OriginLimiter {
 
     /// Records that the origin has answered a request.
     pub(crate) fn answered(&self) {
-        self.first_trouble.answered();
+        self.first_failure.answered();
     }
 
     /// Why the origin has not answered yet; empty if it has answered or no request was sent.
-    pub(crate) fn first_trouble(&self) -> String {
-        self.first_trouble.last()
+    pub(crate) fn first_failure(&self) -> String {
+        self.first_failure.last()
     }
 
     /// Delays every request of this process, because the origin sent a `Retry-After` to one of
@@ -212,18 +212,18 @@ impl OriginLimiter {
 
     /// Extends the pause to the given instant at least; returns whether that made it longer.
     fn pause_until(&self, until: Instant) -> bool {
-        self.quiet_until.send_if_modified(|quiet| {
-            let is_longer = until > *quiet;
-            *quiet = until.max(*quiet);
+        self.paused_until.send_if_modified(|end| {
+            let is_longer = until > *end;
+            *end = until.max(*end);
             is_longer
         })
     }
 
     /// Sets the end of the pause. The instant includes the wait for a `Retry-After` of the origin.
     fn set_pause_end(&self, until: Instant) {
-        self.quiet_until.send_if_modified(|quiet| {
-            let is_other = until > *quiet || until + JITTER < *quiet;
-            *quiet = if is_other { until } else { *quiet };
+        self.paused_until.send_if_modified(|end| {
+            let is_other = until > *end || until + JITTER < *end;
+            *end = if is_other { until } else { *end };
             is_other
         });
     }
@@ -235,7 +235,7 @@ impl OriginLimiter {
         if self.early.load(Ordering::Relaxed) < EARLY {
             let before = self.early.fetch_add(bytes, Ordering::Relaxed);
             if before / EARLY_STEP < (before + bytes) / EARLY_STEP {
-                self.change(|state| state.permits.plenty());
+                self.change(|state| state.permits.received_enough());
             }
         }
         self.has_rate()
@@ -270,28 +270,28 @@ impl OriginLimiter {
     pub(crate) fn close(&self) {
         self.change(|state| {
             state.permits.set_limit(0);
-            state.seen = 0;
+            state.budget_version = 0;
         });
     }
 
     /// Applies when no coordinator sends a budget: admits one connection for each slot.
-    pub(crate) fn open_to_all(&self) {
+    pub(crate) fn allow_all_slots(&self) {
         self.change(|state| state.permits.set_limit(self.slots));
     }
 
     /// Applies another budget.
-    pub(crate) fn keep_to(&self, budget: &Budget) {
+    pub(crate) fn apply_budget(&self, budget: &Budget) {
         let now = Instant::now();
         lock(&self.bucket).set_rate(budget.bytes_per_second, now);
         self.has_rate
             .store(budget.bytes_per_second.is_some(), Ordering::Relaxed);
         self.change(|state| {
             state.permits.set_limit(budget.connections);
-            state.seen = budget.version;
+            state.budget_version = budget.version;
             if std::mem::replace(&mut state.resumed, budget.resumed) < budget.resumed {
                 state.retry_after_until = None;
             }
-            let budget_until = now + budget.quiet.min(MAX_RETRY_AFTER);
+            let budget_until = now + budget.pause.min(MAX_RETRY_AFTER);
             self.set_pause_end(budget_until.max(state.retry_after_until.unwrap_or(now)));
         });
     }
@@ -303,7 +303,7 @@ impl OriginLimiter {
             .retry_after_until
             .map(|until| until.saturating_duration_since(Instant::now()));
         Observation {
-            seen: state.seen,
+            budget_version: state.budget_version,
             open: state.permits.open(),
             flowing: state.permits.flowing(),
             wanted: state.permits.wanted(),
@@ -316,10 +316,10 @@ impl OriginLimiter {
     }
 
     /// The observation for a report to the coordinator; marks its changes as reported.
-    pub(crate) fn tell(&self) -> Observation {
+    pub(crate) fn take_report(&self) -> Observation {
         let has_unreported_wait = {
             let mut state = lock(&self.state);
-            state.permits.told();
+            state.permits.mark_reported();
             std::mem::take(&mut state.has_unreported_wait)
         };
         let mut observation = self.observation();
@@ -332,9 +332,9 @@ impl OriginLimiter {
     }
 
     /// Waits until a change must be reported to the coordinator at once. Cancel safe.
-    pub(crate) async fn news(&self) {
-        while !lock(&self.state).permits.has_news() {
-            self.news.notified().await;
+    pub(crate) async fn report_due(&self) {
+        while !lock(&self.state).permits.needs_report() {
+            self.report_due.notified().await;
         }
     }
 
@@ -342,7 +342,7 @@ impl OriginLimiter {
     fn change<T>(&self, change: impl FnOnce(&mut State) -> T) -> T {
         let mut state = lock(&self.state);
         let changed = change(&mut state);
-        if *self.quiet_until.borrow() <= Instant::now() {
+        if *self.paused_until.borrow() <= Instant::now() {
             while let Some(call) = state.permits.admit() {
                 // The receiver is gone only if the request is about to withdraw.
                 call.send(()).ok();
@@ -353,8 +353,8 @@ impl OriginLimiter {
             .origin_waiting
             .set(state.permits.waiting().into());
         self.counters.origin_limit.set(state.permits.limit().into());
-        if state.permits.has_news() {
-            self.news.notify_one();
+        if state.permits.needs_report() {
+            self.report_due.notify_one();
         }
         changed
     }
@@ -375,7 +375,7 @@ impl Permit {
         }
     }
 
-    pub(super) fn gate(&self) -> &OriginLimiter {
+    pub(super) fn limiter(&self) -> &OriginLimiter {
         &self.limiter
     }
 }
