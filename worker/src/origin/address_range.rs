@@ -18,21 +18,20 @@ pub(crate) enum AddressRange {
     Unusable,
 }
 
-/// Addresses, besides 169.254.169.254, at which clouds serve credentials: Amazon over IPv6,
-/// Alibaba, Oracle, Azure.
-const METADATA: [IpAddr; 4] = [
-    IpAddr::V6(Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254)),
-    IpAddr::V4(Ipv4Addr::new(100, 100, 100, 200)),
-    IpAddr::V4(Ipv4Addr::new(192, 0, 0, 192)),
-    IpAddr::V4(Ipv4Addr::new(168, 63, 129, 16)),
+/// Addresses, besides 169.254.169.254, at which clouds serve credentials: Alibaba, Oracle, Azure.
+const METADATA: [Ipv4Addr; 3] = [
+    Ipv4Addr::new(100, 100, 100, 200),
+    Ipv4Addr::new(192, 0, 0, 192),
+    Ipv4Addr::new(168, 63, 129, 16),
 ];
+/// The address at which Amazon serves credentials over IPv6.
+const METADATA_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254);
 
 impl AddressRange {
     /// The range of an address. An IPv4 address embedded in an IPv6 address (mapped, compatible,
     /// translated, 6to4, NAT64, Teredo, ISATAP) determines the range.
     pub(crate) fn of(address: IpAddr) -> Self {
         match address {
-            address if METADATA.contains(&address) => Self::LinkLocal,
             IpAddr::V4(address) => of_v4(address),
             IpAddr::V6(address) => of_v6(address),
         }
@@ -45,11 +44,9 @@ fn of_v4(address: Ipv4Addr) -> AddressRange {
     // RFC 6890 and RFC 2544: both are used within networks, and never on the internet.
     let is_assigned =
         (first, second, third) == (192, 0, 0) || (first == 198 && (18..20).contains(&second));
-    if METADATA.contains(&address.into()) {
-        AddressRange::LinkLocal
-    } else if address.is_loopback() {
+    if address.is_loopback() {
         AddressRange::Loopback
-    } else if address.is_link_local() {
+    } else if address.is_link_local() || METADATA.contains(&address) {
         AddressRange::LinkLocal
     } else if address.is_private() || is_shared || is_assigned {
         AddressRange::Private
@@ -63,7 +60,7 @@ fn of_v4(address: Ipv4Addr) -> AddressRange {
 fn of_v6(address: Ipv6Addr) -> AddressRange {
     if address.is_loopback() {
         AddressRange::Loopback
-    } else if address.is_unicast_link_local() {
+    } else if address.is_unicast_link_local() || address == METADATA_V6 {
         AddressRange::LinkLocal
     } else if let Some(embedded) = embedded_v4(address) {
         of_v4(embedded)

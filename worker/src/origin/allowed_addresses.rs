@@ -87,49 +87,44 @@ impl AllowedAddresses {
     /// looked up now is checked at a later lookup.
     pub(crate) async fn check_origin(&self, is_proxied: bool) -> Result<(), RefusedAddress> {
         self.check(&self.base).await?;
-        match self.base.host() {
-            Some(Host::Domain(name)) if !is_proxied => match self.addresses(name).await {
-                Err(LookupError::Refused(refused)) => Err(refused),
-                Ok(_) | Err(LookupError::Failed(_)) => Ok(()),
-            },
-            _ => Ok(()),
+        if let Some(Host::Domain(name)) = self.base.host()
+            && !is_proxied
+            && let Err(error) = self.addresses(name).await
+            && let Ok(refused) = error.downcast()
+        {
+            return Err(*refused);
         }
+        Ok(())
     }
 
     /// Checks an address that is written in a URL. The resolvers check the addresses of names.
     pub(crate) async fn check(&self, url: &Url) -> Result<(), RefusedAddress> {
-        let Some(range) = range_without_lookup(url) else {
-            return Ok(());
-        };
-        if range == AddressRange::Public || self.allows(range, &self.ranges().await) {
-            return Ok(());
+        match range_without_lookup(url) {
+            Some(range)
+                if range != AddressRange::Public && !self.allows(range, &self.ranges().await) =>
+            {
+                Err(self.refusal(url.host_str().unwrap_or_default(), &[range]))
+            }
+            _ => Ok(()),
         }
-        Err(self.refusal(url.host_str().unwrap_or_default(), &[range]))
     }
 
-    /// The allowed addresses of a host.
+    /// The allowed addresses of a host. The error is [`LookupFailed`](super::lookup::LookupFailed)
+    /// or [`RefusedAddress`].
     async fn addresses(&self, host: &str) -> Result<Vec<SocketAddr>, LookupError> {
-        let found = self
-            .lookup
-            .addresses(host)
-            .await
-            .map_err(|error| LookupError::Failed(error.into()))?;
-        let ranges: Vec<_> = found
-            .iter()
-            .map(|address| AddressRange::of(address.ip()))
-            .collect();
-        if self.is_origin(host) && !ranges.is_empty() {
-            self.first_ranges.get_or_init(|| ranges.clone());
+        let found = self.lookup.addresses(host).await?;
+        let ranges = ranges_of(&found);
+        if self.is_origin(host) {
+            self.keep_first(&ranges);
         }
         if ranges.iter().all(|range| *range == AddressRange::Public) {
             return Ok(found);
         }
         let allowed = self.allowed(found, &self.ranges().await);
         if allowed.is_empty() {
-            Err(LookupError::Refused(self.refusal(host, &ranges)))
-        } else {
-            Ok(allowed)
+            return Err(self.refusal(host, &ranges).into());
         }
+        Ok(allowed)
     }
 
     /// The ranges of the configured host at its first lookup; empty while only a proxy can look it
@@ -138,22 +133,20 @@ impl AllowedAddresses {
         if let Some(range) = range_without_lookup(&self.base) {
             return vec![range];
         }
-        if self.first_ranges.get().is_none() {
-            let found = self
-                .lookup
-                .addresses(self.base.host_str().unwrap_or_default())
-                .await
-                .unwrap_or_default();
-            if !found.is_empty() {
-                self.first_ranges.get_or_init(|| {
-                    found
-                        .iter()
-                        .map(|found| AddressRange::of(found.ip()))
-                        .collect()
-                });
-            }
+        let host = self.base.host_str().unwrap_or_default();
+        if self.first_ranges.get().is_none()
+            && let Ok(found) = self.lookup.addresses(host).await
+        {
+            self.keep_first(&ranges_of(&found));
         }
         self.first_ranges.get().cloned().unwrap_or_default()
+    }
+
+    /// Keeps the ranges of the configured host if they are the first that were found.
+    fn keep_first(&self, ranges: &[AddressRange]) {
+        if !ranges.is_empty() {
+            self.first_ranges.get_or_init(|| ranges.to_vec());
+        }
     }
 
     /// Keeps only the allowed addresses.
@@ -192,10 +185,7 @@ impl AllowedAddresses {
 }
 
 /// Why a host has no allowed addresses.
-enum LookupError {
-    Failed(Box<dyn Error + Send + Sync>),
-    Refused(RefusedAddress),
-}
+type LookupError = Box<dyn Error + Send + Sync>;
 
 /// Resolves the configured host, and checks its addresses. Every other name is that of a proxy from
 /// the environment of this worker; proxies are not restricted.
@@ -206,15 +196,12 @@ impl Resolve for OriginResolver {
     fn resolve(&self, name: Name) -> Resolving {
         let Self(allowed) = self.clone();
         Box::pin(async move {
-            if !allowed.is_origin(name.as_str()) {
-                let addresses = allowed.lookup.addresses(name.as_str()).await?;
-                return Ok(Box::new(addresses.into_iter()) as Addrs);
-            }
-            match allowed.addresses(name.as_str()).await {
-                Ok(found) => Ok(Box::new(found.into_iter()) as Addrs),
-                Err(LookupError::Failed(error)) => Err(error),
-                Err(LookupError::Refused(refused)) => Err(refused.into()),
-            }
+            let found = if allowed.is_origin(name.as_str()) {
+                allowed.addresses(name.as_str()).await?
+            } else {
+                allowed.lookup.addresses(name.as_str()).await?
+            };
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }
@@ -229,14 +216,19 @@ impl Resolve for RedirectResolver {
         Box::pin(async move {
             match allowed.addresses(name.as_str()).await {
                 Ok(found) => Ok(Box::new(found.into_iter()) as Addrs),
-                Err(LookupError::Failed(error)) => Err(error),
-                Err(LookupError::Refused(_)) => Err(RefusedRedirect::Private {
+                Err(error) if error.is::<RefusedAddress>() => Err(RefusedRedirect::Private {
                     host: name.as_str().to_owned(),
                 }
                 .into()),
+                Err(error) => Err(error),
             }
         })
     }
+}
+
+fn ranges_of(found: &[SocketAddr]) -> Vec<AddressRange> {
+    let ranges = found.iter().map(|found| AddressRange::of(found.ip()));
+    ranges.collect()
 }
 
 /// The category of a host that needs no lookup: an address, or `localhost`.

@@ -6,7 +6,6 @@ use std::{
     net::{SocketAddr, ToSocketAddrs as _},
 };
 
-use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use tokio::runtime::Handle;
 
 /// The system's resolver found no address of a host, or did not answer.
@@ -38,26 +37,13 @@ impl Lookup {
         let name = host.to_owned();
         let found = self
             .runtime
-            .spawn_blocking(move || (name.as_str(), 0).to_socket_addrs());
-        let found = found
+            .spawn_blocking(move || (name.as_str(), 0).to_socket_addrs())
             .await
-            .unwrap_or_else(|error| Err(io::Error::other(error)));
-        match found {
-            Ok(found) => Ok(found.collect()),
-            Err(error) => Err(LookupFailed {
-                host: host.to_owned(),
-                why: error.to_string(),
-            }),
-        }
-    }
-}
-
-impl Resolve for Lookup {
-    fn resolve(&self, name: Name) -> Resolving {
-        let lookup = self.clone();
-        Box::pin(async move {
-            let found = lookup.addresses(name.as_str()).await?;
-            Ok(Box::new(found.into_iter()) as Addrs)
+            .map_err(io::Error::other)
+            .flatten();
+        found.map(Iterator::collect).map_err(|error| LookupFailed {
+            host: host.to_owned(),
+            why: error.to_string(),
         })
     }
 }
