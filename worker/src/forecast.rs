@@ -16,7 +16,6 @@ use shared::{
 use tokio::task::JoinSet;
 
 use crate::{
-    observe::counters::WorkerCounters,
     origin::{
         Origin, Question, allowed_addresses::PrivateOrigin, client::OriginError,
         download_error::DownloadError, limiter::OriginLimiter,
@@ -143,12 +142,10 @@ pub async fn sample(
     connections: Option<u32>,
 ) -> Result<Sample, OriginError> {
     let at_once = connections.map_or(CONNECTIONS, |limit| CONNECTIONS.min(limit as usize));
-    let counters = Arc::new(WorkerCounters::default());
     let origin = Origin::new(
         job,
         PrivateOrigin::Allowed,
-        OriginLimiter::without_budget(at_once, Arc::clone(&counters)),
-        counters.retries.clone(),
+        OriginLimiter::without_budget(at_once, Arc::default()),
     )?;
     origin.check_address().await?;
     let count = most.min(wnids.len());

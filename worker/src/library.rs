@@ -304,12 +304,7 @@ async fn open(
         let clock = Arc::new(LeaseClock::of_this_host());
         let limiter = OriginLimiter::new(slots, Arc::clone(&counters));
         limiter.apply_budget(&budget);
-        let origin = Origin::new(
-            &job,
-            PrivateOrigin::Allowed,
-            limiter,
-            counters.retries.clone(),
-        )?;
+        let origin = Origin::new(&job, PrivateOrigin::Allowed, limiter)?;
         let context = Arc::new(JobContext::open(
             job,
             origin,

@@ -376,7 +376,6 @@ fn internal(error: &JoinError) -> Failure {
 mod tests {
     use std::time::Duration;
 
-    use prometheus_client::metrics::counter::Counter;
     use shared::{job::JobOptions, job_line::Screen, outcome::Published};
     use tokio::sync::oneshot;
 
@@ -401,8 +400,7 @@ mod tests {
         let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
         let mut threads = JoinSet::new();
         let clock = Arc::new(LeaseClock::of_this_host());
-        let origin =
-            Origin::new(&job(), PrivateOrigin::Allowed, limiter, Counter::default()).unwrap();
+        let origin = Origin::new(&job(), PrivateOrigin::Allowed, limiter).unwrap();
         let context = Arc::new(
             JobContext::open(
                 job(),

@@ -1,9 +1,12 @@
 //! Identifies one version of a tar at the origin, so that bytes of two versions are never mixed.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    ops::Not,
+    time::{Duration, SystemTime},
+};
 
 use reqwest::{
-    Response,
+    Response, StatusCode,
     header::{self, HeaderMap},
 };
 use serde::{Deserialize, Serialize};
@@ -30,28 +33,24 @@ pub(crate) struct Source {
     /// `Last-Modified`, verbatim.
     pub(crate) last_modified: Option<String>,
     /// Whether `Last-Modified` is a strong validator.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub(crate) date_is_strong: bool,
     /// Whether the rest is requested with `Last-Modified` although there is an `ETag`, because the
     /// origin did not honour that.
-    #[serde(default, skip_serializing_if = "is_false")]
+    #[serde(default, skip_serializing_if = "Not::not")]
     pub(crate) by_date: bool,
 }
 
-#[expect(
-    clippy::trivially_copy_pass_by_ref,
-    reason = "serde passes a reference"
-)]
-fn is_false(value: &bool) -> bool {
-    !value
-}
-
 impl Source {
-    /// The tar that a response describes, whose body begins at the offset `from`.
-    pub(crate) fn of_answer(url: &Url, response: &Response, from: u64) -> Self {
+    /// The tar that a response describes, and the range of it that the body contains.
+    pub(crate) fn of_answer(url: &Url, response: &Response) -> (Self, BodyRange) {
         let headers = response.headers();
+        let body = BodyRange::of(response.status(), headers);
+        let from = match body {
+            BodyRange::From(from) => from,
+            BodyRange::Whole | BodyRange::Unclear => 0,
+        };
         let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
-        let total = ContentRange::of(headers).and_then(|range| range.total);
         // `Content-Length` has no meaning together with a transfer encoding (RFC 9112 §6.3).
         let length =
             text(header::CONTENT_LENGTH).filter(|_| text(header::TRANSFER_ENCODING).is_none());
@@ -59,14 +58,15 @@ impl Source {
             || length.and_then(|length| length.trim().parse::<u64>().ok()?.checked_add(from));
         let last_modified = text(header::LAST_MODIFIED);
         let is_strong = |modified| is_strong_date(modified, text(header::DATE), SystemTime::now());
-        Self {
+        let source = Self {
             url: shown(url),
-            length: total.or_else(rest),
+            length: total_length(headers).or_else(rest),
             etag: text(header::ETAG).map(str::to_owned),
             last_modified: last_modified.map(str::to_owned),
             date_is_strong: last_modified.is_some_and(is_strong),
             by_date: false,
-        }
+        };
+        (source, body)
     }
 
     /// The value of `If-Range`: a strong `ETag`, else a strong `Last-Modified` if the length is
@@ -141,54 +141,81 @@ impl Source {
 /// at `now`.
 fn is_strong_date(modified: &str, date: Option<&str>, now: SystemTime) -> bool {
     let parse = |text| httpdate::parse_http_date(text).ok();
-    let Some(modified) = parse(modified) else {
-        return false;
+    let earliest = match date.and_then(parse) {
+        Some(date) => date.checked_sub(STRONG_AFTER),
+        None => now.checked_sub(STRONG_AFTER_BY_OUR_CLOCK),
     };
-    let (answered, distance) = match date.and_then(parse) {
-        Some(date) => (date, STRONG_AFTER),
-        None => (now, STRONG_AFTER_BY_OUR_CLOCK),
-    };
-    answered
-        .duration_since(modified)
-        .is_ok_and(|age| age >= distance)
+    parse(modified)
+        .zip(earliest)
+        .is_some_and(|(modified, earliest)| modified <= earliest)
+}
+
+/// The length of the whole tar, if `Content-Range` has it.
+pub(crate) fn total_length(headers: &HeaderMap) -> Option<u64> {
+    ContentRange::of(headers)?.total
 }
 
 /// A `Content-Range` with the byte range of a body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct ContentRange {
+struct ContentRange {
     /// Offset of the first byte.
-    pub(crate) first: u64,
+    first: u64,
     /// Offset of the last byte.
     last: u64,
     /// Length of the whole tar, if known.
-    pub(crate) total: Option<u64>,
+    total: Option<u64>,
 }
 
 impl ContentRange {
     /// The range in the headers; `None` if there is none or it is invalid.
-    pub(crate) fn of(headers: &HeaderMap) -> Option<Self> {
+    fn of(headers: &HeaderMap) -> Option<Self> {
         let text = headers.get(header::CONTENT_RANGE)?.to_str().ok()?;
         let (unit, range) = text.trim().split_once(' ')?;
         let (bytes, total) = range.split_once('/')?;
         let (first, last) = bytes.split_once('-')?;
         let number = |text: &str| text.trim().parse::<u64>().ok();
-        let total = if total.trim() == "*" {
-            None
-        } else {
-            Some(number(total)?)
-        };
         let range = Self {
             first: number(first)?,
             last: number(last)?,
-            total,
+            total: match total.trim() {
+                "*" => None,
+                total => Some(number(total)?),
+            },
         };
-        let is_possible = range.first <= range.last && total.is_none_or(|total| range.last < total);
+        let is_possible =
+            range.first <= range.last && range.total.is_none_or(|total| range.last < total);
         (unit.eq_ignore_ascii_case("bytes") && is_possible).then_some(range)
     }
 
     /// Whether it covers all bytes of the tar.
-    pub(crate) fn is_whole(self) -> bool {
+    fn is_whole(self) -> bool {
         self.first == 0 && self.total == Some(self.last + 1)
+    }
+}
+
+/// The range of a tar that a body contains.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum BodyRange {
+    /// All of it.
+    Whole,
+    /// The bytes from this offset on.
+    From(u64),
+    /// The headers of the response contradict one another.
+    Unclear,
+}
+
+impl BodyRange {
+    /// Some origins answer 200 and still send a part, and some proxies answer every request with
+    /// 206. Only these are unambiguous: 206 with `Content-Range: bytes 5-9/10`, 200 without that
+    /// header, and either with the range of the whole.
+    fn of(status: StatusCode, headers: &HeaderMap) -> Self {
+        let is_partial = status == StatusCode::PARTIAL_CONTENT;
+        match ContentRange::of(headers) {
+            None if !is_partial && !headers.contains_key(header::CONTENT_RANGE) => Self::Whole,
+            Some(range) if range.is_whole() => Self::Whole,
+            Some(range) if is_partial => Self::From(range.first),
+            _ => Self::Unclear,
+        }
     }
 }
 
@@ -199,6 +226,8 @@ pub(crate) fn shown(url: &Url) -> String {
 
 #[cfg(test)]
 mod tests {
+    use reqwest::header::HeaderValue;
+
     use super::*;
 
     fn source(length: Option<u64>, etag: Option<&str>, last_modified: Option<&str>) -> Source {
@@ -353,5 +382,36 @@ mod tests {
         assert_eq!(serde_json::to_string(&now.version()).unwrap(), written);
         let again: Source = serde_json::from_str(&serde_json::to_string(&now).unwrap()).unwrap();
         assert_eq!(again, now);
+    }
+
+    #[test]
+    fn a_body_is_the_whole_or_a_part_only_if_status_and_range_agree() {
+        for (status, range, expected) in [
+            (200, None, BodyRange::Whole),
+            (206, None, BodyRange::Unclear),
+            (206, Some("bytes 5-9/10"), BodyRange::From(5)),
+            (206, Some("bytes 0-4/10"), BodyRange::From(0)),
+            (206, Some("bytes 5-9/*"), BodyRange::From(5)),
+            (206, Some("Bytes 5-9/10"), BodyRange::From(5)),
+            (206, Some("bytes 0-9/10"), BodyRange::Whole),
+            (200, Some("bytes 0-9/10"), BodyRange::Whole),
+            (206, Some("bytes 0-9/*"), BodyRange::From(0)),
+            (206, Some("bytes 0-10/10"), BodyRange::Unclear),
+            (206, Some("bytes 9-5/10"), BodyRange::Unclear),
+            (206, Some("bytes */10"), BodyRange::Unclear),
+            (206, Some("items 0-9/10"), BodyRange::Unclear),
+            (200, Some("bytes 5-9/10"), BodyRange::Unclear),
+            (200, Some("bytes"), BodyRange::Unclear),
+        ] {
+            let headers: HeaderMap = range
+                .map(|range| (header::CONTENT_RANGE, HeaderValue::from_str(range).unwrap()))
+                .into_iter()
+                .collect();
+            assert_eq!(
+                BodyRange::of(StatusCode::from_u16(status).unwrap(), &headers),
+                expected,
+                "{status} {range:?}"
+            );
+        }
     }
 }

@@ -145,15 +145,15 @@ async fn is_same(
     tar: &File,
     range: std::ops::Range<u64>,
 ) -> Result<bool, DownloadError> {
+    let until = Until::default();
+    until.set(range.end);
     let mut download = Download::new(
         origin,
         url.clone(),
         retries,
         Some((source.clone(), range.start)),
+        until,
     );
-    let until = Until::default();
-    until.set(range.end);
-    download.end_at(until);
     let mut position = range.start;
     let mut own = Vec::new();
     loop {

@@ -2,15 +2,17 @@
 
 use std::time::{Duration, SystemTime};
 
-use prometheus_client::metrics::counter::Counter;
 use shared::backoff::Backoff;
 use url::Url;
 
-use crate::origin::{
-    download_error::DownloadError,
-    retry::{RetryDecision, retry_decision},
+use crate::{
+    origin::{
+        Origin,
+        download_error::DownloadError,
+        retry::{RetryDecision, retry_decision},
+    },
+    source::shown,
 };
-use crate::source::shown;
 
 const BACKOFF: Backoff = Backoff {
     base: Duration::from_millis(500),
@@ -58,7 +60,7 @@ impl Attempts {
         error: DownloadError,
         url: &Url,
         retries: u32,
-        retries_made: &Counter,
+        origin: &Origin,
     ) -> Result<(), DownloadError> {
         let RetryDecision::Retry { at_least } = retry_decision(&error) else {
             return Err(error);
@@ -66,6 +68,8 @@ impl Attempts {
         let Some(retry) = self.next_retry(&error, retries) else {
             return Err(error);
         };
+        // After a refusal the limiter admits no request for the given time, which may also end
+        // earlier.
         let is_refusal = matches!(
             error,
             DownloadError::Status {
@@ -73,8 +77,6 @@ impl Attempts {
                 ..
             }
         );
-        // After a refusal the limiter admits no request for the given time, which may also end
-        // earlier.
         let at_least = at_least.filter(|_| !is_refusal).unwrap_or_default();
         let wait = BACKOFF.delay(retry, rand::random()).max(at_least);
         tracing::info!(url = %shown(url), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
@@ -85,7 +87,7 @@ impl Attempts {
                 shown(url)
             );
         }
-        retries_made.inc();
+        origin.count_retry();
         tokio::time::sleep(wait).await;
         Ok(())
     }

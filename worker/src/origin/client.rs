@@ -1,7 +1,10 @@
 //! The HTTP clients of a job. Each has its own connections; all follow the same rules and trust the
 //! same authorities.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{Arc, atomic::AtomicBool},
+    time::Duration,
+};
 
 use reqwest::{
     Client, ClientBuilder, Proxy,
@@ -13,7 +16,6 @@ use shared::{
     job::JobOptions,
     outcome::printable_within,
     tls::{InvalidBundle, bundle, provider},
-    url_secrets::without_credentials,
 };
 use url::Url;
 
@@ -23,7 +25,8 @@ use crate::origin::{
     },
     authorities::Authorities,
     lookup::Lookup,
-    proxies::{Proxies, UnusableProxy},
+    proxies::{Proxies, UnusableProxy, shown_proxy},
+    receive_window::ReceiveWindow,
 };
 
 /// Lifetime of an idle connection. ImageNet's server closes idle connections within seconds.
@@ -80,12 +83,15 @@ pub(crate) struct Clients {
 }
 
 /// The HTTP clients, and so the connections, of one slot.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub(crate) struct Connections {
     /// For the configured host and for proxies.
     pub(crate) chosen: Client,
     /// For hosts that are named only by a redirect; never through a proxy.
     pub(crate) guarded: Client,
+    /// The last request left its connection open for the next one.
+    pub(crate) are_kept: AtomicBool,
+    pub(crate) window: ReceiveWindow,
 }
 
 impl Clients {
@@ -98,9 +104,8 @@ impl Clients {
         let tls = tls(&job.ca_pem, base.scheme() == "https")?;
         let proxies = Arc::new(Proxies::of_environment());
         if let Some(proxy) = proxies.for_url(&base)? {
-            let proxy = without_credentials(proxy.as_str());
             tracing::info!(
-                proxy = proxy.trim_end_matches('/'),
+                proxy = shown_proxy(&proxy),
                 "the origin is asked through a proxy"
             );
         }
@@ -125,6 +130,8 @@ impl Clients {
         Ok(Connections {
             chosen: self.builder().proxy(proxy).dns_resolver(chosen).build()?,
             guarded: self.builder().no_proxy().dns_resolver(guarded).build()?,
+            are_kept: AtomicBool::default(),
+            window: ReceiveWindow::default(),
         })
     }
 

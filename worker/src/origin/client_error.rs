@@ -8,14 +8,12 @@ use std::{error::Error, io, iter};
 use rustls::{
     AlertDescription, CertificateError, Error as TlsError, InvalidMessage, pki_types::UnixTime,
 };
-use shared::{
-    origin_address::origin_address, outcome::printable_within, url_secrets::without_credentials,
-};
+use shared::{origin_address::origin_address, outcome::printable_within};
 use url::Url;
 
 use crate::origin::{
     allowed_addresses::RefusedAddress, download_error::DownloadError, lookup::LookupFailed,
-    redirect::RefusedRedirect,
+    proxies::shown_proxy, redirect::RefusedRedirect,
 };
 
 /// Largest number of bytes of a library's message, used where this module has no sentence for the
@@ -24,6 +22,7 @@ const LONGEST_DETAIL: usize = 300;
 /// Largest number of names of a certificate in a message.
 const MAX_NAMES: usize = 3;
 const CHECK_SCHEME: &str = "check http:// or https:// and the port in --url";
+const CHECK_CLOCK: &str = "(or this host's clock is wrong)";
 const GIVE_AUTHORITY: &str =
     "if it is the right one, give its authority (or the certificate itself) with --cacert";
 
@@ -31,7 +30,6 @@ const GIVE_AUTHORITY: &str =
 struct FailedRequest<'request> {
     /// Scheme, host and port, and the proxy if there is one.
     address: String,
-    is_https: bool,
     url: Option<&'request Url>,
     /// It failed before a connection was established.
     is_connect: bool,
@@ -44,68 +42,127 @@ pub(crate) fn from_client(error: &reqwest::Error, proxy: Option<&Url>) -> Downlo
         .url()
         .map_or_else(|| "the origin".to_owned(), origin_address);
     if let Some(proxy) = proxy {
-        let proxy = without_credentials(proxy.as_str());
-        address = format!(
-            "{address} through the proxy {}",
-            proxy.trim_end_matches('/')
-        );
+        address = format!("{address} through the proxy {}", shown_proxy(proxy));
     }
     let request = FailedRequest {
         address,
-        is_https: error.url().is_some_and(|url| url.scheme() == "https"),
         url: error.url(),
         is_connect: error.is_connect(),
         is_timeout: error.is_timeout(),
     };
-    classify(error, &request)
+    request.classify(error)
 }
 
-fn classify(error: &(dyn Error + 'static), request: &FailedRequest<'_>) -> DownloadError {
-    let FailedRequest {
-        address,
-        is_https,
-        is_connect,
-        is_timeout,
-        ..
-    } = request;
-    for cause in causes(error) {
+impl FailedRequest<'_> {
+    fn classify(&self, error: &(dyn Error + 'static)) -> DownloadError {
+        let address = &self.address;
+        causes(error)
+            .find_map(|cause| self.of_cause(cause))
+            .unwrap_or_else(|| {
+                let why = match (self.is_connect, self.is_timeout) {
+                    (true, true) => format!("no connection to {address}: no answer in time"),
+                    (true, false) => format!("no connection to {address}: {}", detail(error)),
+                    (false, _) => format!("no answer of {address}: {}", detail(error)),
+                };
+                DownloadError::Connection { why }
+            })
+    }
+
+    /// Classifies one cause; `None`: it is no failure that has a sentence of its own.
+    fn of_cause(&self, cause: &(dyn Error + 'static)) -> Option<DownloadError> {
         if let Some(refused) = cause.downcast_ref::<RefusedRedirect>() {
-            return DownloadError::Redirect {
-                why: refused.to_string(),
-            };
+            return Some(refused.clone().into());
         }
         if let Some(tls) = cause.downcast_ref::<TlsError>() {
-            return tls_error(tls, request);
+            return Some(self.tls_error(tls));
+        }
+        let address = &self.address;
+        let why = if cause.is::<LookupFailed>() || cause.is::<RefusedAddress>() {
+            format!("no connection to {address}: {cause}")
+        } else if let Some(http) = cause.downcast_ref::<hyper::Error>() {
+            if http.is_parse() {
+                let hint = if self.is_https() {
+                    ""
+                } else {
+                    " (does it speak TLS?)"
+                };
+                format!("the answer of {address} is no HTTP{hint}")
+            } else {
+                self.closed().filter(|_| http.is_incomplete_message())?
+            }
+        } else {
+            let io = cause.downcast_ref::<io::Error>()?;
+            match io.kind() {
+                io::ErrorKind::UnexpectedEof => self.closed()?,
+                // An `io::Error` that wraps another error has less information than the wrapped
+                // one.
+                _ if io.raw_os_error().is_none() => return None,
+                kind if self.is_connect => {
+                    format!("no connection to {address}: {}", describe(kind))
+                }
+                kind => format!(
+                    "connection to {address} broke before an answer: {}",
+                    describe(kind)
+                ),
+            }
+        };
+        Some(DownloadError::Connection { why })
+    }
+
+    /// The sentence for a connection that the other side has closed; `None` if there is none.
+    fn closed(&self) -> Option<String> {
+        let address = &self.address;
+        match (self.is_connect, self.is_https()) {
+            (true, true) => Some(format!(
+                "no connection to {address}: closed in the TLS handshake (does it speak plain HTTP?)"
+            )),
+            (true, false) => None,
+            (false, _) => Some(format!(
+                "{address} closed the connection before it answered"
+            )),
         }
     }
-    let why = match connection_fault(error) {
-        Some(ConnectionFault::Address(why)) => format!("no connection to {address}: {why}"),
-        Some(ConnectionFault::NoHttp) if *is_https => format!("the answer of {address} is no HTTP"),
-        Some(ConnectionFault::NoHttp) => {
-            format!("the answer of {address} is no HTTP (does it speak TLS?)")
-        }
-        Some(ConnectionFault::Closed) if *is_connect && *is_https => {
-            format!(
-                "no connection to {address}: closed in the TLS handshake (does it speak plain HTTP?)"
+
+    fn is_https(&self) -> bool {
+        self.url.is_some_and(|url| url.scheme() == "https")
+    }
+
+    fn tls_error(&self, error: &TlsError) -> DownloadError {
+        let address = &self.address;
+        let fault = match error {
+            TlsError::InvalidCertificate(certificate) => {
+                let host = self.url.and_then(Url::host_str).unwrap_or_default();
+                return DownloadError::Certificate {
+                    why: format!("{address}: {}", of_certificate(certificate, host)),
+                };
+            }
+            TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
+                return DownloadError::Scheme {
+                    why: format!("{address} answers without TLS; {CHECK_SCHEME}"),
+                };
+            }
+            TlsError::AlertReceived(
+                AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion,
             )
+            | TlsError::PeerIncompatible(_) => {
+                "it has no protocol version or cipher in common with this program".to_owned()
+            }
+            TlsError::AlertReceived(AlertDescription::UnrecognisedName) => {
+                "it does not serve that name; check the host in --url".to_owned()
+            }
+            TlsError::AlertReceived(
+                AlertDescription::CertificateRequired
+                | AlertDescription::BadCertificate
+                | AlertDescription::UnknownCA
+                | AlertDescription::AccessDenied,
+            ) => "it asks for a client certificate, which this program cannot give".to_owned(),
+            TlsError::AlertReceived(alert) => format!("it refused with the alert {alert:?}"),
+            other => printable_within(&other.to_string(), LONGEST_DETAIL),
+        };
+        DownloadError::Connection {
+            why: format!("no TLS connection to {address}: {fault}"),
         }
-        Some(ConnectionFault::Closed) if !is_connect => {
-            format!("{address} closed the connection before it answered")
-        }
-        Some(ConnectionFault::Io(kind)) if *is_connect => {
-            format!("no connection to {address}: {}", describe(kind))
-        }
-        Some(ConnectionFault::Io(kind)) => {
-            format!(
-                "connection to {address} broke before an answer: {}",
-                describe(kind)
-            )
-        }
-        _ if *is_timeout && *is_connect => format!("no connection to {address}: no answer in time"),
-        _ if *is_connect => format!("no connection to {address}: {}", detail(error)),
-        _ => format!("no answer of {address}: {}", detail(error)),
-    };
-    DownloadError::Connection { why }
+    }
 }
 
 /// An error and its sources, outermost first. `io::Error::source` skips the error that it wraps, so
@@ -125,117 +182,28 @@ fn causes<'error>(
     })
 }
 
-/// The cause of a failure other than TLS.
-enum ConnectionFault {
-    /// The host has no allowed address.
-    Address(String),
-    NoHttp,
-    Closed,
-    Io(io::ErrorKind),
-}
-
-fn connection_fault(error: &(dyn Error + 'static)) -> Option<ConnectionFault> {
-    causes(error).find_map(|cause| {
-        if let Some(failed) = cause.downcast_ref::<LookupFailed>() {
-            return Some(ConnectionFault::Address(failed.to_string()));
-        }
-        if let Some(refused) = cause.downcast_ref::<RefusedAddress>() {
-            return Some(ConnectionFault::Address(refused.to_string()));
-        }
-        if let Some(http) = cause.downcast_ref::<hyper::Error>() {
-            return match () {
-                () if http.is_parse() => Some(ConnectionFault::NoHttp),
-                () if http.is_incomplete_message() => Some(ConnectionFault::Closed),
-                () => None,
-            };
-        }
-        // An `io::Error` that wraps another error has less information than the wrapped one.
-        let io = cause
-            .downcast_ref::<io::Error>()
-            .filter(|error| error.raw_os_error().is_some() || is_eof(error))?;
-        Some(if is_eof(io) {
-            ConnectionFault::Closed
-        } else {
-            ConnectionFault::Io(io.kind())
-        })
-    })
-}
-
-fn is_eof(error: &io::Error) -> bool {
-    error.kind() == io::ErrorKind::UnexpectedEof
-}
-
 fn describe(kind: io::ErrorKind) -> String {
-    match kind {
-        io::ErrorKind::ConnectionRefused => "refused".to_owned(),
+    let text = match kind {
+        io::ErrorKind::ConnectionRefused => "refused",
         io::ErrorKind::ConnectionReset
         | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe => "reset by the other side".to_owned(),
-        io::ErrorKind::HostUnreachable => "the host cannot be reached".to_owned(),
+        | io::ErrorKind::BrokenPipe => "reset by the other side",
+        io::ErrorKind::HostUnreachable => "the host cannot be reached",
         io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
-            "its network cannot be reached".to_owned()
+            "its network cannot be reached"
         }
-        io::ErrorKind::TimedOut => "no answer in time".to_owned(),
-        io::ErrorKind::AddrNotAvailable => {
-            "this host has no address or port left for it".to_owned()
-        }
-        io::ErrorKind::PermissionDenied => "this host does not allow it (a firewall?)".to_owned(),
-        other => other.to_string(),
-    }
+        io::ErrorKind::TimedOut => "no answer in time",
+        io::ErrorKind::AddrNotAvailable => "this host has no address or port left for it",
+        io::ErrorKind::PermissionDenied => "this host does not allow it (a firewall?)",
+        other => return other.to_string(),
+    };
+    text.to_owned()
 }
 
 /// The message of the innermost cause.
 fn detail(error: &(dyn Error + 'static)) -> String {
     let innermost = causes(error).last().unwrap_or(error);
     printable_within(&innermost.to_string(), LONGEST_DETAIL)
-}
-
-fn tls_error(error: &TlsError, request: &FailedRequest<'_>) -> DownloadError {
-    let address = &request.address;
-    let why = match error {
-        TlsError::InvalidCertificate(certificate) => {
-            let host = request.url.and_then(Url::host_str).unwrap_or_default();
-            return DownloadError::Certificate {
-                why: format!("{address}: {}", of_certificate(certificate, host)),
-            };
-        }
-        TlsError::InvalidMessage(InvalidMessage::InvalidContentType) => {
-            return DownloadError::Scheme {
-                why: format!("{address} answers without TLS; {CHECK_SCHEME}"),
-            };
-        }
-        TlsError::AlertReceived(
-            AlertDescription::HandshakeFailure | AlertDescription::ProtocolVersion,
-        )
-        | TlsError::PeerIncompatible(_) => {
-            format!(
-                "no TLS connection to {address}: it has no protocol version or cipher in common with this program"
-            )
-        }
-        TlsError::AlertReceived(AlertDescription::UnrecognisedName) => {
-            format!(
-                "no TLS connection to {address}: it does not serve that name; check the host in --url"
-            )
-        }
-        TlsError::AlertReceived(
-            AlertDescription::CertificateRequired
-            | AlertDescription::BadCertificate
-            | AlertDescription::UnknownCA
-            | AlertDescription::AccessDenied,
-        ) => {
-            format!(
-                "no TLS connection to {address}: it asks for a client certificate, which this program cannot give"
-            )
-        }
-        TlsError::AlertReceived(alert) => {
-            format!("no TLS connection to {address}: it refused with the alert {alert:?}")
-        }
-        other => {
-            let detail = printable_within(&other.to_string(), LONGEST_DETAIL);
-            format!("no TLS connection to {address}: {detail}")
-        }
-    };
-    DownloadError::Connection { why }
 }
 
 /// What is wrong with a certificate, and what to do. For the cases without a sentence the
@@ -248,30 +216,18 @@ fn of_certificate(error: &CertificateError, host: &str) -> String {
         CertificateError::Other(other) if is_of_an_authority(other) => {
             format!("it is self-signed, or an authority's own and not a server's; {GIVE_AUTHORITY}")
         }
-        CertificateError::Expired => "it has expired (or this host's clock is wrong)".to_owned(),
+        CertificateError::Expired => format!("it has expired {CHECK_CLOCK}"),
         CertificateError::ExpiredContext { not_after, .. } => {
-            format!(
-                "it expired at {} (or this host's clock is wrong)",
-                timestamp(*not_after)
-            )
+            format!("it expired at {} {CHECK_CLOCK}", timestamp(*not_after))
         }
-        CertificateError::NotValidYet => {
-            "it is not valid yet (or this host's clock is wrong)".to_owned()
-        }
-        CertificateError::NotValidYetContext { not_before, .. } => {
-            format!(
-                "it is not valid before {} (or this host's clock is wrong)",
-                timestamp(*not_before)
-            )
-        }
-        CertificateError::NotValidForName => {
-            format!("it is not for {host}; check the host in --url")
-        }
+        CertificateError::NotValidYet => format!("it is not valid yet {CHECK_CLOCK}"),
+        CertificateError::NotValidYetContext { not_before, .. } => format!(
+            "it is not valid before {} {CHECK_CLOCK}",
+            timestamp(*not_before)
+        ),
+        CertificateError::NotValidForName => of_other_names(host, &[]),
         CertificateError::NotValidForNameContext { presented, .. } => {
-            format!(
-                "it is not for {host}{}; check the host in --url",
-                names(presented)
-            )
+            of_other_names(host, presented)
         }
         CertificateError::Revoked => "its authority has revoked it".to_owned(),
         CertificateError::InvalidPurpose | CertificateError::InvalidPurposeContext { .. } => {
@@ -279,16 +235,16 @@ fn of_certificate(error: &CertificateError, host: &str) -> String {
         }
         CertificateError::BadSignature => "its signature does not verify".to_owned(),
         CertificateError::BadEncoding => "it cannot be read".to_owned(),
-        CertificateError::Other(other) => {
+        other => {
+            let cause = match other {
+                CertificateError::Other(other) => other.0.to_string(),
+                unnamed => unnamed.to_string(),
+            };
             format!(
                 "it cannot be used ({})",
-                printable_within(&other.0.to_string(), LONGEST_DETAIL)
+                printable_within(&cause, LONGEST_DETAIL)
             )
         }
-        unnamed => format!(
-            "it cannot be used ({})",
-            printable_within(&unnamed.to_string(), LONGEST_DETAIL)
-        ),
     }
 }
 
@@ -296,36 +252,34 @@ fn of_certificate(error: &CertificateError, host: &str) -> String {
 /// openssl.
 fn is_of_an_authority(error: &rustls::OtherError) -> bool {
     matches!(
-        error.0.downcast_ref::<webpki::Error>(),
+        error.0.downcast_ref(),
         Some(webpki::Error::CaUsedAsEndEntity)
     )
 }
 
-/// The names for which a certificate is valid.
-fn names(presented: &[String]) -> String {
-    if presented.is_empty() {
-        return String::new();
-    }
-    let shown: Vec<String> = presented
+/// The sentence for a certificate that is valid for other names, if it has any.
+fn of_other_names(host: &str, presented: &[String]) -> String {
+    let mut names: Vec<String> = presented
         .iter()
         .take(MAX_NAMES)
-        .map(|name| printable_within(&plain(name), LONGEST_DETAIL))
+        .map(|name| printable_within(plain(name), LONGEST_DETAIL))
         .collect();
-    let more = if presented.len() > MAX_NAMES {
-        ", …"
-    } else {
-        ""
-    };
-    format!(" but for {}{more}", shown.join(", "))
+    if presented.len() > MAX_NAMES {
+        names.push("…".to_owned());
+    }
+    let but_for = if names.is_empty() { "" } else { " but for " };
+    format!(
+        "it is not for {host}{but_for}{}; check the host in --url",
+        names.join(", ")
+    )
 }
 
 /// Removes the type from a name: webpki writes `DnsName("host")` and `IpAddress(127.0.0.1)`.
-fn plain(name: &str) -> String {
+fn plain(name: &str) -> &str {
     let inner = name
         .split_once('(')
-        .and_then(|(_, rest)| rest.strip_suffix(')'))
-        .unwrap_or(name);
-    inner.trim_matches('"').to_owned()
+        .and_then(|(_, rest)| rest.strip_suffix(')'));
+    inner.unwrap_or(name).trim_matches('"')
 }
 
 fn timestamp(time: UnixTime) -> String {
@@ -350,13 +304,12 @@ mod tests {
         let url: Url = url.parse().unwrap();
         let request = FailedRequest {
             address: origin_address(&url),
-            is_https: url.scheme() == "https",
             url: Some(&url),
             is_connect,
             is_timeout: false,
         };
         let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, cause));
-        classify(&wrapped, &request)
+        request.classify(&wrapped)
     }
 
     fn os(errno: nix::errno::Errno) -> io::Error {
@@ -528,10 +481,9 @@ mod tests {
         let refused = RefusedRedirect::Private {
             host: "h".to_owned(),
         };
-        let why = refused.to_string();
         assert_eq!(
-            classify_wrapped(refused, "http://h/", true),
-            DownloadError::Redirect { why }
+            classify_wrapped(refused.clone(), "http://h/", true),
+            DownloadError::Redirect(refused)
         );
     }
 }

@@ -10,7 +10,6 @@ use std::{
         Arc,
         atomic::{AtomicU64, Ordering},
     },
-    time::Duration,
 };
 
 use bytes::Bytes;
@@ -19,20 +18,18 @@ use shared::origin_address::origin_address;
 use tokio::{task::yield_now, time::Instant};
 use url::Url;
 
-use crate::source::shown;
 use crate::{
     origin::{
-        BodyRange, Opened, Origin, Question,
+        Opened, Origin, Question,
         attempts::Attempts,
         download_error::DownloadError,
         limiter::{Priority, Transfer},
         retry::refuses_only_the_range,
+        speed_floor::SpeedFloor,
     },
-    source::Source,
+    source::{BodyRange, Source, shown},
 };
 
-/// Minimum speed, averaged over half of `--timeout`. A slower connection is abandoned.
-const SLOWEST_BYTES_PER_SECOND: f64 = 1024.0;
 /// The next part of a tar's byte sequence.
 #[derive(Debug)]
 pub(crate) enum Piece {
@@ -85,40 +82,32 @@ pub(crate) struct Download<'origin> {
 }
 
 impl<'origin> Download<'origin> {
-    /// Prepares a download. `resume`: the version of the tar, and how many of its bytes are already
-    /// here.
+    /// Prepares a download of the bytes before `until`; a request that is sent after a change of
+    /// `until` does not ask for bytes after it. `resume`: the version of the tar, and how many of
+    /// its bytes are already here.
     pub(crate) fn new(
         origin: &'origin Origin,
         url: Url,
         retries: u32,
         resume: Option<(Source, u64)>,
+        until: Until,
     ) -> Self {
-        let (source, position) =
-            resume.map_or((None, 0), |(source, position)| (Some(source), position));
-        let floor = SpeedFloor::new(origin.timeout() / 2);
-        let attempts = Attempts::starting_at(position);
+        let (source, position) = resume.unzip();
+        let position = position.unwrap_or_default();
         Self {
             origin,
             url,
             retries,
-            by_date: source
-                .as_ref()
-                .is_some_and(|source: &Source| source.by_date),
+            by_date: source.as_ref().is_some_and(|source| source.by_date),
             source,
             position,
-            until: Until::default(),
+            until,
             transfer: None,
             asked_until: u64::MAX,
             priority: None,
-            floor,
-            attempts,
+            floor: SpeedFloor::new(origin.timeout / 2),
+            attempts: Attempts::starting_at(position),
         }
-    }
-
-    /// Limits the download to the bytes before a position. A request that is sent later does not
-    /// ask for bytes after it.
-    pub(crate) fn end_at(&mut self, until: Until) {
-        self.until = until;
     }
 
     /// Sets the priority of the requests.
@@ -204,8 +193,13 @@ impl<'origin> Download<'origin> {
     }
 
     fn is_complete(&self) -> bool {
-        let length = self.source.as_ref().and_then(|source| source.length);
-        length.is_some_and(|length| self.position >= length.min(self.until.get()))
+        self.length()
+            .is_some_and(|length| self.position >= length.min(self.until.get()))
+    }
+
+    /// The length of the tar, if the origin has announced it.
+    fn length(&self) -> Option<u64> {
+        self.source.as_ref()?.length
     }
 
     fn reset(&mut self) {
@@ -217,23 +211,18 @@ impl<'origin> Download<'origin> {
     /// Opens a connection at the current position. `None`: the body continues there, or the next
     /// request starts anew.
     async fn connect(&mut self) -> Result<Option<Piece>, DownloadError> {
-        if self
-            .source
-            .as_ref()
-            .is_some_and(|source| source.validator().is_none())
+        if let Some(source) = &self.source
+            && source.validator().is_none()
         {
             self.reset();
         }
-        let known = self.source.as_ref().map(|source| (source, self.position));
-        let length = self.source.as_ref().and_then(|source| source.length);
+        let length = self.length();
         let until =
             Some(self.until.get()).filter(|until| length.is_some_and(|length| *until < length));
         self.asked_until = until.unwrap_or(u64::MAX);
-        let priority = self.priority.unwrap_or(if known.is_some() {
-            Priority::GoingOn
-        } else {
-            Priority::New
-        });
+        let known = self.source.as_ref().map(|source| (source, self.position));
+        let usual = known.map_or(Priority::New, |_| Priority::GoingOn);
+        let priority = self.priority.unwrap_or(usual);
         let mut opened = match self.origin.open(&self.url, known, until, priority).await {
             Err(error) if known.is_some() && refuses_only_the_range(&error) => {
                 self.reset();
@@ -303,12 +292,12 @@ impl<'origin> Download<'origin> {
         let Some(mut bytes) = received else {
             return Ok(Some(Piece::End));
         };
-        let wanted =
-            usize::try_from(self.until.get().saturating_sub(self.position)).unwrap_or(usize::MAX);
+        let wanted = self.until.get().saturating_sub(self.position);
+        let wanted = usize::try_from(wanted).unwrap_or(usize::MAX);
         let is_wanted = bytes.len() <= wanted;
         bytes.truncate(wanted);
         self.position += bytes.len() as u64;
-        let length = self.source.as_ref().and_then(|source| source.length);
+        let length = self.length();
         self.attempts.received(self.position, length);
         // Release the connection with the last byte.
         let ends = length.map_or(u64::MAX, |length| length.min(self.asked_until));
@@ -319,19 +308,21 @@ impl<'origin> Download<'origin> {
     /// The next bytes of a body; `None` at the end of a body of unknown length.
     async fn receive(&mut self, transfer: &mut Transfer) -> Result<Option<Bytes>, DownloadError> {
         let started = Instant::now();
-        let chunk = tokio::time::timeout(self.origin.timeout(), transfer.chunk()).await;
-        let length = self.source.as_ref().and_then(|source| source.length);
+        let after = self.origin.timeout;
+        let length = self.length();
         let cut = DownloadError::Cut {
             received: self.position,
             length,
         };
-        match chunk {
-            Err(_) => Err(DownloadError::Timeout {
-                after: self.origin.timeout(),
-            }),
-            Ok(Err(error)) if error.is_timeout() => Err(DownloadError::Timeout {
-                after: self.origin.timeout(),
-            }),
+        match tokio::time::timeout(after, transfer.chunk()).await {
+            Ok(Ok(Some(bytes))) => {
+                self.floor.check(bytes.len(), started.elapsed())?;
+                Ok(Some(bytes))
+            }
+            Ok(Ok(None)) if length.is_none() => Ok(None),
+            Ok(Ok(None)) => Err(cut),
+            Err(_) => Err(DownloadError::Timeout { after }),
+            Ok(Err(error)) if error.is_timeout() => Err(DownloadError::Timeout { after }),
             // TLS without `close_notify`. The end marker of the tar decides whether the body was
             // complete.
             Ok(Err(error))
@@ -343,19 +334,13 @@ impl<'origin> Download<'origin> {
                 tracing::debug!(url = %shown(&self.url), %error, "connection broke");
                 Err(cut)
             }
-            Ok(Ok(None)) if length.is_some() => Err(cut),
-            Ok(Ok(None)) => Ok(None),
-            Ok(Ok(Some(bytes))) => {
-                self.floor.check(bytes.len(), started.elapsed())?;
-                Ok(Some(bytes))
-            }
         }
     }
 
     async fn wait_or_give_up(&mut self, error: DownloadError) -> Result<(), DownloadError> {
         self.transfer = None;
         self.attempts
-            .wait_or_give_up(error, &self.url, self.retries, &self.origin.retries)
+            .wait_or_give_up(error, &self.url, self.retries, self.origin)
             .await
     }
 }
@@ -369,12 +354,10 @@ fn ends_with_connection(response: &Response) -> bool {
 
 /// Whether a connection was closed, rather than reset or broken in another way.
 fn is_end_of_connection(error: &reqwest::Error) -> bool {
-    let mut causes = iter::successors(error.source(), |cause| (**cause).source());
-    causes.any(|cause| {
-        cause
-            .downcast_ref::<io::Error>()
-            .is_some_and(|error| error.kind() == io::ErrorKind::UnexpectedEof)
-    })
+    let causes = iter::successors(error.source(), |cause| (**cause).source());
+    causes
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }
 
 /// Requests a tar's length and validators with a `GET`. Retries are the same as for the tar itself.
@@ -385,72 +368,12 @@ pub(crate) async fn describe(
 ) -> Result<Source, DownloadError> {
     let mut attempts = Attempts::default();
     loop {
-        match origin.describe(url, Question::FirstByte).await {
-            Ok(source) => return Ok(source),
-            Err(error) => {
-                attempts
-                    .wait_or_give_up(error, url, retries, &origin.retries)
-                    .await?;
-            }
-        }
-    }
-}
-
-/// Minimum speed of one connection, averaged over the time spent waiting for the origin. The time
-/// spent on the local disk is not included.
-#[derive(Debug)]
-struct SpeedFloor {
-    window: Duration,
-    waited: Duration,
-    received: usize,
-}
-
-impl SpeedFloor {
-    fn new(window: Duration) -> Self {
-        Self {
-            window,
-            waited: Duration::ZERO,
-            received: 0,
-        }
-    }
-
-    fn restart(&mut self) {
-        *self = Self::new(self.window);
-    }
-
-    fn check(&mut self, bytes: usize, waited: Duration) -> Result<(), DownloadError> {
-        self.received += bytes;
-        self.waited += waited;
-        if self.waited < self.window {
-            return Ok(());
-        }
-        #[expect(clippy::cast_precision_loss, reason = "compared with a rough floor")]
-        let rate = self.received as f64 / self.waited.as_secs_f64();
-        self.restart();
-        if rate < SLOWEST_BYTES_PER_SECOND {
-            Err(DownloadError::TooSlow { over: self.window })
-        } else {
-            Ok(())
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_minimum_speed_is_an_average_over_the_window() {
-        let mut floor = SpeedFloor::new(Duration::from_mins(1));
-        for _ in 0..59 {
-            assert!(floor.check(1, Duration::from_secs(1)).is_ok());
-        }
-        assert_eq!(
-            floor.check(1, Duration::from_secs(1)),
-            Err(DownloadError::TooSlow {
-                over: Duration::from_mins(1)
-            })
-        );
-        assert!(floor.check(61 << 10, Duration::from_mins(1)).is_ok());
+        let error = match origin.describe(url, Question::FirstByte).await {
+            Err(error) => error,
+            described => return described,
+        };
+        attempts
+            .wait_or_give_up(error, url, retries, origin)
+            .await?;
     }
 }

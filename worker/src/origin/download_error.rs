@@ -27,11 +27,8 @@ pub(crate) enum DownloadError {
         retry_after: Option<Duration>,
     },
     /// The origin redirected the request to a URL that is not allowed.
-    #[error("{why}")]
-    Redirect {
-        /// The URL, and why it is not allowed.
-        why: String,
-    },
+    #[error(transparent)]
+    Redirect(#[from] RefusedRedirect),
     /// No byte was received during all of `--timeout`.
     #[error("Request timeout after {}s", after.as_secs_f64())]
     Timeout {
@@ -85,58 +82,45 @@ pub(crate) enum DownloadError {
 }
 
 impl DownloadError {
-    /// How the origin refused the class, if another attempt would be refused in the same way.
-    fn refusal(&self) -> Option<Refusal> {
-        if !matches!(retry_decision(self), RetryDecision::GiveUp) {
-            return None;
-        }
-        match self {
-            Self::Status { code, .. } => Some(Refusal::Status(*code)),
-            Self::Redirect { .. } => Some(Refusal::Redirect),
-            Self::Certificate { .. } => Some(Refusal::Certificate),
-            Self::Scheme { .. } => Some(Refusal::Scheme),
-            Self::NotATar { .. } => Some(Refusal::NotATar),
+    /// Whether there was no connection, no answer, or a body that was interrupted or stalled.
+    pub(crate) fn is_interruption(&self) -> bool {
+        matches!(
+            self,
             Self::Timeout { .. }
-            | Self::TooSlow { .. }
-            | Self::Connection { .. }
-            | Self::Cut { .. }
-            | Self::TooLong { .. } => None,
-        }
+                | Self::TooSlow { .. }
+                | Self::Connection { .. }
+                | Self::Cut { .. }
+        )
     }
 
-    fn kind(&self) -> FailureKind {
+    /// The kind of the failure; and how the origin refused the class, if the error is permanent and
+    /// an answer of the origin.
+    fn kind(&self) -> (FailureKind, Option<Refusal>) {
         match self {
-            Self::Status { .. } | Self::Redirect { .. } => FailureKind::HttpError,
-            Self::Timeout { .. } | Self::TooSlow { .. } => FailureKind::Timeout,
-            Self::Connection { .. }
-            | Self::Certificate { .. }
-            | Self::Scheme { .. }
-            | Self::Cut { .. } => FailureKind::ConnectionError,
-            Self::NotATar { .. } => FailureKind::NotATar,
-            Self::TooLong { .. } => FailureKind::TarError,
-        }
-    }
-}
-
-impl From<RefusedRedirect> for DownloadError {
-    fn from(refused: RefusedRedirect) -> Self {
-        Self::Redirect {
-            why: refused.to_string(),
+            Self::Status { code, .. } => (FailureKind::HttpError, Some(Refusal::Status(*code))),
+            Self::Redirect(_) => (FailureKind::HttpError, Some(Refusal::Redirect)),
+            Self::Timeout { .. } | Self::TooSlow { .. } => (FailureKind::Timeout, None),
+            Self::Connection { .. } | Self::Cut { .. } => (FailureKind::ConnectionError, None),
+            Self::Certificate { .. } => (FailureKind::ConnectionError, Some(Refusal::Certificate)),
+            Self::Scheme { .. } => (FailureKind::ConnectionError, Some(Refusal::Scheme)),
+            Self::NotATar { .. } => (FailureKind::NotATar, Some(Refusal::NotATar)),
+            Self::TooLong { .. } => (FailureKind::TarError, None),
         }
     }
 }
 
 impl From<DownloadError> for Failure {
     fn from(error: DownloadError) -> Self {
+        let (kind, refusal) = error.kind();
+        let failure = Self::new(kind, &error);
         // Errors that a retry could resolve are attributed to the origin, all others to the class.
-        let suspect = match retry_decision(&error) {
-            RetryDecision::Retry { .. } => Suspect::Origin,
-            RetryDecision::GiveUp => Suspect::Class,
-        };
-        let failure = Self::new(error.kind(), &error).suspecting(suspect);
-        match error.refusal() {
-            Some(refusal) => failure.refused(refusal),
-            None => failure,
+        match retry_decision(&error) {
+            RetryDecision::Retry { .. } => failure.suspecting(Suspect::Origin),
+            RetryDecision::GiveUp => Self {
+                suspect: Suspect::Class,
+                refusal,
+                ..failure
+            },
         }
     }
 }
@@ -200,7 +184,7 @@ mod tests {
             (DownloadError::Certificate { why: why() }, Suspect::Class),
             (DownloadError::Scheme { why: why() }, Suspect::Class),
             (DownloadError::NotATar { why: why() }, Suspect::Class),
-            (DownloadError::Redirect { why: why() }, Suspect::Class),
+            (RefusedRedirect::TooMany.into(), Suspect::Class),
         ] {
             assert_eq!(Failure::from(error.clone()).suspect, suspect, "{error}");
         }
@@ -218,10 +202,7 @@ mod tests {
             (status(404), Some(Refusal::Status(404))),
             (status(401), Some(Refusal::Status(401))),
             (status(503), None),
-            (
-                DownloadError::Redirect { why: why() },
-                Some(Refusal::Redirect),
-            ),
+            (RefusedRedirect::TooMany.into(), Some(Refusal::Redirect)),
             (
                 DownloadError::NotATar { why: why() },
                 Some(Refusal::NotATar),

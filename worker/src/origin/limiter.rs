@@ -5,7 +5,10 @@
 //! coordinator chooses the budget; the limiter enforces it. A lower budget never interrupts a
 //! running transfer: the transfer is not replaced when it ends.
 
-use std::time::Duration;
+use std::{
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
 
 mod bucket;
 mod first_failure;
@@ -42,13 +45,11 @@ pub(crate) struct Observation {
 impl Observation {
     /// Whether it equals `other` in all but the remaining `Retry-After`, which changes with time.
     pub(crate) fn is_unchanged_since(&self, other: &Self) -> bool {
-        Self {
-            retry_after: Duration::ZERO,
+        let same_wait = Self {
+            retry_after: other.retry_after,
             ..*self
-        } == Self {
-            retry_after: Duration::ZERO,
-            ..*other
-        }
+        };
+        same_wait == *other
     }
 }
 
@@ -86,22 +87,18 @@ fn overload_signal(error: &DownloadError) -> Option<OverloadSignal> {
             retry_after,
             ..
         } => Some(OverloadSignal::Refusal(*retry_after)),
-        DownloadError::Timeout { .. }
-        | DownloadError::TooSlow { .. }
-        | DownloadError::Connection { .. }
-        | DownloadError::Cut { .. } => Some(OverloadSignal::Cut),
-        DownloadError::Status { .. }
-        | DownloadError::Redirect { .. }
-        | DownloadError::Certificate { .. }
-        | DownloadError::Scheme { .. }
-        | DownloadError::NotATar { .. }
-        | DownloadError::TooLong { .. } => None,
+        error => error.is_interruption().then_some(OverloadSignal::Cut),
     }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::redirect::RefusedRedirect;
 
     #[test]
     fn each_error_is_a_cut_a_refusal_or_no_overload_signal() {
@@ -142,7 +139,7 @@ mod tests {
             ),
             (DownloadError::Certificate { why: text() }, None),
             (DownloadError::Scheme { why: text() }, None),
-            (DownloadError::Redirect { why: text() }, None),
+            (RefusedRedirect::TooMany.into(), None),
             (DownloadError::NotATar { why: text() }, None),
             (DownloadError::TooLong { length: 1 }, None),
         ] {

@@ -6,8 +6,9 @@
 use std::{env, fmt};
 
 use hyper_util::client::proxy::matcher::Matcher;
-use shared::url_secrets::without_credentials;
 use url::{Host, Url};
+
+use crate::source::shown;
 
 /// Why a request cannot use the proxy that the environment sets for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -122,15 +123,17 @@ fn proxy(variable: &'static str, value: &str) -> Result<Url, UnusableProxy> {
     };
     match Url::parse(&with_scheme) {
         Ok(proxy) if matches!(proxy.scheme(), "http" | "https") => Ok(proxy),
-        Ok(proxy) => {
-            let shown = without_credentials(proxy.as_str());
-            Err(UnusableProxy::Scheme {
-                variable,
-                proxy: shown.trim_end_matches('/').to_owned(),
-            })
-        }
+        Ok(proxy) => Err(UnusableProxy::Scheme {
+            variable,
+            proxy: shown_proxy(&proxy),
+        }),
         Err(_) => Err(UnusableProxy::Unreadable { variable }),
     }
+}
+
+/// A proxy for messages, without credentials.
+pub(crate) fn shown_proxy(proxy: &Url) -> String {
+    shown(proxy).trim_end_matches('/').to_owned()
 }
 
 /// Whether a URL denotes this machine without a lookup (for names: RFC 6761 §6.3).

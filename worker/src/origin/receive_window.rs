@@ -108,7 +108,6 @@ mod tests {
 
     use bytes::Bytes;
     use nix::sys::socket::{setsockopt, sockopt};
-    use prometheus_client::metrics::counter::Counter;
 
     use crate::{
         fixture::job,
@@ -172,8 +171,7 @@ mod tests {
             resumed: 0,
         };
         limiter.apply_budget(&budget);
-        let origin =
-            Origin::new(&job(), PrivateOrigin::Allowed, limiter, Counter::default()).unwrap();
+        let origin = Origin::new(&job(), PrivateOrigin::Allowed, limiter).unwrap();
         let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
         let first = if reads {
             opened.transfer.chunk().await.unwrap()

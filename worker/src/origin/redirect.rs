@@ -1,7 +1,7 @@
 //! Decides which redirects of the origin are followed: a few hops, never from https to http.
 //! `allowed_addresses` decides which addresses are allowed.
 
-use reqwest::{Response, StatusCode, header};
+use reqwest::{Response, header};
 use url::Url;
 
 use crate::origin::proxies::UnusableProxy;
@@ -55,18 +55,10 @@ pub(crate) enum RefusedRedirect {
 
 /// The destination of a redirect; `None` if the response is no redirect.
 pub(crate) fn location(from: &Url, response: &Response) -> Option<Result<Url, RefusedRedirect>> {
-    let redirects = [
-        StatusCode::MULTIPLE_CHOICES,
-        StatusCode::MOVED_PERMANENTLY,
-        StatusCode::FOUND,
-        StatusCode::SEE_OTHER,
-        StatusCode::TEMPORARY_REDIRECT,
-        StatusCode::PERMANENT_REDIRECT,
-    ];
-    let value = response
-        .headers()
-        .get(header::LOCATION)
-        .filter(|_| redirects.contains(&response.status()))?;
+    if !matches!(response.status().as_u16(), 300..=303 | 307 | 308) {
+        return None;
+    }
+    let value = response.headers().get(header::LOCATION)?;
     Some(resolve(from, value.as_bytes()).map_err(RefusedRedirect::Unreadable))
 }
 

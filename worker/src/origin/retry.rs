@@ -32,17 +32,9 @@ pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
         } => RetryDecision::Retry {
             at_least: retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)),
         },
-        DownloadError::Timeout { .. }
-        | DownloadError::TooSlow { .. }
-        | DownloadError::Connection { .. }
-        | DownloadError::Cut { .. } => RetryDecision::Retry { at_least: None },
+        error if error.is_interruption() => RetryDecision::Retry { at_least: None },
         // Another attempt at once would get the same certificate, scheme, content or redirect.
-        DownloadError::Status { .. }
-        | DownloadError::Redirect { .. }
-        | DownloadError::Certificate { .. }
-        | DownloadError::Scheme { .. }
-        | DownloadError::NotATar { .. }
-        | DownloadError::TooLong { .. } => RetryDecision::GiveUp,
+        _ => RetryDecision::GiveUp,
     }
 }
 
@@ -50,21 +42,14 @@ pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
 /// the range is beyond the current end, the condition failed, or the origin does not support such
 /// requests. If the tar itself is forbidden or gone, the whole tar is not requested.
 pub(crate) fn refuses_only_the_range(error: &DownloadError) -> bool {
-    let is_of_the_tar = matches!(
-        error,
-        DownloadError::Status {
-            code: 401 | 404 | 410,
-            ..
-        }
-    );
-    matches!(error, DownloadError::Status { .. })
-        && !is_of_the_tar
+    matches!(error, DownloadError::Status { code, .. } if !matches!(code, 401 | 404 | 410))
         && retry_decision(error) == RetryDecision::GiveUp
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::origin::redirect::RefusedRedirect;
 
     fn status(code: u16, retry_after: Option<u64>) -> DownloadError {
         DownloadError::Status {
@@ -125,10 +110,7 @@ mod tests {
                 RetryDecision::GiveUp,
             ),
             (DownloadError::Scheme { why: text() }, RetryDecision::GiveUp),
-            (
-                DownloadError::Redirect { why: text() },
-                RetryDecision::GiveUp,
-            ),
+            (RefusedRedirect::TooMany.into(), RetryDecision::GiveUp),
             (
                 DownloadError::NotATar { why: text() },
                 RetryDecision::GiveUp,

@@ -62,9 +62,8 @@ impl<'origin> Assembly<'origin> {
         let resume = left
             .as_ref()
             .map(|left| (left.source.clone(), left.position));
-        let mut download = Download::new(origin, tar.url.clone(), tar.retries, resume);
         let until = Until::default();
-        download.end_at(until.clone());
+        let download = Download::new(origin, tar.url.clone(), tar.retries, resume, until.clone());
         let split = left.and_then(
             |Left {
                  source,

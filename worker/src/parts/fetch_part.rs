@@ -116,8 +116,8 @@ impl Tar {
             self.url.clone(),
             self.retries,
             Some((source.clone(), writer.reached())),
+            shared.until.clone(),
         );
-        download.end_at(shared.until.clone());
         loop {
             download.set_priority(shared.priority());
             let step = {

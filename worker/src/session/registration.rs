@@ -63,13 +63,12 @@ pub(crate) async fn join(
     let limiter = OriginLimiter::new(identity.slots, Arc::clone(&counters));
     let open = || {
         let job = registration.job.clone();
-        let retries = counters.retries.clone();
         let private = if config.allow_private_origin {
             PrivateOrigin::Allowed
         } else {
             PrivateOrigin::Refused
         };
-        let origin = Origin::new(&job, private, Arc::clone(&limiter), retries);
+        let origin = Origin::new(&job, private, Arc::clone(&limiter));
         let origin = origin.map_err(JobContextError::from)?;
         let context = JobContext::open(
             job,

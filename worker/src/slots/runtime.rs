@@ -100,7 +100,6 @@ mod tests {
         time::Duration,
     };
 
-    use prometheus_client::metrics::counter::Counter;
     use url::Url;
 
     use super::*;
@@ -135,7 +134,6 @@ mod tests {
             &job(),
             PrivateOrigin::Allowed,
             OriginLimiter::without_budget(1, Arc::default()),
-            Counter::default(),
         )
         .unwrap();
         let mut set = JoinSet::new();

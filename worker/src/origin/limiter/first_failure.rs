@@ -2,35 +2,28 @@
 //! and to the coordinator. After the first answer nothing is reported here: single failed requests
 //! are normal then, and the coordinator detects and reports an outage.
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::Mutex;
 
+use super::lock;
 use crate::origin::download_error::DownloadError;
 
 /// Limit for the number of distinct causes that are reported.
 const MAX_CAUSES: usize = 8;
 
-/// The causes reported before the origin's first answer.
-#[derive(Debug, Default)]
-pub(super) struct FirstFailures(Mutex<State>);
+/// The causes reported before the origin's first answer, in order; `None` after it.
+#[derive(Debug)]
+pub(super) struct FirstFailures(Mutex<Option<Vec<String>>>);
 
-/// The state behind the lock of [`FirstFailures`].
-#[derive(Debug, Default)]
-struct State {
-    has_answered: bool,
-    /// Causes that were reported, in order.
-    reported: Vec<String>,
+impl Default for FirstFailures {
+    fn default() -> Self {
+        Self(Mutex::new(Some(Vec::new())))
+    }
 }
 
 impl FirstFailures {
     /// Records that the origin has answered, with any status.
     pub(super) fn answered(&self) {
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if !state.has_answered {
-            *state = State {
-                has_answered: true,
-                reported: Vec::new(),
-            };
-        }
+        *lock(&self.0) = None;
     }
 
     /// Records a request that received no answer; returns the message to report if its cause is
@@ -43,21 +36,20 @@ impl FirstFailures {
             }
             _ => return None,
         };
-        let mut state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if state.has_answered
-            || state.reported.len() >= MAX_CAUSES
-            || state.reported.contains(&sentence)
-        {
+        let mut reported = lock(&self.0);
+        let reported = reported.as_mut()?;
+        if reported.len() >= MAX_CAUSES || reported.contains(&sentence) {
             return None;
         }
-        state.reported.push(sentence.clone());
+        reported.push(sentence.clone());
         Some(sentence)
     }
 
     /// The latest message while the origin has not answered; empty if there is none.
     pub(super) fn last(&self) -> String {
-        let state = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        state.reported.last().cloned().unwrap_or_default()
+        let reported = lock(&self.0);
+        let last = reported.as_ref().and_then(|reported| reported.last());
+        last.cloned().unwrap_or_default()
     }
 }
 

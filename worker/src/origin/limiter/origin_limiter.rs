@@ -3,7 +3,7 @@
 
 use std::{
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -19,13 +19,11 @@ use super::{
     Budget, Observation, OverloadSignal, Priority,
     bucket::{Place, TokenBucket},
     first_failure::FirstFailures,
-    overload_signal,
+    lock, overload_signal,
     permits::{Permits, Ticket},
 };
 use crate::{observe::counters::WorkerCounters, origin::download_error::DownloadError};
 
-/// Two messages about the same pause give ends that differ by less than this.
-const JITTER: Duration = Duration::from_millis(50);
 /// How often a request that waits for the rate checks whether the rate has changed.
 const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
 /// The first bytes of a job, up to this number, are reported to the coordinator at each
@@ -51,7 +49,7 @@ pub(crate) struct OriginLimiter {
     report_due: Notify,
     /// Maximum number of concurrent downloads; each has connections of its own.
     slots: u32,
-    counters: Arc<WorkerCounters>,
+    pub(crate) counters: Arc<WorkerCounters>,
     first_failure: FirstFailures,
 }
 
@@ -72,7 +70,7 @@ struct State {
 /// Permission for one request on one connection; returned when it is dropped.
 #[derive(Debug)]
 pub(crate) struct Permit {
-    limiter: Arc<OriginLimiter>,
+    pub(super) limiter: Arc<OriginLimiter>,
     flowing: bool,
 }
 
@@ -87,11 +85,10 @@ impl OriginLimiter {
     /// A limiter that admits no request before it has a budget.
     pub(crate) fn new(slots: usize, counters: Arc<WorkerCounters>) -> Arc<Self> {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
-        let permits = Permits::new(0);
         let now = Instant::now();
-        let limiter = Self {
+        Arc::new(Self {
             state: Mutex::new(State {
-                permits,
+                permits: Permits::new(0),
                 budget_version: 0,
                 retry_after_until: None,
                 resumed: 0,
@@ -105,8 +102,7 @@ impl OriginLimiter {
             slots,
             counters,
             first_failure: FirstFailures::default(),
-        };
-        Arc::new(limiter)
+        })
     }
 
     /// A limiter without a budget: as many connections as there are slots.
@@ -170,19 +166,14 @@ impl OriginLimiter {
                 self.counters.origin_refusals.inc();
             }
         }
-        self.change(|state| state.permits.failed());
+        self.change(|state| state.permits.request_report());
     }
 
     /// Logs why the origin has not answered yet.
-    pub(crate) fn tell_first_failure(&self, error: &DownloadError, address: &str) {
+    pub(crate) fn report_first_failure(&self, error: &DownloadError, address: &str) {
         if let Some(sentence) = self.first_failure.note(error, address) {
             tracing::warn!("{sentence}");
         }
-    }
-
-    /// Records that a redirect is followed, under the permit of its request.
-    pub(crate) fn redirected(&self) {
-        self.counters.origin_redirects.inc();
     }
 
     /// Records that the origin has answered a request.
@@ -199,33 +190,18 @@ impl OriginLimiter {
     /// them.
     fn apply_retry_after(&self, wait: Duration) {
         let until = Instant::now() + wait.min(MAX_RETRY_AFTER);
-        // Set this before the pause begins: otherwise a budget that arrives in between would end
-        // the wait.
-        self.change(|state| {
+        let is_longer = self.change(|state| {
             state.retry_after_until = state.retry_after_until.max(Some(until));
             state.has_unreported_wait |= !wait.is_zero();
+            self.paused_until.send_if_modified(|end| {
+                let is_longer = until > *end;
+                *end = until.max(*end);
+                is_longer
+            })
         });
-        if self.pause_until(until) {
+        if is_longer {
             tracing::info!(seconds = wait.as_secs(), "the origin asks us to wait");
         }
-    }
-
-    /// Extends the pause to the given instant at least; returns whether that made it longer.
-    fn pause_until(&self, until: Instant) -> bool {
-        self.paused_until.send_if_modified(|end| {
-            let is_longer = until > *end;
-            *end = until.max(*end);
-            is_longer
-        })
-    }
-
-    /// Sets the end of the pause. The instant includes the wait for a `Retry-After` of the origin.
-    fn set_pause_end(&self, until: Instant) {
-        self.paused_until.send_if_modified(|end| {
-            let is_other = until > *end || until + JITTER < *end;
-            *end = if is_other { until } else { *end };
-            is_other
-        });
     }
 
     /// Counts received bytes. With a rate limit, returns the position that the transfer has to wait
@@ -235,7 +211,7 @@ impl OriginLimiter {
         if self.early.load(Ordering::Relaxed) < EARLY {
             let before = self.early.fetch_add(bytes, Ordering::Relaxed);
             if before / EARLY_STEP < (before + bytes) / EARLY_STEP {
-                self.change(|state| state.permits.received_enough());
+                self.change(|state| state.permits.request_report());
             }
         }
         self.has_rate()
@@ -245,6 +221,13 @@ impl OriginLimiter {
     /// Whether a rate limit applies.
     pub(crate) fn has_rate(&self) -> bool {
         self.has_rate.load(Ordering::Relaxed)
+    }
+
+    /// Whether connections may stay open after their requests. If there are fewer connections than
+    /// slots, an idle connection would take the place of another slot's connection, because the
+    /// origin counts all of them.
+    pub(crate) fn keeps_connections(&self) -> bool {
+        lock(&self.state).permits.limit() >= self.slots
     }
 
     /// Waits until another body may begin: when the rate has allowed all bytes received so far.
@@ -292,7 +275,9 @@ impl OriginLimiter {
                 state.retry_after_until = None;
             }
             let budget_until = now + budget.pause.min(MAX_RETRY_AFTER);
-            self.set_pause_end(budget_until.max(state.retry_after_until.unwrap_or(now)));
+            let retry_after_until = state.retry_after_until.unwrap_or(now);
+            self.paused_until
+                .send_replace(budget_until.max(retry_after_until));
         });
     }
 
@@ -361,22 +346,10 @@ impl OriginLimiter {
 }
 
 impl Permit {
-    /// Whether the connection may stay open after the request. If there are fewer connections than
-    /// slots, an idle connection would take the place of another slot's connection, because the
-    /// origin counts all of them.
-    pub(crate) fn keeps_connection(&self) -> bool {
-        lock(&self.limiter.state).permits.limit() >= self.limiter.slots
-    }
-
-    /// Records that the response has begun and its body arrives.
+    /// Records that the response has begun and its body arrives; called once.
     pub(super) fn flows(&mut self) {
-        if !std::mem::replace(&mut self.flowing, true) {
-            self.limiter.change(|state| state.permits.flows());
-        }
-    }
-
-    pub(super) fn limiter(&self) -> &OriginLimiter {
-        &self.limiter
+        self.flowing = true;
+        self.limiter.change(|state| state.permits.flows());
     }
 }
 
@@ -393,10 +366,6 @@ impl Drop for Waiting<'_> {
             self.limiter.change(|state| state.permits.withdraw(ticket));
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]

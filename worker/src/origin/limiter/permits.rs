@@ -35,10 +35,9 @@ pub(super) struct Permits<Call> {
     reported_wanted: u32,
     /// The budget was lowered, and the coordinator has no report yet that it is respected.
     must_report_lowering: bool,
-    /// A request failed or was refused since the last report.
-    has_failures: bool,
-    /// Enough bytes for a throughput estimate were received since the last report.
-    has_received_enough: bool,
+    /// Since the last report a request failed or was refused, or enough bytes for a throughput
+    /// estimate were received.
+    is_report_requested: bool,
 }
 
 impl<Call> Permits<Call> {
@@ -48,12 +47,11 @@ impl<Call> Permits<Call> {
             limit,
             open: 0,
             flowing: 0,
-            waiting: [VecDeque::new(), VecDeque::new(), VecDeque::new()],
+            waiting: [(); 3].map(|()| VecDeque::new()),
             last: Ticket(0),
             reported_wanted: 0,
             must_report_lowering: false,
-            has_failures: false,
-            has_received_enough: false,
+            is_report_requested: false,
         }
     }
 
@@ -73,10 +71,8 @@ impl<Call> Permits<Call> {
 
     /// Number of waiting requests.
     pub(super) fn waiting(&self) -> u32 {
-        self.waiting
-            .iter()
-            .map(|queue| u32::try_from(queue.len()).unwrap_or(u32::MAX))
-            .sum()
+        let waiting = self.waiting.iter().map(VecDeque::len).sum::<usize>();
+        u32::try_from(waiting).unwrap_or(u32::MAX)
     }
 
     /// The demand: connections that this process could use now, the open ones included.
@@ -132,14 +128,10 @@ impl<Call> Permits<Call> {
         self.flowing -= u32::from(was_flowing);
     }
 
-    /// Records that a request failed or was refused.
-    pub(super) fn failed(&mut self) {
-        self.has_failures = true;
-    }
-
-    /// Records that enough bytes for a throughput estimate were received.
-    pub(super) fn received_enough(&mut self) {
-        self.has_received_enough = true;
+    /// Records that a request failed or was refused, or that enough bytes for a throughput estimate
+    /// were received.
+    pub(super) fn request_report(&mut self) {
+        self.is_report_requested = true;
     }
 
     /// Whether there is a change that the coordinator needs to receive at once.
@@ -147,8 +139,7 @@ impl<Call> Permits<Call> {
         let wanted = self.wanted();
         let wants_more =
             wanted > self.reported_wanted && (self.reported_wanted == 0 || wanted > self.limit);
-        self.has_failures
-            || self.has_received_enough
+        self.is_report_requested
             || wants_more
             || (self.must_report_lowering && self.open <= self.limit)
     }
@@ -156,8 +147,7 @@ impl<Call> Permits<Call> {
     /// Records that the current state was reported to the coordinator.
     pub(super) fn mark_reported(&mut self) {
         self.reported_wanted = self.wanted();
-        self.has_failures = false;
-        self.has_received_enough = false;
+        self.is_report_requested = false;
         self.must_report_lowering &= self.open > self.limit;
     }
 }
@@ -241,7 +231,7 @@ mod tests {
         permits.ask(Priority::New, "c");
         assert!(permits.needs_report());
         permits.mark_reported();
-        permits.failed();
+        permits.request_report();
         assert!(permits.needs_report());
         permits.mark_reported();
         assert!(!permits.needs_report());

@@ -35,7 +35,7 @@ impl Transfer {
     /// the origin must not include it.
     pub(crate) async fn wait_for_rate(&mut self) {
         if let Some(place) = self.place.take() {
-            self.permit.limiter().room_after(place).await;
+            self.permit.limiter.room_after(place).await;
         }
     }
 
@@ -43,7 +43,7 @@ impl Transfer {
     pub(crate) async fn chunk(&mut self) -> reqwest::Result<Option<Bytes>> {
         let chunk = self.response.chunk().await?;
         if let Some(bytes) = &chunk {
-            self.place = self.permit.limiter().came(bytes.len());
+            self.place = self.permit.limiter.came(bytes.len());
         }
         Ok(chunk)
     }
