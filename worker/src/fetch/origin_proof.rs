@@ -6,10 +6,7 @@ use url::Url;
 use crate::{
     fetch::unfinished::Unfinished,
     origin::{
-        Origin, Question,
-        download::describe,
-        download_error::DownloadError,
-        retry::{RetryDecision, retry_decision},
+        Origin, Question, download::describe, download_error::DownloadError, retry::retry_delay,
     },
     source::Source,
 };
@@ -45,10 +42,8 @@ pub(crate) async fn prove<T>(
     }
     match describe(origin, url, retries).await {
         Ok(source) => Ok(judge(&source)?.map_err(NotProved::Differs)),
-        Err(error) => match retry_decision(&error) {
-            // All retries failed: that is the origin's fault and does not disprove what is there.
-            RetryDecision::Retry { .. } => Err(Unfinished::Failed(error.into())),
-            RetryDecision::GiveUp => Ok(Err(NotProved::Refused(error))),
-        },
+        // All retries failed: that is the origin's fault and does not disprove what is there.
+        Err(error) if retry_delay(&error).is_some() => Err(Unfinished::Failed(error.into())),
+        Err(error) => Ok(Err(NotProved::Refused(error))),
     }
 }

@@ -6,11 +6,7 @@ use shared::backoff::Backoff;
 use url::Url;
 
 use crate::{
-    origin::{
-        Origin,
-        download_error::DownloadError,
-        retry::{RetryDecision, retry_decision},
-    },
+    origin::{Origin, download_error::DownloadError, retry::retry_delay},
     source::shown,
 };
 
@@ -62,23 +58,22 @@ impl Attempts {
         retries: u32,
         origin: &Origin,
     ) -> Result<(), DownloadError> {
-        let RetryDecision::Retry { at_least } = retry_decision(&error) else {
-            return Err(error);
-        };
-        let Some(retry) = self.next_retry(&error, retries) else {
+        let retry = self.next_retry(&error, retries);
+        let Some((at_least, retry)) = retry_delay(&error).zip(retry) else {
             return Err(error);
         };
         // After a refusal the limiter admits no request for the given time, which may also end
         // earlier.
-        let is_refusal = matches!(
+        let mut wait = BACKOFF.delay(retry, rand::random());
+        if !matches!(
             error,
             DownloadError::Status {
                 code: 429 | 503,
                 ..
             }
-        );
-        let at_least = at_least.filter(|_| !is_refusal).unwrap_or_default();
-        let wait = BACKOFF.delay(retry, rand::random()).max(at_least);
+        ) {
+            wait = wait.max(at_least);
+        }
         tracing::info!(url = %shown(url), position = self.furthest, wait_ms = wait.as_millis(), %error, "trying again");
         if wait > LONG_WAIT {
             let end = humantime::format_rfc3339_seconds(SystemTime::now() + wait);

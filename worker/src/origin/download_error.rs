@@ -8,10 +8,7 @@ use shared::{
     refusal::Refusal,
 };
 
-use crate::origin::{
-    redirect::RefusedRedirect,
-    retry::{RetryDecision, retry_decision},
-};
+use crate::origin::{redirect::RefusedRedirect, retry::retry_delay};
 
 /// Why an attempt to download ended without success.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -114,13 +111,13 @@ impl From<DownloadError> for Failure {
         let (kind, refusal) = error.kind();
         let failure = Self::new(kind, &error);
         // Errors that a retry could resolve are attributed to the origin, all others to the class.
-        match retry_decision(&error) {
-            RetryDecision::Retry { .. } => failure.suspecting(Suspect::Origin),
-            RetryDecision::GiveUp => Self {
-                suspect: Suspect::Class,
-                refusal,
-                ..failure
-            },
+        if retry_delay(&error).is_some() {
+            return failure.suspecting(Suspect::Origin);
+        }
+        Self {
+            suspect: Suspect::Class,
+            refusal,
+            ..failure
         }
     }
 }

@@ -7,20 +7,9 @@ use shared::protocol::MAX_RETRY_AFTER;
 
 use crate::origin::download_error::DownloadError;
 
-/// The decision after a failed attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum RetryDecision {
-    /// Another attempt cannot help.
-    GiveUp,
-    /// Try again after a backoff, and not before `at_least` has elapsed.
-    Retry {
-        /// The duration of `Retry-After`, if the response had one.
-        at_least: Option<Duration>,
-    },
-}
-
-/// Whether another attempt can help after this error.
-pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
+/// The shortest wait before another attempt after this error: that of `Retry-After`, if the response
+/// had one. `None`: another attempt cannot help.
+pub(crate) fn retry_delay(error: &DownloadError) -> Option<Duration> {
     match error {
         // Request Timeout, Too Early, Too Many Requests; statuses of a server or gateway that is
         // overloaded, restarts or cannot reach the next server; a CDN uses 520 to 524 for the
@@ -29,12 +18,10 @@ pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
             code: 408 | 425 | 429 | 500 | 502..=504 | 520..=524,
             retry_after,
             ..
-        } => RetryDecision::Retry {
-            at_least: retry_after.map(|wait| wait.min(MAX_RETRY_AFTER)),
-        },
-        error if error.is_interruption() => RetryDecision::Retry { at_least: None },
-        // Another attempt at once would get the same certificate, scheme, content or redirect.
-        _ => RetryDecision::GiveUp,
+        } => Some(retry_after.unwrap_or_default().min(MAX_RETRY_AFTER)),
+        // Another attempt at once would get the same status, certificate, scheme, content or
+        // redirect.
+        error => error.is_interruption().then_some(Duration::ZERO),
     }
 }
 
@@ -43,7 +30,7 @@ pub(crate) fn retry_decision(error: &DownloadError) -> RetryDecision {
 /// requests. If the tar itself is forbidden or gone, the whole tar is not requested.
 pub(crate) fn refuses_only_the_range(error: &DownloadError) -> bool {
     matches!(error, DownloadError::Status { code, .. } if !matches!(code, 401 | 404 | 410))
-        && retry_decision(error) == RetryDecision::GiveUp
+        && retry_delay(error).is_none()
 }
 
 #[cfg(test)]
@@ -62,7 +49,7 @@ mod tests {
     #[test]
     fn only_transient_statuses_are_retried() {
         let retried: Vec<u16> = (100..600)
-            .filter(|code| retry_decision(&status(*code, None)) != RetryDecision::GiveUp)
+            .filter(|code| retry_delay(&status(*code, None)).is_some())
             .collect();
         assert_eq!(
             retried,
@@ -73,17 +60,15 @@ mod tests {
     #[test]
     fn retry_after_is_honoured_up_to_a_quarter_of_an_hour() {
         for (asked, granted) in [(0, 0), (30, 30), (900, 900), (86_400, 900)] {
-            let expected = RetryDecision::Retry {
-                at_least: Some(Duration::from_secs(granted)),
-            };
-            assert_eq!(retry_decision(&status(503, Some(asked))), expected);
+            let expected = Some(Duration::from_secs(granted));
+            assert_eq!(retry_delay(&status(503, Some(asked))), expected);
         }
     }
 
     #[test]
     fn a_broken_connection_is_retried_and_a_wrong_answer_is_not() {
         let text = String::new;
-        let retry = RetryDecision::Retry { at_least: None };
+        let retry = Some(Duration::ZERO);
         for (error, expected) in [
             (
                 DownloadError::Timeout {
@@ -105,19 +90,13 @@ mod tests {
                 },
                 retry,
             ),
-            (
-                DownloadError::Certificate { why: text() },
-                RetryDecision::GiveUp,
-            ),
-            (DownloadError::Scheme { why: text() }, RetryDecision::GiveUp),
-            (RefusedRedirect::TooMany.into(), RetryDecision::GiveUp),
-            (
-                DownloadError::NotATar { why: text() },
-                RetryDecision::GiveUp,
-            ),
-            (DownloadError::TooLong { length: 1 }, RetryDecision::GiveUp),
+            (DownloadError::Certificate { why: text() }, None),
+            (DownloadError::Scheme { why: text() }, None),
+            (RefusedRedirect::TooMany.into(), None),
+            (DownloadError::NotATar { why: text() }, None),
+            (DownloadError::TooLong { length: 1 }, None),
         ] {
-            assert_eq!(retry_decision(&error), expected, "{error}");
+            assert_eq!(retry_delay(&error), expected, "{error}");
         }
     }
 }
