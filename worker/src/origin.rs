@@ -106,19 +106,16 @@ impl Origin {
 
     /// Returns an error if the origin's address is not allowed, before anything is sent to it.
     pub(crate) async fn check_address(&self) -> Result<(), OriginError> {
-        self.clients.check_origin().await
+        let clients = &self.clients;
+        let is_proxied = clients.proxies.for_url(&clients.base)?.is_some();
+        Ok(clients.addresses.check_origin(is_proxied).await?)
     }
 
     /// Reports a failed request or body to the origin limiter.
     pub(crate) fn failed(&self, error: &DownloadError) {
-        self.limiter
-            .report_first_failure(error, &origin_address(&self.clients.base));
+        let address = origin_address(&self.clients.base);
+        self.limiter.first_failures.note(error, &address);
         self.limiter.failed(error);
-    }
-
-    /// Counts a request that is sent again, after an error or in the middle of a tar.
-    pub(crate) fn count_retry(&self) {
-        self.limiter.counters.retries.inc();
     }
 
     /// Whether a rate limit applies (`--max-rate`).
@@ -244,16 +241,10 @@ impl Origin {
             *permit = Some(self.limiter.permit(Priority::GoingOn).await);
             sent = self.send_once(again).await?;
         }
-        let response = sent.map_err(|error| self.download_error(&error))?;
-        self.limiter.answered();
+        let proxies = &self.clients.proxies;
+        let response = sent.map_err(|error| client_error::from_client(&error, proxies))?;
+        self.limiter.first_failures.answered();
         Ok(response)
-    }
-
-    fn download_error(&self, error: &reqwest::Error) -> DownloadError {
-        let proxy = error
-            .url()
-            .and_then(|url| self.clients.proxies.for_url(url).ok().flatten());
-        client_error::from_client(error, proxy.as_ref())
     }
 
     /// Sends a request once. The outer error: no response in time.
@@ -276,7 +267,8 @@ impl Origin {
 /// The value of a `Range` header; `until`: the end of the range, exclusive.
 fn range(from: u64, until: Option<u64>) -> HeaderValue {
     let last = until.map_or(String::new(), |until| (until - 1).to_string());
-    HeaderValue::from_str(&format!("bytes={from}-{last}")).expect("digits are allowed in a header")
+    let range = format!("bytes={from}-{last}");
+    range.parse().expect("digits are allowed in a header")
 }
 
 /// Whether a request failed on an open connection before its response began.

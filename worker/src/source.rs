@@ -125,9 +125,8 @@ impl Source {
     }
 
     fn has_strong_tag(&self) -> bool {
-        self.etag
-            .as_deref()
-            .is_some_and(|etag| etag.starts_with('"'))
+        let etag = self.etag.as_ref();
+        etag.is_some_and(|etag| etag.starts_with('"'))
     }
 
     fn strong_date(&self) -> Option<&str> {
@@ -186,11 +185,6 @@ impl ContentRange {
             range.first <= range.last && range.total.is_none_or(|total| range.last < total);
         (unit.eq_ignore_ascii_case("bytes") && is_possible).then_some(range)
     }
-
-    /// Whether it covers all bytes of the tar.
-    fn is_whole(self) -> bool {
-        self.first == 0 && self.total == Some(self.last + 1)
-    }
 }
 
 /// The range of a tar that a body contains.
@@ -212,7 +206,7 @@ impl BodyRange {
         let is_partial = status == StatusCode::PARTIAL_CONTENT;
         match ContentRange::of(headers) {
             None if !is_partial && !headers.contains_key(header::CONTENT_RANGE) => Self::Whole,
-            Some(range) if range.is_whole() => Self::Whole,
+            Some(range) if range.first == 0 && range.total == Some(range.last + 1) => Self::Whole,
             Some(range) if is_partial => Self::From(range.first),
             _ => Self::Unclear,
         }

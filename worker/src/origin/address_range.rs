@@ -2,6 +2,8 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use url::{Host, Url};
+
 /// The network from which an address can be reached.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum AddressRange {
@@ -36,6 +38,23 @@ impl AddressRange {
             IpAddr::V6(address) => of_v6(address),
         }
     }
+
+    /// The range of a host that needs no lookup: an address, or `localhost` (RFC 6761 §6.3).
+    pub(crate) fn without_lookup(url: &Url) -> Option<Self> {
+        match url.host()? {
+            Host::Ipv4(address) => Some(of_v4(address)),
+            Host::Ipv6(address) => Some(of_v6(address)),
+            Host::Domain(name) => {
+                let name = name.trim_end_matches('.');
+                (name == "localhost" || name.ends_with(".localhost")).then_some(Self::Loopback)
+            }
+        }
+    }
+
+    /// Whether only this machine or a private network can reach it.
+    pub(crate) fn is_private(self) -> bool {
+        matches!(self, Self::Loopback | Self::Private)
+    }
 }
 
 fn of_v4(address: Ipv4Addr) -> AddressRange {
@@ -58,30 +77,23 @@ fn of_v4(address: Ipv4Addr) -> AddressRange {
 }
 
 fn of_v6(address: Ipv6Addr) -> AddressRange {
+    // The deprecated form of private addresses (RFC 3879).
+    let is_site_local = address.segments()[0] & 0xffc0 == 0xfec0;
+    // A NAT64 translator of the local network can translate it to any address there (RFC 8215).
+    let is_local_nat64 = address.segments()[..3] == [0x64, 0xff9b, 1];
     if address.is_loopback() {
         AddressRange::Loopback
     } else if address.is_unicast_link_local() || address == METADATA_V6 {
         AddressRange::LinkLocal
     } else if let Some(embedded) = embedded_v4(address) {
         of_v4(embedded)
-    } else if address.is_unique_local() || is_site_local(address) || is_local_nat64(address) {
+    } else if address.is_unique_local() || is_site_local || is_local_nat64 {
         AddressRange::Private
     } else if address.is_multicast() {
         AddressRange::Unusable
     } else {
         AddressRange::Public
     }
-}
-
-/// Whether an address is site-local, the deprecated form of private addresses (RFC 3879).
-fn is_site_local(address: Ipv6Addr) -> bool {
-    address.segments()[0] & 0xffc0 == 0xfec0
-}
-
-/// Whether an address belongs to a NAT64 translator of the local network, which can translate it to
-/// any address there (RFC 8215).
-fn is_local_nat64(address: Ipv6Addr) -> bool {
-    address.segments()[..3] == [0x64, 0xff9b, 1]
 }
 
 fn embedded_v4(address: Ipv6Addr) -> Option<Ipv4Addr> {

@@ -18,9 +18,7 @@ use std::{
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 use url::{Host, Url};
 
-use crate::origin::{
-    address_range::AddressRange, lookup::Lookup, proxies::is_loopback, redirect::RefusedRedirect,
-};
+use crate::origin::{address_range::AddressRange, lookup::Lookup, redirect::RefusedRedirect};
 
 /// Why no request is sent to a host.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -99,14 +97,13 @@ impl AllowedAddresses {
 
     /// Checks an address that is written in a URL. The resolvers check the addresses of names.
     pub(crate) async fn check(&self, url: &Url) -> Result<(), RefusedAddress> {
-        match range_without_lookup(url) {
-            Some(range)
-                if range != AddressRange::Public && !self.allows(range, &self.ranges().await) =>
-            {
-                Err(self.refusal(url.host_str().unwrap_or_default(), &[range]))
-            }
-            _ => Ok(()),
+        if let Some(range) = AddressRange::without_lookup(url)
+            && range != AddressRange::Public
+            && !self.allows(range, &self.ranges().await)
+        {
+            return Err(self.refusal(url.host_str().unwrap_or_default(), &[range]));
         }
+        Ok(())
     }
 
     /// The allowed addresses of a host. The error is [`LookupFailed`](super::lookup::LookupFailed)
@@ -130,7 +127,7 @@ impl AllowedAddresses {
     /// The ranges of the configured host at its first lookup; empty while only a proxy can look it
     /// up.
     async fn ranges(&self) -> Vec<AddressRange> {
-        if let Some(range) = range_without_lookup(&self.base) {
+        if let Some(range) = AddressRange::without_lookup(&self.base) {
             return vec![range];
         }
         let host = self.base.host_str().unwrap_or_default();
@@ -159,20 +156,13 @@ impl AllowedAddresses {
 
     /// Whether a range is allowed; `first`: the ranges of the configured host.
     fn allows(&self, range: AddressRange, first: &[AddressRange]) -> bool {
-        match range {
-            AddressRange::Public => true,
-            AddressRange::Loopback | AddressRange::Private => {
-                self.private == PrivateOrigin::Allowed && first.contains(&range)
-            }
-            AddressRange::LinkLocal | AddressRange::Unusable => false,
-        }
+        let may_be_private = self.private == PrivateOrigin::Allowed && first.contains(&range);
+        range == AddressRange::Public || (range.is_private() && may_be_private)
     }
 
     fn refusal(&self, host: &str, ranges: &[AddressRange]) -> RefusedAddress {
         let host = host.to_owned();
-        let is_private =
-            |range: &AddressRange| matches!(range, AddressRange::Loopback | AddressRange::Private);
-        match ranges.iter().any(is_private) {
+        match ranges.iter().any(|range| range.is_private()) {
             true if self.private == PrivateOrigin::Refused => RefusedAddress::NotAllowed { host },
             true => RefusedAddress::TurnedPrivate { host },
             false => RefusedAddress::Forbidden { host },
@@ -187,41 +177,35 @@ impl AllowedAddresses {
 /// Why a host has no allowed addresses.
 type LookupError = Box<dyn Error + Send + Sync>;
 
-/// Resolves the configured host, and checks its addresses. Every other name is that of a proxy from
-/// the environment of this worker; proxies are not restricted.
+/// Resolves the names of the hosts of one HTTP client.
 #[derive(Debug, Clone)]
-pub(crate) struct OriginResolver(pub(crate) AllowedAddresses);
-
-impl Resolve for OriginResolver {
-    fn resolve(&self, name: Name) -> Resolving {
-        let Self(allowed) = self.clone();
-        Box::pin(async move {
-            let found = if allowed.is_origin(name.as_str()) {
-                allowed.addresses(name.as_str()).await?
-            } else {
-                allowed.lookup.addresses(name.as_str()).await?
-            };
-            Ok(Box::new(found.into_iter()) as Addrs)
-        })
-    }
+pub(crate) enum Resolver {
+    /// Checks the addresses of the configured host. Every other name is that of a proxy from the
+    /// environment of this worker; proxies are not restricted.
+    OfOrigin(AllowedAddresses),
+    /// Checks the addresses of every host: they are named only by a redirect.
+    OfRedirects(AllowedAddresses),
 }
 
-/// Resolves hosts that are named only by a redirect.
-#[derive(Debug, Clone)]
-pub(crate) struct RedirectResolver(pub(crate) AllowedAddresses);
-
-impl Resolve for RedirectResolver {
+impl Resolve for Resolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let Self(allowed) = self.clone();
+        let resolver = self.clone();
         Box::pin(async move {
-            match allowed.addresses(name.as_str()).await {
-                Ok(found) => Ok(Box::new(found.into_iter()) as Addrs),
-                Err(error) if error.is::<RefusedAddress>() => Err(RefusedRedirect::Private {
-                    host: name.as_str().to_owned(),
+            let name = name.as_str();
+            let found = match resolver {
+                Self::OfOrigin(allowed) if allowed.is_origin(name) => {
+                    allowed.addresses(name).await?
                 }
-                .into()),
-                Err(error) => Err(error),
-            }
+                Self::OfOrigin(allowed) => allowed.lookup.addresses(name).await?,
+                Self::OfRedirects(allowed) => match allowed.addresses(name).await {
+                    Err(error) if error.is::<RefusedAddress>() => {
+                        let host = name.to_owned();
+                        return Err(RefusedRedirect::Private { host }.into());
+                    }
+                    found => found?,
+                },
+            };
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }
@@ -229,15 +213,6 @@ impl Resolve for RedirectResolver {
 fn ranges_of(found: &[SocketAddr]) -> Vec<AddressRange> {
     let ranges = found.iter().map(|found| AddressRange::of(found.ip()));
     ranges.collect()
-}
-
-/// The category of a host that needs no lookup: an address, or `localhost`.
-fn range_without_lookup(url: &Url) -> Option<AddressRange> {
-    match url.host()? {
-        Host::Ipv4(address) => Some(AddressRange::of(address.into())),
-        Host::Ipv6(address) => Some(AddressRange::of(address.into())),
-        Host::Domain(_) => is_loopback(url).then_some(AddressRange::Loopback),
-    }
 }
 
 #[cfg(test)]
@@ -399,7 +374,7 @@ mod tests {
             ("http://10.0.0.1/", Allowed, false),
             ("http://93.184.216.34/", Allowed, false),
         ] {
-            let found = RedirectResolver(policy(base, private))
+            let found = Resolver::OfRedirects(policy(base, private))
                 .resolve("localhost".parse().unwrap())
                 .await;
             assert_eq!(found.is_ok(), is_allowed, "{base}");
@@ -418,7 +393,7 @@ mod tests {
     #[tokio::test]
     async fn only_a_proxys_name_is_resolved_without_the_rule() {
         for (base, is_found) in [("http://localhost/", false), ("http://origin.test/", true)] {
-            let found = OriginResolver(policy(base, Refused))
+            let found = Resolver::OfOrigin(policy(base, Refused))
                 .resolve("localhost".parse().unwrap())
                 .await;
             assert_eq!(found.is_ok(), is_found, "{base}");

@@ -82,7 +82,7 @@ impl Attempts {
                 shown(url)
             );
         }
-        origin.count_retry();
+        origin.limiter.counters.retries.inc();
         tokio::time::sleep(wait).await;
         Ok(())
     }

@@ -20,9 +20,7 @@ use shared::{
 use url::Url;
 
 use crate::origin::{
-    allowed_addresses::{
-        AllowedAddresses, OriginResolver, PrivateOrigin, RedirectResolver, RefusedAddress,
-    },
+    allowed_addresses::{AllowedAddresses, PrivateOrigin, RefusedAddress, Resolver},
     authorities::Authorities,
     lookup::Lookup,
     proxies::{Proxies, UnusableProxy, shown_proxy},
@@ -125,20 +123,14 @@ impl Clients {
         let proxies = Arc::clone(&self.proxies);
         // A proxy that cannot be used is reported before a request that needs it is sent.
         let proxy = Proxy::custom(move |url| proxies.for_url(url).ok().flatten());
-        let chosen = OriginResolver(self.addresses.clone());
-        let guarded = RedirectResolver(self.addresses.clone());
+        let chosen = Resolver::OfOrigin(self.addresses.clone());
+        let guarded = Resolver::OfRedirects(self.addresses.clone());
         Ok(Connections {
             chosen: self.builder().proxy(proxy).dns_resolver(chosen).build()?,
             guarded: self.builder().no_proxy().dns_resolver(guarded).build()?,
             are_kept: AtomicBool::default(),
             window: ReceiveWindow::default(),
         })
-    }
-
-    /// Refuses an origin whose address is not allowed.
-    pub(crate) async fn check_origin(&self) -> Result<(), OriginError> {
-        let is_proxied = self.proxies.for_url(&self.base)?.is_some();
-        Ok(self.addresses.check_origin(is_proxied).await?)
     }
 
     fn builder(&self) -> ClientBuilder {
@@ -184,9 +176,8 @@ fn tls(ca_pem: &[u8], now: bool) -> Result<ClientConfig, OriginError> {
     if now {
         authorities.check()?;
     }
-    let config =
-        ClientConfig::builder_with_provider(provider()).with_safe_default_protocol_versions()?;
-    let mut config = config
+    let mut config = ClientConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()?
         .dangerous()
         .with_custom_certificate_verifier(Arc::new(authorities))
         .with_no_client_auth();

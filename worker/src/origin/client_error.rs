@@ -3,7 +3,11 @@
 //!
 //! The cause is found by downcasting along the chain of sources, never by matching text.
 
-use std::{error::Error, io, iter};
+use std::{
+    error::Error,
+    io::{self, ErrorKind},
+    iter,
+};
 
 use rustls::{
     AlertDescription, CertificateError, Error as TlsError, InvalidMessage, pki_types::UnixTime,
@@ -12,8 +16,11 @@ use shared::{origin_address::origin_address, outcome::printable_within};
 use url::Url;
 
 use crate::origin::{
-    allowed_addresses::RefusedAddress, download_error::DownloadError, lookup::LookupFailed,
-    proxies::shown_proxy, redirect::RefusedRedirect,
+    allowed_addresses::RefusedAddress,
+    download_error::DownloadError,
+    lookup::LookupFailed,
+    proxies::{Proxies, shown_proxy},
+    redirect::RefusedRedirect,
 };
 
 /// Largest number of bytes of a library's message, used where this module has no sentence for the
@@ -36,17 +43,16 @@ struct FailedRequest<'request> {
     is_timeout: bool,
 }
 
-/// Classifies an error of the HTTP client. `proxy`: the proxy of the request.
-pub(crate) fn from_client(error: &reqwest::Error, proxy: Option<&Url>) -> DownloadError {
-    let mut address = error
-        .url()
-        .map_or_else(|| "the origin".to_owned(), origin_address);
-    if let Some(proxy) = proxy {
-        address = format!("{address} through the proxy {}", shown_proxy(proxy));
+/// Classifies an error of the HTTP client. `proxies`: those of the environment.
+pub(crate) fn from_client(error: &reqwest::Error, proxies: &Proxies) -> DownloadError {
+    let url = error.url();
+    let mut address = url.map_or_else(|| "the origin".to_owned(), origin_address);
+    if let Some(Ok(Some(proxy))) = url.map(|url| proxies.for_url(url)) {
+        address = format!("{address} through the proxy {}", shown_proxy(&proxy));
     }
     let request = FailedRequest {
         address,
-        url: error.url(),
+        url,
         is_connect: error.is_connect(),
         is_timeout: error.is_timeout(),
     };
@@ -56,16 +62,15 @@ pub(crate) fn from_client(error: &reqwest::Error, proxy: Option<&Url>) -> Downlo
 impl FailedRequest<'_> {
     fn classify(&self, error: &(dyn Error + 'static)) -> DownloadError {
         let address = &self.address;
-        causes(error)
-            .find_map(|cause| self.of_cause(cause))
-            .unwrap_or_else(|| {
-                let why = match (self.is_connect, self.is_timeout) {
-                    (true, true) => format!("no connection to {address}: no answer in time"),
-                    (true, false) => format!("no connection to {address}: {}", detail(error)),
-                    (false, _) => format!("no answer of {address}: {}", detail(error)),
-                };
-                DownloadError::Connection { why }
-            })
+        if let Some(classified) = causes(error).find_map(|cause| self.of_cause(cause)) {
+            return classified;
+        }
+        let why = match self.is_connect {
+            true if self.is_timeout => format!("no connection to {address}: no answer in time"),
+            true => format!("no connection to {address}: {}", detail(error)),
+            false => format!("no answer of {address}: {}", detail(error)),
+        };
+        DownloadError::Connection { why }
     }
 
     /// Classifies one cause; `None`: it is no failure that has a sentence of its own.
@@ -93,7 +98,7 @@ impl FailedRequest<'_> {
         } else {
             let io = cause.downcast_ref::<io::Error>()?;
             match io.kind() {
-                io::ErrorKind::UnexpectedEof => self.closed()?,
+                ErrorKind::UnexpectedEof => self.closed()?,
                 // An `io::Error` that wraps another error has less information than the wrapped
                 // one.
                 _ if io.raw_os_error().is_none() => return None,
@@ -167,7 +172,7 @@ impl FailedRequest<'_> {
 
 /// An error and its sources, outermost first. `io::Error::source` skips the error that it wraps, so
 /// the wrapped error is taken with `get_ref`.
-fn causes<'error>(
+pub(super) fn causes<'error>(
     error: &'error (dyn Error + 'static),
 ) -> impl Iterator<Item = &'error (dyn Error + 'static)> {
     iter::successors(Some(error), |error| {
@@ -182,19 +187,17 @@ fn causes<'error>(
     })
 }
 
-fn describe(kind: io::ErrorKind) -> String {
+fn describe(kind: ErrorKind) -> String {
     let text = match kind {
-        io::ErrorKind::ConnectionRefused => "refused",
-        io::ErrorKind::ConnectionReset
-        | io::ErrorKind::ConnectionAborted
-        | io::ErrorKind::BrokenPipe => "reset by the other side",
-        io::ErrorKind::HostUnreachable => "the host cannot be reached",
-        io::ErrorKind::NetworkUnreachable | io::ErrorKind::NetworkDown => {
-            "its network cannot be reached"
+        ErrorKind::ConnectionRefused => "refused",
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
+            "reset by the other side"
         }
-        io::ErrorKind::TimedOut => "no answer in time",
-        io::ErrorKind::AddrNotAvailable => "this host has no address or port left for it",
-        io::ErrorKind::PermissionDenied => "this host does not allow it (a firewall?)",
+        ErrorKind::HostUnreachable => "the host cannot be reached",
+        ErrorKind::NetworkUnreachable | ErrorKind::NetworkDown => "its network cannot be reached",
+        ErrorKind::TimedOut => "no answer in time",
+        ErrorKind::AddrNotAvailable => "this host has no address or port left for it",
+        ErrorKind::PermissionDenied => "this host does not allow it (a firewall?)",
         other => return other.to_string(),
     };
     text.to_owned()
@@ -213,7 +216,10 @@ fn of_certificate(error: &CertificateError, host: &str) -> String {
         CertificateError::UnknownIssuer => {
             format!("no authority that is trusted here has signed it; {GIVE_AUTHORITY}")
         }
-        CertificateError::Other(other) if is_of_an_authority(other) => {
+        // The server presents an authority's certificate, e.g. a self-signed one made with openssl.
+        CertificateError::Other(other)
+            if other.0.downcast_ref() == Some(&webpki::Error::CaUsedAsEndEntity) =>
+        {
             format!("it is self-signed, or an authority's own and not a server's; {GIVE_AUTHORITY}")
         }
         CertificateError::Expired => format!("it has expired {CHECK_CLOCK}"),
@@ -246,15 +252,6 @@ fn of_certificate(error: &CertificateError, host: &str) -> String {
             )
         }
     }
-}
-
-/// Whether the server presents an authority's certificate, e.g. a self-signed one made with
-/// openssl.
-fn is_of_an_authority(error: &rustls::OtherError) -> bool {
-    matches!(
-        error.0.downcast_ref(),
-        Some(webpki::Error::CaUsedAsEndEntity)
-    )
 }
 
 /// The sentence for a certificate that is valid for other names, if it has any.
@@ -308,7 +305,7 @@ mod tests {
             is_connect,
             is_timeout: false,
         };
-        let wrapped = io::Error::other(io::Error::new(io::ErrorKind::InvalidData, cause));
+        let wrapped = io::Error::other(io::Error::new(ErrorKind::InvalidData, cause));
         request.classify(&wrapped)
     }
 
@@ -355,7 +352,7 @@ mod tests {
             classify_wrapped(os(nix::errno::Errno::ECONNRESET), "http://h/", false),
             DownloadError::Connection { why }
         );
-        let eof = || io::Error::from(io::ErrorKind::UnexpectedEof);
+        let eof = || io::Error::from(ErrorKind::UnexpectedEof);
         let why = "http://h:80 closed the connection before it answered".to_owned();
         assert_eq!(
             classify_wrapped(eof(), "http://h/", false),

@@ -4,8 +4,7 @@
 //! tar.
 
 use std::{
-    error::Error as _,
-    io, iter,
+    io,
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -20,8 +19,9 @@ use url::Url;
 
 use crate::{
     origin::{
-        Opened, Origin, Question,
+        Origin, Question,
         attempts::Attempts,
+        client_error::causes,
         download_error::DownloadError,
         limiter::{Priority, Transfer},
         retry::refuses_only_the_range,
@@ -70,13 +70,14 @@ pub(crate) struct Download<'origin> {
     retries: u32,
     source: Option<Source>,
     /// The rest is requested with `Last-Modified`, because the origin did not honour the `ETag`.
-    by_date: bool,
+    pub(crate) by_date: bool,
     position: u64,
     until: Until,
     transfer: Option<Transfer>,
     /// The end of the range that the current request asks for; `u64::MAX` without an end.
     asked_until: u64,
-    priority: Option<Priority>,
+    /// The priority of the requests; `None`: continued transfers before new ones.
+    pub(crate) priority: Option<Priority>,
     floor: SpeedFloor,
     attempts: Attempts,
 }
@@ -110,11 +111,6 @@ impl<'origin> Download<'origin> {
         }
     }
 
-    /// Sets the priority of the requests.
-    pub(crate) fn set_priority(&mut self, priority: Priority) {
-        self.priority = Some(priority);
-    }
-
     /// Continues at a position. The open connection is kept only if the position is unchanged; the
     /// unpacker may have received bytes from another connection.
     pub(crate) fn go_to(&mut self, position: u64) {
@@ -123,19 +119,6 @@ impl<'origin> Download<'origin> {
             self.position = position;
             self.attempts = Attempts::starting_at(position);
         }
-    }
-
-    /// Requests the rest with `Last-Modified` from now on.
-    pub(crate) fn ask_by_date(&mut self) {
-        self.by_date = true;
-        if let Some(source) = &mut self.source {
-            source.by_date = true;
-        }
-    }
-
-    /// Whether it requests the rest with `Last-Modified` although there is an `ETag`.
-    pub(crate) fn asks_by_date(&self) -> bool {
-        self.by_date
     }
 
     /// Whether a connection is open that can deliver further bytes.
@@ -211,10 +194,11 @@ impl<'origin> Download<'origin> {
     /// Opens a connection at the current position. `None`: the body continues there, or the next
     /// request starts anew.
     async fn connect(&mut self) -> Result<Option<Piece>, DownloadError> {
-        if let Some(source) = &self.source
-            && source.validator().is_none()
-        {
-            self.reset();
+        if let Some(source) = &mut self.source {
+            source.by_date = self.by_date;
+            if source.validator().is_none() {
+                self.reset();
+            }
         }
         let length = self.length();
         let until =
@@ -230,55 +214,40 @@ impl<'origin> Download<'origin> {
             }
             opened => opened?,
         };
-        self.detect_ignored_etag(&opened);
-        opened.source.by_date = self.by_date;
         self.floor.restart();
-        match (opened.body, &self.source) {
-            (BodyRange::Whole, _) => {
-                self.position = 0;
-                self.source = Some(opened.source.clone());
+        let is_whole = opened.body == BodyRange::Whole;
+        let is_rest = opened.body == BodyRange::From(self.position);
+        if let Some(source) = &self.source {
+            if is_rest && source.is_continued_by(&opened.source) {
                 self.transfer = Some(opened.transfer);
-                Ok(Some(Piece::Begin(opened.source)))
+                return Ok(None);
             }
-            (BodyRange::From(from), Some(source))
-                if from == self.position && source.is_continued_by(&opened.source) =>
-            {
-                self.transfer = Some(opened.transfer);
-                Ok(None)
+            if (is_whole || is_rest) && source.etag_is_ignored_by(&opened.source) {
+                tracing::info!(
+                    url = %shown(&self.url),
+                    "the origin did not send the rest by its ETag, although Last-Modified and length are the same: if \
+                     this connection breaks too, the rest is asked for by Last-Modified"
+                );
+                self.by_date = true;
             }
-            // Another range or another version: never mix versions. The next request asks for the
-            // whole tar.
-            (BodyRange::From(_) | BodyRange::Unclear, Some(_)) => {
-                self.reset();
-                Ok(None)
-            }
-            (BodyRange::From(_) | BodyRange::Unclear, None) => Err(DownloadError::Connection {
-                why: format!(
-                    "{} sent a part of the tar when asked for all of it",
-                    origin_address(&self.url)
-                ),
-            }),
         }
-    }
-
-    /// Detects that the origin does not continue by `ETag` although the version is the same.
-    fn detect_ignored_etag(&mut self, opened: &Opened) {
-        let Some(source) = &self.source else { return };
-        let goes_on = match opened.body {
-            BodyRange::Whole => false,
-            BodyRange::From(from) => {
-                from != self.position || source.is_continued_by(&opened.source)
-            }
-            BodyRange::Unclear => true,
-        };
-        if !goes_on && source.etag_is_ignored_by(&opened.source) {
-            tracing::info!(
-                url = %shown(&self.url),
-                "the origin did not send the rest by its ETag, although Last-Modified and length are the same: if this \
-                 connection breaks too, the rest is asked for by Last-Modified"
-            );
-            self.by_date = true;
+        if is_whole {
+            opened.source.by_date = self.by_date;
+            self.position = 0;
+            self.source = Some(opened.source.clone());
+            self.transfer = Some(opened.transfer);
+            return Ok(Some(Piece::Begin(opened.source)));
         }
+        if self.source.is_none() {
+            let address = origin_address(&self.url);
+            return Err(DownloadError::Connection {
+                why: format!("{address} sent a part of the tar when asked for all of it"),
+            });
+        }
+        // Another range or another version: never mix versions. The next request asks for the whole
+        // tar.
+        self.reset();
+        Ok(None)
     }
 
     async fn read(&mut self, mut transfer: Transfer) -> Result<Option<Piece>, DownloadError> {
@@ -354,8 +323,7 @@ fn ends_with_connection(response: &Response) -> bool {
 
 /// Whether a connection was closed, rather than reset or broken in another way.
 fn is_end_of_connection(error: &reqwest::Error) -> bool {
-    let causes = iter::successors(error.source(), |cause| (**cause).source());
-    causes
+    causes(error)
         .filter_map(|cause| cause.downcast_ref::<io::Error>())
         .any(|error| error.kind() == io::ErrorKind::UnexpectedEof)
 }

@@ -6,9 +6,9 @@
 use std::{env, fmt};
 
 use hyper_util::client::proxy::matcher::Matcher;
-use url::{Host, Url};
+use url::Url;
 
-use crate::source::shown;
+use crate::{origin::address_range::AddressRange, source::shown};
 
 /// Why a request cannot use the proxy that the environment sets for it.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -60,13 +60,12 @@ impl Proxies {
 
     /// Reads the proxies; `variable` returns the value of an environment variable.
     fn of(variable: impl Fn(&'static str) -> Option<String>) -> Self {
-        let read = |name| {
-            variable(name)
-                .map(|value| value.trim().to_owned())
-                .filter(|value| !value.is_empty())
+        let first = |names: [&'static str; 2]| {
+            names.into_iter().find_map(|name| {
+                let value = variable(name)?.trim().to_owned();
+                (!value.is_empty()).then_some((name, value))
+            })
         };
-        let first =
-            |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, read(name)?)));
         let setting = |names| {
             let (name, value) = first(names).or_else(|| first(["all_proxy", "ALL_PROXY"]))?;
             Some(proxy(name, &value))
@@ -107,10 +106,9 @@ impl Proxies {
                 .parse()
                 .is_ok_and(|uri| self.proxied.intercept(&uri).is_some())
         };
-        match setting {
-            Some(proxy) if !is_loopback(url) && is_proxied() => proxy.clone().map(Some),
-            _ => Ok(None),
-        }
+        let is_loopback = AddressRange::without_lookup(url) == Some(AddressRange::Loopback);
+        let setting = setting.as_ref().filter(|_| !is_loopback && is_proxied());
+        setting.cloned().transpose()
     }
 }
 
@@ -134,19 +132,6 @@ fn proxy(variable: &'static str, value: &str) -> Result<Url, UnusableProxy> {
 /// A proxy for messages, without credentials.
 pub(crate) fn shown_proxy(proxy: &Url) -> String {
     shown(proxy).trim_end_matches('/').to_owned()
-}
-
-/// Whether a URL denotes this machine without a lookup (for names: RFC 6761 §6.3).
-pub(crate) fn is_loopback(url: &Url) -> bool {
-    match url.host() {
-        Some(Host::Domain(name)) => {
-            let name = name.trim_end_matches('.');
-            name == "localhost" || name.ends_with(".localhost")
-        }
-        Some(Host::Ipv4(address)) => address.is_loopback(),
-        Some(Host::Ipv6(address)) => address.to_canonical().is_loopback(),
-        None => false,
-    }
 }
 
 #[cfg(test)]

@@ -8,7 +8,6 @@
 //! `SO_RCVBUF` would disable that.
 
 use std::{
-    io,
     net::SocketAddr,
     os::fd::RawFd,
     path::Path,
@@ -17,6 +16,7 @@ use std::{
 
 use hyper_util::client::legacy::connect::HttpInfo;
 use nix::{
+    errno::Errno,
     libc,
     sys::socket::{SockaddrStorage, getpeername, getsockname},
 };
@@ -63,10 +63,9 @@ impl ReceiveWindow {
 fn socket_between((local, remote): (SocketAddr, SocketAddr)) -> Option<RawFd> {
     let local = SockaddrStorage::from(local);
     let remote = SockaddrStorage::from(remote);
-    let numbers = list(Path::new("/proc/self/fd"))
+    list(Path::new("/proc/self/fd"))
         .ok()?
-        .filter_map(|entry| entry.ok()?.text()?.parse().ok());
-    { numbers }
+        .filter_map(|entry| entry.ok()?.text()?.parse().ok())
         .find(|number| getpeername(*number) == Ok(remote) && getsockname(*number) == Ok(local))
 }
 
@@ -75,7 +74,7 @@ fn socket_between((local, remote): (SocketAddr, SocketAddr)) -> Option<RawFd> {
     unsafe_code,
     reason = "neither rustix nor nix nor socket2 has this option"
 )]
-fn set_low_water_mark(socket: RawFd, bytes: libc::c_int) -> io::Result<()> {
+fn set_low_water_mark(socket: RawFd, bytes: libc::c_int) -> nix::Result<()> {
     let length = libc::socklen_t::try_from(size_of_val(&bytes)).expect("a number is short");
     // SAFETY: the option's value is `bytes`, which outlives the call and has the given length. If
     // another thread has closed the socket meanwhile, the call fails, or it sets the mark of a
@@ -89,11 +88,7 @@ fn set_low_water_mark(socket: RawFd, bytes: libc::c_int) -> io::Result<()> {
             length,
         )
     };
-    if result == 0 {
-        Ok(())
-    } else {
-        Err(io::Error::last_os_error())
-    }
+    Errno::result(result).map(drop)
 }
 
 #[cfg(test)]

@@ -24,7 +24,7 @@ pub(crate) enum RefusedRedirect {
     },
     /// `Location` is not a valid URL.
     #[error("redirect refused: its Location is no URL ({0})")]
-    Unreadable(url::ParseError),
+    Unreadable(#[from] url::ParseError),
     /// From https to http.
     #[error("redirect from https to plain http refused, to {host}")]
     Downgrade {
@@ -54,12 +54,12 @@ pub(crate) enum RefusedRedirect {
 }
 
 /// The destination of a redirect; `None` if the response is no redirect.
-pub(crate) fn location(from: &Url, response: &Response) -> Option<Result<Url, RefusedRedirect>> {
-    if !matches!(response.status().as_u16(), 300..=303 | 307 | 308) {
-        return None;
+pub(crate) fn location(from: &Url, response: &Response) -> Result<Option<Url>, RefusedRedirect> {
+    let is_redirect = matches!(response.status().as_u16(), 300..=303 | 307 | 308);
+    match response.headers().get(header::LOCATION) {
+        Some(value) if is_redirect => Ok(Some(resolve(from, value.as_bytes())?)),
+        _ => Ok(None),
     }
-    let value = response.headers().get(header::LOCATION)?;
-    Some(resolve(from, value.as_bytes()).map_err(RefusedRedirect::Unreadable))
 }
 
 /// Resolves a `Location` against the URL of the response. Bytes beyond ASCII are percent-encoded
@@ -77,19 +77,19 @@ fn resolve(from: &Url, location: &[u8]) -> Result<Url, url::ParseError> {
 
 /// Checks one hop except for its address. `hops`: the number of hops, including this one.
 pub(crate) fn judge(from: &Url, to: &Url, hops: usize) -> Result<(), RefusedRedirect> {
-    let host = || to.host_str().unwrap_or("no host").to_owned();
-    if hops > MAX_HOPS {
-        return Err(RefusedRedirect::TooMany);
+    match (from.scheme(), to.scheme()) {
+        _ if hops > MAX_HOPS => Err(RefusedRedirect::TooMany),
+        ("https", "http") => Err(RefusedRedirect::Downgrade { host: host_of(to) }),
+        (_, "http" | "https") => Ok(()),
+        (_, scheme) => Err(RefusedRedirect::Scheme {
+            scheme: scheme.to_owned(),
+        }),
     }
-    if !matches!(to.scheme(), "http" | "https") {
-        return Err(RefusedRedirect::Scheme {
-            scheme: to.scheme().to_owned(),
-        });
-    }
-    if from.scheme() == "https" && to.scheme() != "https" {
-        return Err(RefusedRedirect::Downgrade { host: host() });
-    }
-    Ok(())
+}
+
+/// The host of a URL, for messages.
+pub(crate) fn host_of(url: &Url) -> String {
+    url.host_str().unwrap_or_default().to_owned()
 }
 
 /// Whether the origin's secrets may be sent to a URL: it is the origin, or the origin over `https`.

@@ -88,17 +88,16 @@ fn retry_after(headers: &HeaderMap) -> Option<Duration> {
         let is_number = !digits.is_empty();
         is_number.then(|| Duration::from_secs(digits.parse().unwrap_or(u64::MAX)))
     };
-    let until_date = || {
-        let until = date(header::RETRY_AFTER)?;
-        let wait = |now| until.duration_since(now).unwrap_or_default();
-        Some(match date(header::DATE) {
-            Some(answered) => {
-                wait(answered).saturating_sub(seconds(header::AGE).unwrap_or_default())
-            }
-            None => wait(SystemTime::now()),
-        })
+    if let Some(wait) = seconds(header::RETRY_AFTER) {
+        return Some(wait);
+    }
+    let until = date(header::RETRY_AFTER)?;
+    let wait = |now| until.duration_since(now).unwrap_or_default();
+    let Some(answered) = date(header::DATE) else {
+        return Some(wait(SystemTime::now()));
     };
-    seconds(header::RETRY_AFTER).or_else(until_date)
+    let age = seconds(header::AGE).unwrap_or_default();
+    Some(wait(answered).saturating_sub(age))
 }
 
 #[cfg(test)]

@@ -11,9 +11,12 @@ use reqwest::{
 };
 use url::Url;
 
-use crate::origin::{
-    client::{Clients, Connections},
-    redirect::{self, RefusedRedirect},
+use crate::{
+    origin::{
+        client::{Clients, Connections},
+        redirect::{self, RefusedRedirect, host_of},
+    },
+    source::shown,
 };
 
 /// The state of a request that follows redirects.
@@ -60,7 +63,7 @@ impl<'origin> Route<'origin> {
         let is_proxied = proxies
             .for_url(&self.url)
             .map_err(|why| RefusedRedirect::Proxy {
-                host: self.url.host_str().unwrap_or_default().to_owned(),
+                host: host_of(&self.url),
                 why,
             })?;
         // A proxy resolves the name itself, so there is no address to check.
@@ -99,17 +102,14 @@ impl<'origin> Route<'origin> {
 
     /// Follows the redirect of a response; returns whether it is a redirect.
     pub(crate) async fn follow(&mut self, response: &Response) -> Result<bool, RefusedRedirect> {
-        let Some(location) = redirect::location(&self.url, response) else {
+        let Some(mut to) = redirect::location(&self.url, response)? else {
             return Ok(false);
         };
-        let mut to = location?;
         self.visited.push(self.url.clone());
         redirect::judge(&self.url, &to, self.visited.len())?;
         let base = &self.clients.base;
         let checked = self.clients.addresses.check(&to).await;
-        checked.map_err(|_| RefusedRedirect::Private {
-            host: to.host_str().unwrap_or_default().to_owned(),
-        })?;
+        checked.map_err(|_| RefusedRedirect::Private { host: host_of(&to) })?;
         let set = response.headers().get_all(header::SET_COOKIE).into_iter();
         let set = set.filter_map(|value| RawCookie::parse(value.to_str().ok()?.to_owned()).ok());
         self.cookies.store_response_cookies(set, &self.url);
@@ -125,9 +125,7 @@ impl<'origin> Route<'origin> {
             failed.expect("an http URL has a host");
         }
         if self.visited.contains(&to) && !has_cookies {
-            return Err(RefusedRedirect::Loop {
-                url: crate::source::shown(&to),
-            });
+            return Err(RefusedRedirect::Loop { url: shown(&to) });
         }
         self.url = to;
         Ok(true)

@@ -104,9 +104,7 @@ impl<'origin> Assembly<'origin> {
                 return self.main_piece().await;
             };
             split.process_changes();
-            if split.asks_by_date() && !self.download.asks_by_date() {
-                self.download.ask_by_date();
-            }
+            self.download.by_date |= split.asks_by_date();
             match split.first().map(|first| first.state) {
                 // A task that has received nothing yet may never receive anything, and the main
                 // connection is available.

@@ -119,7 +119,7 @@ impl Tar {
             shared.until.clone(),
         );
         loop {
-            download.set_priority(shared.priority());
+            download.priority = Some(shared.priority());
             let step = {
                 let mut step = pin!(download.step());
                 loop {
@@ -145,7 +145,7 @@ impl Tar {
                 }
                 Ok(None) if download.is_under_way() => continue,
                 Ok(Some(Piece::End)) => PartEnd::Done,
-                Ok(Some(Piece::Begin(_)) | None) if download.asks_by_date() && !source.by_date => {
+                Ok(Some(Piece::Begin(_)) | None) if download.by_date && !source.by_date => {
                     PartEnd::RefusedByTag
                 }
                 Ok(Some(Piece::Begin(_)) | None) => PartEnd::Refused,

@@ -101,7 +101,7 @@ impl Exchange {
         let opened = async {
             let (observations, mut budgets) = self
                 .client
-                .pace(self.session, &sent, self.limiter.first_failure())
+                .pace(self.session, &sent, self.limiter.first_failures.last())
                 .await?;
             let first = budgets.next().await?;
             Ok((observations, budgets, first))
@@ -152,7 +152,7 @@ impl Exchange {
                 }
                 reservation = observations.reserve(), if is_due => {
                     sent = self.limiter.take_report();
-                    reservation?.send(&sent, self.limiter.first_failure());
+                    reservation?.send(&sent, self.limiter.first_failures.last());
                     last = Instant::now();
                     is_due = false;
                     sent_until = sent_until.max(last) + INTERVAL;

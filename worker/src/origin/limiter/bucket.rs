@@ -50,6 +50,11 @@ impl TokenBucket {
         self.rate = rate;
     }
 
+    /// Whether the rate is limited.
+    pub(super) fn has_rate(&self) -> bool {
+        self.rate.is_some()
+    }
+
     /// Counts received bytes; returns the position after them.
     pub(super) fn spend(&mut self, bytes: u64, now: Instant) -> Place {
         self.settle(now);

@@ -12,7 +12,7 @@ const MAX_CAUSES: usize = 8;
 
 /// The causes reported before the origin's first answer, in order; `None` after it.
 #[derive(Debug)]
-pub(super) struct FirstFailures(Mutex<Option<Vec<String>>>);
+pub(crate) struct FirstFailures(Mutex<Option<Vec<String>>>);
 
 impl Default for FirstFailures {
     fn default() -> Self {
@@ -22,13 +22,13 @@ impl Default for FirstFailures {
 
 impl FirstFailures {
     /// Records that the origin has answered, with any status.
-    pub(super) fn answered(&self) {
+    pub(crate) fn answered(&self) {
         *lock(&self.0) = None;
     }
 
-    /// Records a request that received no answer; returns the message to report if its cause is
-    /// new.
-    pub(super) fn note(&self, error: &DownloadError, address: &str) -> Option<String> {
+    /// Records a request that failed. If it received no answer and its cause is new, the message is
+    /// logged and returned.
+    pub(crate) fn note(&self, error: &DownloadError, address: &str) -> Option<String> {
         let sentence = match error {
             DownloadError::Connection { why } => format!("{why}; is --url right? Trying again"),
             DownloadError::Timeout { .. } => {
@@ -41,15 +41,20 @@ impl FirstFailures {
         if reported.len() >= MAX_CAUSES || reported.contains(&sentence) {
             return None;
         }
+        tracing::warn!("{sentence}");
         reported.push(sentence.clone());
         Some(sentence)
     }
 
-    /// The latest message while the origin has not answered; empty if there is none.
-    pub(super) fn last(&self) -> String {
+    /// The latest message while the origin has not answered; empty if it has, or if there is none.
+    pub(crate) fn last(&self) -> String {
         let reported = lock(&self.0);
-        let last = reported.as_ref().and_then(|reported| reported.last());
-        last.cloned().unwrap_or_default()
+        reported
+            .iter()
+            .flatten()
+            .last()
+            .cloned()
+            .unwrap_or_default()
     }
 }
 

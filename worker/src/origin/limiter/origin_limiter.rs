@@ -2,9 +2,10 @@
 //! them, and counts their results.
 
 use std::{
+    mem::{replace, take},
     sync::{
         Arc, Mutex,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
     time::Duration,
 };
@@ -42,7 +43,6 @@ pub(crate) struct OriginLimiter {
     /// No request is sent to the origin before this instant.
     paused_until: watch::Sender<Instant>,
     bucket: Mutex<TokenBucket>,
-    has_rate: AtomicBool,
     /// Bytes received, counted up to slightly above [`EARLY`].
     early: AtomicU64,
     /// Notified when a change must be reported to the coordinator at once.
@@ -50,11 +50,11 @@ pub(crate) struct OriginLimiter {
     /// Maximum number of concurrent downloads; each has connections of its own.
     slots: u32,
     pub(crate) counters: Arc<WorkerCounters>,
-    first_failure: FirstFailures,
+    pub(crate) first_failures: FirstFailures,
 }
 
 /// The part of the limiter that is behind one lock.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct State {
     permits: Permits<oneshot::Sender<()>>,
     /// Version of the current budget.
@@ -67,18 +67,13 @@ struct State {
     has_unreported_wait: bool,
 }
 
-/// Permission for one request on one connection; returned when it is dropped.
+/// Permission for one request on one connection, or a place in the queue for it. Dropping it returns
+/// the permission, or withdraws the request.
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(super) limiter: Arc<OriginLimiter>,
+    ticket: Ticket,
     flowing: bool,
-}
-
-/// A place in the queue of requests, or an admission that was not used yet. Dropping it withdraws
-/// the request.
-struct Waiting<'limiter> {
-    limiter: &'limiter OriginLimiter,
-    ticket: Option<Ticket>,
 }
 
 impl OriginLimiter {
@@ -87,21 +82,14 @@ impl OriginLimiter {
         let slots = u32::try_from(slots).unwrap_or(u32::MAX);
         let now = Instant::now();
         Arc::new(Self {
-            state: Mutex::new(State {
-                permits: Permits::new(0),
-                budget_version: 0,
-                retry_after_until: None,
-                resumed: 0,
-                has_unreported_wait: false,
-            }),
+            state: Mutex::default(),
             paused_until: watch::Sender::new(now),
             bucket: Mutex::new(TokenBucket::new(now)),
-            has_rate: AtomicBool::new(false),
             early: AtomicU64::new(0),
             report_due: Notify::new(),
             slots,
             counters,
-            first_failure: FirstFailures::default(),
+            first_failures: FirstFailures::default(),
         })
     }
 
@@ -116,7 +104,9 @@ impl OriginLimiter {
     pub(crate) async fn permit(self: &Arc<Self>, priority: Priority) -> Permit {
         loop {
             let permit = self.wait_for_admission(priority).await;
-            self.room().await;
+            // Another body may begin when the rate has allowed all bytes received so far.
+            let all = lock(&self.bucket).end();
+            self.room_after(all).await;
             // A pause may have begun in the meantime.
             if *self.paused_until.borrow() <= Instant::now() {
                 self.counters.origin_requests.inc();
@@ -129,10 +119,10 @@ impl OriginLimiter {
     async fn wait_for_admission(self: &Arc<Self>, priority: Priority) -> Permit {
         let mut paused_until = self.paused_until.subscribe();
         let (admit, mut admission) = oneshot::channel();
-        let ticket = self.change(|state| state.permits.ask(priority, admit));
-        let mut waiting = Waiting {
-            limiter: self,
-            ticket: Some(ticket),
+        let permit = Permit {
+            ticket: self.change(|state| state.permits.ask(priority, admit)),
+            limiter: Arc::clone(self),
+            flowing: false,
         };
         loop {
             let until = *paused_until.borrow_and_update();
@@ -145,8 +135,7 @@ impl OriginLimiter {
                 biased;
                 admitted = &mut admission => {
                     admitted.expect("a request stays in the queue until it is admitted");
-                    waiting.ticket = None;
-                    return Permit { limiter: Arc::clone(self), flowing: false };
+                    return permit;
                 }
                 () = sleep_until(until), if is_paused => {}
                 changed = paused_until.changed() => changed.expect("the limiter owns the sender"),
@@ -154,45 +143,25 @@ impl OriginLimiter {
         }
     }
 
-    /// Counts a failed request, and starts a wait if the origin sent a `Retry-After`.
+    /// Counts a failed request, and starts a wait of every request of this process if the origin
+    /// sent a `Retry-After`.
     pub(crate) fn failed(&self, error: &DownloadError) {
-        match overload_signal(error) {
+        let wait = match overload_signal(error) {
             None => return,
-            Some(OverloadSignal::Cut) => drop(self.counters.origin_cuts.inc()),
-            Some(OverloadSignal::Refusal(wait)) => {
-                // Set the wait before the count: the coordinator counts a refusal that is reported
-                // without a wait as a cut.
-                self.apply_retry_after(wait.unwrap_or_default());
-                self.counters.origin_refusals.inc();
+            Some(OverloadSignal::Cut) => {
+                self.counters.origin_cuts.inc();
+                return self.change(|state| state.permits.request_report());
             }
-        }
-        self.change(|state| state.permits.request_report());
-    }
-
-    /// Logs why the origin has not answered yet.
-    pub(crate) fn report_first_failure(&self, error: &DownloadError, address: &str) {
-        if let Some(sentence) = self.first_failure.note(error, address) {
-            tracing::warn!("{sentence}");
-        }
-    }
-
-    /// Records that the origin has answered a request.
-    pub(crate) fn answered(&self) {
-        self.first_failure.answered();
-    }
-
-    /// Why the origin has not answered yet; empty if it has answered or no request was sent.
-    pub(crate) fn first_failure(&self) -> String {
-        self.first_failure.last()
-    }
-
-    /// Delays every request of this process, because the origin sent a `Retry-After` to one of
-    /// them.
-    fn apply_retry_after(&self, wait: Duration) {
+            Some(OverloadSignal::Refusal(wait)) => wait.unwrap_or_default(),
+        };
         let until = Instant::now() + wait.min(MAX_RETRY_AFTER);
         let is_longer = self.change(|state| {
-            state.retry_after_until = state.retry_after_until.max(Some(until));
+            // Under one lock with the wait: the coordinator counts a refusal that is reported
+            // without a wait as a cut.
+            self.counters.origin_refusals.inc();
+            state.permits.request_report();
             state.has_unreported_wait |= !wait.is_zero();
+            state.retry_after_until = state.retry_after_until.max(Some(until));
             self.paused_until.send_if_modified(|end| {
                 let is_longer = until > *end;
                 *end = until.max(*end);
@@ -214,28 +183,22 @@ impl OriginLimiter {
                 self.change(|state| state.permits.request_report());
             }
         }
-        self.has_rate()
-            .then(|| lock(&self.bucket).spend(bytes, Instant::now()))
+        let mut bucket = lock(&self.bucket);
+        bucket
+            .has_rate()
+            .then(|| bucket.spend(bytes, Instant::now()))
     }
 
     /// Whether a rate limit applies.
     pub(crate) fn has_rate(&self) -> bool {
-        self.has_rate.load(Ordering::Relaxed)
+        lock(&self.bucket).has_rate()
     }
 
     /// Whether connections may stay open after their requests. If there are fewer connections than
     /// slots, an idle connection would take the place of another slot's connection, because the
     /// origin counts all of them.
     pub(crate) fn keeps_connections(&self) -> bool {
-        lock(&self.state).permits.limit() >= self.slots
-    }
-
-    /// Waits until another body may begin: when the rate has allowed all bytes received so far.
-    async fn room(&self) {
-        if self.has_rate() {
-            let place = lock(&self.bucket).end();
-            self.room_after(place).await;
-        }
+        lock(&self.state).permits.limit >= self.slots
     }
 
     /// Waits until the rate allows more bytes after that position.
@@ -266,12 +229,10 @@ impl OriginLimiter {
     pub(crate) fn apply_budget(&self, budget: &Budget) {
         let now = Instant::now();
         lock(&self.bucket).set_rate(budget.bytes_per_second, now);
-        self.has_rate
-            .store(budget.bytes_per_second.is_some(), Ordering::Relaxed);
         self.change(|state| {
             state.permits.set_limit(budget.connections);
             state.budget_version = budget.version;
-            if std::mem::replace(&mut state.resumed, budget.resumed) < budget.resumed {
+            if replace(&mut state.resumed, budget.resumed) < budget.resumed {
                 state.retry_after_until = None;
             }
             let budget_until = now + budget.pause.min(MAX_RETRY_AFTER);
@@ -283,14 +244,17 @@ impl OriginLimiter {
 
     /// The current state of this process's requests to the origin.
     pub(crate) fn observation(&self) -> Observation {
-        let state = lock(&self.state);
+        self.observe(&lock(&self.state))
+    }
+
+    fn observe(&self, state: &State) -> Observation {
         let retry_after = state
             .retry_after_until
             .map(|until| until.saturating_duration_since(Instant::now()));
         Observation {
             budget_version: state.budget_version,
-            open: state.permits.open(),
-            flowing: state.permits.flowing(),
+            open: state.permits.open,
+            flowing: state.permits.flowing,
             wanted: state.permits.wanted(),
             received: self.counters.received.get(),
             requests: self.counters.origin_requests.get(),
@@ -302,13 +266,10 @@ impl OriginLimiter {
 
     /// The observation for a report to the coordinator; marks its changes as reported.
     pub(crate) fn take_report(&self) -> Observation {
-        let has_unreported_wait = {
-            let mut state = lock(&self.state);
-            state.permits.mark_reported();
-            std::mem::take(&mut state.has_unreported_wait)
-        };
-        let mut observation = self.observation();
-        if has_unreported_wait {
+        let mut state = lock(&self.state);
+        state.permits.mark_reported();
+        let mut observation = self.observe(&state);
+        if take(&mut state.has_unreported_wait) {
             // Applies to a wait that has already ended too: without it the coordinator would count
             // the refusal as a cut.
             observation.retry_after = observation.retry_after.max(Duration::from_millis(1));
@@ -333,11 +294,11 @@ impl OriginLimiter {
                 call.send(()).ok();
             }
         }
-        self.counters.origin_open.set(state.permits.open().into());
+        self.counters.origin_open.set(state.permits.open.into());
         self.counters
             .origin_waiting
             .set(state.permits.waiting().into());
-        self.counters.origin_limit.set(state.permits.limit().into());
+        self.counters.origin_limit.set(state.permits.limit.into());
         if state.permits.needs_report() {
             self.report_due.notify_one();
         }
@@ -356,15 +317,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.limiter
-            .change(|state| state.permits.release(self.flowing));
-    }
-}
-
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket {
-            self.limiter.change(|state| state.permits.withdraw(ticket));
-        }
+            .change(|state| state.permits.remove(self.ticket, self.flowing));
     }
 }
 

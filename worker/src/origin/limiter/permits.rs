@@ -26,9 +26,12 @@ pub(super) struct Ticket(u64);
 /// request of its admission.
 #[derive(Debug)]
 pub(super) struct Permits<Call> {
-    limit: u32,
-    open: u32,
-    flowing: u32,
+    /// The budget.
+    pub(super) limit: u32,
+    /// Connections that are in use by a request.
+    pub(super) open: u32,
+    /// Connections that receive a body.
+    pub(super) flowing: u32,
     waiting: [VecDeque<(Ticket, Call)>; 3],
     last: Ticket,
     /// The demand (`wanted`) in the last report.
@@ -40,11 +43,10 @@ pub(super) struct Permits<Call> {
     is_report_requested: bool,
 }
 
-impl<Call> Permits<Call> {
-    /// Permits for at most `limit` connections at once.
-    pub(super) fn new(limit: u32) -> Self {
+impl<Call> Default for Permits<Call> {
+    fn default() -> Self {
         Self {
-            limit,
+            limit: 0,
             open: 0,
             flowing: 0,
             waiting: [(); 3].map(|()| VecDeque::new()),
@@ -54,21 +56,9 @@ impl<Call> Permits<Call> {
             is_report_requested: false,
         }
     }
+}
 
-    pub(super) fn limit(&self) -> u32 {
-        self.limit
-    }
-
-    /// Connections that are in use by a request.
-    pub(super) fn open(&self) -> u32 {
-        self.open
-    }
-
-    /// Connections that receive a body.
-    pub(super) fn flowing(&self) -> u32 {
-        self.flowing
-    }
-
+impl<Call> Permits<Call> {
     /// Number of waiting requests.
     pub(super) fn waiting(&self) -> u32 {
         let waiting = self.waiting.iter().map(VecDeque::len).sum::<usize>();
@@ -106,14 +96,15 @@ impl<Call> Permits<Call> {
         Some(call)
     }
 
-    /// Removes a request: it no longer waits, or it was admitted and is not made.
-    pub(super) fn withdraw(&mut self, ticket: Ticket) {
+    /// Removes a request: it no longer waits, or its connection is no longer in use. `was_flowing`:
+    /// the connection received a body.
+    pub(super) fn remove(&mut self, ticket: Ticket, was_flowing: bool) {
         let before = self.waiting();
         for queue in &mut self.waiting {
             queue.retain(|(waiting, _)| *waiting != ticket);
         }
         if self.waiting() == before {
-            self.release(false);
+            self.release(was_flowing);
         }
     }
 
@@ -122,8 +113,7 @@ impl<Call> Permits<Call> {
         self.flowing += 1;
     }
 
-    /// Records that a connection is no longer in use.
-    pub(super) fn release(&mut self, was_flowing: bool) {
+    fn release(&mut self, was_flowing: bool) {
         self.open -= 1;
         self.flowing -= u32::from(was_flowing);
     }
@@ -158,6 +148,14 @@ mod tests {
 
     use super::*;
 
+    /// Permits for at most `limit` connections at once.
+    fn limited_to<Call>(limit: u32) -> Permits<Call> {
+        Permits {
+            limit,
+            ..Permits::default()
+        }
+    }
+
     /// Admits as many requests as possible; returns their names.
     fn admitted(permits: &mut Permits<&'static str>) -> Vec<&'static str> {
         std::iter::from_fn(|| permits.admit()).collect()
@@ -165,7 +163,7 @@ mod tests {
 
     #[test]
     fn requests_are_admitted_in_order_and_continued_transfers_before_new_ones() {
-        let mut permits = Permits::new(1);
+        let mut permits = limited_to(1);
         for (priority, name) in [
             (Priority::New, "new 1"),
             (Priority::GoingOn, "going on 1"),
@@ -184,7 +182,7 @@ mod tests {
 
     #[test]
     fn a_lower_budget_closes_no_connection_and_admits_no_request() {
-        let mut permits = Permits::new(3);
+        let mut permits = limited_to(3);
         for name in ["a", "b", "c", "d"] {
             permits.ask(Priority::New, name);
         }
@@ -192,7 +190,7 @@ mod tests {
         permits.mark_reported();
         permits.set_limit(1);
         assert_eq!(
-            (permits.open(), permits.wanted(), permits.needs_report()),
+            (permits.open, permits.wanted(), permits.needs_report()),
             (3, 4, false)
         );
         permits.release(false);
@@ -211,7 +209,7 @@ mod tests {
 
     #[test]
     fn a_lower_budget_that_is_already_respected_is_reported_at_once() {
-        let mut permits = Permits::<()>::new(3);
+        let mut permits = limited_to::<()>(3);
         permits.set_limit(2);
         assert!(permits.needs_report());
         permits.mark_reported();
@@ -221,7 +219,7 @@ mod tests {
 
     #[test]
     fn a_higher_demand_is_reported_at_once_if_a_larger_budget_could_help() {
-        let mut permits = Permits::new(2);
+        let mut permits = limited_to(2);
         permits.ask(Priority::New, "a");
         assert!(permits.needs_report(), "the first demand");
         permits.mark_reported();
@@ -239,14 +237,14 @@ mod tests {
 
     #[test]
     fn a_withdrawn_request_leaves_the_queue_or_frees_its_connection() {
-        let mut permits = Permits::new(1);
+        let mut permits = limited_to(1);
         let [a, b, _] = ["a", "b", "c"].map(|name| permits.ask(Priority::New, name));
         assert_eq!(admitted(&mut permits), ["a"]);
-        permits.withdraw(b);
+        permits.remove(b, false);
         assert_eq!(permits.wanted(), 2);
-        permits.withdraw(a);
+        permits.remove(a, false);
         assert_eq!(admitted(&mut permits), ["c"]);
-        assert_eq!((permits.open(), permits.waiting()), (1, 0));
+        assert_eq!((permits.open, permits.waiting()), (1, 0));
     }
 
     proptest! {
@@ -254,22 +252,22 @@ mod tests {
         /// below it.
         #[test]
         fn the_budget_is_never_exceeded(steps in prop::collection::vec((0_u8..5, 0_u32..6), 1..200)) {
-            let mut permits = Permits::new(0);
+            let mut permits = limited_to(0);
             for (step, number) in steps {
                 match step {
                     0 | 1 => drop(permits.ask([Priority::GoingOn, Priority::New][number as usize % 2], ())),
                     2 => permits.set_limit(number),
-                    3 if permits.open() > 0 => permits.release(false),
+                    3 if permits.open > 0 => permits.release(false),
                     4 if permits.waiting() > 0 => {
                         let ticket = permits.waiting.iter().flatten().next().map(|(ticket, ())| *ticket);
-                        permits.withdraw(ticket.unwrap());
+                        permits.remove(ticket.unwrap(), false);
                     }
                     _ => permits.mark_reported(),
                 }
-                let before = permits.open();
+                let before = permits.open;
                 while permits.admit().is_some() {}
-                prop_assert!(permits.open() == before || permits.open() <= permits.limit());
-                prop_assert!(permits.waiting() == 0 || permits.open() >= permits.limit());
+                prop_assert!(permits.open == before || permits.open <= permits.limit);
+                prop_assert!(permits.waiting() == 0 || permits.open >= permits.limit);
             }
         }
     }
