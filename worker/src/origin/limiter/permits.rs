@@ -49,7 +49,7 @@ impl<Call> Default for Permits<Call> {
             limit: 0,
             open: 0,
             flowing: 0,
-            waiting: [(); 3].map(|()| VecDeque::new()),
+            waiting: [const { VecDeque::new() }; 3],
             last: Ticket(0),
             reported_wanted: 0,
             must_report_lowering: false,
