@@ -425,7 +425,7 @@ impl Dispatcher {
             (ReportVerdict::Retried, Outcome::Failed(failure)) => {
                 tracing::info!("{wnid} failed, and another worker will try it: {failure}");
             }
-            (ReportVerdict::CopyFailed, Outcome::Failed(failure)) => {
+            (ReportVerdict::AttemptFailed, Outcome::Failed(failure)) => {
                 tracing::info!("a copy of {wnid} failed: {failure}");
             }
             (ReportVerdict::Doubted | ReportVerdict::Excused, Outcome::Failed(failure)) => {

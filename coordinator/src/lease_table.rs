@@ -23,9 +23,9 @@ use shared::{
 use tokio::time::Instant;
 
 mod answers;
+mod attempts;
 mod breaker;
 mod class;
-mod copies;
 mod drains;
 mod elsewhere;
 mod first_answers;
@@ -51,10 +51,10 @@ pub use answers::{
     AttemptEvent, ElsewhereEvent, Ended, Granted, Lease, LeaseNotice, Registered, Renewed,
     ReportVerdict, ReportedLease, UnknownSession,
 };
+use attempts::Attempts;
 use breaker::Breaker;
 pub use breaker::PROBE_EVERY;
 use class::{Class, State};
-use copies::Attempts;
 pub use drains::Drain;
 use drains::Drains;
 use elsewhere::Elsewhere;
@@ -107,7 +107,7 @@ pub struct LeaseTable {
     losses: Losses,
     breaker: Breaker,
     first_answers: FirstAnswers,
-    copies: Attempts,
+    attempts: Attempts,
     pauses: Pauses,
     silent: Silent,
     recovery: Option<Recovery>,
@@ -127,7 +127,7 @@ pub struct LeaseTable {
     lengths: Lengths,
     /// The wake-up generation: changes when a worker whose request had no result may be granted a
     /// class.
-    turn: u64,
+    wake_ups: u64,
     /// Classes that failed without a report about them.
     given_up: Vec<(Wnid, Failure)>,
     notices: Vec<LeaseNotice>,
@@ -160,7 +160,7 @@ impl LeaseTable {
             losses: Losses::default(),
             breaker: Breaker::default(),
             first_answers: FirstAnswers::default(),
-            copies: Attempts::default(),
+            attempts: Attempts::default(),
             pauses: Pauses::default(),
             silent: Silent::default(),
             recovery: None,
@@ -178,7 +178,7 @@ impl LeaseTable {
                 ..JobStatus::default()
             },
             lengths: Lengths::with_invalid_rows(invalid),
-            turn: 0,
+            wake_ups: 0,
             given_up: Vec::new(),
             notices: Vec::new(),
         }
@@ -229,8 +229,8 @@ impl LeaseTable {
 
     /// The wake-up generation: changes when a worker whose request had no result may be granted a
     /// class.
-    pub fn turn(&self) -> u64 {
-        self.turn
+    pub fn wake_ups(&self) -> u64 {
+        self.wake_ups
     }
 
     /// Takes the classes that failed without a report about them since the last call.
@@ -258,8 +258,8 @@ impl LeaseTable {
     pub fn workers(&self, now: Instant) -> Vec<WorkerView> {
         let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();
         let mut workers = self.sessions.views(received, now);
-        for (_, copy) in self.copies.iter() {
-            let name = &self.sessions.by_id[&copy.session].hello.worker;
+        for (_, attempt) in self.attempts.iter() {
+            let name = &self.sessions.by_id[&attempt.session].hello.worker;
             if let Ok(at) = workers.binary_search_by(|worker| worker.name.cmp(name)) {
                 workers[at].leased += 1;
             }
@@ -440,7 +440,7 @@ impl LeaseTable {
         let surveys_over = self.sessions.expire_surveys(now);
         let quarantines_over = self.sessions.end_quarantines(now);
         if surveys_over || quarantines_over || self.breaker.is_probe_due(now) {
-            self.turn += 1;
+            self.wake_ups += 1;
         }
         self.check_sample(now);
         self.settle_lonely_doubts();

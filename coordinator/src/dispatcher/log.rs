@@ -134,7 +134,7 @@ impl Dispatcher {
                     );
                 }
                 LeaseNotice::Elsewhere(news) => tracing::warn!("{news}"),
-                LeaseNotice::Copy { wnid, worker, news } => {
+                LeaseNotice::Attempt { wnid, worker, news } => {
                     self.counters.copies.note(&news);
                     tracing::info!("worker {worker} {news}: {wnid}");
                 }

@@ -41,7 +41,7 @@ impl Published {
         Self {
             status: watch::channel(table.status()).0,
             phase: watch::channel(table.phase()).0,
-            turn: watch::channel(table.turn()).0,
+            turn: watch::channel(table.wake_ups()).0,
             is_done: Arc::new(AtomicBool::new(table.status().is_done())),
             newest: Arc::default(),
             taken: 0,
@@ -72,7 +72,7 @@ impl Published {
         if self.may_publish(table) {
             self.publish(snapshot);
         }
-        let turn = table.turn();
+        let turn = table.wake_ups();
         self.turn
             .send_if_modified(|published| std::mem::replace(published, turn) != turn);
     }

@@ -108,7 +108,7 @@ pub enum ReportVerdict {
     /// The class was settled before, with the same outcome or a better one.
     AlreadySettled,
     /// A failure of a speculative attempt, which ends; the lease holder continues.
-    CopyFailed,
+    AttemptFailed,
     /// A failure from a session that no longer holds the lease: ignored.
     Stale,
     /// Not a class of this job.
@@ -145,7 +145,7 @@ pub enum LeaseNotice {
     /// The origin has answered a worker again.
     OriginAvailable,
     /// An event of a speculative attempt.
-    Copy {
+    Attempt {
         /// The class.
         wnid: Wnid,
         /// Name of the worker that makes, or made, the attempt.

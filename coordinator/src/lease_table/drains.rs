@@ -81,7 +81,7 @@ impl LeaseTable {
             .get_mut(id)
             .expect("names lead to known sessions");
         session.draining = true;
-        self.turn += 1;
+        self.wake_ups += 1;
         Some(self.drains.record(worker, &session.hello.instance))
     }
 

@@ -215,7 +215,7 @@ impl LeaseTable {
         {
             return;
         }
-        self.turn += 1;
+        self.wake_ups += 1;
         let elsewhere = &self.elsewhere;
         let is_absent = |worker: &&String| {
             !elsewhere.expected.contains(*worker) && !self.sessions.by_worker.contains_key(*worker)

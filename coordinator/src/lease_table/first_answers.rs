@@ -306,7 +306,7 @@ impl LeaseTable {
                     self.give_up(position, failure);
                 }
             }
-            self.turn += 1;
+            self.wake_ups += 1;
         }
     }
 
@@ -364,7 +364,7 @@ impl LeaseTable {
             FirstAnswers::Checking(sample) => {
                 if sample.shared_until.is_some_and(|until| now >= until) {
                     sample.shared_until = None;
-                    self.turn += 1;
+                    self.wake_ups += 1;
                 }
                 sample.refused.len() as u64
             }

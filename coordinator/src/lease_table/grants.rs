@@ -33,7 +33,7 @@ impl LeaseTable {
     ) -> Result<Granted, UnknownSession> {
         self.known(id)?;
         if self.sessions.end_survey(id) {
-            self.turn += 1;
+            self.wake_ups += 1;
         }
         self.release_of_present(id, now);
         let drain = self.sessions.by_id[&id].draining;
@@ -66,7 +66,7 @@ impl LeaseTable {
             leases.push(self.grant(position, id, now));
         }
         while !probe && leases.len() < max {
-            let Some(lease) = self.grant_copy(id, now) else {
+            let Some(lease) = self.grant_attempt(id, now) else {
                 break;
             };
             leases.push(lease);
@@ -107,8 +107,8 @@ impl LeaseTable {
         for lease in leases {
             if let Some(position) = self.index.get(&lease.wnid).copied() {
                 let class = &self.classes[position];
-                if self.copies.get_mut(position, id, lease.token).is_some() {
-                    self.take_back_copy(position);
+                if self.attempts.get_mut(position, id, lease.token).is_some() {
+                    self.take_back_attempt(position);
                 } else if class.state == State::Leased(id) && class.token == Some(lease.token) {
                     self.give_back(position);
                 }

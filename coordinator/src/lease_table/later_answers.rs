@@ -335,7 +335,7 @@ impl LeaseTable {
         };
         if streak.sample.is_some() {
             later.served = later.served.saturating_add(1);
-            self.turn += 1;
+            self.wake_ups += 1;
         }
         for (position, failure) in streak.refused {
             if self.classes[position].state == State::Doubted {

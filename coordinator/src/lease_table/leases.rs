@@ -127,7 +127,7 @@ impl LeaseTable {
                     self.classes[position].token = Some(lease.token);
                     Some(self.hold(position, id, LeaseProgress::granted(now, false)))
                 }
-                _ => self.copies.get_mut(position, id, lease.token),
+                _ => self.attempts.get_mut(position, id, lease.token),
             };
             match holding {
                 Some(holding) => {
@@ -181,7 +181,7 @@ impl LeaseTable {
                     worker,
                 });
                 let tried = self.troubles.note(position, session.name_key(), false, now);
-                if tried >= TRIES && !self.copies.has_attempt(position) {
+                if tried >= TRIES && !self.attempts.has_attempt(position) {
                     let limit = humantime::format_duration(stuck_after);
                     let message = format!("no progress for {limit}, {TRIES} times");
                     self.give_up(position, Failure::new(FailureKind::Timeout, message));
@@ -190,10 +190,10 @@ impl LeaseTable {
             }
             self.give_back(position);
         }
-        for position in self.copied_by(id) {
-            let holding = self.copies.holding(position);
+        for position in self.attempted_by(id) {
+            let holding = self.attempts.holding(position);
             if holding.is_some_and(|held| not_listed(held) || wedged(held)) {
-                self.end_copy(position);
+                self.end_attempt(position);
             }
         }
     }
@@ -212,7 +212,7 @@ impl LeaseTable {
     pub(super) fn queue(&mut self, position: usize) {
         self.last_queued += 1;
         self.set(position, State::Queued(self.last_queued));
-        self.turn += 1;
+        self.wake_ups += 1;
     }
 
     /// The only place where a class changes its state, and with it the counts, the queues and the

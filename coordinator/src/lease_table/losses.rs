@@ -162,11 +162,11 @@ impl LeaseTable {
 
     /// Ends a session and releases its leases. `loss`: the session ended without a `Leave` call.
     pub(super) fn end(&mut self, id: SessionId, loss: Option<Loss>) -> (Session, Ended) {
-        for position in self.copied_by(id) {
+        for position in self.attempted_by(id) {
             if loss.is_some() {
-                self.end_copy(position);
+                self.end_attempt(position);
             } else {
-                self.take_back_copy(position);
+                self.take_back_attempt(position);
             }
         }
         let mut session = self.sessions.remove(id);
@@ -203,7 +203,7 @@ impl LeaseTable {
                 ended.returned += 1;
             }
         }
-        self.turn += 1;
+        self.wake_ups += 1;
         (session, ended)
     }
 }

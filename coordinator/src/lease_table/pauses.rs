@@ -32,7 +32,7 @@ impl LeaseTable {
                 .values_mut()
                 .for_each(|held| held.pause(time, now));
         }
-        self.copies
+        self.attempts
             .holdings()
             .for_each(|held| held.pause(time, now));
     }

@@ -110,7 +110,7 @@ impl LeaseTable {
     /// Records that the ledger has this mark.
     pub fn mark_is_durable(&mut self, mark: Mark) {
         if self.high_water.is_durable(mark) {
-            self.turn += 1;
+            self.wake_ups += 1;
         }
     }
 
@@ -145,6 +145,6 @@ impl LeaseTable {
         self.notices.extend(missing.map(LeaseNotice::NotReturned));
         // The classes that were held back are granted first.
         self.fresh = 0;
-        self.turn += 1;
+        self.wake_ups += 1;
     }
 }

@@ -12,7 +12,7 @@
 //! failure of a class that a worker took is not final by its report alone
 //! ([`LeaseTable::may_be_wrong`]).
 //!
-//! [`Attempts`]: super::copies::Attempts
+//! [`Attempts`]: super::attempts::Attempts
 
 use std::{collections::BTreeSet, time::Duration};
 
@@ -59,7 +59,7 @@ impl LeaseTable {
             BTreeSet::new()
         };
         if !due.is_subset(&self.silent.due) {
-            self.turn += 1;
+            self.wake_ups += 1;
         }
         self.silent.due = due;
     }
@@ -89,7 +89,7 @@ impl LeaseTable {
         held.stalled(session.last_progress, now) >= patience
             && !is_whole
             && !held.is_local
-            && self.copies.affords(held.bytes)
+            && self.attempts.affords(held.bytes)
     }
 
     /// How many silent classes a worker may take now: one of which it has not yet received bytes,
@@ -134,7 +134,7 @@ impl LeaseTable {
                 wnid: self.classes[class].wnid,
                 worker,
             });
-            self.copies.spend(received);
+            self.attempts.spend(received);
             self.classes[class].taken = self.classes[class].taken.saturating_add(1);
             self.give_back(class);
             // Otherwise the class went to its speculative attempt.
@@ -150,7 +150,7 @@ impl LeaseTable {
         };
         let session = &self.sessions.by_id[&holder];
         holder != id
-            && !self.copies.is_attempted_by(class, id)
+            && !self.attempts.is_attempted_by(class, id)
             && self.is_silent(class, session, &session.leases[&class], now)
             && self.may_try(class, id, &self.sessions.by_id[&id], now)
     }

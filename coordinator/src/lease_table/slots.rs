@@ -11,7 +11,7 @@ impl LeaseTable {
             return 0;
         };
         let slots = usize::try_from(session.hello.slots).unwrap_or(usize::MAX);
-        slots.saturating_sub(session.leases.len() + self.copied_by(id).len())
+        slots.saturating_sub(session.leases.len() + self.attempted_by(id).len())
     }
 
     /// Called when a session holds one class fewer. A worker calls `Acquire` concurrently with its
@@ -20,7 +20,7 @@ impl LeaseTable {
         if let Some(session) = self.sessions.by_id.get_mut(&id)
             && std::mem::take(&mut session.waits_for_slot)
         {
-            self.turn += 1;
+            self.wake_ups += 1;
         }
     }
 
@@ -37,11 +37,17 @@ impl LeaseTable {
         if self.sessions.by_id.len() < MOST_SESSIONS {
             return Ok(None);
         }
-        let has_copy = |id| self.copies.iter().any(|(_, copy)| copy.session == id);
+        let makes_attempt = |id| {
+            self.attempts
+                .iter()
+                .any(|(_, attempt)| attempt.session == id)
+        };
         let idle = self.sessions.sample(random, |session| {
             session.leases.is_empty() && session.settled == [0; 3]
         });
-        let id = idle.filter(|id| !has_copy(*id)).ok_or(Refused::TooMany)?;
+        let id = idle
+            .filter(|id| !makes_attempt(*id))
+            .ok_or(Refused::TooMany)?;
         Ok(Some(self.end(id, None).1))
     }
 }

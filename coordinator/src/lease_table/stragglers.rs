@@ -131,7 +131,7 @@ mod tests {
         assert_eq!(
             time_left(&held, Some(20.0), TTL, now),
             None,
-            "a copy would take 500 s"
+            "an attempt would take 500 s"
         );
         assert_eq!(
             time_left(&held, None, TTL, now),

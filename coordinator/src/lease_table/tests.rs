@@ -8,8 +8,8 @@ use shared::{
 
 use super::*;
 
+mod attempts;
 mod blame;
-mod copies;
 mod elsewhere;
 mod first_answers;
 mod hostile;
@@ -34,6 +34,10 @@ fn wnids(count: u32) -> Vec<Wnid> {
         .collect()
 }
 
+/// `random` of a report: the retry of the class is delayed as long as possible.
+const LONGEST_DELAY: f64 = 1.0;
+/// `random` of a report: the retry of the class is not delayed.
+const NO_DELAY: f64 = 0.0;
 /// A class without progress for this long is taken from its worker.
 const STUCK: Duration = Duration::from_hours(2);
 
@@ -57,7 +61,7 @@ fn refused(status: u16) -> Outcome {
     Outcome::Failed(failure.refused(Refusal::Status(status)))
 }
 
-fn blames(suspect: Suspect) -> Outcome {
+fn failure_caused_by(suspect: Suspect) -> Outcome {
     Outcome::Failed(Failure::new(FailureKind::HttpError, "503 Server Error").suspecting(suspect))
 }
 
@@ -67,7 +71,7 @@ fn session(table: &mut LeaseTable, worker: &str, now: Instant) -> SessionId {
         .session
 }
 
-fn held(leases: &[Lease]) -> Vec<ReportedLease> {
+fn as_reported(leases: &[Lease]) -> Vec<ReportedLease> {
     leases
         .iter()
         .map(|lease| ReportedLease {
@@ -92,7 +96,7 @@ fn register(
         slots: MANY,
         ..WorkerInfo::default()
     };
-    table.register(&hello, &held(leases), now)
+    table.register(&hello, &as_reported(leases), now)
 }
 
 fn renew(
@@ -103,7 +107,7 @@ fn renew(
     now: Instant,
 ) -> Result<Vec<Wnid>, UnknownSession> {
     table
-        .renew(id, &held(leases), received, now)
+        .renew(id, &as_reported(leases), received, now)
         .map(|renewed| wnids_of(&renewed.drop))
 }
 
@@ -122,7 +126,7 @@ fn acquire(
 
 /// Reports from a session that does not exist.
 fn report(table: &mut LeaseTable, lease: Lease, outcome: &Outcome) -> ReportVerdict {
-    table.report(SessionId(0), lease, outcome, Instant::now(), 1.0)
+    table.report(SessionId(0), lease, outcome, Instant::now(), LONGEST_DELAY)
 }
 
 fn numbers(leases: &[Lease]) -> Vec<String> {
@@ -164,9 +168,9 @@ fn check(table: &LeaseTable) {
         .sum();
     assert_eq!(held as u64, folded.leased);
     for (id, session) in &table.sessions.by_id {
-        let copies = table.copied_by(*id).len();
+        let attempts = table.attempted_by(*id).len();
         assert!(
-            session.leases.len() + copies <= session.hello.slots as usize,
+            session.leases.len() + attempts <= session.hello.slots as usize,
             "{session:?}"
         );
     }
@@ -184,7 +188,7 @@ fn check(table: &LeaseTable) {
     );
     check_pending(table);
     assert_eq!(table.sessions.by_worker.len(), table.sessions.by_id.len());
-    check_copies(table);
+    check_attempts(table);
 }
 
 /// Each pending class is in exactly one of the collections, the one that its state names.
@@ -231,27 +235,27 @@ fn check_pending(table: &LeaseTable) {
 
 /// A speculative attempt is of a class that another worker on another storage holds, has its own
 /// token, and is within the budget.
-fn check_copies(table: &LeaseTable) {
-    for (position, copy) in table.copies.iter() {
+fn check_attempts(table: &LeaseTable) {
+    for (position, attempt) in table.attempts.iter() {
         let class = &table.classes[position];
         let State::Leased(holder) = class.state else {
-            panic!("{class:?} is copied")
+            panic!("{class:?} has an attempt")
         };
-        let [holder, second] = [holder, copy.session].map(|id| &table.sessions.by_id[&id].hello);
+        let [holder, second] = [holder, attempt.session].map(|id| &table.sessions.by_id[&id].hello);
         assert!(holder.worker != second.worker, "{class:?}");
         assert!(
             holder.storage.is_empty() || holder.storage != second.storage,
             "{class:?}"
         );
         assert!(
-            class.token.unwrap() != copy.token && copy.token <= table.last_token,
-            "{class:?} {copy:?}"
+            class.token.unwrap() != attempt.token && attempt.token <= table.last_token,
+            "{class:?} {attempt:?}"
         );
     }
-    let (copied, came) = table.copies.spent();
+    let (charged, completed) = table.attempts.spent();
     assert!(
-        copied <= came / 100 * 3 + 3,
-        "copies of {copied} bytes for {came} that came"
+        charged <= completed / 100 * 3 + 3,
+        "attempts of {charged} bytes for {completed} completed ones"
     );
 }
 
@@ -361,11 +365,11 @@ fn an_expired_lease_is_resumed_unless_another_worker_was_granted_it() {
     );
     assert_eq!((table.status().leased, table.status().pending), (2, 0));
     assert_eq!(
-        table.report(again.session, leases[0], &bad(), now, 1.0),
+        table.report(again.session, leases[0], &bad(), now, LONGEST_DELAY),
         ReportVerdict::Stale
     );
     assert_eq!(
-        table.report(again.session, leases[1], &bad(), now, 1.0),
+        table.report(again.session, leases[1], &bad(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     check(&table);
@@ -427,11 +431,11 @@ fn a_later_success_corrects_a_failure() {
     let one = session(&mut table, "one", now);
     let lease = acquire(&mut table, one, 1, now).unwrap()[0];
     assert_eq!(
-        table.report(one, lease, &bad(), now, 1.0),
+        table.report(one, lease, &bad(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(
-        table.report(one, lease, &bad(), now, 1.0),
+        table.report(one, lease, &bad(), now, LONGEST_DELAY),
         ReportVerdict::AlreadySettled
     );
     assert_eq!(

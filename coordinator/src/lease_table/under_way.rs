@@ -15,13 +15,13 @@ impl LeaseTable {
                 .iter()
                 .map(move |(position, holding)| (*position, *id, holding))
         });
-        let copies = self.copies.iter().filter_map(|(position, copy)| {
-            Some((position, copy.session, self.copies.holding(position)?))
+        let attempts = self.attempts.iter().filter_map(|(position, attempt)| {
+            Some((position, attempt.session, self.attempts.holding(position)?))
         });
         let follows = |(position, ..): &(usize, SessionId, &LeaseProgress)| {
             Some(self.classes[*position].wnid) > after
         };
-        let mut found: Vec<_> = held.chain(copies).filter(follows).collect();
+        let mut found: Vec<_> = held.chain(attempts).filter(follows).collect();
         found.sort_unstable_by_key(|(position, id, _)| (self.classes[*position].wnid, *id));
         let last = most
             .checked_sub(1)

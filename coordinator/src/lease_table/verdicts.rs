@@ -43,13 +43,13 @@ impl LeaseTable {
         }
         let class = &self.classes[position];
         let holds = class.state == State::Leased(id) && class.token == Some(lease.token);
-        let has_copy = self.copies.has(position, id, lease.token);
+        let makes_attempt = self.attempts.has(position, id, lease.token);
         let verdict = match (class.state, settled) {
             (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => {
                 return ReportVerdict::AlreadySettled;
             }
-            (State::Leased(_), State::Failed) if has_copy => {
-                return self.copy_failed(id, position, outcome, now);
+            (State::Leased(_), State::Failed) if makes_attempt => {
+                return self.attempt_failed(id, position, outcome, now);
             }
             (_, State::Failed) if !holds => return ReportVerdict::Stale,
             (State::Failed, _) => ReportVerdict::Corrected,
@@ -70,7 +70,7 @@ impl LeaseTable {
             return verdict;
         }
         self.lengths.note(outcome);
-        let is_holders = holds || has_copy;
+        let is_holders = holds || makes_attempt;
         self.completed(id, position, lease, outcome, is_holders, now);
         self.settle(id, position, settled);
         // A success without a lease does not prove a response of the origin.
@@ -115,30 +115,30 @@ impl LeaseTable {
             Outcome::Success(published) if is_holders => published.bytes,
             _ => 0,
         };
-        let copy = self.copies.get_mut(position, id, lease.token).copied();
+        let attempt = self.attempts.get_mut(position, id, lease.token).copied();
         let first = self
             .sessions
             .by_id
             .get(&id)
             .and_then(|session| session.leases.get(&position))
             .copied();
-        let holding = copy.or(first).filter(|_| is_holders);
+        let holding = attempt.or(first).filter(|_| is_holders);
         if let Some(granted) = holding.and_then(|holding| holding.granted) {
-            self.copies.speeds.note(bytes, now - granted);
+            self.attempts.speeds.note(bytes, now - granted);
         }
-        if let Some(copy) = self.copies.settled(position, bytes) {
-            let news = if copy.token == lease.token {
+        if let Some(attempt) = self.attempts.settled(position, bytes) {
+            let news = if attempt.token == lease.token {
                 AttemptEvent::Won
             } else {
                 AttemptEvent::Late
             };
-            self.tell_of_copy(position, copy.session, news);
+            self.tell_of_attempt(position, attempt.session, news);
         }
     }
 
     /// A failed speculative attempt is no evidence about its class, whose holder continues; it may
     /// be evidence about the worker.
-    fn copy_failed(
+    fn attempt_failed(
         &mut self,
         id: SessionId,
         position: usize,
@@ -151,8 +151,8 @@ impl LeaseTable {
         {
             self.worker_failed(id, failure, now);
         }
-        self.end_copy(position);
-        ReportVerdict::CopyFailed
+        self.end_attempt(position);
+        ReportVerdict::AttemptFailed
     }
 
     /// A worker has failed a class that others may complete.
@@ -318,7 +318,7 @@ impl LeaseTable {
         }
         if was_away {
             self.notices.push(LeaseNotice::OriginAvailable);
-            self.turn += 1;
+            self.wake_ups += 1;
         }
     }
 

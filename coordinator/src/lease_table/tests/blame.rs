@@ -41,7 +41,7 @@ fn fail(
 ) -> Vec<ReportVerdict> {
     let fail_one = |_| {
         let lease = acquire(table, id, 1, now).unwrap()[0];
-        table.report(id, lease, &blames(suspect), now, 1.0)
+        table.report(id, lease, &failure_caused_by(suspect), now, LONGEST_DELAY)
     };
     (0..count).map(fail_one).collect()
 }
@@ -71,7 +71,13 @@ fn a_class_that_one_worker_fails_is_tried_by_another_before_it_has_failed() {
         let lease = acquire(&mut table, other, 1, now).unwrap()[0];
         check(&table);
         assert_eq!(
-            table.report(other, lease, &blames(suspect), now, 1.0),
+            table.report(
+                other,
+                lease,
+                &failure_caused_by(suspect),
+                now,
+                LONGEST_DELAY
+            ),
             match suspect {
                 // The last class of the job: no answer of the origin can decide it any more.
                 Suspect::Origin => ReportVerdict::Doubted,
@@ -98,7 +104,7 @@ fn a_class_without_space_is_offered_to_every_storage_and_counts_against_no_worke
     for worker in &workers[..3] {
         let lease = acquire(&mut table, *worker, 1, now).unwrap()[0];
         assert_eq!(
-            table.report(*worker, lease, &lacks_space(), now, 1.0),
+            table.report(*worker, lease, &lacks_space(), now, LONGEST_DELAY),
             ReportVerdict::Retried
         );
         assert_eq!(
@@ -111,7 +117,7 @@ fn a_class_without_space_is_offered_to_every_storage_and_counts_against_no_worke
     // The last worker has space.
     let lease = acquire(&mut table, workers[3], 1, now).unwrap()[0];
     assert_eq!(
-        table.report(workers[3], lease, &good(), now, 1.0),
+        table.report(workers[3], lease, &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(
@@ -138,7 +144,7 @@ fn a_class_that_fits_on_no_storage_has_failed_after_a_bounded_number_of_offers()
                 break;
             };
             offered += 1;
-            let verdict = table.report(*worker, lease, &lacks_space(), now, 1.0);
+            let verdict = table.report(*worker, lease, &lacks_space(), now, LONGEST_DELAY);
             assert_eq!(
                 verdict,
                 if offered == offers {
@@ -161,7 +167,7 @@ fn failures_for_lack_of_space_do_not_reduce_the_tries_on_other_workers() {
         .collect();
     for worker in &workers[..3] {
         let lease = acquire(&mut table, *worker, 1, now).unwrap()[0];
-        table.report(*worker, lease, &lacks_space(), now, 1.0);
+        table.report(*worker, lease, &lacks_space(), now, LONGEST_DELAY);
     }
     assert_eq!(
         fail(&mut table, workers[3], 1, Suspect::WorkerHost, now),
@@ -216,7 +222,7 @@ fn a_worker_that_fails_classes_that_others_complete_is_quarantined_and_no_class_
         );
         let lease = acquire(&mut table, well, 1, now).unwrap()[0];
         assert_eq!(
-            table.report(well, lease, &good(), now, 1.0),
+            table.report(well, lease, &good(), now, LONGEST_DELAY),
             ReportVerdict::Settled
         );
     }
@@ -228,16 +234,16 @@ fn a_worker_that_fails_classes_that_others_complete_is_quarantined_and_no_class_
     assert_eq!(acquire(&mut table, bad, 9, now).unwrap(), []);
     pass(&mut table, &[bad, well], Duration::from_mins(4), &mut now);
     assert_eq!(acquire(&mut table, bad, 9, now).unwrap(), []);
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     pass(&mut table, &[bad, well], Duration::from_mins(2), &mut now);
-    assert!(table.turn() > turn, "waiting workers are woken");
+    assert!(table.wake_ups() > wake_ups, "waiting workers are woken");
     assert_eq!(acquire(&mut table, bad, 1, now).unwrap().len(), 1);
     for lease in acquire(&mut table, well, 99, now).unwrap() {
-        table.report(well, lease, &good(), now, 1.0);
+        table.report(well, lease, &good(), now, LONGEST_DELAY);
     }
     table.leave(bad).unwrap();
     for lease in acquire(&mut table, well, 99, now).unwrap() {
-        table.report(well, lease, &good(), now, 1.0);
+        table.report(well, lease, &good(), now, LONGEST_DELAY);
     }
     assert_eq!((table.status().success, table.status().failed), (40, 0));
     check(&table);
@@ -270,7 +276,7 @@ fn an_undecided_failure_becomes_final_when_another_class_succeeds() {
         ["2", "3"],
         "it is not tried again meanwhile"
     );
-    table.report(one, lease[0], &good(), now, 1.0);
+    table.report(one, lease[0], &good(), now, LONGEST_DELAY);
     assert_eq!((table.status().success, table.status().failed), (1, 1));
     let given_up = table.take_given_up();
     assert!(
@@ -298,7 +304,7 @@ fn no_class_fails_while_the_origin_is_unavailable_and_it_is_probed_every_half_mi
     let mut table = table(100);
     let one = session(&mut table, "one", now);
     let first = acquire(&mut table, one, 2, now).unwrap();
-    table.report(one, first[0], &good(), now, 1.0);
+    table.report(one, first[0], &good(), now, LONGEST_DELAY);
     let verdicts = fail(&mut table, one, OPENS_AT, Suspect::Origin, now);
     assert_eq!(
         verdicts[..OPENS_AT - 1],
@@ -319,21 +325,33 @@ fn no_class_fails_while_the_origin_is_unavailable_and_it_is_probed_every_half_mi
         "the lease that was granted before is kept"
     );
     assert_eq!(
-        table.report(one, first[1], &blames(Suspect::Origin), now, 1.0),
+        table.report(
+            one,
+            first[1],
+            &failure_caused_by(Suspect::Origin),
+            now,
+            LONGEST_DELAY
+        ),
         ReportVerdict::Excused
     );
     let mut probes = 0;
     for _ in 0..15 {
         for _ in 0..2 {
             assert_eq!(acquire(&mut table, one, 9, now).unwrap(), []);
-            let turn = table.turn();
+            let wake_ups = table.wake_ups();
             pass(&mut table, &[one], PROBE_EVERY, &mut now);
-            assert!(table.turn() > turn, "waiting workers are woken");
+            assert!(table.wake_ups() > wake_ups, "waiting workers are woken");
             let granted = table.acquire(one, 9, now).unwrap();
             assert!(granted.probe && granted.leases.len() == 1);
             probes += 1;
             assert_eq!(
-                table.report(one, granted.leases[0], &blames(Suspect::Origin), now, 1.0),
+                table.report(
+                    one,
+                    granted.leases[0],
+                    &failure_caused_by(Suspect::Origin),
+                    now,
+                    LONGEST_DELAY
+                ),
                 ReportVerdict::Excused
             );
             check(&table);
@@ -351,13 +369,13 @@ fn no_class_fails_while_the_origin_is_unavailable_and_it_is_probed_every_half_mi
         [],
         "the origin has not answered meanwhile"
     );
-    table.report(one, probe, &good(), now, 1.0);
+    table.report(one, probe, &good(), now, LONGEST_DELAY);
     assert_eq!(table.take_notices(), [LeaseNotice::OriginAvailable]);
     assert_eq!(table.phase(), Phase::Running);
     let rest = acquire(&mut table, one, 999, now).unwrap();
     assert_eq!(rest.len(), 98);
     for lease in rest {
-        table.report(one, lease, &good(), now, 1.0);
+        table.report(one, lease, &good(), now, LONGEST_DELAY);
     }
     assert_eq!((table.status().success, table.status().failed), (100, 0));
     check(&table);
@@ -372,9 +390,9 @@ fn received_bytes_close_the_breaker_before_a_large_class_is_complete() {
     pass(&mut table, &[one], PROBE_EVERY, &mut now);
     let probe = acquire(&mut table, one, 9, now).unwrap();
     now += TTL / 3;
-    table.renew(one, &held(&probe), 0, now).unwrap();
+    table.renew(one, &as_reported(&probe), 0, now).unwrap();
     assert_eq!(table.phase(), Phase::OriginPaused);
-    table.renew(one, &held(&probe), 5, now).unwrap();
+    table.renew(one, &as_reported(&probe), 5, now).unwrap();
     assert_eq!(table.phase(), Phase::Running);
 }
 
@@ -386,7 +404,7 @@ fn the_wait_for_an_origin_is_bounded() {
         let one = session(&mut table, "one", now);
         if has_answered {
             let lease = acquire(&mut table, one, 1, now).unwrap()[0];
-            table.report(one, lease, &good(), now, 1.0);
+            table.report(one, lease, &good(), now, LONGEST_DELAY);
         }
         fail(&mut table, one, OPENS_AT, Suspect::Origin, now);
         pass(&mut table, &[one], patience, &mut now);
@@ -394,7 +412,13 @@ fn the_wait_for_an_origin_is_bounded() {
             let granted = table.acquire(one, 9, now).unwrap();
             assert!(granted.probe, "one attempt each is enough");
             assert_eq!(
-                table.report(one, granted.leases[0], &blames(Suspect::Origin), now, 1.0),
+                table.report(
+                    one,
+                    granted.leases[0],
+                    &failure_caused_by(Suspect::Origin),
+                    now,
+                    LONGEST_DELAY
+                ),
                 ReportVerdict::Settled
             );
         }
@@ -593,14 +617,14 @@ fn success_under_a_lease_from_before_the_failures_does_not_show_that_the_origin_
     let one = session(&mut table, "one", now);
     let older = acquire(&mut table, one, 2, now).unwrap();
     fail(&mut table, one, OPENS_AT - 1, Suspect::Origin, now);
-    table.report(one, older[0], &good(), now, 1.0);
+    table.report(one, older[0], &good(), now, LONGEST_DELAY);
     assert_eq!(
         table.take_given_up(),
         [],
         "its bytes may be older than the first failure"
     );
     fail(&mut table, one, 1, Suspect::Origin, now);
-    table.report(one, older[1], &good(), now, 1.0);
+    table.report(one, older[1], &good(), now, LONGEST_DELAY);
     assert_eq!(table.phase(), Phase::OriginPaused);
     assert_eq!((table.status().success, table.status().failed), (2, 0));
     check(&table);
@@ -614,7 +638,7 @@ fn failed_classes_can_be_tried_again_all_or_some() {
     let leases = acquire(&mut table, one, 3, now).unwrap();
     for lease in &leases {
         assert_eq!(
-            table.report(one, *lease, &bad(), now, 1.0),
+            table.report(one, *lease, &bad(), now, LONGEST_DELAY),
             ReportVerdict::Settled
         );
     }
@@ -625,7 +649,7 @@ fn failed_classes_can_be_tried_again_all_or_some() {
     assert_eq!(table.retry_failed(&[]), [leases[0].wnid, leases[2].wnid]);
     assert_eq!((table.status().failed, table.status().pending), (0, 4));
     assert_eq!(
-        table.report(one, leases[0], &bad(), now, 1.0),
+        table.report(one, leases[0], &bad(), now, LONGEST_DELAY),
         ReportVerdict::Stale,
         "the old lease is no longer valid"
     );
@@ -641,14 +665,14 @@ fn a_drained_worker_is_granted_nothing_and_keeps_its_leases() {
     assert!(table.drain("one").is_some() && table.drain("other").is_none());
     assert!(table.acquire(one, 1, now).unwrap().drain);
     assert_eq!(
-        table.renew(one, &held(&leases), 0, now).unwrap(),
+        table.renew(one, &as_reported(&leases), 0, now).unwrap(),
         Renewed {
             drop: vec![],
             drain: true
         }
     );
     assert_eq!(
-        table.report(one, leases[0], &good(), now, 1.0),
+        table.report(one, leases[0], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(table.workers(now + LONG)[0].success, 1);
@@ -666,11 +690,23 @@ fn a_class_in_doubt_is_not_granted_although_its_lease_had_expired() {
     table.tick(now);
     let other = session(&mut table, "other", now);
     assert_eq!(
-        table.report(other, doubtful, &blames(Suspect::Origin), now, 0.5),
+        table.report(
+            other,
+            doubtful,
+            &failure_caused_by(Suspect::Origin),
+            now,
+            0.5
+        ),
         ReportVerdict::Stale
     );
     assert_eq!(
-        table.report(first, doubtful, &blames(Suspect::Origin), now, 0.5),
+        table.report(
+            first,
+            doubtful,
+            &failure_caused_by(Suspect::Origin),
+            now,
+            0.5
+        ),
         ReportVerdict::Stale
     );
     table.leave(other).unwrap();
@@ -678,7 +714,13 @@ fn a_class_in_doubt_is_not_granted_although_its_lease_had_expired() {
         .unwrap()
         .session;
     assert_eq!(
-        table.report(second, doubtful, &blames(Suspect::Origin), now, 0.5),
+        table.report(
+            second,
+            doubtful,
+            &failure_caused_by(Suspect::Origin),
+            now,
+            0.5
+        ),
         ReportVerdict::Doubted
     );
     check(&table);
@@ -705,7 +747,7 @@ fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() 
     let other = session(&mut table, "other", now);
     let lease = acquire(&mut table, other, 1, now).unwrap()[0];
     assert_eq!(
-        table.report(other, lease, &good(), now, 1.0),
+        table.report(other, lease, &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(
@@ -721,7 +763,13 @@ fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() 
     let again = acquire(&mut table, other, 1, now).unwrap()[0];
     assert_eq!(numbers(&[again]), ["1"]);
     assert_eq!(
-        table.report(other, again, &blames(Suspect::Origin), now, 1.0),
+        table.report(
+            other,
+            again,
+            &failure_caused_by(Suspect::Origin),
+            now,
+            LONGEST_DELAY
+        ),
         ReportVerdict::Doubted,
         "the second failure"
     );
@@ -729,7 +777,7 @@ fn a_class_in_doubt_is_tried_by_a_worker_that_came_later_before_it_has_failed() 
     table.leave(one).unwrap();
     let last = acquire(&mut table, other, 1, now).unwrap()[0];
     assert_eq!(
-        table.report(other, last, &good(), now, 1.0),
+        table.report(other, last, &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!((table.take_given_up().len(), table.status().failed), (1, 1));

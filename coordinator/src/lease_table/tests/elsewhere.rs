@@ -31,10 +31,10 @@ fn classes_of_an_absent_worker_are_granted_last_and_reported_before() {
         ["3", "4"]
     );
     assert_eq!(table.take_notices(), []);
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     let later = now + super::super::elsewhere::JOIN_GRACE;
     table.tick(later);
-    assert!(table.turn() > turn, "waiting workers are woken");
+    assert!(table.wake_ups() > wake_ups, "waiting workers are woken");
     assert_eq!(table.take_notices(), [absent(2)]);
     assert_eq!(
         numbers(&acquire(&mut table, other, 4, later).unwrap()),
@@ -55,7 +55,7 @@ fn reported_classes_of_a_joining_worker_are_skipped_and_the_rest_is_granted() {
         token: LeaseToken(0),
     };
     assert_eq!(
-        table.report(there, unleased, &skipped, now, 1.0),
+        table.report(there, unleased, &skipped, now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     table.take_notices();
@@ -103,7 +103,7 @@ fn after_a_restart_a_worker_that_returns_with_leases_sends_its_inventory_and_del
         token: LeaseToken(0),
     };
     assert_eq!(
-        table.report(there.session, unleased, &skipped, now, 1.0),
+        table.report(there.session, unleased, &skipped, now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     table.needs_lease(there.session, wnid(2)).unwrap();
@@ -176,7 +176,7 @@ fn a_skipped_class_is_pending_again_if_its_worker_does_not_have_it() {
             token: LeaseToken(0),
         };
         assert_eq!(
-            table.report(there, unleased, &skipped, now, 1.0),
+            table.report(there, unleased, &skipped, now, LONGEST_DELAY),
             ReportVerdict::AlreadySettled
         );
         let granted = numbers(&acquire(&mut table, there, 3, now).unwrap());

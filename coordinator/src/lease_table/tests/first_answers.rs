@@ -23,7 +23,7 @@ fn refuse_all(
         }
         for lease in leases {
             asked.push(lease.wnid);
-            table.report(id, lease, &refused(status), now, 1.0);
+            table.report(id, lease, &refused(status), now, LONGEST_DELAY);
         }
         check(table);
     }
@@ -84,21 +84,21 @@ fn a_tar_among_the_first_responses_makes_the_refused_classes_failed_and_ends_the
     );
     for lease in &leases[1..] {
         assert_eq!(
-            table.report(id, *lease, &refused(404), now, 1.0),
+            table.report(id, *lease, &refused(404), now, LONGEST_DELAY),
             ReportVerdict::Doubted
         );
         check(&table);
     }
     assert_eq!(table.status().failed, 0);
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     assert_eq!(
-        table.report(id, leases[0], &good(), now, 1.0),
+        table.report(id, leases[0], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     check(&table);
     assert_eq!((table.status().success, table.status().failed), (1, 19));
     assert_eq!(table.take_given_up().len(), 19);
-    assert!(table.turn() > turn, "waiting requests are woken");
+    assert!(table.wake_ups() > wake_ups, "waiting requests are woken");
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 100);
     assert_eq!(table.origin_refuses(), None);
 }
@@ -121,7 +121,7 @@ fn a_list_whose_first_twenty_are_missing_is_finished() {
                 } else {
                     good()
                 };
-                table.report(id, lease, &outcome, now, 1.0);
+                table.report(id, lease, &outcome, now, LONGEST_DELAY);
             }
         }
         assert!(table.status().is_done(), "{:?}", table.status());
@@ -168,10 +168,10 @@ fn responses_that_differ_are_caused_by_the_classes() {
     let id = session(&mut table, "one", now);
     let leases = acquire(&mut table, id, 100, now).unwrap();
     for lease in &leases[1..] {
-        table.report(id, *lease, &refused(404), now, 1.0);
+        table.report(id, *lease, &refused(404), now, LONGEST_DELAY);
     }
     assert_eq!(
-        table.report(id, leases[0], &bad(), now, 1.0),
+        table.report(id, leases[0], &bad(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!((table.status().failed, table.origin_refuses()), (20, None));
@@ -191,7 +191,7 @@ fn different_refusals_without_a_tar_end_the_job_with_the_most_frequent_one() {
     {
         let status = if number % 4 == 0 { 404 } else { 403 };
         assert_eq!(
-            table.report(id, lease, &refused(status), now, 1.0),
+            table.report(id, lease, &refused(status), now, LONGEST_DELAY),
             ReportVerdict::Doubted
         );
     }
@@ -227,7 +227,7 @@ fn bytes_of_a_tar_are_a_response_too() {
     let mut table = table(100).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let leases = acquire(&mut table, id, 100, now).unwrap();
-    table.report(id, leases[0], &refused(404), now, 1.0);
+    table.report(id, leases[0], &refused(404), now, LONGEST_DELAY);
     let leases = &leases[1..];
     let named = |bytes| {
         leases
@@ -253,7 +253,7 @@ fn bytes_of_a_tar_are_a_response_too() {
     let mut table = super::table(100).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let leases = acquire(&mut table, id, 100, now).unwrap();
-    table.renew(id, &held(&leases), 2048, now).unwrap();
+    table.renew(id, &as_reported(&leases), 2048, now).unwrap();
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 80);
 }
 
@@ -292,10 +292,10 @@ fn a_sample_that_cannot_be_filled_ends_with_the_list() {
             reported += 1;
             let outcome = match reported % 4 {
                 0 => Outcome::Skipped(Published::default()),
-                1 => blames(Suspect::Origin),
+                1 => failure_caused_by(Suspect::Origin),
                 _ => refused(404),
             };
-            table.report(id, *lease, &outcome, now, 1.0);
+            table.report(id, *lease, &outcome, now, LONGEST_DELAY);
             check(&table);
         }
         now += Duration::from_secs(1);
@@ -320,7 +320,7 @@ fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
             for lease in leases {
                 asked += 1;
                 table.has_sent_requests(id, 2 * asked);
-                table.report(id, lease, &refused(403), now, 1.0);
+                table.report(id, lease, &refused(403), now, LONGEST_DELAY);
                 check(&table);
             }
         }
@@ -334,7 +334,7 @@ fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
     let id = session(&mut table, "one", now);
     let first = acquire(&mut table, id, 1, now).unwrap();
     table.has_sent_requests(id, u64::MAX);
-    table.report(id, first[0], &refused(403), now, 1.0);
+    table.report(id, first[0], &refused(403), now, LONGEST_DELAY);
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 9);
     session(&mut table, "other", now);
     table.has_sent_requests(id, u64::MAX);
@@ -355,10 +355,10 @@ fn a_request_under_way_does_not_count_as_a_redirect() {
     table.has_sent_requests(id, SAMPLE as u64);
     let (last, refused_ones) = leases.split_last().unwrap();
     for lease in refused_ones {
-        table.report(id, *lease, &refused(404), now, 1.0);
+        table.report(id, *lease, &refused(404), now, LONGEST_DELAY);
     }
     assert_eq!(table.origin_refuses(), None, "the last class may be served");
-    table.report(id, *last, &good(), now, 1.0);
+    table.report(id, *last, &good(), now, LONGEST_DELAY);
     assert_eq!(table.status().failed, SAMPLE as u64 - 1);
     check(&table);
 }
@@ -377,7 +377,7 @@ fn one_of_several_workers_does_not_decide_for_all() {
     );
     assert_eq!(table.origin_refuses(), None);
     let leases = acquire(&mut table, honest, 1, now).unwrap();
-    table.report(honest, leases[0], &good(), now, 1.0);
+    table.report(honest, leases[0], &good(), now, LONGEST_DELAY);
     assert_eq!(table.status().success, 1);
     check(&table);
 
@@ -386,10 +386,10 @@ fn one_of_several_workers_does_not_decide_for_all() {
     let one = session(&mut table, "one", now);
     let _ = session(&mut table, "other", now);
     assert_eq!(refuse_all(&mut table, one, 10, 404, now).len(), SAMPLE / 2);
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     now += SHARED_FOR;
     table.tick(now);
-    assert!(table.turn() > turn);
+    assert!(table.wake_ups() > wake_ups);
     assert_eq!(refuse_all(&mut table, one, 10, 404, now).len(), SAMPLE / 2);
     assert!(table.origin_refuses().is_some());
 }

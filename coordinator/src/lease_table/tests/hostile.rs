@@ -38,7 +38,13 @@ fn a_failure_is_accepted_only_from_the_session_that_holds_the_lease() {
             for suspect in [Suspect::Class, Suspect::Origin, Suspect::WorkerHost] {
                 tries += 1;
                 assert_eq!(
-                    table.report(hostile, guessed, &blames(suspect), now, 1.0),
+                    table.report(
+                        hostile,
+                        guessed,
+                        &failure_caused_by(suspect),
+                        now,
+                        LONGEST_DELAY
+                    ),
                     ReportVerdict::Stale
                 );
             }
@@ -54,7 +60,7 @@ fn a_failure_is_accepted_only_from_the_session_that_holds_the_lease() {
         (6000, 0, 20)
     );
     assert_eq!(
-        table.report(honest, leases[0], &bad(), now, 1.0),
+        table.report(honest, leases[0], &bad(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     check(&table);
@@ -76,10 +82,10 @@ fn an_expired_lease_is_restored_only_to_the_worker_that_had_it() {
         slots: 2,
         ..WorkerInfo::default()
     };
-    let registered = table.register(&hello, &held(&leases), now).unwrap();
+    let registered = table.register(&hello, &as_reported(&leases), now).unwrap();
     assert_eq!(registered.drop, leases);
     assert_eq!(
-        table.report(registered.session, leases[0], &bad(), now, 1.0),
+        table.report(registered.session, leases[0], &bad(), now, LONGEST_DELAY),
         ReportVerdict::Stale
     );
     let again = register(&mut table, "honest", b"honest", &leases, now).unwrap();
@@ -97,23 +103,26 @@ fn a_worker_holds_no_more_classes_than_it_has_slots() {
         granted.extend(acquire(&mut table, hostile, max, now).unwrap());
         assert_eq!((granted.len(), table.status().leased), (10, 10));
     }
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     assert_eq!(
-        table.report(hostile, granted[0], &good(), now, 1.0),
+        table.report(hostile, granted[0], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
-    assert!(table.turn() > turn, "a waiting Acquire call is woken");
+    assert!(
+        table.wake_ups() > wake_ups,
+        "a waiting Acquire call is woken"
+    );
     assert_eq!(acquire(&mut table, hostile, 4096, now).unwrap().len(), 1);
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     assert_eq!(
-        table.report(hostile, granted[1], &good(), now, 1.0),
+        table.report(hostile, granted[1], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(
-        table.report(hostile, granted[2], &good(), now, 1.0),
+        table.report(hostile, granted[2], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
-    assert_eq!(table.turn(), turn + 1, "one Acquire call waited");
+    assert_eq!(table.wake_ups(), wake_ups + 1, "one Acquire call waited");
     check(&table);
 }
 
@@ -185,13 +194,13 @@ fn storages_that_register_one_after_the_other_delay_the_first_grant_by_a_bounded
         if !acquire(&mut table, honest, 1, now).unwrap().is_empty() {
             break;
         }
-        let turn = table.turn();
+        let wake_ups = table.wake_ups();
         now += Duration::from_secs(5);
         waited += Duration::from_secs(5);
         table.renew(honest, &[], 0, now).unwrap();
         table.tick(now);
         assert!(
-            waited < ALL_INVENTORIES_TIMEOUT || table.turn() > turn,
+            waited < ALL_INVENTORIES_TIMEOUT || table.wake_ups() > wake_ups,
             "waiting workers are woken"
         );
         assert!(waited <= ALL_INVENTORIES_TIMEOUT, "{waited:?}");
@@ -210,7 +219,7 @@ fn failures_under_new_names_do_not_open_the_breaker() {
         let honest = worker(&mut table, "honest", 4, now);
         let leases = acquire(&mut table, honest, 4, now).unwrap();
         if has_succeeded {
-            table.report(honest, leases[0], &good(), now, 1.0);
+            table.report(honest, leases[0], &good(), now, LONGEST_DELAY);
         }
         for number in 0..3 * OPENS_AT {
             let hostile = worker(&mut table, &format!("hostile {number}"), 1, now);
@@ -221,7 +230,13 @@ fn failures_under_new_names_do_not_open_the_breaker() {
             else {
                 break;
             };
-            table.report(hostile, lease, &blames(Suspect::Origin), now, 1.0);
+            table.report(
+                hostile,
+                lease,
+                &failure_caused_by(Suspect::Origin),
+                now,
+                LONGEST_DELAY,
+            );
             if number % 2 == 0 {
                 table.leave(hostile).unwrap();
             }
@@ -246,11 +261,17 @@ fn an_origin_that_fails_every_worker_opens_the_breaker_also_after_successes_of_a
         let [first, rest @ ..] = &acquire(&mut table, *id, 4, now).unwrap()[..] else {
             panic!("there are classes")
         };
-        table.report(*id, *first, &good(), now, 1.0);
+        table.report(*id, *first, &good(), now, LONGEST_DELAY);
         leases.extend(rest.iter().map(|lease| (*id, *lease)));
     }
     for (id, lease) in leases {
-        table.report(id, lease, &blames(Suspect::Origin), now, 1.0);
+        table.report(
+            id,
+            lease,
+            &failure_caused_by(Suspect::Origin),
+            now,
+            LONGEST_DELAY,
+        );
         check(&table);
     }
     assert_eq!(
@@ -267,7 +288,13 @@ fn a_success_without_a_lease_adds_no_attempt_budget_and_does_not_close_the_break
     let mut table = table(40);
     let one = worker(&mut table, "one", 20, now);
     for lease in acquire(&mut table, one, OPENS_AT, now).unwrap() {
-        table.report(one, lease, &blames(Suspect::Origin), now, 1.0);
+        table.report(
+            one,
+            lease,
+            &failure_caused_by(Suspect::Origin),
+            now,
+            LONGEST_DELAY,
+        );
     }
     assert_eq!(table.phase(), Phase::OriginPaused);
     now += Duration::from_secs(1);
@@ -286,12 +313,12 @@ fn a_success_without_a_lease_adds_no_attempt_budget_and_does_not_close_the_break
             },
             &there,
             now,
-            1.0
+            LONGEST_DELAY
         ),
         ReportVerdict::Settled
     );
     assert_eq!(
-        (table.phase(), table.copies.spent()),
+        (table.phase(), table.attempts.spent()),
         (Phase::OriginPaused, (0, 0))
     );
     check(&table);
@@ -424,7 +451,7 @@ proptest! {
                 (Call::Acquire { max }, Some(id)) => drop(acquire(&mut table, id, max, now).unwrap()),
                 (Call::Fail { class, token, suspect }, id) => {
                     let lease = Lease { wnid: wnids(60)[class], token: LeaseToken(token) };
-                    table.report(id.unwrap_or(SessionId(0)), lease, &blames(suspect), now, 1.0);
+                    table.report(id.unwrap_or(SessionId(0)), lease, &failure_caused_by(suspect), now, LONGEST_DELAY);
                 }
                 (Call::Leave, Some(id)) => drop(table.leave(id).unwrap()),
                 (Call::Acquire { .. } | Call::Leave, None) => {}
@@ -436,7 +463,7 @@ proptest! {
             check(&table);
         }
         for lease in leases {
-            prop_assert_eq!(table.report(honest, lease, &good(), now, 1.0), ReportVerdict::Settled);
+            prop_assert_eq!(table.report(honest, lease, &good(), now, LONGEST_DELAY), ReportVerdict::Settled);
         }
         prop_assert_eq!(table.status().success, 8);
     }

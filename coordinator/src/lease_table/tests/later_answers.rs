@@ -25,7 +25,13 @@ fn work(
             return asked;
         }
         for lease in leases {
-            table.report(id, lease, &answer(number(lease.wnid), asked), now, 1.0);
+            table.report(
+                id,
+                lease,
+                &answer(number(lease.wnid), asked),
+                now,
+                LONGEST_DELAY,
+            );
             asked += 1;
             check(table);
         }
@@ -142,17 +148,17 @@ fn single_refusals_do_not_delay_grants() {
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let first = acquire(&mut table, id, 1, now).unwrap();
-    table.report(id, first[0], &good(), now, 1.0);
+    table.report(id, first[0], &good(), now, LONGEST_DELAY);
     let leases = acquire(&mut table, id, 100, now).unwrap();
     for lease in &leases[..STREAK - 1] {
         assert_eq!(
-            table.report(id, *lease, &refused(403), now, 1.0),
+            table.report(id, *lease, &refused(403), now, LONGEST_DELAY),
             ReportVerdict::Doubted
         );
     }
     assert_eq!(acquire(&mut table, id, 50, now).unwrap().len(), 50);
     assert_eq!(
-        table.report(id, leases[50], &good(), now, 1.0),
+        table.report(id, leases[50], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(
@@ -161,7 +167,7 @@ fn single_refusals_do_not_delay_grants() {
         "it was granted before the first of them was refused"
     );
     let later = acquire(&mut table, id, 1, now).unwrap();
-    table.report(id, later[0], &good(), now, 1.0);
+    table.report(id, later[0], &good(), now, LONGEST_DELAY);
     assert_eq!(
         (table.status().failed, table.take_given_up().len()),
         (STREAK as u64 - 1, STREAK - 1)
@@ -175,14 +181,14 @@ fn a_download_that_continues_after_its_login_has_expired_is_no_evidence() {
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let first = acquire(&mut table, id, 10, now).unwrap();
-    table.report(id, first[0], &good(), now, 1.0);
+    table.report(id, first[0], &good(), now, LONGEST_DELAY);
     let mut asked = 0;
     let mut slow = first[1..].iter();
     while table.origin_refuses().is_none() {
         let leases = acquire(&mut table, id, 1, now).unwrap();
-        table.report(id, leases[0], &refused(403), now, 1.0);
+        table.report(id, leases[0], &refused(403), now, LONGEST_DELAY);
         if let Some(lease) = slow.next() {
-            table.report(id, *lease, &good(), now, 1.0);
+            table.report(id, *lease, &good(), now, LONGEST_DELAY);
         }
         asked += 1;
         assert!(asked < 50);
@@ -196,10 +202,10 @@ fn bytes_of_a_class_of_the_sample_are_a_response() {
     let mut table = table(1000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let first = acquire(&mut table, id, 1, now).unwrap();
-    table.report(id, first[0], &good(), now, 1.0);
+    table.report(id, first[0], &good(), now, LONGEST_DELAY);
     for _ in 0..STREAK {
         let leases = acquire(&mut table, id, 1, now).unwrap();
-        table.report(id, leases[0], &refused(403), now, 1.0);
+        table.report(id, leases[0], &refused(403), now, LONGEST_DELAY);
     }
     let leases = acquire(&mut table, id, 1000, now).unwrap();
     assert_eq!(leases.len(), SAMPLE);
@@ -231,7 +237,7 @@ fn one_of_several_workers_does_not_decide_for_all() {
         ["hostile", "honest", "other"].map(|name| session(&mut table, name, now));
     for id in [honest, other, hostile] {
         let first = acquire(&mut table, id, 1, now).unwrap();
-        table.report(id, first[0], &good(), now, 1.0);
+        table.report(id, first[0], &good(), now, LONGEST_DELAY);
     }
     let busy = acquire(&mut table, honest, 5, now).unwrap();
     work(&mut table, hostile, 10, now, |_, _| refused(403));
@@ -241,7 +247,7 @@ fn one_of_several_workers_does_not_decide_for_all() {
     now += LONGEST_SAMPLE;
     for id in [hostile, honest, other] {
         let held = if id == honest {
-            held(&busy)
+            as_reported(&busy)
         } else {
             Vec::new()
         };

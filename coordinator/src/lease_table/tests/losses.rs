@@ -39,9 +39,9 @@ fn fleet(is_proven: bool, now: Instant) -> (LeaseTable, SessionId) {
     let honest = session(&mut table, "honest", now);
     let done = acquire(&mut table, honest, 1, now).unwrap()[0];
     if is_proven {
-        table.report(honest, done, &good(), now, 1.0);
+        table.report(honest, done, &good(), now, LONGEST_DELAY);
     } else {
-        table.report(honest, done, &bad(), now, 1.0);
+        table.report(honest, done, &bad(), now, LONGEST_DELAY);
     }
     (table, honest)
 }
@@ -63,7 +63,7 @@ fn no_worker_fails_a_class_by_losing_it_under_any_number_of_names() {
     assert!((10..=140).contains(&granted), "{granted}");
     let lease = acquire(&mut table, honest, 1, now).unwrap()[0];
     assert_eq!(
-        table.report(honest, lease, &good(), now, 1.0),
+        table.report(honest, lease, &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     check(&table);
@@ -79,7 +79,7 @@ fn a_class_that_crashes_every_worker_fails_also_if_workers_have_completed_others
             .collect();
         for id in &ids {
             let lease = acquire(&mut table, *id, 1, now).unwrap()[0];
-            table.report(*id, lease, &good(), now, 1.0);
+            table.report(*id, lease, &good(), now, LONGEST_DELAY);
         }
         let mut losses = 0;
         let mut alive = ids;
@@ -163,7 +163,7 @@ fn a_suspect_survives_one_restart_of_a_worker_that_has_completed_a_class() {
     assert_eq!(again.replaced.unwrap().given_up, []);
     let lease = acquire(&mut table, other, 1, now).unwrap()[0];
     assert_eq!(
-        table.report(other, lease, &good(), now, 1.0),
+        table.report(other, lease, &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     check(&table);

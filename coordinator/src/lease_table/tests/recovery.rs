@@ -29,15 +29,18 @@ fn workers_that_register_again_keep_their_leases_and_no_other_worker_gets_them()
     now += Duration::from_secs(1);
     let one = register(&mut table, "one", b"one", &leases[..2], now).unwrap();
     assert_eq!(one.drop, []);
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     register(&mut table, "other", b"other", &[], now).unwrap();
-    assert!(table.turn() > turn, "waiting workers are woken at once");
+    assert!(
+        table.wake_ups() > wake_ups,
+        "waiting workers are woken at once"
+    );
     assert_eq!(
         numbers(&acquire(&mut table, stranger, 9, now).unwrap()),
         ["3", "4"]
     );
     assert_eq!(
-        table.report(one.session, leases[0], &bad(), now, 1.0),
+        table.report(one.session, leases[0], &bad(), now, LONGEST_DELAY),
         ReportVerdict::Settled,
         "under the old token"
     );
@@ -115,11 +118,11 @@ fn results_kept_while_the_coordinator_was_down_are_accepted_without_a_lease() {
         .unwrap()
         .session;
     assert_eq!(
-        table.report(one, leases[0], &good(), now, 1.0),
+        table.report(one, leases[0], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(
-        table.report(one, leases[1], &bad(), now, 1.0),
+        table.report(one, leases[1], &bad(), now, LONGEST_DELAY),
         ReportVerdict::Stale,
         "a failure needs a lease"
     );
@@ -134,7 +137,13 @@ fn an_origin_that_answered_before_the_restart_is_waited_for_longer() {
     let one = session(&mut table, "one", now);
     for _ in 0..12 {
         let lease = acquire(&mut table, one, 1, now).unwrap()[0];
-        table.report(one, lease, &blames(Suspect::Origin), now, 1.0);
+        table.report(
+            one,
+            lease,
+            &failure_caused_by(Suspect::Origin),
+            now,
+            LONGEST_DELAY,
+        );
     }
     for _ in 0..29 {
         now += TTL;
@@ -143,7 +152,13 @@ fn an_origin_that_answered_before_the_restart_is_waited_for_longer() {
         table.renew(one, &[], 0, now).unwrap();
         let probe = table.acquire(one, 1, now).unwrap().leases[0];
         assert_eq!(
-            table.report(one, probe, &blames(Suspect::Origin), now, 1.0),
+            table.report(
+                one,
+                probe,
+                &failure_caused_by(Suspect::Origin),
+                now,
+                LONGEST_DELAY
+            ),
             ReportVerdict::Excused
         );
     }
@@ -183,7 +198,13 @@ fn a_class_that_failed_after_a_restart_is_not_granted_before_its_delay_is_over()
             .session;
         let other = session(&mut table, "other", now);
         assert_eq!(
-            table.report(one, leases[0], &blames(suspect), now, 1.0),
+            table.report(
+                one,
+                leases[0],
+                &failure_caused_by(suspect),
+                now,
+                LONGEST_DELAY
+            ),
             ReportVerdict::Retried
         );
         check(&table);
@@ -211,14 +232,20 @@ fn a_class_whose_failure_is_in_doubt_after_a_restart_is_not_granted_before_the_o
         .unwrap()
         .session;
     assert_eq!(
-        table.report(one, leases[0], &blames(Suspect::Origin), now, 1.0),
+        table.report(
+            one,
+            leases[0],
+            &failure_caused_by(Suspect::Origin),
+            now,
+            LONGEST_DELAY
+        ),
         ReportVerdict::Doubted
     );
     check(&table);
     let granted = acquire(&mut table, one, 9, now).unwrap();
     assert_eq!(numbers(&granted), ["2", "3"]);
     assert_eq!(
-        table.report(one, granted[0], &good(), now, 1.0),
+        table.report(one, granted[0], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(
@@ -239,7 +266,13 @@ fn a_late_heartbeat_does_not_restore_a_lease_that_its_worker_has_failed() {
         .session;
     session(&mut table, "other", now);
     assert_eq!(
-        table.report(one, leases[0], &blames(Suspect::WorkerHost), now, 1.0),
+        table.report(
+            one,
+            leases[0],
+            &failure_caused_by(Suspect::WorkerHost),
+            now,
+            LONGEST_DELAY
+        ),
         ReportVerdict::Retried
     );
     assert_eq!(
@@ -268,9 +301,12 @@ fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_w
         "the ledger has no mark for it yet"
     );
     let mark = table.take_mark().unwrap();
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     table.mark_is_durable(mark);
-    assert!(table.turn() > turn, "waiting workers are woken at once");
+    assert!(
+        table.wake_ups() > wake_ups,
+        "waiting workers are woken at once"
+    );
     let granted = acquire(&mut table, one.session, 2, now).unwrap();
     assert_eq!(numbers(&granted), ["4", "5"]);
     // A returned class that was granted before the restart is still held back.
@@ -280,7 +316,12 @@ fn classes_that_were_never_granted_are_granted_at_once_and_the_others_when_the_w
     check(&table);
     now += TTL;
     table
-        .renew(one.session, &held(&[granted[0], more[0], more[1]]), 0, now)
+        .renew(
+            one.session,
+            &as_reported(&[granted[0], more[0], more[1]]),
+            0,
+            now,
+        )
         .unwrap();
     assert_eq!(acquire(&mut table, one.session, 9, now).unwrap(), []);
     now += EXPIRY_MARGIN;

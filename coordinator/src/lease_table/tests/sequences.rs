@@ -161,8 +161,8 @@ impl Fleet {
                 let outcomes = [
                     good(),
                     bad(),
-                    blames(Suspect::Origin),
-                    blames(Suspect::WorkerHost),
+                    failure_caused_by(Suspect::Origin),
+                    failure_caused_by(Suspect::WorkerHost),
                     refused(404),
                 ];
                 let outcome = outcomes[outcome].clone();
@@ -382,11 +382,13 @@ impl Fleet {
             .settled
             .get(&lease.wnid)
             .map(|outcome| !matches!(outcome, Outcome::Failed(_)));
-        let is_copy = table.copies.has(table.index[&lease.wnid], id, lease.token);
+        let is_attempt = table
+            .attempts
+            .has(table.index[&lease.wnid], id, lease.token);
         let verdict = table.report(id, lease, &outcome, now, 0.5);
         assert_eq!(
-            verdict == ReportVerdict::CopyFailed,
-            is_copy && !is_good,
+            verdict == ReportVerdict::AttemptFailed,
+            is_attempt && !is_good,
             "a failed speculative attempt settles nothing"
         );
         match verdict {
@@ -395,7 +397,7 @@ impl Fleet {
             ReportVerdict::AlreadySettled => {
                 assert!(before.is_some() && (before == Some(true) || !is_good));
             }
-            ReportVerdict::CopyFailed
+            ReportVerdict::AttemptFailed
             | ReportVerdict::Stale
             | ReportVerdict::Retried
             | ReportVerdict::Doubted

@@ -111,21 +111,26 @@ fn all_classes_of_a_worker_that_receives_no_bytes_go_to_an_idle_worker() {
     let (mut fleet, [hostile, honest]) = Fleet::new(1000, [("hostile", 1000), ("honest", 10)]);
     assert_eq!(fleet.acquire(hostile, 1000, 0, 0).len(), 1000);
     assert_eq!(fleet.acquire(honest, 10, 0, 0), []);
-    let turn = fleet.table.turn();
+    let wake_ups = fleet.table.wake_ups();
     let (waited, mut leases) = fleet.wait_for_grant(honest, 10);
     assert_eq!(
         (waited, leases.len()),
         (PATIENCE, 1),
         "only one, because it has completed none"
     );
-    assert!(fleet.table.turn() > turn, "a waiting Acquire call is woken");
+    assert!(
+        fleet.table.wake_ups() > wake_ups,
+        "a waiting Acquire call is woken"
+    );
     let is_silent = |notice: &LeaseNotice| matches!(notice, LeaseNotice::Silent { worker, .. } if worker == "hostile");
     assert!(fleet.table.take_notices().iter().all(is_silent));
     let mut settled = 0;
     while !leases.is_empty() {
         for lease in leases {
             assert_eq!(
-                fleet.table.report(honest, lease, &good(), fleet.now, 1.0),
+                fleet
+                    .table
+                    .report(honest, lease, &good(), fleet.now, LONGEST_DELAY),
                 ReportVerdict::Settled
             );
             settled += 1;
@@ -144,7 +149,7 @@ fn the_time_before_a_class_is_taken_doubles_with_each_worker() {
     let (mut fleet, ids) = Fleet::new(1, [("one", 1), ("other", 1)]);
     fleet.acquire(ids[0], 1, 0, 0);
     let waits: Vec<u64> = (1..6)
-        .map(|turn| fleet.wait_for_grant(ids[turn % 2], 1).0.as_secs())
+        .map(|round| fleet.wait_for_grant(ids[round % 2], 1).0.as_secs())
         .collect();
     assert_eq!(waits, [150, 300, 600, 1200, 2400]);
     assert_eq!(
@@ -204,7 +209,9 @@ fn received_bytes_are_discarded_only_within_the_budget_of_attempts() {
                 files: 1,
                 bytes: completed,
             });
-            fleet.table.report(other, lease, &outcome, fleet.now, 1.0);
+            fleet
+                .table
+                .report(other, lease, &outcome, fleet.now, LONGEST_DELAY);
         }
         fleet.pass(170, false);
         assert_eq!(
@@ -269,7 +276,9 @@ fn a_worker_takes_one_class_at_a_time_until_it_has_completed_some() {
         1,
         "bytes of the first one were received"
     );
-    fleet.table.report(idle, leases[0], &good(), fleet.now, 1.0);
+    fleet
+        .table
+        .report(idle, leases[0], &good(), fleet.now, LONGEST_DELAY);
     fleet.named[1].1.remove(0);
     assert_eq!(
         (
@@ -287,7 +296,9 @@ fn a_failure_report_of_the_worker_that_took_a_class_is_not_final() {
         fleet.acquire(holder, 1, 0, 0);
         let (_, leases) = fleet.wait_for_grant(taker, 1);
         fleet.pass(10, false);
-        let verdict = fleet.table.report(taker, leases[0], &bad(), fleet.now, 1.0);
+        let verdict = fleet
+            .table
+            .report(taker, leases[0], &bad(), fleet.now, LONGEST_DELAY);
         fleet.named[1].1.clear();
         assert_eq!(
             (verdict, fleet.table.status().failed),
@@ -298,7 +309,9 @@ fn a_failure_report_of_the_worker_that_took_a_class_is_not_final() {
         let lease = fleet.acquire(holder, 1, 0, 0)[0];
         let outcome = if is_missing { bad() } else { good() };
         assert_eq!(
-            fleet.table.report(holder, lease, &outcome, fleet.now, 1.0),
+            fleet
+                .table
+                .report(holder, lease, &outcome, fleet.now, LONGEST_DELAY),
             ReportVerdict::Settled
         );
         assert_eq!(fleet.table.status().failed, u64::from(is_missing));
@@ -313,7 +326,9 @@ fn a_taken_class_fails_with_the_report_of_the_only_worker_left() {
     let (_, leases) = fleet.wait_for_grant(taker, 1);
     fleet.table.leave(holder).unwrap();
     assert_eq!(
-        fleet.table.report(taker, leases[0], &bad(), fleet.now, 1.0),
+        fleet
+            .table
+            .report(taker, leases[0], &bad(), fleet.now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
 }
@@ -346,7 +361,9 @@ fn a_class_that_needs_no_origin_is_not_taken() {
                 files: 1,
                 bytes: 1000,
             });
-            fleet.table.report(other, lease, &outcome, fleet.now, 1.0);
+            fleet
+                .table
+                .report(other, lease, &outcome, fleet.now, LONGEST_DELAY);
         }
         fleet.named[1].1.clear();
         fleet.named[0].1[0].is_local = true;

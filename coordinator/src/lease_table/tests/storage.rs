@@ -2,7 +2,12 @@
 
 use super::*;
 
-fn on(table: &mut LeaseTable, storage: &str, worker: &str, now: Instant) -> Registered {
+fn register_on_storage(
+    table: &mut LeaseTable,
+    storage: &str,
+    worker: &str,
+    now: Instant,
+) -> Registered {
     let storage = storage.to_owned();
     let hello = WorkerInfo {
         worker: worker.to_owned(),
@@ -18,16 +23,16 @@ fn on(table: &mut LeaseTable, storage: &str, worker: &str, now: Instant) -> Regi
 fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile() {
     let mut now = Instant::now();
     let mut table = table(5);
-    let one = on(&mut table, "shared", "one", now);
-    let two = on(&mut table, "shared", "two", now);
-    let local = on(&mut table, "local", "three", now);
-    let unknown = on(&mut table, "", "four", now);
+    let one = register_on_storage(&mut table, "shared", "one", now);
+    let two = register_on_storage(&mut table, "shared", "two", now);
+    let local = register_on_storage(&mut table, "local", "three", now);
+    let unknown = register_on_storage(&mut table, "", "four", now);
     assert_eq!(
         [one.survey, two.survey, local.survey, unknown.survey],
         [true, false, true, false]
     );
     assert!(
-        on(&mut table, "shared", "one", now).survey,
+        register_on_storage(&mut table, "shared", "one", now).survey,
         "a repeated registration gets the same answer"
     );
     let there = Outcome::Skipped(Published::default());
@@ -36,7 +41,7 @@ fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile()
         token: LeaseToken(0),
     };
     assert_eq!(
-        table.report(one.session, unleased, &there, now, 1.0),
+        table.report(one.session, unleased, &there, now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
     assert_eq!(acquire(&mut table, two.session, 1, now).unwrap(), []);
@@ -45,19 +50,19 @@ fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile()
         [],
         "the other inventory is not finished"
     );
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     assert_eq!(
         numbers(&acquire(&mut table, local.session, 1, now).unwrap()),
         ["2"]
     );
-    assert!(table.turn() > turn, "waiting workers are woken");
+    assert!(table.wake_ups() > wake_ups, "waiting workers are woken");
     assert_eq!(
         numbers(&acquire(&mut table, two.session, 1, now).unwrap()),
         ["3"]
     );
     now += Duration::from_secs(1);
-    assert!(!on(&mut table, "local", "five", now).survey);
-    let newcomer = on(&mut table, "new", "six", now);
+    assert!(!register_on_storage(&mut table, "local", "five", now).survey);
+    let newcomer = register_on_storage(&mut table, "new", "six", now);
     assert!(newcomer.survey);
     assert_eq!(
         numbers(&acquire(&mut table, two.session, 1, now).unwrap()),
@@ -70,19 +75,19 @@ fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile()
 fn an_inventory_that_takes_long_or_whose_worker_is_gone_does_not_block_grants() {
     let mut now = Instant::now();
     let mut table = table(5);
-    let slow = on(&mut table, "slow", "slow", now).session;
-    let other = on(&mut table, "", "other", now).session;
+    let slow = register_on_storage(&mut table, "slow", "slow", now).session;
+    let other = register_on_storage(&mut table, "", "other", now).session;
     assert_eq!(acquire(&mut table, other, 1, now).unwrap(), []);
-    let turn = table.turn();
+    let wake_ups = table.wake_ups();
     now += sessions::INVENTORY_TIMEOUT;
     table.tick(now);
-    assert!(table.turn() > turn);
+    assert!(table.wake_ups() > wake_ups);
     assert_eq!(acquire(&mut table, other, 1, now).unwrap().len(), 1);
     table.leave(slow).unwrap();
-    let dies = on(&mut table, "dies", "dies", now);
+    let dies = register_on_storage(&mut table, "dies", "dies", now);
     table.leave(dies.session).unwrap();
     assert!(
-        on(&mut table, "dies", "next", now).survey,
+        register_on_storage(&mut table, "dies", "next", now).survey,
         "another worker takes the inventory"
     );
 }
@@ -92,7 +97,7 @@ fn a_partial_class_is_resumed_on_the_storage_of_its_checkpoint() {
     let now = Instant::now();
     let mut table = table(3);
     let [one, two, three] = [("a", "one"), ("b", "two"), ("b", "three")]
-        .map(|(storage, worker)| on(&mut table, storage, worker, now).session);
+        .map(|(storage, worker)| register_on_storage(&mut table, storage, worker, now).session);
     for id in [one, two, three] {
         acquire(&mut table, id, 0, now).unwrap();
     }
@@ -118,13 +123,19 @@ fn a_failure_of_a_storage_counts_for_all_workers_that_share_it() {
     let mut now = Instant::now();
     let mut table = table(1);
     let ids = [("a", "one"), ("a", "two"), ("b", "three")]
-        .map(|(storage, worker)| on(&mut table, storage, worker, now).session);
+        .map(|(storage, worker)| register_on_storage(&mut table, storage, worker, now).session);
     for id in ids {
         acquire(&mut table, id, 0, now).unwrap();
     }
     let lease = acquire(&mut table, ids[0], 1, now).unwrap()[0];
     assert_eq!(
-        table.report(ids[0], lease, &blames(Suspect::WorkerHost), now, 0.0),
+        table.report(
+            ids[0],
+            lease,
+            &failure_caused_by(Suspect::WorkerHost),
+            now,
+            NO_DELAY
+        ),
         ReportVerdict::Retried
     );
     now += Duration::from_secs(2);
@@ -133,7 +144,13 @@ fn a_failure_of_a_storage_counts_for_all_workers_that_share_it() {
     table.leave(ids[2]).unwrap();
     let lease = acquire(&mut table, ids[1], 1, now).unwrap()[0];
     assert_eq!(
-        table.report(ids[1], lease, &blames(Suspect::WorkerHost), now, 0.0),
+        table.report(
+            ids[1],
+            lease,
+            &failure_caused_by(Suspect::WorkerHost),
+            now,
+            NO_DELAY
+        ),
         ReportVerdict::Settled
     );
 }

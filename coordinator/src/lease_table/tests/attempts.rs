@@ -21,7 +21,7 @@ struct Tail {
 
 impl Tail {
     /// `storages`: of `quick` and of `slow`.
-    fn on(storages: [&str; 2]) -> Self {
+    fn on_storages(storages: [&str; 2]) -> Self {
         let mut now = Instant::now();
         let mut table = table(BEFORE + 1);
         let [quick, slow] =
@@ -63,7 +63,7 @@ impl Tail {
 
     /// For each offset, ten seconds pass, `slow` reports the offset, and `quick` renews its lease.
     fn pass(&mut self, positions: &[u64]) {
-        let copy = self.copy();
+        let attempt = self.attempt();
         for bytes in positions {
             self.now += TTL / 3;
             let held = ReportedLease {
@@ -80,7 +80,7 @@ impl Tail {
                 []
             );
             assert_eq!(
-                renew(&mut self.table, self.quick, copy.as_slice(), 0, self.now),
+                renew(&mut self.table, self.quick, attempt.as_slice(), 0, self.now),
                 Ok(vec![])
             );
             self.scan();
@@ -100,19 +100,19 @@ impl Tail {
     }
 
     /// `slow` receives a thousand bytes a second, and `quick` is granted a speculative attempt.
-    fn copied(storages: [&str; 2]) -> (Self, Lease) {
-        let mut tail = Self::on(storages);
+    fn with_attempt(storages: [&str; 2]) -> (Self, Lease) {
+        let mut tail = Self::on_storages(storages);
         tail.pass(&[10_000, 20_000]);
-        let copies = tail.acquire(tail.quick);
-        assert_eq!(copies.len(), 1, "{:?}", tail.table.copies);
-        assert!(copies[0].wnid == tail.lease.wnid && copies[0].token > tail.lease.token);
+        let attempts = tail.acquire(tail.quick);
+        assert_eq!(attempts.len(), 1, "{:?}", tail.table.attempts);
+        assert!(attempts[0].wnid == tail.lease.wnid && attempts[0].token > tail.lease.token);
         tail.table.take_notices();
-        (tail, copies[0])
+        (tail, attempts[0])
     }
 
-    fn copy(&self) -> Option<Lease> {
-        self.table.copies.iter().next().map(|(_, copy)| Lease {
-            token: copy.token,
+    fn attempt(&self) -> Option<Lease> {
+        self.table.attempts.iter().next().map(|(_, attempt)| Lease {
+            token: attempt.token,
             ..self.lease
         })
     }
@@ -125,7 +125,7 @@ impl Tail {
 
     fn news(&mut self) -> Vec<AttemptEvent> {
         let news = |notice| {
-            if let LeaseNotice::Copy { news, .. } = notice {
+            if let LeaseNotice::Attempt { news, .. } = notice {
                 Some(news)
             } else {
                 None
@@ -145,8 +145,8 @@ impl Tail {
 
 #[test]
 fn an_idle_worker_attempts_a_class_that_takes_too_long_and_the_first_to_publish_settles_it() {
-    for copy_is_first in [true, false] {
-        let (mut tail, copy) = Tail::copied(["", ""]);
+    for attempt_is_first in [true, false] {
+        let (mut tail, attempt) = Tail::with_attempt(["", ""]);
         assert_eq!(
             (tail.table.status().leased, tail.table.status().pending),
             (1, 0),
@@ -164,15 +164,15 @@ fn an_idle_worker_attempts_a_class_that_takes_too_long_and_the_first_to_publish_
             "a class has at most one attempt"
         );
         tail.pass(&[30_000]);
-        let first @ (id, lease) = if copy_is_first {
-            (tail.quick, copy)
+        let first @ (id, lease) = if attempt_is_first {
+            (tail.quick, attempt)
         } else {
             (tail.slow, tail.lease)
         };
-        let (other, late) = if copy_is_first {
+        let (other, late) = if attempt_is_first {
             (tail.slow, tail.lease)
         } else {
-            (tail.quick, copy)
+            (tail.quick, attempt)
         };
         assert_eq!(
             tail.report(id, lease, &good()),
@@ -195,7 +195,7 @@ fn an_idle_worker_attempts_a_class_that_takes_too_long_and_the_first_to_publish_
         assert_eq!(tail.table.status().success, u64::from(BEFORE) + 1);
         assert_eq!(
             tail.news(),
-            [if copy_is_first {
+            [if attempt_is_first {
                 AttemptEvent::Won
             } else {
                 AttemptEvent::Late
@@ -206,33 +206,33 @@ fn an_idle_worker_attempts_a_class_that_takes_too_long_and_the_first_to_publish_
 
 #[test]
 fn waiting_workers_are_woken_once_when_an_attempt_is_due() {
-    let mut tail = Tail::on(["a", "b"]);
+    let mut tail = Tail::on_storages(["a", "b"]);
     assert_eq!(tail.acquire(tail.quick), []);
     tail.pass(&[10_000]);
-    let turn = tail.table.turn();
+    let wake_ups = tail.table.wake_ups();
     assert_eq!(
         tail.acquire(tail.quick),
         [],
         "measured for only ten seconds"
     );
     tail.pass(&[20_000]);
-    assert_eq!(tail.table.turn(), turn + 1);
+    assert_eq!(tail.table.wake_ups(), wake_ups + 1);
     (0..5).for_each(|_| tail.scan());
-    assert_eq!(tail.table.turn(), turn + 1);
+    assert_eq!(tail.table.wake_ups(), wake_ups + 1);
     assert_eq!(
         tail.acquire(tail.slow),
         [],
         "the holder gets no second lease"
     );
     let newcomer = session(&mut tail.table, "newcomer", tail.now);
-    let copy = tail.acquire(newcomer);
-    assert_eq!(copy.len(), 1);
-    tail.table.take_back(newcomer, &copy);
-    let turn = tail.table.turn();
+    let attempt = tail.acquire(newcomer);
+    assert_eq!(attempt.len(), 1);
+    tail.table.take_back(newcomer, &attempt);
+    let wake_ups = tail.table.wake_ups();
     tail.scan();
     assert_eq!(
-        tail.table.turn(),
-        turn + 1,
+        tail.table.wake_ups(),
+        wake_ups + 1,
         "the grant did not arrive, so the attempt is due again"
     );
     assert_eq!(tail.acquire(tail.quick).len(), 1);
@@ -240,10 +240,10 @@ fn waiting_workers_are_woken_once_when_an_attempt_is_due() {
 
 #[test]
 fn no_attempt_is_granted_for_a_fast_transfer_or_on_the_same_storage() {
-    let mut tail = Tail::on(["", ""]);
+    let mut tail = Tail::on_storages(["", ""]);
     tail.pass(&[300_000, 600_000, 900_000]);
     assert_eq!(tail.acquire(tail.quick), [], "it completes soon");
-    let mut tail = Tail::on(["shared", "shared"]);
+    let mut tail = Tail::on_storages(["shared", "shared"]);
     tail.pass(&[10_000, 20_000, 30_000]);
     assert_eq!(
         tail.acquire(tail.quick),
@@ -262,7 +262,7 @@ fn no_attempt_is_granted_for_a_fast_transfer_or_on_the_same_storage() {
 
 #[test]
 fn pending_classes_are_granted_before_attempts_and_a_drained_worker_gets_no_attempt() {
-    let mut tail = Tail::on(["", ""]);
+    let mut tail = Tail::on_storages(["", ""]);
     tail.pass(&[10_000, 20_000]);
     let done = tail.table.classes[0].wnid;
     tail.table.set(0, State::Failed);
@@ -280,7 +280,7 @@ fn pending_classes_are_granted_before_attempts_and_a_drained_worker_gets_no_atte
 
 #[test]
 fn a_transfer_without_progress_gets_an_attempt_unless_requests_are_paused() {
-    let mut tail = Tail::on(["", ""]);
+    let mut tail = Tail::on_storages(["", ""]);
     tail.pass(&[600_000, 600_000, 600_000]);
     assert_eq!(
         tail.acquire(tail.quick),
@@ -289,7 +289,7 @@ fn a_transfer_without_progress_gets_an_attempt_unless_requests_are_paused() {
     );
     tail.pass(&[600_000]);
     assert_eq!(tail.acquire(tail.quick).len(), 1);
-    let mut quiet = Tail::on(["", ""]);
+    let mut quiet = Tail::on_storages(["", ""]);
     quiet.pass(&[600_000, 600_000, 600_000]);
     quiet.is_paused = true;
     quiet.pass(&[600_000; 90]);
@@ -307,7 +307,7 @@ fn a_transfer_without_progress_gets_an_attempt_unless_requests_are_paused() {
 /// A single session may cause repeated short pauses.
 #[test]
 fn short_pauses_delay_an_attempt_by_their_length_only() {
-    let mut tail = Tail::on(["", ""]);
+    let mut tail = Tail::on_storages(["", ""]);
     tail.pass(&[600_000]);
     for _ in 0..2 {
         tail.pass(&[600_000]);
@@ -327,7 +327,7 @@ fn short_pauses_delay_an_attempt_by_their_length_only() {
 /// Bytes that are received during a pause are measured at their actual speed.
 #[test]
 fn a_pause_does_not_make_a_slow_transfer_fast() {
-    let mut tail = Tail::on(["", ""]);
+    let mut tail = Tail::on_storages(["", ""]);
     tail.is_paused = true;
     tail.pass(&[10_000, 20_000, 30_000]);
     tail.is_paused = false;
@@ -356,26 +356,26 @@ fn all_attempts_together_are_at_most_three_percent_of_the_completed_bytes() {
             0.5,
         );
     }
-    let held = |leases: &[Lease]| -> Vec<ReportedLease> {
-        let held = |lease: &Lease| ReportedLease {
+    let part_way = |leases: &[Lease]| -> Vec<ReportedLease> {
+        let part_way = |lease: &Lease| ReportedLease {
             lease: *lease,
             bytes: 5,
             length: LENGTH + lease.token.0 % 2,
             is_local: false,
         };
-        leases.iter().map(held).collect()
+        leases.iter().map(part_way).collect()
     };
     for _ in 0..4 {
         now += TTL / 3;
-        table.renew(slow, &held(&leases), 0, now).unwrap();
+        table.renew(slow, &part_way(&leases), 0, now).unwrap();
         table.renew(quick, &[], 0, now).unwrap();
         table.tick(now);
         table.look_for_stragglers(false, now);
     }
-    let copies = acquire(&mut table, quick, 9, now).unwrap();
-    assert_eq!(copies.len(), 2, "67 tars are complete");
+    let attempts = acquire(&mut table, quick, 9, now).unwrap();
+    assert_eq!(attempts.len(), 2, "67 tars are complete");
     check(&table);
-    for lease in copies {
+    for lease in attempts {
         table.report(
             quick,
             lease,
@@ -398,14 +398,17 @@ fn all_attempts_together_are_at_most_three_percent_of_the_completed_bytes() {
 
 #[test]
 fn a_failure_of_an_attempt_ends_only_the_attempt() {
-    let (mut tail, copy) = Tail::copied(["", ""]);
+    let (mut tail, attempt) = Tail::with_attempt(["", ""]);
     assert_eq!(
-        tail.report(tail.quick, copy, &bad()),
-        ReportVerdict::CopyFailed
+        tail.report(tail.quick, attempt, &bad()),
+        ReportVerdict::AttemptFailed
     );
     assert_eq!(tail.news(), [AttemptEvent::Failed]);
-    assert_eq!(tail.report(tail.quick, copy, &bad()), ReportVerdict::Stale);
-    assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
+    assert_eq!(
+        tail.report(tail.quick, attempt, &bad()),
+        ReportVerdict::Stale
+    );
+    assert_eq!(tail.renewed(tail.quick, attempt), [attempt.wnid]);
     tail.pass(&[20_000; 4]);
     assert_eq!(
         tail.acquire(tail.quick),
@@ -430,7 +433,7 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
         }),
         ("the origin fails it", |tail| {
             assert_eq!(
-                tail.report(tail.slow, tail.lease, &blames(Suspect::Origin)),
+                tail.report(tail.slow, tail.lease, &failure_caused_by(Suspect::Origin)),
                 ReportVerdict::Retried
             );
         }),
@@ -438,16 +441,16 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
             assert_eq!(tail.table.leave(tail.slow).unwrap().returned, 1);
         }),
         ("it is silent", |tail| {
-            let copy = tail.copy();
+            let attempt = tail.attempt();
             for _ in 0..5 {
                 tail.now += TTL / 3;
-                renew(&mut tail.table, tail.quick, copy.as_slice(), 0, tail.now).unwrap();
+                renew(&mut tail.table, tail.quick, attempt.as_slice(), 0, tail.now).unwrap();
             }
             assert_eq!(tail.table.tick(tail.now)[0].returned, 1);
         }),
     ];
     for (what, end) in ends {
-        let (mut tail, copy) = Tail::copied(["", ""]);
+        let (mut tail, attempt) = Tail::with_attempt(["", ""]);
         end(&mut tail);
         check(&tail.table);
         assert_eq!(tail.news(), [AttemptEvent::Promoted], "{what}");
@@ -456,14 +459,14 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
             (1, 0),
             "{what}"
         );
-        assert_eq!(tail.renewed(tail.quick, copy), [], "{what}");
+        assert_eq!(tail.renewed(tail.quick, attempt), [], "{what}");
         assert_eq!(
             report(&mut tail.table, tail.lease, &bad()),
             ReportVerdict::Stale,
             "{what}: its token is no longer valid"
         );
         assert_eq!(
-            tail.report(tail.quick, copy, &bad()),
+            tail.report(tail.quick, attempt, &bad()),
             ReportVerdict::Settled,
             "{what}"
         );
@@ -472,14 +475,17 @@ fn when_the_holder_fails_or_is_lost_the_lease_passes_to_the_attempt() {
 
 #[test]
 fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_failed() {
-    let (mut tail, copy) = Tail::copied(["", ""]);
-    let position = tail.table.index[&copy.wnid];
+    let (mut tail, attempt) = Tail::with_attempt(["", ""]);
+    let position = tail.table.index[&attempt.wnid];
     tail.table
         .troubles
         .note(position, "worker another".to_owned(), false, tail.now);
     for bytes in 1..=2 * 360 {
         tail.now += TTL / 3;
-        let held = [(tail.slow, tail.lease, 20_000), (tail.quick, copy, bytes)];
+        let held = [
+            (tail.slow, tail.lease, 20_000),
+            (tail.quick, attempt, bytes),
+        ];
         for (id, lease, bytes) in held {
             tail.table
                 .renew(
@@ -495,7 +501,7 @@ fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_fa
                 )
                 .unwrap();
         }
-        assert_eq!(tail.copy().is_none(), bytes == 2 * 360, "{bytes}");
+        assert_eq!(tail.attempt().is_none(), bytes == 2 * 360, "{bytes}");
     }
     check(&tail.table);
     assert_eq!(
@@ -503,7 +509,7 @@ fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_fa
         (vec![AttemptEvent::Promoted], vec![])
     );
     assert_eq!(
-        tail.report(tail.quick, copy, &good()),
+        tail.report(tail.quick, attempt, &good()),
         ReportVerdict::Settled
     );
 }
@@ -511,13 +517,13 @@ fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_fa
 #[test]
 fn a_holder_that_registers_again_after_the_attempt_took_over_drops_the_lease_and_its_success_still_counts()
  {
-    let (mut tail, copy) = Tail::copied(["", ""]);
+    let (mut tail, attempt) = Tail::with_attempt(["", ""]);
     for _ in 0..4 {
         tail.now += TTL / 3;
-        renew(&mut tail.table, tail.quick, &[copy], 0, tail.now).unwrap();
+        renew(&mut tail.table, tail.quick, &[attempt], 0, tail.now).unwrap();
     }
     tail.now += TTL / 3;
-    renew(&mut tail.table, tail.quick, &[copy], 0, tail.now).unwrap();
+    renew(&mut tail.table, tail.quick, &[attempt], 0, tail.now).unwrap();
     assert_eq!(tail.table.tick(tail.now).len(), 1);
     let back = register(&mut tail.table, "slow", b"", &[tail.lease], tail.now).unwrap();
     assert_eq!(back.drop, [tail.lease]);
@@ -526,25 +532,25 @@ fn a_holder_that_registers_again_after_the_attempt_took_over_drops_the_lease_and
         tail.report(back.session, tail.lease, &good()),
         ReportVerdict::Settled
     );
-    assert_eq!(tail.renewed(tail.quick, copy), [copy.wnid]);
+    assert_eq!(tail.renewed(tail.quick, attempt), [attempt.wnid]);
 }
 
 #[test]
 fn an_attempt_ends_when_its_worker_leaves_or_does_not_list_it_and_the_holder_continues() {
-    let (mut tail, copy) = Tail::copied(["", ""]);
+    let (mut tail, attempt) = Tail::with_attempt(["", ""]);
     tail.table.leave(tail.quick).unwrap();
     check(&tail.table);
     assert_eq!(tail.news(), [AttemptEvent::GivenBack]);
     tail.quick = session(&mut tail.table, "quick", tail.now);
     assert_eq!(
-        tail.renewed(tail.quick, copy),
-        [copy.wnid],
+        tail.renewed(tail.quick, attempt),
+        [attempt.wnid],
         "the attempt belonged to another session"
     );
     tail.scan();
-    let copy = tail.acquire(tail.quick)[0];
+    let attempt = tail.acquire(tail.quick)[0];
     for bytes in [30_000, 40_000, 50_000] {
-        assert_eq!(tail.copy(), Some(copy));
+        assert_eq!(tail.attempt(), Some(attempt));
         tail.now += TTL / 3;
         let held = ReportedLease {
             lease: tail.lease,
@@ -555,7 +561,7 @@ fn an_attempt_ends_when_its_worker_leaves_or_does_not_list_it_and_the_holder_con
         tail.table.renew(tail.slow, &[held], 0, tail.now).unwrap();
         renew(&mut tail.table, tail.quick, &[], 0, tail.now).unwrap();
     }
-    assert_eq!(tail.copy(), None, "the grant never reached the worker");
+    assert_eq!(tail.attempt(), None, "the grant never reached the worker");
     assert_eq!(
         tail.report(tail.slow, tail.lease, &good()),
         ReportVerdict::Settled
@@ -564,19 +570,19 @@ fn an_attempt_ends_when_its_worker_leaves_or_does_not_list_it_and_the_holder_con
 
 #[test]
 fn after_a_restart_of_the_coordinator_one_of_two_workers_keeps_the_lease() {
-    let (tail, copy) = Tail::copied(["", ""]);
+    let (tail, attempt) = Tail::with_attempt(["", ""]);
     let mut table = LeaseTable::new(&wnids(BEFORE + 1), 0, 2, TTL);
     let holder = register(&mut table, "slow", b"", &[tail.lease], tail.now).unwrap();
-    let other = register(&mut table, "quick", b"", &[copy], tail.now).unwrap();
-    assert_eq!((holder.drop, other.drop), (vec![], vec![copy]));
+    let other = register(&mut table, "quick", b"", &[attempt], tail.now).unwrap();
+    assert_eq!((holder.drop, other.drop), (vec![], vec![attempt]));
     check(&table);
     assert_eq!(
-        table.report(other.session, copy, &good(), tail.now, 0.5),
+        table.report(other.session, attempt, &good(), tail.now, 0.5),
         ReportVerdict::Settled,
         "a success is accepted without a lease"
     );
     assert_eq!(
         renew(&mut table, holder.session, &[tail.lease], 0, tail.now),
-        Ok(vec![copy.wnid])
+        Ok(vec![attempt.wnid])
     );
 }

@@ -57,23 +57,23 @@ impl Attempts {
         id: SessionId,
         token: LeaseToken,
     ) -> Option<&mut LeaseProgress> {
-        let copy = self
+        let attempt = self
             .of
             .get_mut(&class)
-            .filter(|copy| copy.session == id && copy.token == token)?;
-        Some(&mut copy.holding)
+            .filter(|attempt| attempt.session == id && attempt.token == token)?;
+        Some(&mut attempt.holding)
     }
 
     /// Progress of the attempt at a class.
     pub(super) fn holding(&self, class: usize) -> Option<&LeaseProgress> {
-        self.of.get(&class).map(|copy| &copy.holding)
+        self.of.get(&class).map(|attempt| &attempt.holding)
     }
 
     /// Whether a session makes the attempt at a class under this token.
     pub(super) fn has(&self, class: usize, id: SessionId, token: LeaseToken) -> bool {
         self.of
             .get(&class)
-            .is_some_and(|copy| copy.session == id && copy.token == token)
+            .is_some_and(|attempt| attempt.session == id && attempt.token == token)
     }
 
     /// Whether a class has an attempt.
@@ -83,17 +83,19 @@ impl Attempts {
 
     /// Whether a session makes the attempt at a class.
     pub(super) fn is_attempted_by(&self, class: usize, id: SessionId) -> bool {
-        self.of.get(&class).is_some_and(|copy| copy.session == id)
+        self.of
+            .get(&class)
+            .is_some_and(|attempt| attempt.session == id)
     }
 
     /// Progress of all attempts.
     pub(super) fn holdings(&mut self) -> impl Iterator<Item = &mut LeaseProgress> {
-        self.of.values_mut().map(|copy| &mut copy.holding)
+        self.of.values_mut().map(|attempt| &mut attempt.holding)
     }
 
     /// All attempts, with their classes.
     pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &SpeculativeAttempt)> {
-        self.of.iter().map(|(class, copy)| (*class, copy))
+        self.of.iter().map(|(class, attempt)| (*class, attempt))
     }
 
     /// Records a settled class and its bytes. Returns the attempt, which ends.
@@ -131,10 +133,10 @@ impl LeaseTable {
         } else {
             self.stragglers(now)
         };
-        if due.iter().any(|class| !self.copies.due.contains(class)) {
-            self.turn += 1;
+        if due.iter().any(|class| !self.attempts.due.contains(class)) {
+            self.wake_ups += 1;
         }
-        self.copies.due = due;
+        self.attempts.due = due;
         self.scan_for_silent_leases(quiet, now);
     }
 
@@ -157,7 +159,7 @@ impl LeaseTable {
             .by_id
             .values()
             .flat_map(|session| &session.leases);
-        let median = self.copies.speeds.median();
+        let median = self.attempts.speeds.median();
         let mut found: Vec<(Duration, usize)> = leases
             .filter(|(class, held)| self.may_get_attempt(**class, held.length))
             .filter_map(|(class, held)| Some((time_left(held, median, self.ttl, now)?, *class)))
@@ -167,27 +169,27 @@ impl LeaseTable {
     }
 
     fn may_get_attempt(&self, class: usize, length: u64) -> bool {
-        !self.copies.has_attempt(class)
-            && !self.copies.failed.contains(&class)
-            && self.copies.affords(length)
+        !self.attempts.has_attempt(class)
+            && !self.attempts.failed.contains(&class)
+            && self.attempts.affords(length)
     }
 
     /// Grants an attempt at the class with the longest remaining time, of those that this worker
     /// may attempt.
-    pub(super) fn grant_copy(&mut self, id: SessionId, now: Instant) -> Option<Lease> {
+    pub(super) fn grant_attempt(&mut self, id: SessionId, now: Instant) -> Option<Lease> {
         let at = self
-            .copies
+            .attempts
             .due
             .iter()
             .position(|class| self.may_attempt(*class, id, now))?;
-        let class = self.copies.due.remove(at);
+        let class = self.attempts.due.remove(at);
         let State::Leased(holder) = self.classes[class].state else {
             return None;
         };
         let length = self.sessions.by_id[&holder].leases[&class].length;
         self.last_token = self.last_token.next();
         let holding = LeaseProgress::granted(now, true);
-        self.copies.of.insert(
+        self.attempts.of.insert(
             class,
             SpeculativeAttempt {
                 session: id,
@@ -195,9 +197,9 @@ impl LeaseTable {
                 holding,
             },
         );
-        self.copies.spend(length);
+        self.attempts.spend(length);
         let holder = self.sessions.by_id[&holder].hello.worker.clone();
-        self.tell_of_copy(class, id, AttemptEvent::Granted { holder, length });
+        self.tell_of_attempt(class, id, AttemptEvent::Granted { holder, length });
         Some(Lease {
             wnid: self.classes[class].wnid,
             token: self.last_token,
@@ -216,7 +218,7 @@ impl LeaseTable {
             && use_different_storages(session, other)
             && self.may_get_attempt(class, held.length)
             && !self.troubles.has_failed(class, now, || session.keys())
-            && time_left(held, self.copies.speeds.median(), self.ttl, now).is_some()
+            && time_left(held, self.attempts.speeds.median(), self.ttl, now).is_some()
     }
 
     /// Called when the holder has lost or failed a class. Passes the lease to the speculative
@@ -226,42 +228,42 @@ impl LeaseTable {
             session,
             token,
             holding,
-        }) = self.copies.of.remove(&class)
+        }) = self.attempts.of.remove(&class)
         else {
             return false;
         };
         self.hold(class, session, holding);
         self.classes[class].token = Some(token);
-        self.tell_of_copy(class, session, AttemptEvent::Promoted);
+        self.tell_of_attempt(class, session, AttemptEvent::Promoted);
         true
     }
 
     /// Ends an attempt that failed or was lost, which is not a failure of its class.
-    pub(super) fn end_copy(&mut self, class: usize) {
-        if let Some(copy) = self.copies.of.remove(&class) {
-            self.copies.failed.insert(class);
-            self.tell_of_copy(class, copy.session, AttemptEvent::Failed);
+    pub(super) fn end_attempt(&mut self, class: usize) {
+        if let Some(attempt) = self.attempts.of.remove(&class) {
+            self.attempts.failed.insert(class);
+            self.tell_of_attempt(class, attempt.session, AttemptEvent::Failed);
         }
     }
 
     /// Ends an attempt whose grant never reached its worker, or whose worker leaves. The class may
     /// get another attempt.
-    pub(super) fn take_back_copy(&mut self, class: usize) {
-        if let Some(copy) = self.copies.of.remove(&class) {
-            self.tell_of_copy(class, copy.session, AttemptEvent::GivenBack);
+    pub(super) fn take_back_attempt(&mut self, class: usize) {
+        if let Some(attempt) = self.attempts.of.remove(&class) {
+            self.tell_of_attempt(class, attempt.session, AttemptEvent::GivenBack);
         }
     }
 
     /// The classes at which a session makes an attempt.
-    pub(super) fn copied_by(&self, id: SessionId) -> Vec<usize> {
-        self.copies
+    pub(super) fn attempted_by(&self, id: SessionId) -> Vec<usize> {
+        self.attempts
             .iter()
-            .filter(|(_, copy)| copy.session == id)
+            .filter(|(_, attempt)| attempt.session == id)
             .map(|(class, _)| class)
             .collect()
     }
 
-    pub(super) fn tell_of_copy(&mut self, class: usize, id: SessionId, news: AttemptEvent) {
+    pub(super) fn tell_of_attempt(&mut self, class: usize, id: SessionId, news: AttemptEvent) {
         if !matches!(news, AttemptEvent::Granted { .. } | AttemptEvent::Promoted) {
             self.slot_was_freed(id);
         }
@@ -271,7 +273,7 @@ impl LeaseTable {
             .get(&id)
             .map(|session| session.hello.worker.clone())
             .unwrap_or_default();
-        self.notices.push(LeaseNotice::Copy {
+        self.notices.push(LeaseNotice::Attempt {
             wnid: self.classes[class].wnid,
             worker,
             news,
