@@ -8,7 +8,7 @@
 //! classes as it has slots.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap, HashSet},
     mem,
     time::Duration,
 };
@@ -18,7 +18,6 @@ use shared::{
     ids::{CredentialId, LeaseToken, SessionId},
     job::JobStatus,
     outcome::{Failure, Outcome},
-    protocol::RENEWALS_PER_TTL,
 };
 use tokio::time::Instant;
 
@@ -31,6 +30,7 @@ mod elsewhere;
 mod first_answers;
 mod grants;
 mod high_water;
+mod inventories;
 mod later_answers;
 mod leases;
 mod losses;
@@ -38,6 +38,7 @@ mod names;
 mod pauses;
 mod recent;
 mod recovery;
+mod registration;
 mod remaining;
 mod sessions;
 mod silent;
@@ -62,18 +63,17 @@ pub use elsewhere::JOIN_TIMEOUT;
 use first_answers::FirstAnswers;
 use high_water::HighWater;
 pub use high_water::Mark;
+use inventories::Inventories;
+use later_answers::LaterAnswers;
+use losses::Losses;
 pub use losses::MAX_LOSSES;
-use losses::{LOSS, Loss, Losses, RESTART};
 use names::Names;
 pub use names::Renamed;
-use pauses::Pauses;
 use recent::LruMap;
 pub use recovery::Expected;
-use recovery::Recovery;
 use remaining::Lengths;
-use sessions::{FORMER, MOST_SESSIONS, NameClaim, Session, Sessions};
+use sessions::{FORMER, MOST_SESSIONS, Session, Sessions};
 pub use sessions::{Refused, WorkerInfo};
-use silent::Silent;
 use trouble::ClassFailureTable;
 
 use crate::fleet::{Phase, WorkerView};
@@ -90,6 +90,8 @@ pub struct LeaseTable {
     /// The classes in [`State::Queued`], by its key: the order in which they were returned. They
     /// are granted first.
     returned: BTreeMap<u64, usize>,
+    /// The classes in [`State::Delayed`], in the order in which their delays end.
+    delayed: BTreeSet<(Instant, usize)>,
     /// The last key in the queue of returned classes.
     last_queued: u64,
     /// The storage that may hold the partial file of a returned class, if it is known.
@@ -102,15 +104,24 @@ pub struct LeaseTable {
     fresh: usize,
     high_water: HighWater,
     sessions: Sessions,
+    inventories: Inventories,
     names: Names,
     troubles: ClassFailureTable,
     losses: Losses,
     breaker: Breaker,
     first_answers: FirstAnswers,
+    later_answers: LaterAnswers,
+    /// Classes that the last run of the same URL left failed. Their refusals are no evidence.
+    failed_before: HashSet<usize>,
     attempts: Attempts,
-    pauses: Pauses,
-    silent: Silent,
-    recovery: Option<Recovery>,
+    /// Time of the last call of [`Self::note_pause`].
+    last_pause_check: Option<Instant>,
+    /// Leased classes whose holders receive no bytes, as of the last scan.
+    silent: BTreeSet<usize>,
+    /// Time without a byte after which a lease is silent, if its class was never taken.
+    silent_after: Duration,
+    /// The workers that are expected back after a restart of the coordinator.
+    recovery: Option<Expected>,
     drains: Drains,
     elsewhere: Elsewhere,
     /// Bytes received by each worker process, including the most recent processes whose sessions
@@ -147,6 +158,7 @@ impl LeaseTable {
                 .map(|(position, wnid)| (*wnid, position))
                 .collect(),
             returned: BTreeMap::new(),
+            delayed: BTreeSet::new(),
             last_queued: 0,
             begun_on: HashMap::new(),
             lost_by: HashMap::new(),
@@ -155,14 +167,18 @@ impl LeaseTable {
             // Session ids start at the epoch, so a session of an earlier coordinator is never
             // mistaken for one of this coordinator.
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
+            inventories: Inventories::default(),
             names: Names::default(),
             troubles: ClassFailureTable::default(),
             losses: Losses::default(),
             breaker: Breaker::default(),
             first_answers: FirstAnswers::default(),
+            later_answers: LaterAnswers::default(),
+            failed_before: HashSet::new(),
             attempts: Attempts::default(),
-            pauses: Pauses::default(),
-            silent: Silent::default(),
+            last_pause_check: None,
+            silent: BTreeSet::new(),
+            silent_after: Duration::MAX,
             recovery: None,
             drains: Drains::default(),
             elsewhere: Elsewhere::default(),
@@ -197,22 +213,20 @@ impl LeaseTable {
     /// Grants a class to an idle worker if its holder has received nothing for this long. Without
     /// it such classes are not granted.
     #[must_use]
-    pub fn expecting_bytes_within(self, patience: Duration) -> Self {
+    pub fn expecting_bytes_within(self, silent_after: Duration) -> Self {
         Self {
-            silent: Silent::after(patience),
+            silent_after,
             ..self
         }
     }
 
     /// Restores the outcome of a class from the ledger, before any lease is granted.
     pub fn restore(&mut self, wnid: Wnid, outcome: &Outcome) {
-        if let Some(position) = self.index.get(&wnid).copied() {
+        if let Some(position) = self.position(wnid) {
             self.set(position, State::of(outcome));
             self.lengths.note(outcome);
         }
-        if matches!(outcome, Outcome::Success(_)) {
-            self.breaker.has_been_answered();
-        }
+        self.breaker.has_answered |= matches!(outcome, Outcome::Success(_));
     }
 
     /// Restores the names that were used earlier in the run, with their owners.
@@ -220,6 +234,10 @@ impl LeaseTable {
         for (name, credential) in names {
             self.names.bind(&name, credential);
         }
+    }
+
+    fn position(&self, wnid: Wnid) -> Option<usize> {
+        self.index.get(&wnid).copied()
     }
 
     /// The job's counts.
@@ -258,7 +276,7 @@ impl LeaseTable {
     pub fn workers(&self, now: Instant) -> Vec<WorkerView> {
         let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();
         let mut workers = self.sessions.views(received, now);
-        for (_, attempt) in self.attempts.iter() {
+        for attempt in self.attempts.of.values() {
             let name = &self.sessions.by_id[&attempt.session].hello.worker;
             if let Ok(at) = workers.binary_search_by(|worker| worker.name.cmp(name)) {
                 workers[at].leased += 1;
@@ -272,149 +290,22 @@ impl LeaseTable {
     /// # Errors
     /// [`UnknownSession`].
     pub fn known(&self, id: SessionId) -> Result<(), UnknownSession> {
-        if self.sessions.by_id.contains_key(&id) {
-            Ok(())
-        } else {
-            Err(UnknownSession)
-        }
+        self.sessions.get(id).map(drop)
     }
 
     /// The worker of a session that has not ended.
     pub fn worker(&self, id: SessionId) -> Option<&str> {
-        self.sessions
-            .by_id
-            .get(&id)
-            .map(|session| session.hello.worker.as_str())
+        let session = self.sessions.by_id.get(&id)?;
+        Some(&session.hello.worker)
     }
 
     /// The number of workers that were heard of (a registration or a heartbeat) within the last
     /// `span`, or that are expected back.
     pub fn heard_of(&self, span: Duration, now: Instant) -> usize {
-        let fresh = self
-            .sessions
-            .by_id
-            .keys()
-            .filter(|id| self.sessions.is_fresh(**id, span, now))
-            .count();
-        fresh + self.recovery.as_ref().map_or(0, Recovery::missing)
-    }
-
-    /// Opens a session for a worker process, or returns its existing one. Another process of the
-    /// same name ends the older session, whose leases are returned at once.
-    ///
-    /// # Errors
-    /// [`Refused`], for example if both processes are alive. No session changes then.
-    pub fn register(
-        &mut self,
-        hello: &WorkerInfo,
-        held: &[ReportedLease],
-        now: Instant,
-    ) -> Result<Registered, Refused> {
-        if !self.names.allow(hello) {
-            return Err(Refused::NameOfAnother {
-                worker: hello.worker.clone(),
-            });
-        }
-        let mut evicted = None;
-        let (session, replaced) = match self.sessions.claim(&hello.worker, &hello.instance, now)? {
-            NameClaim::Mine(id) => {
-                let renewed = self.sessions.renew(id, now);
-                renewed.expect("a session that was found is known");
-                (id, None)
-            }
-            NameClaim::Takeover(id) => {
-                let weight = if self.sessions.is_fresh(id, self.ttl / RENEWALS_PER_TTL, now) {
-                    RESTART
-                } else {
-                    LOSS
-                };
-                let (older, ended) = self.end(id, Some(Loss { weight, at: now }));
-                (self.sessions.open(hello, Some(older), now), Some(ended))
-            }
-            NameClaim::Free => {
-                evicted = self.make_room(hello.session)?;
-                (self.sessions.open(hello, None, now), None)
-            }
-        };
-        self.count_workers();
-        let drain_over = self.drain_again(&hello.worker);
-        let drop = self.reconcile(session, held, now);
-        let survey = self.needs_inventory(session, held, now);
-        self.is_back(&hello.worker);
-        let renamed = hello
-            .credential
-            .map(|credential| self.names.bind(&hello.worker, credential));
-        Ok(Registered {
-            session,
-            drop,
-            survey,
-            replaced,
-            evicted,
-            renamed: renamed.unwrap_or_default(),
-            drain_over,
-        })
-    }
-
-    /// Handles a heartbeat: keeps a session and its leases alive, and returns the leases that the
-    /// worker must give up. An expired lease is resumed if the class was not granted to another
-    /// worker meanwhile. A lease that the worker has not named for a whole time to live (its grant
-    /// was lost in transit), or whose transfer makes no progress for a long time, is returned.
-    pub fn renew(
-        &mut self,
-        id: SessionId,
-        held: &[ReportedLease],
-        received_bytes: u64,
-        now: Instant,
-    ) -> Result<Renewed, UnknownSession> {
-        let heard_before = self.sessions.heard(id)?;
-        let instance = self.sessions.renew(id, now)?.to_owned();
-        let before = self.received.entry(&instance);
-        let more = received_bytes.saturating_sub(*before);
-        self.status.received_bytes = self.status.received_bytes.saturating_add(more);
-        *before = received_bytes.max(*before);
-        if more > 0 {
-            let session = self
-                .sessions
-                .by_id
-                .get_mut(&id)
-                .expect("it was renewed just now");
-            (session.last_received, session.last_progress) = (now, now);
-        }
-        // Bytes arrived after the origin was considered unavailable, so it is available again.
-        if more > 0
-            && self
-                .breaker
-                .open_since()
-                .is_some_and(|since| since <= heard_before)
-        {
-            self.origin_answered(now);
-        }
-        let drop = self.reconcile(id, held, now);
-        self.first_bytes(
-            held.iter().map(|held| held.bytes).max().unwrap_or_default(),
-            more > 0,
-        );
-        self.later_bytes(id);
-        self.take_back_idle(id, now);
-        Ok(Renewed {
-            drop,
-            drain: self.sessions.by_id[&id].draining,
-        })
-    }
-
-    /// Binds a session's name to the credential that its worker shows now, after it has read its
-    /// token file again. Only the worker knows its session, so this is safe.
-    pub fn bind_credential(&mut self, id: SessionId, credential: CredentialId) -> Renamed {
-        let Some(session) = self.sessions.by_id.get(&id) else {
-            return Renamed::default();
-        };
-        self.names.bind(&session.hello.worker, credential)
-    }
-
-    /// Ends a session at the worker's request. Its classes become pending again without a penalty.
-    pub fn leave(&mut self, id: SessionId) -> Result<Ended, UnknownSession> {
-        self.known(id)?;
-        Ok(self.end(id, None).1)
+        let is_recent = |session: &&Session| now <= session.heard + span;
+        let heard_of = self.sessions.by_id.values().filter(is_recent).count();
+        let missing = self.recovery.as_ref();
+        heard_of + missing.map_or(0, |recovery| recovery.workers.len())
     }
 
     /// Processes timeouts: sessions without a heartbeat end (their tokens stay valid until the
@@ -429,28 +320,30 @@ impl LeaseTable {
         if self
             .recovery
             .as_ref()
-            .is_some_and(|recovery| recovery.is_over_at(now))
+            .is_some_and(|recovery| now >= recovery.until)
         {
             self.end_recovery();
         }
-        for position in self.troubles.due(now) {
+        while let Some((until, position)) = self.delayed.first().copied()
+            && until <= now
+        {
             self.queue(position);
         }
         self.wait_for_absent(now);
-        let surveys_over = self.sessions.expire_surveys(now);
+        let inventories_over = self.inventories.expire(now);
         let quarantines_over = self.sessions.end_quarantines(now);
-        if surveys_over || quarantines_over || self.breaker.is_probe_due(now) {
+        if inventories_over || quarantines_over || self.breaker.is_probe_due(now) {
             self.wake_ups += 1;
         }
         self.check_sample(now);
         self.settle_lonely_doubts();
         ended
     }
+}
 
-    fn count_workers(&mut self) {
-        self.status.workers = u32::try_from(self.sessions.by_id.len()).unwrap_or(u32::MAX);
-        self.high_water.follow(self.sessions.slots);
-    }
+/// A count as a number of elements in memory.
+fn to_usize(count: impl TryInto<usize>) -> usize {
+    count.try_into().unwrap_or(usize::MAX)
 }
 
 #[cfg(test)]

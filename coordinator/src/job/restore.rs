@@ -110,7 +110,7 @@ pub(super) fn restore_workers(
         table.recover(ledger.workers()?, now);
     }
     if let Some(expected) = table.expected().filter(|_| !table.status().is_done()) {
-        let line = waiting_for(&expected, now, SystemTime::now());
+        let line = waiting_for(expected, now, SystemTime::now());
         tracing::info!("{line}");
         screen.say(&line);
     }

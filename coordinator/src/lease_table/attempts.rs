@@ -16,9 +16,9 @@ use shared::ids::{LeaseToken, SessionId};
 use tokio::time::Instant;
 
 use super::{
-    AttemptEvent, Lease, LeaseNotice, LeaseTable, State,
+    AttemptEvent, Lease, LeaseNotice, LeaseTable,
     leases::LeaseProgress,
-    sessions::Session,
+    sessions::{Session, use_different_storages},
     stragglers::{Speeds, time_left},
 };
 
@@ -37,7 +37,7 @@ pub(super) struct SpeculativeAttempt {
 /// The speculative attempts, the classes that may get one, and their budget.
 #[derive(Debug, Default)]
 pub(super) struct Attempts {
-    of: BTreeMap<usize, SpeculativeAttempt>,
+    pub(super) of: BTreeMap<usize, SpeculativeAttempt>,
     /// Classes that may get an attempt, as of the last scan, in descending order of their remaining
     /// time.
     due: Vec<usize>,
@@ -45,57 +45,20 @@ pub(super) struct Attempts {
     failed: HashSet<usize>,
     pub(super) speeds: Speeds,
     /// Bytes of the completed classes, and bytes charged for the attempts.
-    completed: u64,
-    charged: u64,
+    pub(super) completed: u64,
+    pub(super) charged: u64,
 }
 
 impl Attempts {
-    /// The attempt that a session makes under this token.
+    /// Progress of the attempt that a session makes under this token.
     pub(super) fn get_mut(
         &mut self,
         class: usize,
         id: SessionId,
         token: LeaseToken,
     ) -> Option<&mut LeaseProgress> {
-        let attempt = self
-            .of
-            .get_mut(&class)
-            .filter(|attempt| attempt.session == id && attempt.token == token)?;
-        Some(&mut attempt.holding)
-    }
-
-    /// Progress of the attempt at a class.
-    pub(super) fn holding(&self, class: usize) -> Option<&LeaseProgress> {
-        self.of.get(&class).map(|attempt| &attempt.holding)
-    }
-
-    /// Whether a session makes the attempt at a class under this token.
-    pub(super) fn has(&self, class: usize, id: SessionId, token: LeaseToken) -> bool {
-        self.of
-            .get(&class)
-            .is_some_and(|attempt| attempt.session == id && attempt.token == token)
-    }
-
-    /// Whether a class has an attempt.
-    pub(super) fn has_attempt(&self, class: usize) -> bool {
-        self.of.contains_key(&class)
-    }
-
-    /// Whether a session makes the attempt at a class.
-    pub(super) fn is_attempted_by(&self, class: usize, id: SessionId) -> bool {
-        self.of
-            .get(&class)
-            .is_some_and(|attempt| attempt.session == id)
-    }
-
-    /// Progress of all attempts.
-    pub(super) fn holdings(&mut self) -> impl Iterator<Item = &mut LeaseProgress> {
-        self.of.values_mut().map(|attempt| &mut attempt.holding)
-    }
-
-    /// All attempts, with their classes.
-    pub(super) fn iter(&self) -> impl Iterator<Item = (usize, &SpeculativeAttempt)> {
-        self.of.iter().map(|(class, attempt)| (*class, attempt))
+        let attempt = self.of.get_mut(&class)?;
+        (attempt.session == id && attempt.token == token).then_some(&mut attempt.holding)
     }
 
     /// Records a settled class and its bytes. Returns the attempt, which ends.
@@ -103,12 +66,6 @@ impl Attempts {
         self.failed.remove(&class);
         self.completed = self.completed.saturating_add(bytes);
         self.of.remove(&class)
-    }
-
-    /// Bytes charged for all attempts, and bytes of all completed classes.
-    #[cfg(test)]
-    pub(super) fn spent(&self) -> (u64, u64) {
-        (self.charged, self.completed)
     }
 
     /// Charges bytes that will be received a second time.
@@ -154,11 +111,8 @@ impl LeaseTable {
     }
 
     fn stragglers(&self, now: Instant) -> Vec<usize> {
-        let leases = self
-            .sessions
-            .by_id
-            .values()
-            .flat_map(|session| &session.leases);
+        let sessions = self.sessions.by_id.values();
+        let leases = sessions.flat_map(|session| &session.leases);
         let median = self.attempts.speeds.median();
         let mut found: Vec<(Duration, usize)> = leases
             .filter(|(class, held)| self.may_get_attempt(**class, held.length))
@@ -169,7 +123,7 @@ impl LeaseTable {
     }
 
     fn may_get_attempt(&self, class: usize, length: u64) -> bool {
-        !self.attempts.has_attempt(class)
+        !self.attempts.of.contains_key(&class)
             && !self.attempts.failed.contains(&class)
             && self.attempts.affords(length)
     }
@@ -177,28 +131,21 @@ impl LeaseTable {
     /// Grants an attempt at the class with the longest remaining time, of those that this worker
     /// may attempt.
     pub(super) fn grant_attempt(&mut self, id: SessionId, now: Instant) -> Option<Lease> {
-        let at = self
-            .attempts
-            .due
-            .iter()
-            .position(|class| self.may_attempt(*class, id, now))?;
+        let session = &self.sessions.by_id[&id];
+        let mut due = self.attempts.due.iter();
+        let at = due.position(|class| self.may_attempt(*class, session, now))?;
         let class = self.attempts.due.remove(at);
-        let State::Leased(holder) = self.classes[class].state else {
-            return None;
-        };
-        let length = self.sessions.by_id[&holder].leases[&class].length;
+        let (holder, held) = self.holder(class)?;
+        let length = held.length;
+        let holder = holder.hello.worker.clone();
         self.last_token = self.last_token.next();
-        let holding = LeaseProgress::granted(now, true);
-        self.attempts.of.insert(
-            class,
-            SpeculativeAttempt {
-                session: id,
-                token: self.last_token,
-                holding,
-            },
-        );
+        let attempt = SpeculativeAttempt {
+            session: id,
+            token: self.last_token,
+            holding: LeaseProgress::granted(now, true),
+        };
+        self.attempts.of.insert(class, attempt);
         self.attempts.spend(length);
-        let holder = self.sessions.by_id[&holder].hello.worker.clone();
         self.tell_of_attempt(class, id, AttemptEvent::Granted { holder, length });
         Some(Lease {
             wnid: self.classes[class].wnid,
@@ -206,35 +153,26 @@ impl LeaseTable {
         })
     }
 
-    fn may_attempt(&self, class: usize, id: SessionId, now: Instant) -> bool {
-        let State::Leased(holder) = self.classes[class].state else {
-            return false;
-        };
-        let session = &self.sessions.by_id[&id];
-        let other = &self.sessions.by_id[&holder];
-        let held = &other.leases[&class];
-        holder != id
-            && session.is_healthy(now)
-            && use_different_storages(session, other)
-            && self.may_get_attempt(class, held.length)
-            && !self.troubles.has_failed(class, now, || session.keys())
-            && time_left(held, self.attempts.speeds.median(), self.ttl, now).is_some()
+    fn may_attempt(&self, class: usize, session: &Session, now: Instant) -> bool {
+        self.holder(class).is_some_and(|(holder, held)| {
+            holder.id != session.id
+                && session.is_healthy(now)
+                && use_different_storages(session, holder)
+                && self.may_get_attempt(class, held.length)
+                && !self.troubles.has_failed(class, session, now)
+                && time_left(held, self.attempts.speeds.median(), self.ttl, now).is_some()
+        })
     }
 
     /// Called when the holder has lost or failed a class. Passes the lease to the speculative
     /// attempt and returns true, if there is one.
     pub(super) fn hand_over(&mut self, class: usize) -> bool {
-        let Some(SpeculativeAttempt {
-            session,
-            token,
-            holding,
-        }) = self.attempts.of.remove(&class)
-        else {
+        let Some(attempt) = self.attempts.of.remove(&class) else {
             return false;
         };
-        self.hold(class, session, holding);
-        self.classes[class].token = Some(token);
-        self.tell_of_attempt(class, session, AttemptEvent::Promoted);
+        self.classes[class].token = Some(attempt.token);
+        self.hold(class, attempt.session, attempt.holding);
+        self.tell_of_attempt(class, attempt.session, AttemptEvent::Promoted);
         true
     }
 
@@ -256,33 +194,21 @@ impl LeaseTable {
 
     /// The classes at which a session makes an attempt.
     pub(super) fn attempted_by(&self, id: SessionId) -> Vec<usize> {
-        self.attempts
-            .iter()
-            .filter(|(_, attempt)| attempt.session == id)
-            .map(|(class, _)| class)
-            .collect()
+        let attempts = self.attempts.of.iter();
+        let its_own = attempts.filter(|(_, attempt)| attempt.session == id);
+        its_own.map(|(class, _)| *class).collect()
     }
 
+    /// Records an event of an attempt of this session.
     pub(super) fn tell_of_attempt(&mut self, class: usize, id: SessionId, news: AttemptEvent) {
         if !matches!(news, AttemptEvent::Granted { .. } | AttemptEvent::Promoted) {
             self.slot_was_freed(id);
         }
-        let worker = self
-            .sessions
-            .by_id
-            .get(&id)
-            .map(|session| session.hello.worker.clone())
-            .unwrap_or_default();
+        let worker = self.worker(id).unwrap_or_default().to_owned();
         self.notices.push(LeaseNotice::Attempt {
             wnid: self.classes[class].wnid,
             worker,
             news,
         });
     }
-}
-
-/// Whether two workers write to different storages. A worker whose storage is not known counts as
-/// having its own.
-fn use_different_storages(one: &Session, other: &Session) -> bool {
-    one.hello.storage.is_empty() || one.hello.storage != other.hello.storage
 }

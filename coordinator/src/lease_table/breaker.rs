@@ -8,6 +8,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    mem,
     time::Duration,
 };
 
@@ -53,16 +54,17 @@ pub(super) struct Breaker {
     /// Classes that failed since the last answer of the origin.
     in_a_row: BTreeSet<usize>,
     /// The sessions that failed them, except those that have ended.
-    failed_by: BTreeSet<SessionId>,
+    pub(super) failed_by: BTreeSet<SessionId>,
     /// Time of the first of these failures.
-    failing_since: Option<Instant>,
+    pub(super) failing_since: Option<Instant>,
     /// Undecided failures of classes that are not tried again meanwhile. They become final if the
     /// origin answers.
-    doubts: BTreeMap<usize, Failure>,
+    pub(super) doubts: BTreeMap<usize, Failure>,
     /// The last token that was granted before the first of these failures. A success under a later
     /// token shows that the origin is available.
     began_after: Option<LeaseToken>,
-    has_answered: bool,
+    /// Whether the origin has answered a worker in this run.
+    pub(super) has_answered: bool,
 }
 
 impl Breaker {
@@ -79,21 +81,6 @@ impl Breaker {
     /// Whether enough classes have failed in a row that the origin may be unavailable.
     pub(super) fn is_long(&self) -> bool {
         self.in_a_row.len() >= OPENS_AT
-    }
-
-    /// Time of the first failure of the row.
-    pub(super) fn failing_since(&self) -> Option<Instant> {
-        self.failing_since
-    }
-
-    /// Whether a session failed a class of the row.
-    pub(super) fn has_failed(&self, id: SessionId) -> bool {
-        self.failed_by.contains(&id)
-    }
-
-    /// Removes a session that has ended.
-    pub(super) fn left(&mut self, id: SessionId) {
-        self.failed_by.remove(&id);
     }
 
     /// Decides the cause of the last failure. `is_common`: a full row of classes has failed, and
@@ -125,26 +112,11 @@ impl Breaker {
         }
     }
 
-    /// Keeps a failure until its cause is clear.
-    pub(super) fn doubt(&mut self, class: usize, failure: Failure) {
-        self.doubts.insert(class, failure);
-    }
-
-    /// Removes the failure of a class that is no longer in doubt.
-    pub(super) fn end_doubt(&mut self, class: usize) {
-        self.doubts.remove(&class);
-    }
-
     /// Whether a success under this token shows that the origin is available now. The bytes of an
     /// older lease may have been received before the first failure.
     pub(super) fn is_answer(&self, token: LeaseToken) -> bool {
         self.began_after
             .is_none_or(|began_after| token > began_after)
-    }
-
-    /// Records that the origin answered an earlier coordinator of the run.
-    pub(super) fn has_been_answered(&mut self) {
-        self.has_answered = true;
     }
 
     /// Records an answer of the origin. Returns the undecided failures, which are final now, and
@@ -153,30 +125,14 @@ impl Breaker {
         self.has_answered = true;
         self.began_after = None;
         self.take_row();
-        (std::mem::take(&mut self.doubts), self.open.take().is_some())
-    }
-
-    /// Returns the undecided failures and removes them; the caller decides them.
-    pub(super) fn take_doubts(&mut self) -> BTreeMap<usize, Failure> {
-        std::mem::take(&mut self.doubts)
+        (mem::take(&mut self.doubts), self.open.take().is_some())
     }
 
     /// Returns the classes that failed in a row, and starts a new row.
     pub(super) fn take_row(&mut self) -> BTreeSet<usize> {
         self.failed_by.clear();
         self.failing_since = None;
-        std::mem::take(&mut self.in_a_row)
-    }
-
-    /// Number of undecided failures.
-    pub(super) fn doubts(&self) -> u64 {
-        self.doubts.len() as u64
-    }
-
-    /// Classes with undecided failures, in the order of the list.
-    #[cfg(test)]
-    pub(super) fn doubted(&self) -> Vec<usize> {
-        self.doubts.keys().copied().collect()
+        mem::take(&mut self.in_a_row)
     }
 
     pub(super) fn is_open(&self) -> bool {

@@ -32,34 +32,23 @@ impl Default for Drains {
 }
 
 impl Drains {
-    fn is_drained(&self, worker: &str, instance: &[u8]) -> bool {
-        self.0
-            .get(worker)
-            .is_some_and(|drained| drained == instance)
-    }
-
     /// Records a drain. Returns the changes that the ledger must write for it.
     fn record(&mut self, worker: &str, instance: &[u8]) -> Vec<Drain> {
         let worker = worker.to_owned();
         let evicted = self.0.touch(&worker);
         instance.clone_into(self.0.entry(&worker));
+        let evicted = evicted.map(|worker| Drain::Over { worker });
         let drained = Drain::Told {
             worker,
             instance: instance.to_owned(),
         };
-        evicted
-            .map(|worker| Drain::Over { worker })
-            .into_iter()
-            .chain([drained])
-            .collect()
+        evicted.into_iter().chain([drained]).collect()
     }
 
     fn end(&mut self, worker: &str) -> Option<Drain> {
-        self.0.get(worker)?;
-        self.0.remove(&worker.to_owned());
-        Some(Drain::Over {
-            worker: worker.to_owned(),
-        })
+        let worker = worker.to_owned();
+        self.0.remove(&worker)?;
+        Some(Drain::Over { worker })
     }
 }
 
@@ -74,12 +63,7 @@ impl LeaseTable {
     /// Drains a worker: it finishes its classes and ends. Returns the changes that the ledger must
     /// write; `None` if there is no worker of that name.
     pub fn drain(&mut self, worker: &str) -> Option<Vec<Drain>> {
-        let id = self.sessions.by_worker.get(worker)?;
-        let session = self
-            .sessions
-            .by_id
-            .get_mut(id)
-            .expect("names lead to known sessions");
+        let session = self.sessions.of_worker(worker)?;
         session.draining = true;
         self.wake_ups += 1;
         Some(self.drains.record(worker, &session.hello.instance))
@@ -88,19 +72,13 @@ impl LeaseTable {
     /// Called when a process has registered. It drains if it was drained before or if it reports
     /// that it drains. Another process of the same worker ends the drain.
     pub(super) fn drain_again(&mut self, worker: &str) -> Option<Drain> {
-        let id = self.sessions.by_worker.get(worker)?;
-        let session = self
-            .sessions
-            .by_id
-            .get_mut(id)
-            .expect("names lead to known sessions");
-        let was_drained = self.drains.is_drained(worker, &session.hello.instance);
+        let session = self.sessions.of_worker(worker)?;
+        let was_drained = self.drains.0.get(worker) == Some(&session.hello.instance);
         session.draining |= was_drained || session.hello.draining;
         if was_drained {
-            None
-        } else {
-            self.drains.end(worker)
+            return None;
         }
+        self.drains.end(worker)
     }
 
     /// Called when a worker's process has left. Ends its drain, if there is one.

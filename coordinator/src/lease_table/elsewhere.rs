@@ -35,9 +35,9 @@ pub(super) struct Elsewhere {
     /// Positions of classes by worker. Those that are no longer in `unconfirmed` do not count.
     by_worker: BTreeMap<String, Vec<usize>>,
     /// Classes that no worker has confirmed in this run.
-    unconfirmed: HashSet<usize>,
+    pub(super) unconfirmed: HashSet<usize>,
     /// Pending classes that an earlier process of the run may have granted.
-    begun: HashSet<usize>,
+    pub(super) begun: HashSet<usize>,
     /// Classes in [`State::Elsewhere`].
     pub(super) pending: usize,
     expected: BTreeSet<String>,
@@ -52,29 +52,9 @@ pub(super) struct Elsewhere {
 }
 
 impl Elsewhere {
-    /// Whether an earlier process of the run may have granted the class.
-    pub(super) fn may_be_held(&self, position: usize) -> bool {
-        self.begun.contains(&position)
-    }
-
-    /// The number of unconfirmed classes of a worker.
-    fn count(&self, worker: &str) -> usize {
-        let positions = self
-            .by_worker
-            .get(worker)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
-        positions
-            .iter()
-            .filter(|position| self.unconfirmed.contains(position))
-            .count()
-    }
-
-    /// Removes and returns a worker's unconfirmed classes.
-    fn take(&mut self, worker: &str) -> Vec<usize> {
-        let mut positions = self.by_worker.remove(worker).unwrap_or_default();
-        positions.retain(|position| self.unconfirmed.remove(position));
-        positions
+    /// The classes that earlier runs left on a worker.
+    fn of(&self, worker: &str) -> &[usize] {
+        self.by_worker.get(worker).map_or(&[], Vec::as_slice)
     }
 }
 
@@ -83,7 +63,7 @@ impl LeaseTable {
     /// `has_begun`: an earlier process has begun this run, so classes that count as skipped were
     /// confirmed in it.
     pub fn was_complete_on(&mut self, wnid: Wnid, worker: &str, has_begun: bool) {
-        let Some(position) = self.index.get(&wnid).copied() else {
+        let Some(position) = self.position(wnid) else {
             return;
         };
         match self.classes[position].state {
@@ -97,44 +77,39 @@ impl LeaseTable {
             _ => return,
         }
         self.elsewhere.unconfirmed.insert(position);
-        self.elsewhere
-            .by_worker
-            .entry(worker.to_owned())
-            .or_default()
-            .push(position);
+        let of_worker = self.elsewhere.by_worker.entry(worker.to_owned());
+        of_worker.or_default().push(position);
     }
 
     /// Sets the workers that are waited for before their classes are granted to others.
     pub fn expect(&mut self, workers: &[String], now: Instant) {
         for worker in BTreeSet::from_iter(workers) {
-            let classes = self.elsewhere.count(worker);
-            self.notices
-                .push(LeaseNotice::Elsewhere(ElsewhereEvent::Expected {
-                    worker: worker.clone(),
-                    classes,
-                }));
-            if classes > 0 {
+            let mut positions = self.elsewhere.of(worker).to_vec();
+            positions.retain(|position| self.elsewhere.unconfirmed.contains(position));
+            if !positions.is_empty() {
                 self.elsewhere.expected.insert(worker.clone());
             }
+            self.tell_elsewhere(ElsewhereEvent::Expected {
+                worker: worker.clone(),
+                classes: positions.len(),
+            });
         }
         self.elsewhere.until = Some(now + JOIN_TIMEOUT);
     }
 
+    fn tell_elsewhere(&mut self, event: ElsewhereEvent) {
+        self.notices.push(LeaseNotice::Elsewhere(event));
+    }
+
     /// Whether a class counts as skipped.
     pub fn is_skipped(&self, wnid: Wnid) -> bool {
-        self.index
-            .get(&wnid)
-            .is_some_and(|position| self.classes[*position].state == State::Skipped)
+        self.position(wnid)
+            .is_some_and(|position| self.classes[position].state == State::Skipped)
     }
 
     /// Classes that were settled as skipped and are pending again since the last call.
     pub fn take_unsettled(&mut self) -> Vec<Wnid> {
         mem::take(&mut self.elsewhere.unsettled)
-    }
-
-    /// A worker has reported that a class is complete.
-    pub(super) fn is_there(&mut self, position: usize) {
-        self.elsewhere.unconfirmed.remove(&position);
     }
 
     /// A worker has reported that a class is complete but its lease still has work to do: the class
@@ -144,20 +119,12 @@ impl LeaseTable {
     /// # Errors
     /// [`UnknownSession`].
     pub fn needs_lease(&mut self, id: SessionId, wnid: Wnid) -> Result<(), UnknownSession> {
-        let storage = self
-            .sessions
-            .by_id
-            .get(&id)
-            .ok_or(UnknownSession)?
-            .hello
-            .storage
-            .clone();
-        if let Some(position) = self.index.get(&wnid).copied()
+        let storage = self.sessions.get(id)?.hello.storage.clone();
+        if let Some(position) = self.position(wnid)
             && self.elsewhere.unconfirmed.remove(&position)
         {
             self.begun_on.insert(position, storage);
-            self.unsettle_skipped(&[position]);
-            self.queue_all(&[position]);
+            self.queue_all(vec![position]);
         }
         Ok(())
     }
@@ -171,90 +138,82 @@ impl LeaseTable {
         held: &[ReportedLease],
         now: Instant,
     ) -> bool {
+        let session = &self.sessions.by_id[&id];
         if held.is_empty() {
-            return self.sessions.survey(id, now);
+            self.inventories.request(session, now)
+        } else {
+            !self.pending_on(&session.hello.worker).is_empty()
         }
-        self.pending_on(&self.sessions.by_id[&id].hello.worker) > 0
     }
 
     /// Makes the classes grantable that the requesting worker has not reported, once all workers
     /// have reported their inventory.
     pub(super) fn release_of_present(&mut self, id: SessionId, now: Instant) {
-        if self.elsewhere.by_worker.is_empty() || self.sessions.is_surveying(now) {
+        if self.elsewhere.by_worker.is_empty() || self.inventories.are_awaited(now) {
             return;
         }
-        let worker = self.sessions.by_id[&id].hello.worker.clone();
-        if self.elsewhere.by_worker.contains_key(&worker) {
+        let worker = &self.sessions.by_id[&id].hello.worker;
+        if let Some(mut positions) = self.elsewhere.by_worker.remove(worker) {
+            let worker = worker.clone();
             self.elsewhere.expected.remove(&worker);
-            let classes = self.release(&worker);
+            positions.retain(|position| self.elsewhere.unconfirmed.remove(position));
+            let classes = self.queue_all(positions);
             if classes > 0 {
-                self.notices
-                    .push(LeaseNotice::Elsewhere(ElsewhereEvent::NotThere {
-                        worker,
-                        classes,
-                    }));
+                self.tell_elsewhere(ElsewhereEvent::NotThere { worker, classes });
             }
         }
-        let from = *self.elsewhere.absent_from.get_or_insert(now + JOIN_GRACE);
-        self.report_absent_from(from, now);
+        let from = self.elsewhere.absent_from;
+        self.elsewhere.absent_from = from.or(Some(now + JOIN_GRACE));
+        self.report_absent(now);
     }
 
     /// Processes the timeouts of absent workers.
     pub(super) fn wait_for_absent(&mut self, now: Instant) {
         self.end_join_timeout(now);
-        if let Some(from) = self.elsewhere.absent_from {
-            self.report_absent_from(from, now);
-        }
+        self.report_absent(now);
     }
 
     /// Reports the classes of absent workers before the first of them is granted to another worker.
-    fn report_absent_from(&mut self, from: Instant, now: Instant) {
-        if now < from
-            || self.sessions.is_surveying(now)
+    fn report_absent(&mut self, now: Instant) {
+        if self.elsewhere.absent_from.is_none_or(|from| now < from)
+            || self.inventories.are_awaited(now)
             || mem::replace(&mut self.elsewhere.is_reported, true)
         {
             return;
         }
         self.wake_ups += 1;
-        let elsewhere = &self.elsewhere;
-        let is_absent = |worker: &&String| {
-            !elsewhere.expected.contains(*worker) && !self.sessions.by_worker.contains_key(*worker)
-        };
-        let unexpected = elsewhere.by_worker.keys().filter(is_absent);
-        let mut absent: Vec<(usize, String)> = unexpected
-            .map(|worker| (self.pending_on(worker), worker.clone()))
+        let absent = self.absent_workers();
+        let mut absent: Vec<(usize, String)> = absent
+            .map(|worker| (self.pending_on(worker).len(), worker.clone()))
             .filter(|(classes, _)| *classes > 0)
             .collect();
         absent.sort_unstable_by(|one, other| other.cmp(one));
-        for (classes, worker) in absent.drain(..absent.len().min(MAX_NAMED)) {
-            self.notices
-                .push(LeaseNotice::Elsewhere(ElsewhereEvent::Absent {
-                    worker,
-                    classes,
-                }));
+        let others = absent.split_off(absent.len().min(MAX_NAMED));
+        for (classes, worker) in absent {
+            self.tell_elsewhere(ElsewhereEvent::Absent { worker, classes });
         }
-        if !absent.is_empty() {
-            let classes = absent.iter().map(|(classes, _)| classes).sum();
-            self.notices
-                .push(LeaseNotice::Elsewhere(ElsewhereEvent::MoreAbsent {
-                    workers: absent.len(),
-                    classes,
-                }));
+        if !others.is_empty() {
+            self.tell_elsewhere(ElsewhereEvent::MoreAbsent {
+                workers: others.len(),
+                classes: others.iter().map(|(classes, _)| classes).sum(),
+            });
         }
     }
 
+    /// The workers that have classes complete, have no session and are not waited for. A worker
+    /// with a session is about to report its inventory.
+    fn absent_workers(&self) -> impl Iterator<Item = &String> {
+        self.elsewhere.by_worker.keys().filter(|worker| {
+            !self.elsewhere.expected.contains(*worker)
+                && !self.sessions.by_worker.contains_key(*worker)
+        })
+    }
+
     /// Classes of an absent worker that others would download again.
-    fn pending_on(&self, worker: &str) -> usize {
-        let positions = self
-            .elsewhere
-            .by_worker
-            .get(worker)
-            .map(Vec::as_slice)
-            .unwrap_or_default();
+    fn pending_on(&self, worker: &str) -> Vec<usize> {
+        let mut positions = self.elsewhere.of(worker).to_vec();
+        positions.retain(|position| self.classes[*position].state == State::Elsewhere);
         positions
-            .iter()
-            .filter(|position| self.classes[**position].state == State::Elsewhere)
-            .count()
     }
 
     /// If no other class is left, makes the classes of absent workers grantable, except those of
@@ -263,24 +222,9 @@ impl LeaseTable {
         if self.elsewhere.pending == 0 || !self.elsewhere.is_reported {
             return false;
         }
-        let elsewhere = &self.elsewhere;
-        // A worker with a session is about to report its inventory.
-        let is_waited_for = |worker: &String| {
-            elsewhere.expected.contains(worker) || self.sessions.by_worker.contains_key(worker)
-        };
-        let absent = elsewhere
-            .by_worker
-            .keys()
-            .filter(|worker| !is_waited_for(worker));
-        let absent: Vec<String> = absent
-            .filter(|worker| self.pending_on(worker) > 0)
-            .cloned()
-            .collect();
-        let released: usize = absent
-            .iter()
-            .map(|worker| self.release_pending(worker))
-            .sum();
-        released > 0
+        let absent = self.absent_workers();
+        let pending = absent.flat_map(|worker| self.pending_on(worker)).collect();
+        self.queue_all(pending) > 0
     }
 
     /// Stops waiting for expected workers when their time has passed.
@@ -293,55 +237,27 @@ impl LeaseTable {
             if self.sessions.by_worker.contains_key(&worker) {
                 continue;
             }
-            let classes = self.release_pending(&worker);
+            // Classes that count as skipped stay skipped.
+            let classes = self.queue_all(self.pending_on(&worker));
             if classes > 0 {
-                self.notices
-                    .push(LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined {
-                        worker,
-                        classes,
-                    }));
+                self.tell_elsewhere(ElsewhereEvent::NotJoined { worker, classes });
             }
         }
     }
 
-    /// Makes all unconfirmed classes of a worker grantable, including those that count as skipped.
-    fn release(&mut self, worker: &str) -> usize {
-        let positions = self.elsewhere.take(worker);
-        self.unsettle_skipped(&positions);
-        self.queue_all(&positions)
-    }
-
-    fn unsettle_skipped(&mut self, positions: &[usize]) {
-        for position in positions {
-            if self.classes[*position].state == State::Skipped {
-                self.elsewhere.unsettled.push(self.classes[*position].wnid);
-            }
-        }
-    }
-
-    /// Makes the pending classes of a worker grantable. Classes that count as skipped stay skipped.
-    fn release_pending(&mut self, worker: &str) -> usize {
-        let positions = self
-            .elsewhere
-            .by_worker
-            .get(worker)
-            .cloned()
-            .unwrap_or_default();
-        let is_pending = |position: &usize| self.classes[*position].state == State::Elsewhere;
-        let pending: Vec<usize> = positions.into_iter().filter(is_pending).collect();
-        self.queue_all(&pending)
-    }
-
-    fn queue_all(&mut self, positions: &[usize]) -> usize {
+    /// Makes those of these classes grantable that are pending or count as skipped. Returns their
+    /// number.
+    fn queue_all(&mut self, positions: Vec<usize>) -> usize {
         let mut queued = 0;
         for position in positions {
-            if matches!(
-                self.classes[*position].state,
-                State::Elsewhere | State::Skipped
-            ) {
-                self.queue(*position);
-                queued += 1;
+            let class = &self.classes[position];
+            match class.state {
+                State::Skipped => self.elsewhere.unsettled.push(class.wnid),
+                State::Elsewhere => {}
+                _ => continue,
             }
+            self.queue(position);
+            queued += 1;
         }
         queued
     }

@@ -13,8 +13,9 @@
 //! likely to be missing permanently. They are neither part of the sample nor counted.
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
     mem,
+    ops::ControlFlow,
     time::Duration,
 };
 
@@ -27,7 +28,7 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{LeaseTable, ReportVerdict, State, later_answers::LaterAnswers};
+use super::{LeaseTable, ReportVerdict, State, class::Class, high_water::HighWater, to_usize};
 
 /// If each refusal takes several requests, because the origin redirects, this many classes suffice
 /// once [`SAMPLE`] requests were sent.
@@ -40,38 +41,20 @@ pub(super) const SHARED_FOR: Duration = Duration::from_secs(3);
 pub(super) const MOSTLY_COMPLETE: usize = 9;
 
 /// State of the check.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) enum FirstAnswers {
     /// No class was granted yet.
-    Waiting {
-        failed_before: HashSet<usize>,
-    },
+    Waiting,
     Checking(Sample),
     Refused(OriginRefuses),
     /// The origin has sent a tar, or the list is too short.
-    Over(LaterAnswers),
-}
-
-impl Default for FirstAnswers {
-    fn default() -> Self {
-        Self::Over(LaterAnswers::default())
-    }
-}
-
-/// The next class of the sample for a worker.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NextOfSample {
-    /// The class at this position of the list.
-    Class(usize),
-    /// No class before the ledger has stored the sample.
-    NotYet,
-    NoMore,
+    #[default]
+    Over,
 }
 
 /// The classes that are requested during the check, and their results so far.
 #[derive(Debug)]
 pub(super) struct Sample {
-    failed_before: HashSet<usize>,
     /// Classes that were left, and that were complete, at the start of the check.
     left: usize,
     there: usize,
@@ -80,7 +63,7 @@ pub(super) struct Sample {
     /// Bytes that each worker's process had received at its first report.
     received: BTreeMap<SessionId, u64>,
     /// Refused classes, each with the session and the failure.
-    refused: BTreeMap<usize, (SessionId, Failure)>,
+    pub(super) refused: BTreeMap<usize, (SessionId, Failure)>,
     /// Requests that the only worker has sent to the origin; 0 if there are several workers.
     requests: usize,
     /// When each worker may be granted the whole sample; `None` once workers were woken for it.
@@ -88,24 +71,6 @@ pub(super) struct Sample {
 }
 
 impl Sample {
-    /// A sample of these classes, which are in the order of the list.
-    fn of(candidates: &[usize], there: usize, failed_before: HashSet<usize>, now: Instant) -> Self {
-        let left = candidates.len();
-        let rest = spread(left).map(|position| candidates[position]).collect();
-        let shared_until = Some(now + SHARED_FOR);
-        let received = BTreeMap::new();
-        Self {
-            failed_before,
-            left,
-            there,
-            rest,
-            received,
-            refused: BTreeMap::new(),
-            requests: 0,
-            shared_until,
-        }
-    }
-
     /// Whether a refusal is evidence: it may have the same cause as the earlier ones, and a cause
     /// in the job instead of the class. If at least half of the list is complete, a class that the
     /// origin reports as not found is missing.
@@ -114,11 +79,6 @@ impl Sample {
             .refusal()
             .is_none_or(|first| first.may_have_the_cause_of(refusal));
         is_alike && !(refusal.is_missing() && self.there >= self.left)
-    }
-
-    /// The result, if the sample is refused.
-    fn refuses(&self) -> Option<OriginRefuses> {
-        OriginRefuses::of(self.refused.values().map(|(_, failure)| failure), false)
     }
 
     /// Whether enough classes were refused. `under_way`: classes without a response yet. The number
@@ -131,10 +91,29 @@ impl Sample {
     }
 
     fn refusal(&self) -> Option<Refusal> {
-        self.refused
-            .values()
-            .next()
-            .and_then(|(_, failure)| failure.refusal)
+        let (_, failure) = self.refused.values().next()?;
+        failure.refusal
+    }
+
+    /// Number of classes of the sample that were refused to a worker.
+    fn refused_to(&self, id: SessionId) -> usize {
+        let sessions = self.refused.values().map(|(session, _)| *session);
+        sessions.filter(|session| *session == id).count()
+    }
+}
+
+/// Takes the next class of a sample: [`ControlFlow::Break`] with the class to grant next, or with
+/// none before the ledger has stored the sample. It continues where the sample has no more.
+pub(super) fn next_of(
+    rest: &mut VecDeque<usize>,
+    classes: &[Class],
+    high_water: &HighWater,
+) -> ControlFlow<Option<usize>> {
+    rest.retain(|position| classes[*position].state == State::Fresh);
+    match rest.front() {
+        None => ControlFlow::Continue(()),
+        Some(position) if !high_water.permits(*position) => ControlFlow::Break(None),
+        Some(_) => ControlFlow::Break(rest.pop_front()),
     }
 }
 
@@ -143,14 +122,12 @@ impl LeaseTable {
     /// last run of this URL left failed.
     #[must_use]
     pub fn checking_first_answers(self, failed_before: impl IntoIterator<Item = Wnid>) -> Self {
-        let failed_before = failed_before
-            .into_iter()
-            .filter_map(|wnid| self.index.get(&wnid).copied());
-        let first_answers = FirstAnswers::Waiting {
-            failed_before: failed_before.collect(),
-        };
+        let failed_before = failed_before.into_iter();
         Self {
-            first_answers,
+            failed_before: failed_before
+                .filter_map(|wnid| self.position(wnid))
+                .collect(),
+            first_answers: FirstAnswers::Waiting,
             ..self
         }
     }
@@ -165,80 +142,77 @@ impl LeaseTable {
 
     /// The number of classes that a worker may be granted before the origin has sent a tar.
     pub(super) fn room_in_sample(&mut self, id: SessionId, now: Instant) -> usize {
-        if let FirstAnswers::Waiting { failed_before } = &mut self.first_answers {
-            let failed_before = mem::take(failed_before);
-            self.first_answers = self.first_check(failed_before, now);
-            if let FirstAnswers::Checking(sample) = &self.first_answers {
-                self.high_water.sample(sample.rest.iter().copied());
-            }
+        if matches!(self.first_answers, FirstAnswers::Waiting) {
+            self.begin_first_sample(now);
         }
         let sample = match &self.first_answers {
             FirstAnswers::Checking(sample) => sample,
             FirstAnswers::Refused(_) => return 0,
-            FirstAnswers::Over(later) => return self.room_in_later_sample(later, id),
-            FirstAnswers::Waiting { .. } => return usize::MAX,
+            FirstAnswers::Over | FirstAnswers::Waiting => return self.room_in_later_sample(id),
         };
-        let leased = usize::try_from(self.status.leased).unwrap_or(usize::MAX);
         let refused = sample.refused.len();
         // Requests of classes under way are counted too, so this may be too many for each class; then
         // the rest of the sample waits for more answers.
         let per_class = sample.requests.div_ceil(refused.max(1)).max(1);
         let classes = (SAMPLE / per_class).max(SMALLEST_SAMPLE);
-        let room = classes.saturating_sub(refused.saturating_add(leased));
+        let room = classes.saturating_sub(refused.saturating_add(to_usize(self.status.leased)));
         if sample.shared_until.is_none_or(|until| now >= until) {
             return room;
         }
-        let refused = sample
-            .refused
-            .values()
-            .filter(|(session, _)| *session == id)
-            .count();
-        let used = refused
-            + self
-                .sessions
-                .by_id
-                .get(&id)
-                .map_or(0, |session| session.leases.len());
-        room.min(
-            SAMPLE
-                .div_ceil(self.sessions.by_id.len().max(1))
-                .saturating_sub(used),
-        )
+        let used = sample.refused_to(id) + self.leases_of(id);
+        let part = SAMPLE.div_ceil(self.sessions.by_id.len().max(1));
+        room.min(part.saturating_sub(used))
     }
 
-    fn first_check(&self, failed_before: HashSet<usize>, now: Instant) -> FirstAnswers {
+    fn leases_of(&self, id: SessionId) -> usize {
+        let session = self.sessions.by_id.get(&id);
+        session.map_or(0, |session| session.leases.len())
+    }
+
+    fn begin_first_sample(&mut self, now: Instant) {
+        let candidates = self.candidates(|state| matches!(state, State::Fresh | State::Queued(_)));
+        let there = to_usize(self.status.success + self.status.skipped);
+        let left = candidates.len();
+        self.first_answers = if left < SAMPLE || there / MOSTLY_COMPLETE >= left {
+            FirstAnswers::Over
+        } else {
+            FirstAnswers::Checking(Sample {
+                left,
+                there,
+                rest: self.draw_sample(&candidates),
+                received: BTreeMap::new(),
+                refused: BTreeMap::new(),
+                requests: 0,
+                shared_until: Some(now + SHARED_FOR),
+            })
+        };
+    }
+
+    /// The classes that a sample can be drawn from: in such a state, and neither failed in the last
+    /// run nor held back.
+    pub(super) fn candidates(&self, is_in_state: impl Fn(State) -> bool) -> Vec<usize> {
         let is_candidate = |position: &usize| {
-            matches!(
-                self.classes[*position].state,
-                State::Fresh | State::Queued(_)
-            ) && !failed_before.contains(position)
+            is_in_state(self.classes[*position].state)
+                && !self.failed_before.contains(position)
                 && !self.is_held_back(*position)
         };
-        let candidates: Vec<usize> = (0..self.classes.len()).filter(is_candidate).collect();
-        let there =
-            usize::try_from(self.status.success + self.status.skipped).unwrap_or(usize::MAX);
-        if candidates.len() < SAMPLE || there / MOSTLY_COMPLETE >= candidates.len() {
-            return FirstAnswers::Over(LaterAnswers::without(failed_before));
-        }
-        FirstAnswers::Checking(Sample::of(&candidates, there, failed_before, now))
+        (0..self.classes.len()).filter(is_candidate).collect()
+    }
+
+    /// A sample that is spread over these classes. It can be granted once the ledger has it.
+    pub(super) fn draw_sample(&mut self, candidates: &[usize]) -> VecDeque<usize> {
+        let sample = spread(candidates.len()).map(|at| candidates[at]);
+        let sample: VecDeque<usize> = sample.collect();
+        self.high_water.sample(sample.iter().copied());
+        sample
     }
 
     /// The next class of the sample.
-    pub(super) fn next_of_sample(&mut self) -> NextOfSample {
+    pub(super) fn next_of_first_sample(&mut self) -> ControlFlow<Option<usize>> {
         let FirstAnswers::Checking(sample) = &mut self.first_answers else {
-            return NextOfSample::NoMore;
+            return ControlFlow::Continue(());
         };
-        while let Some(position) = sample.rest.front().copied() {
-            let is_fresh = self.classes[position].state == State::Fresh;
-            if is_fresh && !self.high_water.permits(position) {
-                return NextOfSample::NotYet;
-            }
-            sample.rest.pop_front();
-            if is_fresh {
-                return NextOfSample::Class(position);
-            }
-        }
-        NextOfSample::NoMore
+        next_of(&mut sample.rest, &self.classes, &self.high_water)
     }
 
     /// A class failed because of its own refusal. It stays pending while all classes may be
@@ -250,40 +224,39 @@ impl LeaseTable {
         failure: &Failure,
         now: Instant,
     ) -> ReportVerdict {
-        let FirstAnswers::Checking(sample) = &mut self.first_answers else {
-            return match (failure.refusal, &self.first_answers) {
-                (Some(refusal), FirstAnswers::Over(_)) => {
-                    self.later_refusal(id, position, (refusal, failure), now)
-                }
-                // The job ends because of its first classes.
-                (Some(_), FirstAnswers::Refused(_)) => self.keep_pending(position),
-                _ => {
-                    self.later_answer(self.classes[position].token);
-                    ReportVerdict::Settled
-                }
-            };
+        let sample = match (&mut self.first_answers, failure.refusal) {
+            (FirstAnswers::Checking(sample), _) => sample,
+            (FirstAnswers::Over, Some(refusal)) => {
+                return self.later_refusal(id, position, (refusal, failure), now);
+            }
+            // The job ends because of its first classes.
+            (FirstAnswers::Refused(_), Some(_)) => return self.keep_pending(position),
+            _ => {
+                self.later_answer(self.classes[position].token);
+                return ReportVerdict::Settled;
+            }
         };
-        if !failure
-            .refusal
-            .is_some_and(|refusal| sample.counts(refusal))
-        {
+        let refusal = failure.refusal;
+        if refusal.is_none_or(|refusal| !sample.counts(refusal)) {
             self.end_first_answers();
             return ReportVerdict::Settled;
         }
-        if sample.failed_before.contains(&position) {
+        if self.failed_before.contains(&position) {
             return ReportVerdict::Settled;
         }
         sample.refused.insert(position, (id, failure.clone()));
-        let is_leased = matches!(self.classes[position].state, State::Leased { .. });
+        let is_leased = matches!(self.classes[position].state, State::Leased(_));
         let under_way = self.status.leased - u64::from(is_leased);
-        if sample.is_full(usize::try_from(under_way).unwrap_or(usize::MAX))
-            && let Some(refuses) = sample.refuses()
-        {
-            self.first_answers = FirstAnswers::Refused(refuses);
+        if sample.is_full(to_usize(under_way)) {
+            let failures = sample.refused.values().map(|(_, failure)| failure);
+            if let Some(refuses) = OriginRefuses::of(failures, false) {
+                self.first_answers = FirstAnswers::Refused(refuses);
+            }
         }
         self.keep_pending(position)
     }
 
+    /// Keeps a class pending that has failed, until it is clear whether the origin caused that.
     pub(super) fn keep_pending(&mut self, position: usize) -> ReportVerdict {
         self.classes[position].token = None;
         self.set(position, State::Doubted);
@@ -292,21 +265,14 @@ impl LeaseTable {
 
     /// The origin has sent a tar, or its responses differ: the refused classes have failed.
     pub(super) fn end_first_answers(&mut self) {
-        if let FirstAnswers::Waiting { failed_before } = &mut self.first_answers {
-            let later = LaterAnswers::without(mem::take(failed_before));
-            self.first_answers = FirstAnswers::Over(later);
-        }
-        if !matches!(self.first_answers, FirstAnswers::Checking(_)) {
-            return;
-        }
-        if let FirstAnswers::Checking(sample) = mem::take(&mut self.first_answers) {
-            self.first_answers = FirstAnswers::Over(LaterAnswers::without(sample.failed_before));
-            for (position, (_, failure)) in sample.refused {
-                if self.classes[position].state == State::Doubted {
-                    self.give_up(position, failure);
-                }
+        match mem::take(&mut self.first_answers) {
+            FirstAnswers::Checking(sample) => {
+                let refused = sample.refused.into_iter();
+                self.give_up_doubted(refused.map(|(position, (_, failure))| (position, failure)));
+                self.wake_ups += 1;
             }
-            self.wake_ups += 1;
+            refused @ FirstAnswers::Refused(_) => self.first_answers = refused,
+            FirstAnswers::Waiting | FirstAnswers::Over => {}
         }
     }
 
@@ -324,21 +290,13 @@ impl LeaseTable {
     /// Handles the number of bytes that a worker's process has received. Workers send it several
     /// times a second, whereas the positions of classes come with heartbeats only.
     pub fn has_received(&mut self, id: SessionId, bytes: u64) {
-        let leased = self
-            .sessions
-            .by_id
-            .get(&id)
-            .map_or(0, |session| session.leases.len());
+        let leased = self.leases_of(id);
         let FirstAnswers::Checking(sample) = &mut self.first_answers else {
             return;
         };
-        let refused = sample
-            .refused
-            .values()
-            .filter(|(session, _)| *session == id)
-            .count();
+        let classes = leased + sample.refused_to(id);
         let before = *sample.received.entry(id).or_insert(bytes);
-        if bytes.saturating_sub(before) >= LONGEST_PAGE * (leased + refused).max(1) as u64 {
+        if bytes.saturating_sub(before) >= LONGEST_PAGE * classes.max(1) as u64 {
             self.end_first_answers();
         }
     }
@@ -349,11 +307,7 @@ impl LeaseTable {
     pub fn has_sent_requests(&mut self, id: SessionId, requests: u64) {
         let is_alone = self.sessions.by_id.len() == 1 && self.sessions.by_id.contains_key(&id);
         if let FirstAnswers::Checking(sample) = &mut self.first_answers {
-            sample.requests = if is_alone {
-                usize::try_from(requests).unwrap_or(usize::MAX)
-            } else {
-                0
-            };
+            sample.requests = if is_alone { to_usize(requests) } else { 0 };
         }
     }
 
@@ -366,29 +320,16 @@ impl LeaseTable {
                     sample.shared_until = None;
                     self.wake_ups += 1;
                 }
-                sample.refused.len() as u64
+                sample.refused.len()
             }
-            FirstAnswers::Over(later) => later.undecided(),
-            FirstAnswers::Waiting { .. } | FirstAnswers::Refused(_) => return,
+            FirstAnswers::Over => self.later_answers.refused().count(),
+            FirstAnswers::Waiting | FirstAnswers::Refused(_) => return,
         };
         self.check_later_sample(now);
-        if self.status.leased == 0 && self.status.pending <= refused + self.breaker.doubts() {
+        let doubts = self.breaker.doubts.len();
+        if self.status.leased == 0 && to_usize(self.status.pending) <= refused + doubts {
             self.end_first_answers();
             self.end_streak();
         }
-    }
-
-    /// Classes that are pending because the origin refused them.
-    #[cfg(test)]
-    pub(super) fn refused(&self) -> Vec<usize> {
-        let refused: Vec<usize> = match &self.first_answers {
-            FirstAnswers::Checking(sample) => sample.refused.keys().copied().collect(),
-            FirstAnswers::Over(later) => later.refused(),
-            FirstAnswers::Waiting { .. } | FirstAnswers::Refused(_) => Vec::new(),
-        };
-        refused
-            .into_iter()
-            .filter(|position| self.classes[*position].state == State::Doubted)
-            .collect()
     }
 }

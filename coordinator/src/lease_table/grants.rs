@@ -1,11 +1,12 @@
 //! Granting: which worker is granted which class next, and when none is granted.
 
+use std::ops::ControlFlow;
+
 use shared::{Wnid, ids::SessionId, outcome::Failure};
 use tokio::time::Instant;
 
 use super::{
-    Granted, Lease, LeaseTable, State, UnknownSession, first_answers::NextOfSample,
-    leases::LeaseProgress, sessions::Session,
+    Granted, Lease, LeaseTable, State, UnknownSession, leases::LeaseProgress, sessions::Session,
 };
 
 /// Number of returned classes that are searched for the best one for a worker.
@@ -32,86 +33,88 @@ impl LeaseTable {
         now: Instant,
     ) -> Result<Granted, UnknownSession> {
         self.known(id)?;
-        if self.sessions.end_survey(id) {
+        if self.inventories.end(id) {
             self.wake_ups += 1;
         }
         self.release_of_present(id, now);
-        let drain = self.sessions.by_id[&id].draining;
-        let (max, probe) = match self.grant_rule(id, now) {
-            GrantRule::Closed => (0, false),
-            GrantRule::Probe => (max.min(1), true),
-            GrantRule::Open => (max, false),
+        let rule = self.grant_rule(id, now);
+        let is_probe = rule == GrantRule::Probe;
+        let max = match rule {
+            GrantRule::Closed => 0,
+            GrantRule::Probe => max.min(1),
+            GrantRule::Open => max,
         };
         let room = self.free_slots(id);
-        self.sessions
-            .by_id
-            .get_mut(&id)
-            .expect("it is known")
-            .waits_for_slot = room < max;
-        // Only if something is granted: until then the list may still change.
-        let max = max.min(room);
-        let max = if max > 0 {
-            max.min(self.room_in_sample(id, now))
-        } else {
-            0
-        };
-        let mut leases = Vec::new();
-        while leases.len() < max {
-            let Some(position) = self.next_pending(id, now) else {
-                if self.release_of_absent() {
-                    continue;
-                }
-                break;
-            };
-            leases.push(self.grant(position, id, now));
+        let session = self.sessions.get_mut(id)?;
+        session.waits_for_slot = room < max;
+        let drain = session.draining;
+        let mut max = max.min(room);
+        if max > 0 {
+            // Only if something is granted: until then the list may still change.
+            max = max.min(self.room_in_sample(id, now));
         }
-        while !probe && leases.len() < max {
-            let Some(lease) = self.grant_attempt(id, now) else {
-                break;
-            };
+        let mut leases = Vec::new();
+        while leases.len() < max
+            && let Some(lease) = self.grant_next(id, is_probe, now)
+        {
             leases.push(lease);
         }
-        let mut silent = if probe { 0 } else { self.room_for_silent(id) };
-        while silent > 0 && leases.len() < max {
-            let Some(position) = self.take_silent(id, now) else {
-                break;
-            };
-            leases.push(self.grant(position, id, now));
-            self.classes[position].is_taken = true;
-            silent -= 1;
-        }
-        if probe && !leases.is_empty() {
+        let probe = is_probe && !leases.is_empty();
+        if probe {
             self.breaker.probed(now);
         }
         Ok(Granted {
-            probe: probe && !leases.is_empty(),
             leases,
+            probe,
             drain,
+        })
+    }
+
+    /// Grants the next class. A probe is a class that is pending.
+    fn grant_next(&mut self, id: SessionId, is_probe: bool, now: Instant) -> Option<Lease> {
+        let mut pending = self.next_pending(id, now);
+        if pending.is_none() && self.release_of_absent() {
+            pending = self.next_pending(id, now);
+        }
+        if let Some(position) = pending {
+            return Some(self.grant(position, id, now));
+        }
+        if is_probe {
+            return None;
+        }
+        let attempt = self.grant_attempt(id, now);
+        attempt.or_else(|| {
+            let position = self.take_silent(id, now)?;
+            let lease = self.grant(position, id, now);
+            self.classes[position].is_taken = true;
+            Some(lease)
         })
     }
 
     fn grant(&mut self, position: usize, id: SessionId, now: Instant) -> Lease {
         self.last_token = self.last_token.next();
-        self.classes[position].token = Some(self.last_token);
-        self.classes[position].is_taken = false;
-        let anew = self.begun_on.remove(&position).is_none();
-        self.hold(position, id, LeaseProgress::granted(now, anew));
+        let is_anew = self.begun_on.remove(&position).is_none();
+        self.hold(position, id, LeaseProgress::granted(now, is_anew));
+        let class = &mut self.classes[position];
+        class.token = Some(self.last_token);
+        class.is_taken = false;
         Lease {
-            wnid: self.classes[position].wnid,
+            wnid: class.wnid,
             token: self.last_token,
         }
     }
 
     /// Takes back leases that were granted but not delivered to the worker.
     pub fn take_back(&mut self, id: SessionId, leases: &[Lease]) {
-        for lease in leases {
-            if let Some(position) = self.index.get(&lease.wnid).copied() {
-                let class = &self.classes[position];
-                if self.attempts.get_mut(position, id, lease.token).is_some() {
-                    self.take_back_attempt(position);
-                } else if class.state == State::Leased(id) && class.token == Some(lease.token) {
-                    self.give_back(position);
-                }
+        for Lease { wnid, token } in leases {
+            let Some(position) = self.position(*wnid) else {
+                continue;
+            };
+            let class = &self.classes[position];
+            if class.state == State::Leased(id) && class.token == Some(*token) {
+                self.give_back(position);
+            } else if self.attempts.get_mut(position, id, *token).is_some() {
+                self.take_back_attempt(position);
             }
         }
     }
@@ -125,10 +128,8 @@ impl LeaseTable {
         let positions: Vec<usize> = if wnids.is_empty() {
             (0..self.classes.len()).collect()
         } else {
-            wnids
-                .iter()
-                .filter_map(|wnid| self.index.get(wnid).copied())
-                .collect()
+            let listed = wnids.iter().filter_map(|wnid| self.position(*wnid));
+            listed.collect()
         };
         let mut retried = Vec::new();
         for position in positions {
@@ -143,14 +144,13 @@ impl LeaseTable {
 
     fn grant_rule(&self, id: SessionId, now: Instant) -> GrantRule {
         let session = &self.sessions.by_id[&id];
-        let only_one = || !self.sessions.is_there_another(id, now, |_| true);
+        let is_there_another = || self.sessions.any_healthy(now, |other| other.id != id);
+        let has_granted = self.last_token > self.first_token;
         match () {
             () if session.draining => GrantRule::Closed,
-            () if session.is_quarantined(now) && !only_one() => GrantRule::Closed,
+            () if session.is_quarantined(now) && is_there_another() => GrantRule::Closed,
             // Only before the first grant: later workers must not delay a fleet that is working.
-            () if self.last_token == self.first_token && self.sessions.is_surveying(now) => {
-                GrantRule::Closed
-            }
+            () if !has_granted && self.inventories.are_awaited(now) => GrantRule::Closed,
             () if !self.breaker.is_open() => GrantRule::Open,
             () if self.breaker.is_probe_due(now) => GrantRule::Probe,
             () => GrantRule::Closed,
@@ -159,31 +159,25 @@ impl LeaseTable {
 
     /// The best returned class for this worker, or the next class that was never granted.
     fn next_pending(&mut self, id: SessionId, now: Instant) -> Option<usize> {
-        match self.next_of_later_sample() {
-            NextOfSample::Class(position) => return Some(position),
-            NextOfSample::NotYet => return None,
-            NextOfSample::NoMore => {}
+        if let ControlFlow::Break(next) = self.next_of_later_sample() {
+            return next;
         }
         let session = &self.sessions.by_id[&id];
-        let begun_here = |position: &usize| {
-            !session.hello.storage.is_empty()
-                && self.begun_on.get(position) == Some(&session.hello.storage)
+        let storage = &session.hello.storage;
+        let begun_here =
+            |position: &usize| !storage.is_empty() && self.begun_on.get(position) == Some(storage);
+        let may_try = |position: &usize| {
+            !self.is_held_back(*position) && self.may_try(*position, session, now)
         };
         let returned = || self.returned.values().copied().take(SEARCHED_CLASSES);
-        let may_try = |position: &usize| {
-            !self.is_held_back(*position) && self.may_try(*position, id, session, now)
-        };
         let candidates = || returned().filter(may_try);
-        let best = candidates()
-            .find(begun_here)
-            .or_else(|| candidates().next());
+        let best = candidates().find(begun_here);
+        let best = best.or_else(|| candidates().next());
         if best.is_some() {
             return best;
         }
-        match self.next_of_sample() {
-            NextOfSample::Class(position) => return Some(position),
-            NextOfSample::NotYet => return None,
-            NextOfSample::NoMore => {}
+        if let ControlFlow::Break(next) = self.next_of_first_sample() {
+            return next;
         }
         while self
             .classes
@@ -202,25 +196,19 @@ impl LeaseTable {
     /// Whether the worker may try a class. A class that it has failed is for other workers as long
     /// as there are any. A class that was lost too often is for workers that have completed a
     /// class.
-    pub(super) fn may_try(
-        &self,
-        position: usize,
-        id: SessionId,
-        session: &Session,
-        now: Instant,
-    ) -> bool {
-        if self.losses.is_reserved(position, now)
+    pub(super) fn may_try(&self, position: usize, session: &Session, now: Instant) -> bool {
+        let is_for_others = self.losses.is_reserved(position, now)
             && session.last_success.is_none()
-            && self.sessions.is_there_proven(now)
-        {
-            return false;
-        }
-        let has_failed =
-            |session: &Session| self.troubles.has_failed(position, now, || session.keys());
-        !has_failed(session)
-            || !self
-                .sessions
-                .is_there_another(id, now, |other| !has_failed(other))
+            && self.sessions.is_there_proven(now);
+        let has_failed = self.troubles.has_failed(position, session, now);
+        !is_for_others && (!has_failed || !self.is_there_one_to_try(position, now))
+    }
+
+    /// Whether there is a worker that has not failed a class.
+    pub(super) fn is_there_one_to_try(&self, position: usize, now: Instant) -> bool {
+        self.sessions.any_healthy(now, |session| {
+            !self.troubles.has_failed(position, session, now)
+        })
     }
 
     /// Settles a class as failed without a report about it.

@@ -14,7 +14,8 @@
 //! there are any, and one of several does not decide for all ([`MAX_WITNESSES`]).
 
 use std::{
-    collections::{BTreeMap, HashSet, VecDeque},
+    collections::{BTreeMap, VecDeque},
+    ops::ControlFlow,
     time::Duration,
 };
 
@@ -22,13 +23,13 @@ use shared::{
     ids::{LeaseToken, SessionId},
     outcome::Failure,
     refusal::Refusal,
-    refused_sample::{OriginRefuses, SAMPLE, spread},
+    refused_sample::{OriginRefuses, SAMPLE},
 };
 use tokio::time::Instant;
 
 use super::{
     LeaseTable, ReportVerdict, State,
-    first_answers::{FirstAnswers, MOSTLY_COMPLETE, NextOfSample},
+    first_answers::{FirstAnswers, MOSTLY_COMPLETE, next_of},
     sessions::Session,
 };
 
@@ -49,8 +50,6 @@ const BYTES_OF_A_TAR: u64 = 64 << 10;
 /// The refusals since the last class that was served.
 #[derive(Debug, Default)]
 pub(super) struct LaterAnswers {
-    /// Classes whose refusals do not count.
-    failed_before: HashSet<usize>,
     /// Number of samples that were not refused.
     served: u32,
     streak: Option<Streak>,
@@ -80,32 +79,10 @@ struct Sample {
 }
 
 impl LaterAnswers {
-    /// `failed_before`: classes whose refusals do not count.
-    pub(super) fn without(failed_before: HashSet<usize>) -> Self {
-        Self {
-            failed_before,
-            ..Self::default()
-        }
-    }
-
-    /// The number of classes that are pending because they were refused.
-    pub(super) fn undecided(&self) -> u64 {
-        self.streak
-            .as_ref()
-            .map_or(0, |streak| streak.refused.len() as u64)
-    }
-
     /// The classes that are pending because they were refused.
-    #[cfg(test)]
-    pub(super) fn refused(&self) -> Vec<usize> {
-        self.streak
-            .iter()
-            .flat_map(|streak| streak.refused.keys().copied())
-            .collect()
-    }
-
-    fn sample(&self) -> Option<&Sample> {
-        self.streak.as_ref()?.sample.as_ref()
+    pub(super) fn refused(&self) -> impl Iterator<Item = usize> {
+        let streak = self.streak.iter();
+        streak.flat_map(|streak| streak.refused.keys().copied())
     }
 }
 
@@ -118,55 +95,43 @@ impl LeaseTable {
         (refusal, failure): (Refusal, &Failure),
         now: Instant,
     ) -> ReportVerdict {
-        let token = self.classes[position].token;
-        let last_token = self.last_token;
         let is_evidence = self.is_evidence(id);
         let may_begin = self.is_enough_left();
-        let FirstAnswers::Over(later) = &mut self.first_answers else {
-            return ReportVerdict::Settled;
-        };
+        let later = &mut self.later_answers;
         if refusal.is_missing()
-            || later.failed_before.contains(&position)
+            || self.failed_before.contains(&position)
             || (later.streak.is_none() && !may_begin)
         {
             return ReportVerdict::Settled;
         }
-        let first = later
-            .streak
-            .as_ref()
-            .and_then(|streak| streak.refused.values().find_map(|failure| failure.refusal));
+        let streak = later.streak.get_or_insert_with(|| Streak {
+            refused_after: self.last_token,
+            refused: BTreeMap::new(),
+            sample: None,
+        });
+        let first = streak.refused.values().find_map(|failure| failure.refusal);
         if first.is_some_and(|first| !first.may_have_the_cause_of(refusal)) {
             self.end_streak();
             return ReportVerdict::Settled;
         }
-        let needed = STREAK << later.served.min(MAX_DOUBLINGS);
-        let streak = later.streak.get_or_insert_with(|| Streak {
-            refused_after: last_token,
-            refused: BTreeMap::new(),
-            sample: None,
-        });
         streak.refused.insert(position, failure.clone());
-        let is_long = streak.refused.len() >= needed;
-        let verdict = match &mut streak.sample {
-            Some(sample)
-                if is_evidence && token.is_some_and(|token| token > sample.begun_after) =>
-            {
+        if let Some(sample) = &mut streak.sample {
+            if is_evidence && self.classes[position].token > Some(sample.begun_after) {
                 sample.refused.insert(position, id);
-                if sample.refused.len() >= SAMPLE {
-                    let refuses = OriginRefuses::of(streak.refused.values(), true);
-                    self.first_answers =
-                        refuses.map_or_else(FirstAnswers::default, FirstAnswers::Refused);
-                }
-                ReportVerdict::Doubted
             }
-            None if is_long => self.begin_sample(now),
-            _ => ReportVerdict::Doubted,
-        };
-        if verdict == ReportVerdict::Doubted {
-            self.keep_pending(position)
-        } else {
-            verdict
+            if sample.refused.len() >= SAMPLE {
+                let refuses = OriginRefuses::of(streak.refused.values(), true);
+                later.streak = None;
+                self.first_answers = refuses.map_or(FirstAnswers::Over, FirstAnswers::Refused);
+            }
+        } else if streak.refused.len() >= STREAK << later.served.min(MAX_DOUBLINGS)
+            && !self.begin_later_sample(now)
+        {
+            // The rest is too short for a sample.
+            self.end_streak();
+            return ReportVerdict::Settled;
         }
+        self.keep_pending(position)
     }
 
     /// Whether a worker's refusals count: it has completed a class in its session, or no worker
@@ -185,70 +150,49 @@ impl LeaseTable {
         left >= SAMPLE as u64 && there / (MOSTLY_COMPLETE as u64) < left
     }
 
-    /// Begins a sample of the rest of the list. If the rest is too short the consecutive classes
-    /// have failed.
-    fn begin_sample(&mut self, now: Instant) -> ReportVerdict {
-        let FirstAnswers::Over(later) = &self.first_answers else {
-            return ReportVerdict::Settled;
-        };
-        let is_fresh = |position: &usize| {
-            self.classes[*position].state == State::Fresh
-                && !later.failed_before.contains(position)
-                && !self.is_held_back(*position)
-        };
-        let candidates: Vec<usize> = (0..self.classes.len()).filter(is_fresh).collect();
+    /// Begins a sample of the rest of the list. Returns whether the rest is long enough.
+    fn begin_later_sample(&mut self, now: Instant) -> bool {
+        let candidates = self.candidates(|state| state == State::Fresh);
         if candidates.len() < SAMPLE {
-            self.end_streak();
-            return ReportVerdict::Settled;
+            return false;
         }
-        let able = self
-            .sessions
-            .by_id
-            .keys()
-            .filter(|id| self.is_evidence(**id))
-            .count();
+        let sessions = self.sessions.by_id.keys();
+        let able = sessions.filter(|id| self.is_evidence(**id)).count();
         let witnesses = (able / 2 + 1).min(MAX_WITNESSES);
-        let rest: VecDeque<usize> = spread(candidates.len())
-            .map(|position| candidates[position])
-            .collect();
-        self.high_water.sample(rest.iter().copied());
-        let sample = Sample {
-            begun_after: self.last_token,
-            until: now + LONGEST_SAMPLE,
-            rest,
-            refused: BTreeMap::new(),
-            per_worker: SAMPLE.div_ceil(witnesses),
-        };
-        if let FirstAnswers::Over(LaterAnswers {
-            streak: Some(streak),
-            ..
-        }) = &mut self.first_answers
-        {
-            streak.sample = Some(sample);
+        let rest = self.draw_sample(&candidates);
+        if let Some(streak) = &mut self.later_answers.streak {
+            streak.sample = Some(Sample {
+                begun_after: self.last_token,
+                until: now + LONGEST_SAMPLE,
+                rest,
+                refused: BTreeMap::new(),
+                per_worker: SAMPLE.div_ceil(witnesses),
+            });
         }
-        ReportVerdict::Doubted
+        true
+    }
+
+    fn later_sample(&self) -> Option<&Sample> {
+        self.later_answers.streak.as_ref()?.sample.as_ref()
     }
 
     /// The number of classes of a sample that a worker may be granted; unlimited while there is no
     /// sample.
-    pub(super) fn room_in_later_sample(&self, later: &LaterAnswers, id: SessionId) -> usize {
-        let Some(sample) = later.sample() else {
+    pub(super) fn room_in_later_sample(&self, id: SessionId) -> usize {
+        let Some(sample) = self.later_sample() else {
             return usize::MAX;
         };
         if !self.is_evidence(id) {
             return 0;
         }
         let granted = |session: &Session| {
-            let is_of_sample =
-                |position: &&usize| self.classes[**position].token > Some(sample.begun_after);
-            session.leases.keys().filter(is_of_sample).count()
+            let tokens = session.leases.keys().map(|at| self.classes[*at].token);
+            let of_sample = tokens.filter(|token| *token > Some(sample.begun_after));
+            of_sample.count()
         };
         let all: usize = self.sessions.by_id.values().map(granted).sum();
-        let refused = sample
-            .refused
-            .values()
-            .filter(|session| **session == id)
-            .count();
+        let refused_to = sample.refused.values();
+        let refused = refused_to.filter(|session| **session == id).count();
         let used = refused + self.sessions.by_id.get(&id).map_or(0, granted);
         SAMPLE
             .saturating_sub(all + sample.refused.len())
@@ -256,47 +200,26 @@ impl LeaseTable {
     }
 
     /// The next class of a sample.
-    pub(super) fn next_of_later_sample(&mut self) -> NextOfSample {
-        let FirstAnswers::Over(LaterAnswers {
-            streak:
-                Some(Streak {
-                    sample: Some(sample),
-                    ..
-                }),
-            ..
-        }) = &mut self.first_answers
-        else {
-            return NextOfSample::NoMore;
-        };
-        sample
-            .rest
-            .retain(|position| self.classes[*position].state == State::Fresh);
-        match sample.rest.front().copied() {
-            None => NextOfSample::NoMore,
-            Some(position) if !self.high_water.permits(position) => NextOfSample::NotYet,
-            Some(position) => {
-                sample.rest.pop_front();
-                NextOfSample::Class(position)
-            }
+    pub(super) fn next_of_later_sample(&mut self) -> ControlFlow<Option<usize>> {
+        let streak = self.later_answers.streak.as_mut();
+        match streak.and_then(|streak| streak.sample.as_mut()) {
+            Some(sample) => next_of(&mut sample.rest, &self.classes, &self.high_water),
+            None => ControlFlow::Continue(()),
         }
     }
 
     /// A class was served under this token. If it was granted after the first refusal, the origin
     /// refuses only some classes.
     pub(super) fn later_answer(&mut self, token: Option<LeaseToken>) {
-        if let FirstAnswers::Over(LaterAnswers {
-            streak: Some(streak),
-            ..
-        }) = &self.first_answers
-            && token > Some(streak.refused_after)
-        {
+        let streak = self.later_answers.streak.as_ref();
+        if streak.is_some_and(|streak| token > Some(streak.refused_after)) {
             self.end_streak();
         }
     }
 
     /// Handles the positions in a worker's heartbeat.
     pub(super) fn later_bytes(&mut self, id: SessionId) {
-        if !matches!(&self.first_answers, FirstAnswers::Over(later) if later.streak.is_some()) {
+        if self.later_answers.streak.is_none() {
             return;
         }
         let Some(session) = self.sessions.by_id.get(&id) else {
@@ -317,30 +240,21 @@ impl LeaseTable {
 
     /// A sample that takes too long ends without a result.
     pub(super) fn check_later_sample(&mut self, now: Instant) {
-        let FirstAnswers::Over(later) = &self.first_answers else {
-            return;
-        };
-        if later.sample().is_some_and(|sample| now >= sample.until) {
+        let sample = self.later_sample();
+        if sample.is_some_and(|sample| now >= sample.until) {
             self.end_streak();
         }
     }
 
     /// The origin refuses only some classes: the consecutive ones have failed.
     pub(super) fn end_streak(&mut self) {
-        let FirstAnswers::Over(later) = &mut self.first_answers else {
-            return;
-        };
-        let Some(streak) = later.streak.take() else {
+        let Some(streak) = self.later_answers.streak.take() else {
             return;
         };
         if streak.sample.is_some() {
-            later.served = later.served.saturating_add(1);
+            self.later_answers.served = self.later_answers.served.saturating_add(1);
             self.wake_ups += 1;
         }
-        for (position, failure) in streak.refused {
-            if self.classes[position].state == State::Doubted {
-                self.give_up(position, failure);
-            }
-        }
+        self.give_up_doubted(streak.refused);
     }
 }

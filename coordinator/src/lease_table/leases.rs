@@ -4,12 +4,15 @@
 use std::{mem, time::Duration};
 
 use shared::{
-    ids::SessionId,
+    ids::{LeaseToken, SessionId},
     outcome::{Failure, FailureKind},
 };
 use tokio::time::Instant;
 
-use super::{Lease, LeaseNotice, LeaseTable, ReportedLease, State, pauses::later, trouble::TRIES};
+use super::{
+    Lease, LeaseNotice, LeaseTable, Renewed, ReportedLease, Session, State, UnknownSession,
+    pauses::later, trouble::TRIES,
+};
 
 /// A lease of a session: the class's progress as its worker reports it.
 #[derive(Debug, Clone, Copy)]
@@ -49,7 +52,8 @@ impl LeaseProgress {
     }
 
     /// Records the progress that a heartbeat reports.
-    pub(super) fn name(&mut self, bytes: u64, length: u64, now: Instant) {
+    pub(super) fn name(&mut self, reported: &ReportedLease, now: Instant) {
+        let ReportedLease { bytes, length, .. } = *reported;
         self.named = now;
         let paused = mem::take(&mut self.paused);
         if bytes != self.bytes {
@@ -57,11 +61,12 @@ impl LeaseProgress {
         } else if let Some((at, _)) = &mut self.first {
             *at = later(*at, paused, now);
         }
-        let is_forward = |(_, position): &(Instant, u64)| *position <= bytes;
-        if length != self.length || !self.first.as_ref().is_some_and(is_forward) {
+        if length != self.length || self.first.is_none_or(|(_, first)| first > bytes) {
             self.first = (length > 0).then_some((now, bytes));
         }
-        (self.bytes, self.length) = (bytes, length);
+        self.bytes = bytes;
+        self.length = length;
+        self.is_local = reported.is_local;
     }
 
     /// Records a pause: a time in which no worker could send requests to the origin.
@@ -84,6 +89,43 @@ impl LeaseProgress {
 }
 
 impl LeaseTable {
+    /// Handles a heartbeat: keeps a session and its leases alive, and returns the leases that the
+    /// worker must give up. An expired lease is resumed if the class was not granted to another
+    /// worker meanwhile. A lease that the worker has not named for a whole time to live (its grant
+    /// was lost in transit), or whose transfer makes no progress for a long time, is returned.
+    pub fn renew(
+        &mut self,
+        id: SessionId,
+        held: &[ReportedLease],
+        received_bytes: u64,
+        now: Instant,
+    ) -> Result<Renewed, UnknownSession> {
+        let session = self.sessions.get_mut(id)?;
+        let heard_before = mem::replace(&mut session.heard, now);
+        let before = self.received.entry(&session.hello.instance);
+        let more = received_bytes.saturating_sub(*before);
+        *before += more;
+        self.status.received_bytes = self.status.received_bytes.saturating_add(more);
+        if more > 0 {
+            session.last_received = now;
+            session.last_progress = now;
+            // Bytes arrived after the origin was considered unavailable, so it is available again.
+            let open_since = self.breaker.open_since();
+            if open_since.is_some_and(|since| since <= heard_before) {
+                self.origin_answered(now);
+            }
+        }
+        let drop = self.reconcile(id, held, now);
+        let most = held.iter().map(|held| held.bytes).max();
+        self.first_bytes(most.unwrap_or_default(), more > 0);
+        self.later_bytes(id);
+        self.take_back_idle(id, now);
+        Ok(Renewed {
+            drop,
+            drain: self.sessions.by_id[&id].draining,
+        })
+    }
+
     /// Returns the leases that the session must drop. A session regains a queued class that its
     /// worker lost, if it names the current token, and a class that was granted by an earlier
     /// coordinator, whose grants are not in the ledger. Both are limited by its free slots.
@@ -95,72 +137,67 @@ impl LeaseTable {
     ) -> Vec<Lease> {
         let mut drop = Vec::new();
         let mut room = self.free_slots(id);
-        for ReportedLease {
-            lease,
-            bytes,
-            length,
-            is_local,
-        } in held
-        {
-            let Some(position) = self.index.get(&lease.wnid).copied() else {
-                drop.push(*lease);
+        for reported in held {
+            let Lease { wnid, token } = reported.lease;
+            let Some(position) = self.position(wnid) else {
+                drop.push(reported.lease);
                 continue;
             };
-            let state = self.classes[position].state;
-            let is_current = self.classes[position].token == Some(lease.token);
-            let holding = match state {
-                State::Leased(holder) if holder == id && is_current => self
-                    .sessions
-                    .by_id
-                    .get_mut(&id)
-                    .and_then(|session| session.leases.get_mut(&position)),
-                State::Queued(_) if is_current && room > 0 && self.was_lost_by(position, id) => {
-                    room -= 1;
-                    Some(self.hold(position, id, LeaseProgress::granted(now, false)))
+            let class = &self.classes[position];
+            let may_resume = match class.state {
+                State::Queued(_) => class.token == Some(token) && self.was_lost_by(position, id),
+                State::Fresh | State::Elsewhere => {
+                    token.is_of_an_epoch_before(self.first_token) && self.may_be_held(position)
                 }
-                State::Fresh | State::Elsewhere
-                    if room > 0
-                        && lease.token.is_of_an_epoch_before(self.first_token)
-                        && self.may_be_held(position) =>
-                {
-                    room -= 1;
-                    self.classes[position].token = Some(lease.token);
-                    Some(self.hold(position, id, LeaseProgress::granted(now, false)))
-                }
-                _ => self.attempts.get_mut(position, id, lease.token),
+                _ => false,
             };
-            match holding {
-                Some(holding) => {
-                    holding.name(*bytes, *length, now);
-                    holding.is_local = *is_local;
-                }
-                None => drop.push(*lease),
+            if may_resume && room > 0 {
+                room -= 1;
+                self.classes[position].token = Some(token);
+                self.hold(position, id, LeaseProgress::granted(now, false));
+            }
+            match self.progress(position, id, token) {
+                Some(progress) => progress.name(reported, now),
+                None => drop.push(reported.lease),
             }
         }
         drop
     }
 
-    /// Assigns a class to a session.
-    pub(super) fn hold(
+    /// The progress of a session's lease, or of its speculative attempt, with this token.
+    pub(super) fn progress(
         &mut self,
         position: usize,
         id: SessionId,
-        holding: LeaseProgress,
-    ) -> &mut LeaseProgress {
-        self.set(position, State::Leased(id));
-        let leases = &mut self
-            .sessions
-            .by_id
-            .get_mut(&id)
-            .expect("leases go to known sessions")
-            .leases;
-        leases.entry(position).insert_entry(holding).into_mut()
+        token: LeaseToken,
+    ) -> Option<&mut LeaseProgress> {
+        if self.classes[position].token == Some(token) {
+            let session = self.sessions.by_id.get_mut(&id)?;
+            session.leases.get_mut(&position)
+        } else {
+            self.attempts.get_mut(position, id, token)
+        }
     }
 
-    pub(super) fn take_back_idle(&mut self, id: SessionId, now: Instant) {
-        let Some(session) = self.sessions.by_id.get(&id) else {
-            return;
+    /// The session that holds a class, and the progress of its lease.
+    pub(super) fn holder(&self, position: usize) -> Option<(&Session, &LeaseProgress)> {
+        let State::Leased(id) = self.classes[position].state else {
+            return None;
         };
+        let session = self.sessions.by_id.get(&id)?;
+        Some((session, session.leases.get(&position)?))
+    }
+
+    /// Records that a session holds a class.
+    pub(super) fn hold(&mut self, position: usize, id: SessionId, progress: LeaseProgress) {
+        self.set(position, State::Leased(id));
+        let session = self.sessions.get_mut(id);
+        let session = session.expect("leases go to known sessions");
+        session.leases.insert(position, progress);
+    }
+
+    fn take_back_idle(&mut self, id: SessionId, now: Instant) {
+        let session = &self.sessions.by_id[&id];
         let ttl = self.ttl;
         let stuck_after = self.stuck_after;
         let last_progress = session.last_progress;
@@ -175,13 +212,13 @@ impl LeaseTable {
         for (position, is_wedged) in idle {
             if is_wedged {
                 let session = &self.sessions.by_id[&id];
-                let worker = session.hello.worker.clone();
                 self.notices.push(LeaseNotice::NoProgress {
                     wnid: self.classes[position].wnid,
-                    worker,
+                    worker: session.hello.worker.clone(),
                 });
-                let tried = self.troubles.note(position, session.name_key(), false, now);
-                if tried >= TRIES && !self.attempts.has_attempt(position) {
+                let key = session.name_key();
+                let tried = self.troubles.note(position, key, false, now);
+                if tried >= TRIES && !self.attempts.of.contains_key(&position) {
                     let limit = humantime::format_duration(stuck_after);
                     let message = format!("no progress for {limit}, {TRIES} times");
                     self.give_up(position, Failure::new(FailureKind::Timeout, message));
@@ -191,8 +228,8 @@ impl LeaseTable {
             self.give_back(position);
         }
         for position in self.attempted_by(id) {
-            let holding = self.attempts.holding(position);
-            if holding.is_some_and(|held| not_listed(held) || wedged(held)) {
+            let held = &self.attempts.of[&position].holding;
+            if not_listed(held) || wedged(held) {
                 self.end_attempt(position);
             }
         }
@@ -226,8 +263,8 @@ impl LeaseTable {
                 self.returned.remove(&key);
                 self.lost_by.remove(&position);
             }
-            State::Delayed(until) => self.troubles.end_delay(position, until),
-            State::Doubted => self.breaker.end_doubt(position),
+            State::Delayed(until) => drop(self.delayed.remove(&(until, position))),
+            State::Doubted => drop(self.breaker.doubts.remove(&position)),
             State::Elsewhere => self.elsewhere.pending -= 1,
             State::Leased(id) if state != before => {
                 if let Some(session) = self.sessions.by_id.get_mut(&id) {
@@ -239,7 +276,7 @@ impl LeaseTable {
         }
         match state {
             State::Queued(key) => drop(self.returned.insert(key, position)),
-            State::Delayed(until) => self.troubles.delay(position, until),
+            State::Delayed(until) => drop(self.delayed.insert((until, position))),
             State::Success | State::Skipped | State::Failed => self.losses.forget(position),
             State::Elsewhere => self.elsewhere.pending += 1,
             _ => {}

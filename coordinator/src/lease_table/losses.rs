@@ -10,11 +10,7 @@
 //!
 //! Invariant: a class that makes no progress and is lost by every worker fails.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    mem,
-    time::Duration,
-};
+use std::{collections::HashMap, mem, time::Duration};
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
@@ -45,7 +41,7 @@ pub(super) struct Loss {
 }
 
 /// The losses of one class since it last made progress.
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 struct ClassLosses {
     /// Sum of the weights of the losses.
     weight: u8,
@@ -77,29 +73,16 @@ impl Losses {
         (bytes, length): (u64, u64),
         is_proven: bool,
     ) {
-        let lost = match self.0.entry(class) {
-            Entry::Vacant(entry) => {
-                entry.insert(ClassLosses {
-                    weight,
-                    confirmed: 0,
-                    last: at,
-                    furthest: bytes,
-                });
-                return;
-            }
-            Entry::Occupied(entry) => entry.into_mut(),
+        let new = ClassLosses {
+            weight: 0,
+            confirmed: 0,
+            last: at,
+            furthest: bytes,
         };
-        if bytes
-            >= lost
-                .furthest
-                .saturating_add(LEAST_PROGRESS.max(length / 100))
-        {
-            *lost = ClassLosses {
-                weight: 0,
-                confirmed: 0,
-                last: at,
-                furthest: bytes,
-            };
+        let lost = self.0.entry(class).or_insert(new);
+        let progress = LEAST_PROGRESS.max(length / 100);
+        if bytes >= lost.furthest.saturating_add(progress) {
+            *lost = new;
         }
         if lost.is_suspect() && is_proven {
             lost.confirmed = lost.confirmed.saturating_add(weight);
@@ -143,13 +126,11 @@ impl LeaseTable {
             .keys()
             .map(|position| (*position, self.classes[*position].token))
             .collect();
-        let (_, ended) = self.end(
-            id,
-            Some(Loss {
-                weight: LOSS,
-                at: now,
-            }),
-        );
+        let loss = Loss {
+            weight: LOSS,
+            at: now,
+        };
+        let (_, ended) = self.end(id, Some(loss));
         for (position, token) in tokens {
             // A class with a speculative attempt is leased to that one instead.
             if matches!(self.classes[position].state, State::Queued(_)) {
@@ -170,12 +151,12 @@ impl LeaseTable {
             }
         }
         let mut session = self.sessions.remove(id);
-        self.breaker.left(id);
+        self.inventories.left(&session);
+        self.breaker.failed_by.remove(&id);
         self.count_workers();
-        let worker = session.hello.worker.clone();
         let mut ended = Ended {
             session: id,
-            worker,
+            worker: session.hello.worker.clone(),
             returned: 0,
             given_up: Vec::new(),
         };

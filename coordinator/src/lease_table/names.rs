@@ -1,8 +1,8 @@
 //! Binds the names of workers to credentials. Within a run a name belongs to the credential that
 //! used it first. Without credentials, or if all workers share one token, the owner of a name
-//! cannot be determined, and only the rules of [`Sessions::claim`] protect it.
+//! cannot be determined, and only [`Session::allow_takeover`] protects it.
 //!
-//! [`Sessions::claim`]: super::sessions::Sessions::claim
+//! [`Session::allow_takeover`]: super::sessions::Session::allow_takeover
 
 use std::collections::HashMap;
 

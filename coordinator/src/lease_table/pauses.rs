@@ -10,31 +10,24 @@ use tokio::time::Instant;
 
 use super::LeaseTable;
 
-/// Time of the last call of [`LeaseTable::note_pause`].
-#[derive(Debug, Default)]
-pub(super) struct Pauses {
-    last_call: Option<Instant>,
-}
-
 impl LeaseTable {
     /// Called once a second. `is_paused`: no worker may send requests to the origin now; the time
     /// since the last call then counts as a pause.
     pub(super) fn note_pause(&mut self, is_paused: bool, now: Instant) {
-        let last_call = self.pauses.last_call.replace(now).unwrap_or(now);
+        let last_call = self.last_pause_check.replace(now).unwrap_or(now);
         if !is_paused {
             return;
         }
         let time = now.saturating_duration_since(last_call);
         for session in self.sessions.by_id.values_mut() {
             session.last_progress = later(session.last_progress, time, now);
-            session
-                .leases
-                .values_mut()
-                .for_each(|held| held.pause(time, now));
+            for held in session.leases.values_mut() {
+                held.pause(time, now);
+            }
         }
-        self.attempts
-            .holdings()
-            .for_each(|held| held.pause(time, now));
+        for attempt in self.attempts.of.values_mut() {
+            attempt.holding.pause(time, now);
+        }
     }
 }
 

@@ -64,11 +64,11 @@ impl<Key: Clone + Eq + Hash, Value: Default> LruMap<Key, Value> {
         self.of.get(key).map(|(_, value)| value)
     }
 
-    /// Removes a key.
-    pub(super) fn remove(&mut self, key: &Key) {
-        if let Some((last_use, _)) = self.of.remove(key) {
-            self.by_use.remove(&last_use);
-        }
+    /// Removes a key. Returns its value.
+    pub(super) fn remove(&mut self, key: &Key) -> Option<Value> {
+        let (last_use, value) = self.of.remove(key)?;
+        self.by_use.remove(&last_use);
+        Some(value)
     }
 
     /// All values.

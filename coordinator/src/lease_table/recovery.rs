@@ -4,7 +4,7 @@
 //!
 //! [`HighWater`]: super::high_water::HighWater
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeMap, time::Duration};
 
 use tokio::time::Instant;
 
@@ -12,54 +12,6 @@ use super::{
     EXPIRY_MARGIN, LeaseNotice, LeaseTable,
     high_water::{HighWater, Mark},
 };
-
-/// The workers that are expected back, and the end of the wait.
-#[derive(Debug)]
-pub(super) struct Recovery {
-    expected: BTreeSet<String>,
-    until: Instant,
-}
-
-impl Recovery {
-    /// `None` if there is no worker to wait for. Each worker comes with the time to live that the
-    /// previous coordinator set for it; `ttl` is the current one.
-    pub(super) fn of(
-        workers: impl IntoIterator<Item = (String, Duration)>,
-        ttl: Duration,
-        now: Instant,
-    ) -> Option<Self> {
-        let mut expected = BTreeSet::new();
-        let mut longest = ttl;
-        for (worker, told) in workers {
-            expected.insert(worker);
-            longest = longest.max(told);
-        }
-        (!expected.is_empty()).then_some(Self {
-            expected,
-            until: now + longest + EXPIRY_MARGIN,
-        })
-    }
-
-    /// Removes a worker that has registered again. Returns whether it was the last one.
-    pub(super) fn is_complete_with(&mut self, worker: &str) -> bool {
-        self.expected.remove(worker) && self.expected.is_empty()
-    }
-
-    /// Whether the wait for the other workers has ended.
-    pub(super) fn is_over_at(&self, now: Instant) -> bool {
-        now >= self.until
-    }
-
-    /// Number of workers that have not registered again.
-    pub(super) fn missing(&self) -> usize {
-        self.expected.len()
-    }
-
-    /// Names of the workers that have not registered again.
-    pub(super) fn into_missing(self) -> impl Iterator<Item = String> {
-        self.expected.into_iter()
-    }
-}
 
 /// The workers that are expected back after a restart.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -86,19 +38,20 @@ impl LeaseTable {
     /// the time to live that was set for it. A class that may have been granted before is granted
     /// only when all of them have registered with what they hold, or their leases have expired.
     pub fn recover(&mut self, workers: impl IntoIterator<Item = (String, Duration)>, now: Instant) {
-        self.recovery = Recovery::of(workers, self.ttl, now);
-        if self.recovery.is_some() {
-            self.fresh = self.high_water.former();
-        }
+        let workers = BTreeMap::from_iter(workers);
+        let Some(longest) = workers.values().copied().max() else {
+            return;
+        };
+        self.fresh = self.high_water.former();
+        self.recovery = Some(Expected {
+            until: now + longest.max(self.ttl) + EXPIRY_MARGIN,
+            workers: workers.into_keys().collect(),
+        });
     }
 
     /// The workers that the recovery waits for, if there is a recovery.
-    pub fn expected(&self) -> Option<Expected> {
-        let recovery = self.recovery.as_ref()?;
-        Some(Expected {
-            workers: recovery.expected.iter().cloned().collect(),
-            until: recovery.until,
-        })
+    pub fn expected(&self) -> Option<&Expected> {
+        self.recovery.as_ref()
     }
 
     /// The mark that must become durable before further grants, if it differs from the last
@@ -122,26 +75,24 @@ impl LeaseTable {
     /// Whether a worker may hold the class from a former epoch. Classes that were complete on
     /// another worker are granted independently of the mark, so they may be held, too.
     pub(super) fn may_be_held(&self, position: usize) -> bool {
-        self.high_water.may_be_held(position) || self.elsewhere.may_be_held(position)
+        self.high_water.may_be_held(position) || self.elsewhere.begun.contains(&position)
     }
 
     /// Records that a worker of the previous coordinator has registered again.
     pub(super) fn is_back(&mut self, worker: &str) {
-        if self
-            .recovery
-            .as_mut()
-            .is_some_and(|recovery| recovery.is_complete_with(worker))
+        if let Some(Expected { workers, .. }) = &mut self.recovery
+            && let Ok(at) = workers.binary_search_by(|expected| expected.as_str().cmp(worker))
         {
-            self.end_recovery();
+            workers.remove(at);
+            if workers.is_empty() {
+                self.end_recovery();
+            }
         }
     }
 
     pub(super) fn end_recovery(&mut self) {
-        let missing = self
-            .recovery
-            .take()
-            .into_iter()
-            .flat_map(Recovery::into_missing);
+        let missing = self.recovery.take().map(|recovery| recovery.workers);
+        let missing = missing.into_iter().flatten();
         self.notices.extend(missing.map(LeaseNotice::NotReturned));
         // The classes that were held back are granted first.
         self.fresh = 0;

@@ -13,25 +13,20 @@ use super::{LeaseTable, ReportedLease};
 /// Added before a duration is truncated to whole seconds, which rounds it.
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
-/// The lengths of the settled classes.
-#[derive(Debug)]
+/// The number of settled classes of known length, and the total bytes of their tars.
+#[derive(Debug, Clone, Copy)]
 pub(super) struct Lengths {
-    sum: Sum,
-    /// Rows without a class id. They count as failed, but are no evidence about the classes.
-    invalid: u64,
-}
-
-/// A number of classes, and the total bytes of their tars.
-#[derive(Debug, Clone, Copy, Default)]
-struct Sum {
     classes: u64,
     bytes: u64,
+    /// Rows without a class id. They count as failed, but are no evidence about the classes.
+    invalid: u64,
 }
 
 impl Lengths {
     pub(super) fn with_invalid_rows(invalid: u64) -> Self {
         Self {
-            sum: Sum::default(),
+            classes: 0,
+            bytes: 0,
             invalid,
         }
     }
@@ -42,12 +37,10 @@ impl Lengths {
         if let Outcome::Success(published) | Outcome::Skipped(published) = outcome
             && published.bytes > 0
         {
-            self.sum.add(published.bytes);
+            self.add(published.bytes);
         }
     }
-}
 
-impl Sum {
     fn add(&mut self, bytes: u64) {
         self.classes += 1;
         self.bytes = self.bytes.saturating_add(bytes);
@@ -65,15 +58,11 @@ impl LeaseTable {
     /// the lengths of most leased classes are unknown: of classes that were started at the same
     /// time the short ones end first, so the mean of the ended ones alone is too small.
     pub fn remaining_bytes(&self) -> Option<u64> {
-        let mut lengths = self.lengths.sum;
+        let mut lengths = self.lengths;
         let mut leased_unknown = 0;
         let mut missing: u64 = 0;
-        for held in self
-            .sessions
-            .by_id
-            .values()
-            .flat_map(|session| session.leases.values())
-        {
+        let sessions = self.sessions.by_id.values();
+        for held in sessions.flat_map(|session| session.leases.values()) {
             if held.length == 0 {
                 leased_unknown += 1;
             } else {
@@ -94,18 +83,12 @@ impl LeaseTable {
     /// A request for leases names the classes that the worker holds. Lengths that no heartbeat has
     /// named yet count from now on; positions and leases change with heartbeats only.
     pub fn learn_lengths(&mut self, id: SessionId, held: &[ReportedLease]) {
-        let Some(session) = self.sessions.by_id.get_mut(&id) else {
-            return;
-        };
         for ReportedLease { lease, length, .. } in held {
-            let Some(position) = self.index.get(&lease.wnid) else {
-                continue;
-            };
-            if self.classes[*position].token == Some(lease.token)
-                && let Some(holding) = session.leases.get_mut(position)
-                && holding.length == 0
+            if let Some(position) = self.position(lease.wnid)
+                && let Some(progress) = self.progress(position, id, lease.token)
+                && progress.length == 0
             {
-                holding.length = *length;
+                progress.length = *length;
             }
         }
     }
@@ -117,20 +100,15 @@ impl LeaseTable {
 
     /// The first of these classes that is not in the list.
     pub fn first_not_in_list(&self, wnids: &[Wnid]) -> Option<Wnid> {
-        wnids
-            .iter()
-            .find(|wnid| !self.index.contains_key(wnid))
-            .copied()
+        let is_missing = |wnid: &&Wnid| self.position(**wnid).is_none();
+        wnids.iter().find(is_missing).copied()
     }
 
     /// The position in the tar of a class that its holder named last.
     pub fn position_in_tar(&self, id: SessionId, wnid: Wnid) -> u64 {
-        let position = self.index.get(&wnid);
-        let session = self.sessions.by_id.get(&id);
-        let held = position
-            .zip(session)
-            .and_then(|(position, session)| session.leases.get(position));
-        held.map_or(0, |held| held.bytes)
+        let holder = self.position(wnid).and_then(|at| self.holder(at));
+        let held = holder.filter(|(session, _)| session.id == id);
+        held.map_or(0, |(_, held)| held.bytes)
     }
 
     /// Sets the estimate in the counts, to the nearest second. `None` once the job is done.

@@ -8,7 +8,7 @@ use std::{
 use shared::ids::{CredentialId, SessionId};
 use tokio::time::Instant;
 
-use super::{EXPIRY_MARGIN, UnknownSession, leases::LeaseProgress, recent::LruMap};
+use super::{EXPIRY_MARGIN, UnknownSession, leases::LeaseProgress};
 use crate::fleet::{WorkerState, WorkerView};
 
 /// Maximum number of takeovers of a name within [`TAKEOVER_WINDOW`]; with more of them, two
@@ -22,10 +22,6 @@ const MAX_DISPLACED: usize = 8;
 const FAILURES_IN_A_ROW: u32 = 5;
 /// Time for which a quarantined worker is granted nothing.
 pub(super) const QUARANTINE: Duration = Duration::from_mins(5);
-/// Time for which other workers wait for the inventory of a worker's storage.
-pub(super) const INVENTORY_TIMEOUT: Duration = Duration::from_secs(30);
-/// All inventories together delay the first grant by at most this, however many storages register.
-pub(super) const ALL_INVENTORIES_TIMEOUT: Duration = Duration::from_mins(1);
 /// Maximum number of sessions: twice the number of workers that a coordinator is tested with. A
 /// session takes about 1 KB.
 pub(super) const MOST_SESSIONS: usize = 20_000;
@@ -86,8 +82,10 @@ pub struct WorkerInfo {
 /// The session of one worker.
 #[derive(Debug)]
 pub(super) struct Session {
+    pub(super) id: SessionId,
     pub(super) hello: WorkerInfo,
-    expires: Instant,
+    /// Time of the registration or of the last heartbeat.
+    pub(super) heard: Instant,
     pub(super) leases: BTreeMap<usize, LeaseProgress>,
     /// The processes that had the name before, and when each lost it.
     displaced: VecDeque<(Vec<u8>, Instant)>,
@@ -128,11 +126,6 @@ impl Session {
         format!("worker {}", self.hello.worker)
     }
 
-    /// Both keys under which its failures are recorded.
-    pub(super) fn keys(&self) -> [String; 2] {
-        [self.name_key(), self.host_key()]
-    }
-
     pub(super) fn is_quarantined(&self, now: Instant) -> bool {
         self.quarantined_until.is_some_and(|until| now < until)
     }
@@ -142,7 +135,23 @@ impl Session {
         !self.draining && !self.is_quarantined(now)
     }
 
-    fn view(&self, ttl: Duration, received: u64, now: Instant) -> WorkerView {
+    /// Decides whether another process may have the name of this session. The newest process gets
+    /// it, which usually is a restarted worker. If a process registers again that had lost the
+    /// name, it is alive, so two processes use the name.
+    pub(super) fn allow_takeover(&mut self, instance: &[u8], now: Instant) -> Result<(), Refused> {
+        let mut displaced = self.displaced.iter();
+        self.contested |= displaced.any(|(older, _)| older == instance);
+        let is_recent = |(_, lost): &&(_, Instant)| now - *lost < TAKEOVER_WINDOW;
+        let takeovers = self.displaced.iter().filter(is_recent).count();
+        if self.contested || takeovers >= MAX_TAKEOVERS {
+            return Err(Refused::NameTaken {
+                worker: self.hello.worker.clone(),
+            });
+        }
+        Ok(())
+    }
+
+    fn view(&self, received_bytes: u64, now: Instant) -> WorkerView {
         let state = match (self.draining, self.is_quarantined(now)) {
             (true, _) => WorkerState::Draining,
             (_, true) => WorkerState::Quarantined,
@@ -157,23 +166,12 @@ impl Session {
             success,
             skipped,
             failed,
-            received_bytes: received,
-            silent: (now + ttl + EXPIRY_MARGIN).saturating_duration_since(self.expires),
+            received_bytes,
+            silent: now.saturating_duration_since(self.heard),
             storage: self.hello.storage.clone(),
             build: self.hello.build.clone(),
         }
     }
-}
-
-/// State of a name for a process that registers under it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum NameClaim {
-    /// The process already has the session.
-    Mine(SessionId),
-    /// The session belongs to another process, which is assumed to have ended.
-    Takeover(SessionId),
-    /// The name has no session.
-    Free,
 }
 
 /// The sessions that have not ended.
@@ -185,64 +183,31 @@ pub(super) struct Sessions {
     pub(super) slots: u64,
     last: SessionId,
     ttl: Duration,
-    /// Sessions whose workers are taking the inventory of their storage, and since when.
-    surveys: BTreeMap<SessionId, Instant>,
-    /// When the first inventory of the run began.
-    first_inventory: Option<Instant>,
-    /// Storages whose inventory was requested from a worker.
-    surveyed: LruMap<String, bool>,
 }
 
 impl Sessions {
     /// No sessions; ids are numbered after `last`.
     pub(super) fn new(last: SessionId, ttl: Duration) -> Self {
-        let by_id = BTreeMap::new();
-        let by_worker = HashMap::new();
-        let surveys = BTreeMap::new();
-        let surveyed = LruMap::of_at_most(FORMER);
         Self {
-            by_id,
-            by_worker,
+            by_id: BTreeMap::new(),
+            by_worker: HashMap::new(),
             slots: 0,
             last,
             ttl,
-            surveys,
-            first_inventory: None,
-            surveyed,
         }
     }
 
-    /// Decides whether a process may have a name. The newest process gets it, which usually is a
-    /// restarted worker. If a process registers again that had lost the name, it is alive, so two
-    /// processes use the name.
-    pub(super) fn claim(
-        &mut self,
-        worker: &str,
-        instance: &[u8],
-        now: Instant,
-    ) -> Result<NameClaim, Refused> {
-        let Some(id) = self.by_worker.get(worker).copied() else {
-            return Ok(NameClaim::Free);
-        };
-        let session = self
-            .by_id
-            .get_mut(&id)
-            .expect("names lead to known sessions");
-        if session.hello.instance == instance {
-            return Ok(NameClaim::Mine(id));
-        }
-        session.contested |= session.displaced.iter().any(|(older, _)| older == instance);
-        let lately = session
-            .displaced
-            .iter()
-            .filter(|(_, lost)| now - *lost < TAKEOVER_WINDOW)
-            .count();
-        if session.contested || lately >= MAX_TAKEOVERS {
-            return Err(Refused::NameTaken {
-                worker: worker.to_owned(),
-            });
-        }
-        Ok(NameClaim::Takeover(id))
+    pub(super) fn get(&self, id: SessionId) -> Result<&Session, UnknownSession> {
+        self.by_id.get(&id).ok_or(UnknownSession)
+    }
+
+    pub(super) fn get_mut(&mut self, id: SessionId) -> Result<&mut Session, UnknownSession> {
+        self.by_id.get_mut(&id).ok_or(UnknownSession)
+    }
+
+    /// The session of the worker of this name.
+    pub(super) fn of_worker(&mut self, worker: &str) -> Option<&mut Session> {
+        self.by_id.get_mut(self.by_worker.get(worker)?)
     }
 
     /// Opens a session. `replaced`: the previous session of the name.
@@ -268,8 +233,9 @@ impl Sessions {
             drawn
         };
         let session = Session {
+            id,
             hello: hello.clone(),
-            expires: now + self.ttl + EXPIRY_MARGIN,
+            heard: now,
             leases: BTreeMap::new(),
             displaced,
             contested: false,
@@ -287,53 +253,6 @@ impl Sessions {
         self.slots += u64::from(hello.slots);
         self.by_worker.insert(hello.worker.clone(), id);
         id
-    }
-
-    /// Whether a worker must report the inventory of its storage: it was requested from no other
-    /// worker, or this worker has not finished it.
-    pub(super) fn survey(&mut self, id: SessionId, now: Instant) -> bool {
-        let storage = &self.by_id[&id].hello.storage;
-        let asked = !storage.is_empty() && !std::mem::replace(self.surveyed.entry(storage), true);
-        if asked {
-            self.first_inventory.get_or_insert(now);
-            self.surveys.insert(id, now);
-        }
-        asked || self.surveys.contains_key(&id)
-    }
-
-    /// Number of storages that are remembered.
-    #[cfg(test)]
-    pub(super) fn remembered_storages(&self) -> usize {
-        self.surveyed.values().count()
-    }
-
-    /// Records that a worker has reported its inventory. Returns whether other workers may have
-    /// waited for it.
-    pub(super) fn end_survey(&mut self, id: SessionId) -> bool {
-        self.surveys.remove(&id).is_some()
-    }
-
-    /// Whether grants wait for the inventory of some storage.
-    pub(super) fn is_surveying(&self, now: Instant) -> bool {
-        let in_time = self
-            .first_inventory
-            .is_some_and(|first| now - first < ALL_INVENTORIES_TIMEOUT);
-        in_time
-            && self
-                .surveys
-                .values()
-                .any(|since| now - *since < INVENTORY_TIMEOUT)
-    }
-
-    /// Stops waiting for inventories that take too long. Returns whether there were any.
-    pub(super) fn expire_surveys(&mut self, now: Instant) -> bool {
-        let before = self.surveys.len();
-        let in_time = self
-            .first_inventory
-            .is_some_and(|first| now - first < ALL_INVENTORIES_TIMEOUT);
-        self.surveys
-            .retain(|_, since| in_time && now - *since < INVENTORY_TIMEOUT);
-        self.surveys.len() < before
     }
 
     /// Records that a worker has completed a class.
@@ -355,12 +274,12 @@ impl Sessions {
             session.in_a_row_since = now;
         }
         session.in_a_row += 1;
+        if session.in_a_row < FAILURES_IN_A_ROW {
+            return false;
+        }
         let since = session.in_a_row_since;
-        let enough = session.in_a_row >= FAILURES_IN_A_ROW;
-        let is_known_to_work = |(other, session): (&SessionId, &Session)| {
-            *other != id && session.last_success.is_some_and(|success| success >= since)
-        };
-        if !enough || !self.by_id.iter().any(is_known_to_work) {
+        let mut successes = self.by_id.values().filter(|other| other.id != id);
+        if !successes.any(|other| other.last_success >= Some(since)) {
             return false;
         }
         let session = self.by_id.get_mut(&id).expect("it was there a moment ago");
@@ -371,96 +290,67 @@ impl Sessions {
 
     /// Ends quarantines whose time has passed. Returns whether there were any.
     pub(super) fn end_quarantines(&mut self, now: Instant) -> bool {
-        let mut ended = false;
-        for session in self.by_id.values_mut() {
-            if session.quarantined_until.is_some_and(|until| until <= now) {
-                session.quarantined_until = None;
-                ended = true;
-            }
-        }
-        ended
+        let is_over = |until: &mut Instant| *until <= now;
+        let sessions = self.by_id.values_mut();
+        let ended = sessions.filter_map(|session| session.quarantined_until.take_if(is_over));
+        ended.count() > 0
     }
 
     /// Of [`SAMPLE`] sessions that follow this id, the matching one whose last heartbeat is the
     /// oldest. The caller draws the id at random.
     pub(super) fn sample(&self, id: u64, fits: impl Fn(&Session) -> bool) -> Option<SessionId> {
-        let behind = self
-            .by_id
-            .range(SessionId(id)..)
-            .chain(&self.by_id)
-            .take(SAMPLE);
-        let fitting = behind.filter(|(_, session)| fits(session));
-        fitting
-            .min_by_key(|(_, session)| session.expires)
+        let behind = self.by_id.range(SessionId(id)..).chain(&self.by_id);
+        behind
+            .take(SAMPLE)
+            .filter(|(_, session)| fits(session))
+            .min_by_key(|(_, session)| session.heard)
             .map(|(id, _)| *id)
     }
 
-    /// Whether a matching worker other than this one may be granted classes.
-    pub(super) fn is_there_another(
-        &self,
-        id: SessionId,
-        now: Instant,
-        fits: impl Fn(&Session) -> bool,
-    ) -> bool {
+    /// Whether a matching worker may be granted classes.
+    pub(super) fn any_healthy(&self, now: Instant, fits: impl Fn(&Session) -> bool) -> bool {
         self.by_id
-            .iter()
-            .any(|(other, session)| *other != id && session.is_healthy(now) && fits(session))
+            .values()
+            .any(|session| session.is_healthy(now) && fits(session))
     }
 
     /// Whether a worker that may be granted classes, and whose time to live has not passed, has
     /// completed a class in its session.
     pub(super) fn is_there_proven(&self, now: Instant) -> bool {
-        let is_proven = |session: &Session| session.last_success.is_some() && now < session.expires;
-        self.by_id
-            .values()
-            .any(|session| is_proven(session) && session.is_healthy(now))
+        self.any_healthy(now, |session| {
+            session.last_success.is_some() && !self.is_late(session, now)
+        })
     }
 
     /// All workers, by name.
     pub(super) fn views(&self, received: impl Fn(&[u8]) -> u64, now: Instant) -> Vec<WorkerView> {
-        let view =
-            |session: &Session| session.view(self.ttl, received(&session.hello.instance), now);
+        let view = |session: &Session| session.view(received(&session.hello.instance), now);
         let mut views: Vec<WorkerView> = self.by_id.values().map(view).collect();
         views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         views
-    }
-
-    /// Records a heartbeat of a worker. Returns the nonce of its process.
-    pub(super) fn renew(&mut self, id: SessionId, now: Instant) -> Result<&[u8], UnknownSession> {
-        let session = self.by_id.get_mut(&id).ok_or(UnknownSession)?;
-        session.expires = now + self.ttl + EXPIRY_MARGIN;
-        Ok(&session.hello.instance)
-    }
-
-    /// Time of the last heartbeat of a worker.
-    pub(super) fn heard(&self, id: SessionId) -> Result<Instant, UnknownSession> {
-        let session = self.by_id.get(&id).ok_or(UnknownSession)?;
-        Ok(session.expires - (self.ttl + EXPIRY_MARGIN))
     }
 
     pub(super) fn remove(&mut self, id: SessionId) -> Session {
         let session = self.by_id.remove(&id).expect("only known sessions end");
         self.by_worker.remove(&session.hello.worker);
         self.slots -= u64::from(session.hello.slots);
-        if self.surveys.remove(&id).is_some() {
-            // Another worker must report the inventory.
-            self.surveyed.remove(&session.hello.storage);
-        }
         session
     }
 
     /// The sessions whose time to live has passed.
     pub(super) fn late(&self, now: Instant) -> Vec<SessionId> {
-        self.by_id
-            .iter()
-            .filter_map(|(id, session)| (session.expires <= now).then_some(*id))
-            .collect()
+        let sessions = self.by_id.values();
+        let late = sessions.filter(|session| self.is_late(session, now));
+        late.map(|session| session.id).collect()
     }
 
-    /// Whether the last heartbeat of a worker is at most `span` ago.
-    pub(super) fn is_fresh(&self, id: SessionId, span: Duration, now: Instant) -> bool {
-        self.by_id
-            .get(&id)
-            .is_some_and(|session| now + self.ttl + EXPIRY_MARGIN <= session.expires + span)
+    fn is_late(&self, session: &Session, now: Instant) -> bool {
+        session.heard + self.ttl + EXPIRY_MARGIN <= now
     }
+}
+
+/// Whether two workers write to different storages. A worker whose storage is not known counts as
+/// having its own.
+pub(super) fn use_different_storages(one: &Session, other: &Session) -> bool {
+    one.hello.storage.is_empty() || one.hello.storage != other.hello.storage
 }

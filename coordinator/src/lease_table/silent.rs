@@ -14,39 +14,17 @@
 //!
 //! [`Attempts`]: super::attempts::Attempts
 
-use std::{collections::BTreeSet, time::Duration};
+use std::collections::BTreeSet;
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{LeaseNotice, LeaseTable, State, leases::LeaseProgress, sessions::Session};
+use super::{
+    LeaseNotice, LeaseTable, State, WorkerInfo, leases::LeaseProgress, sessions::Session, to_usize,
+};
 
 /// Limit on the exponent by which the time to wait grows.
 const MAX_DOUBLINGS: u32 = 10;
-
-/// The leases that are silent.
-#[derive(Debug)]
-pub(super) struct Silent {
-    /// Time without a byte after which a lease is silent, if its class was never taken.
-    after: Duration,
-    /// Classes that may be taken, as of the last scan.
-    due: BTreeSet<usize>,
-}
-
-impl Default for Silent {
-    fn default() -> Self {
-        Self::after(Duration::MAX)
-    }
-}
-
-impl Silent {
-    pub(super) fn after(patience: Duration) -> Self {
-        Self {
-            after: patience,
-            due: BTreeSet::new(),
-        }
-    }
-}
 
 impl LeaseTable {
     /// Finds silent leases and wakes waiting workers if there are new ones. `quiet`: no worker may
@@ -58,21 +36,22 @@ impl LeaseTable {
         } else {
             BTreeSet::new()
         };
-        if !due.is_subset(&self.silent.due) {
+        if !due.is_subset(&self.silent) {
             self.wake_ups += 1;
         }
-        self.silent.due = due;
+        self.silent = due;
     }
 
     fn silent_leases(&self, now: Instant) -> BTreeSet<usize> {
-        let of = |session: &Session| {
-            let silent = session
-                .leases
-                .iter()
-                .filter(|(class, held)| self.is_silent(**class, session, held, now));
-            silent.map(|(class, _)| *class).collect::<Vec<_>>()
-        };
-        self.sessions.by_id.values().flat_map(of).collect()
+        let sessions = self.sessions.by_id.values();
+        let leases = sessions.flat_map(|session| {
+            let leases = session.leases.iter();
+            leases.map(move |(class, held)| (*class, session, held))
+        });
+        leases
+            .filter(|(class, session, held)| self.is_silent(*class, session, held, now))
+            .map(|(class, ..)| class)
+            .collect()
     }
 
     fn is_silent(
@@ -83,7 +62,7 @@ impl LeaseTable {
         now: Instant,
     ) -> bool {
         let doublings = u32::from(self.classes[class].taken).min(MAX_DOUBLINGS);
-        let patience = self.silent.after.saturating_mul(1 << doublings);
+        let patience = self.silent_after.saturating_mul(1 << doublings);
         // A class that was received completely is being published.
         let is_whole = held.length > 0 && held.bytes >= held.length;
         held.stalled(session.last_progress, now) >= patience
@@ -92,44 +71,33 @@ impl LeaseTable {
             && self.attempts.affords(held.bytes)
     }
 
-    /// How many silent classes a worker may take now: one of which it has not yet received bytes,
-    /// plus one for each class that it has completed in its session.
-    pub(super) fn room_for_silent(&self, id: SessionId) -> usize {
-        let session = &self.sessions.by_id[&id];
-        let is_waiting = |(class, held): &(&usize, &LeaseProgress)| {
-            self.classes[**class].is_taken && held.bytes == 0
-        };
-        let waiting = session.leases.iter().filter(is_waiting).count();
-        let done = usize::try_from(session.settled[0]).unwrap_or(usize::MAX);
-        done.saturating_add(1).saturating_sub(waiting)
-    }
-
     /// Whether a failure of this class is not final, because the reporting worker took the class
     /// from a worker with a live session: another worker tries it once more.
     pub(super) fn may_be_wrong(&self, class: usize, id: SessionId, now: Instant) -> bool {
-        let has_not_failed =
-            |other: &Session| !self.troubles.has_failed(class, now, || other.keys());
-        self.classes[class].is_taken && self.sessions.is_there_another(id, now, has_not_failed)
+        self.classes[class].is_taken
+            && self.sessions.any_healthy(now, |other| {
+                other.id != id && !self.troubles.has_failed(class, other, now)
+            })
     }
 
-    /// Makes a silent class pending for this worker. The caller grants it next.
+    /// Makes a silent class pending for this worker, if it may take one. The caller grants it next.
     pub(super) fn take_silent(&mut self, id: SessionId, now: Instant) -> Option<usize> {
         loop {
-            let class = *self
-                .silent
-                .due
-                .iter()
-                .find(|class| self.may_take(**class, id, now))?;
-            self.silent.due.remove(&class);
-            let State::Leased(holder) = self.classes[class].state else {
+            let session = &self.sessions.by_id[&id];
+            if !self.may_take_more(session) {
                 return None;
-            };
-            let holder = &self.sessions.by_id[&holder];
-            let received = holder.leases[&class].bytes;
-            if received > 0 && !holder.hello.storage.is_empty() {
-                self.begun_on.insert(class, holder.hello.storage.clone());
             }
-            let worker = holder.hello.worker.clone();
+            let mut silent = self.silent.iter().copied();
+            let class = silent.find(|class| self.may_take(*class, session, now))?;
+            self.silent.remove(&class);
+            let (holder, held) = self.holder(class)?;
+            let received = held.bytes;
+            let WorkerInfo {
+                worker, storage, ..
+            } = holder.hello.clone();
+            if received > 0 && !storage.is_empty() {
+                self.begun_on.insert(class, storage);
+            }
             self.notices.push(LeaseNotice::Silent {
                 wnid: self.classes[class].wnid,
                 worker,
@@ -144,14 +112,22 @@ impl LeaseTable {
         }
     }
 
-    fn may_take(&self, class: usize, id: SessionId, now: Instant) -> bool {
-        let State::Leased(holder) = self.classes[class].state else {
-            return false;
+    /// Whether a worker may take another silent class now. Of those that it has taken, it may wait
+    /// for the first byte of one, plus one for each class that it has completed in its session.
+    fn may_take_more(&self, session: &Session) -> bool {
+        let is_waiting = |(class, held): &(&usize, &LeaseProgress)| {
+            self.classes[**class].is_taken && held.bytes == 0
         };
-        let session = &self.sessions.by_id[&holder];
-        holder != id
-            && !self.attempts.is_attempted_by(class, id)
-            && self.is_silent(class, session, &session.leases[&class], now)
-            && self.may_try(class, id, &self.sessions.by_id[&id], now)
+        session.leases.iter().filter(is_waiting).count() <= to_usize(session.settled[0])
+    }
+
+    fn may_take(&self, class: usize, session: &Session, now: Instant) -> bool {
+        let attempt = self.attempts.of.get(&class);
+        self.holder(class).is_some_and(|(holder, held)| {
+            holder.id != session.id
+                && attempt.is_none_or(|attempt| attempt.session != session.id)
+                && self.is_silent(class, holder, held, now)
+                && self.may_try(class, session, now)
+        })
     }
 }

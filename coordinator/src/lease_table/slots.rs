@@ -1,8 +1,8 @@
-//! Limits on the classes of a session, and on the number of sessions.
+//! The slots of a session: how many classes it may hold.
 
 use shared::ids::SessionId;
 
-use super::{Ended, LeaseTable, Refused, sessions::MOST_SESSIONS};
+use super::{LeaseTable, to_usize};
 
 impl LeaseTable {
     /// How many classes a session may be granted in addition to those that it holds.
@@ -10,8 +10,8 @@ impl LeaseTable {
         let Some(session) = self.sessions.by_id.get(&id) else {
             return 0;
         };
-        let slots = usize::try_from(session.hello.slots).unwrap_or(usize::MAX);
-        slots.saturating_sub(session.leases.len() + self.attempted_by(id).len())
+        let held = session.leases.len() + self.attempted_by(id).len();
+        to_usize(session.hello.slots).saturating_sub(held)
     }
 
     /// Called when a session holds one class fewer. A worker calls `Acquire` concurrently with its
@@ -28,26 +28,5 @@ impl LeaseTable {
     pub(super) fn was_lost_by(&self, position: usize, id: SessionId) -> bool {
         let worker = self.worker(id);
         worker.is_some() && self.lost_by.get(&position).map(String::as_str) == worker
-    }
-
-    /// Ends an idle session if there are [`MOST_SESSIONS`]. A session that holds a class or has
-    /// settled one is not idle. The worker of the ended session registers again at its next
-    /// heartbeat.
-    pub(super) fn make_room(&mut self, random: u64) -> Result<Option<Ended>, Refused> {
-        if self.sessions.by_id.len() < MOST_SESSIONS {
-            return Ok(None);
-        }
-        let makes_attempt = |id| {
-            self.attempts
-                .iter()
-                .any(|(_, attempt)| attempt.session == id)
-        };
-        let idle = self.sessions.sample(random, |session| {
-            session.leases.is_empty() && session.settled == [0; 3]
-        });
-        let id = idle
-            .filter(|id| !makes_attempt(*id))
-            .ok_or(Refused::TooMany)?;
-        Ok(Some(self.end(id, None).1))
     }
 }

@@ -75,7 +75,10 @@ fn float(bytes: u64) -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use shared::ids::LeaseToken;
+
     use super::*;
+    use crate::lease_table::{Lease, ReportedLease};
 
     const TTL: Duration = Duration::from_secs(30);
 
@@ -93,7 +96,16 @@ mod tests {
         let mut now = start;
         for bytes in positions {
             now += TTL / 3;
-            held.name(*bytes, length, now);
+            let reported = ReportedLease {
+                lease: Lease {
+                    wnid: "n00000001".parse().unwrap(),
+                    token: LeaseToken::first(1),
+                },
+                bytes: *bytes,
+                length,
+                is_local: false,
+            };
+            held.name(&reported, now);
         }
         (held, now)
     }

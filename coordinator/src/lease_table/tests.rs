@@ -209,11 +209,17 @@ fn check_pending(table: &LeaseTable) {
         queued.len(),
         of(|state| matches!(state, State::Queued(_))).len()
     );
+    let delayed: BTreeSet<usize> = table
+        .delayed
+        .iter()
+        .map(|(_, position)| *position)
+        .collect();
     assert_eq!(
-        table.troubles.delayed(),
+        Vec::from_iter(delayed),
         of(|state| matches!(state, State::Delayed(_)))
     );
-    let mut doubted = [table.breaker.doubted(), table.refused()].concat();
+    let doubts = table.breaker.doubts.keys().copied();
+    let mut doubted: Vec<usize> = doubts.chain(refused_classes(table)).collect();
     doubted.sort_unstable();
     if table.origin_refuses().is_none() {
         assert_eq!(doubted, of(|state| matches!(state, State::Doubted)));
@@ -233,11 +239,22 @@ fn check_pending(table: &LeaseTable) {
     }
 }
 
+/// Classes that are pending because the origin refused them.
+fn refused_classes(table: &LeaseTable) -> Vec<usize> {
+    let mut refused: Vec<usize> = match &table.first_answers {
+        FirstAnswers::Checking(sample) => sample.refused.keys().copied().collect(),
+        FirstAnswers::Over => table.later_answers.refused().collect(),
+        FirstAnswers::Waiting | FirstAnswers::Refused(_) => Vec::new(),
+    };
+    refused.retain(|position| table.classes[*position].state == State::Doubted);
+    refused
+}
+
 /// A speculative attempt is of a class that another worker on another storage holds, has its own
 /// token, and is within the budget.
 fn check_attempts(table: &LeaseTable) {
-    for (position, attempt) in table.attempts.iter() {
-        let class = &table.classes[position];
+    for (position, attempt) in &table.attempts.of {
+        let class = &table.classes[*position];
         let State::Leased(holder) = class.state else {
             panic!("{class:?} has an attempt")
         };
@@ -252,7 +269,9 @@ fn check_attempts(table: &LeaseTable) {
             "{class:?} {attempt:?}"
         );
     }
-    let (charged, completed) = table.attempts.spent();
+    let Attempts {
+        charged, completed, ..
+    } = table.attempts;
     assert!(
         charged <= completed / 100 * 3 + 3,
         "attempts of {charged} bytes for {completed} completed ones"
@@ -523,7 +542,7 @@ fn restarts_of_a_worker_count_little_for_its_classes_and_a_crash_at_each_start_s
         let registered = register(&mut table, "host", &[starts], &[], now).unwrap();
         acquire(&mut table, registered.session, 1, now).unwrap();
     }
-    assert_eq!(starts, MAX_LOSSES * LOSS + 1);
+    assert_eq!(starts, MAX_LOSSES * super::losses::LOSS + 1);
     check(&table);
 }
 

@@ -1,12 +1,11 @@
 //! Classes that failed on some workers and may succeed on others: which workers may not try a class
 //! again, and when it is offered to the next one.
 
-use std::{
-    collections::{BTreeSet, HashMap},
-    time::Duration,
-};
+use std::{collections::HashMap, time::Duration};
 
 use tokio::time::Instant;
+
+use super::sessions::Session;
 
 /// Failures of a class on workers after which the class has failed.
 pub(super) const TRIES: usize = 2;
@@ -28,13 +27,9 @@ struct ClassFailures {
     since: Instant,
 }
 
-/// The classes that failed and are not settled, and those of them that wait for a retry.
+/// The failures of the classes that are not settled.
 #[derive(Debug, Default)]
-pub(super) struct ClassFailureTable {
-    of: HashMap<usize, ClassFailures>,
-    /// Waiting classes, ordered by the time at which their wait ends.
-    delayed: BTreeSet<(Instant, usize)>,
-}
+pub(super) struct ClassFailureTable(HashMap<usize, ClassFailures>);
 
 impl ClassFailureTable {
     /// Records a failure of a class. Returns the number of failures so far of the same kind: for
@@ -51,7 +46,7 @@ impl ClassFailureTable {
             without_space: 0,
             since: now,
         };
-        let failures = self.of.entry(class).or_insert_with(new);
+        let failures = self.0.entry(class).or_insert_with(new);
         failures.failed_by.push(key);
         failures.since = now;
         failures.without_space += usize::from(lacks_space);
@@ -64,57 +59,23 @@ impl ClassFailureTable {
 
     /// Number of failures of a class.
     pub(super) fn times(&self, class: usize) -> usize {
-        self.of
+        self.0
             .get(&class)
             .map_or(0, |failures| failures.failed_by.len())
     }
 
-    /// Whether a worker or storage with one of these keys failed the class, and the class's last
-    /// failure is less than [`RESERVED_FOR_OTHERS`] ago. `keys` is not called for a class without
-    /// failures, which is the common case.
-    pub(super) fn has_failed(
-        &self,
-        class: usize,
-        now: Instant,
-        keys: impl Fn() -> [String; 2],
-    ) -> bool {
-        self.of.get(&class).is_some_and(|failures| {
+    /// Whether a worker or its storage failed the class, and the class's last failure is less than
+    /// [`RESERVED_FOR_OTHERS`] ago.
+    pub(super) fn has_failed(&self, class: usize, session: &Session, now: Instant) -> bool {
+        self.0.get(&class).is_some_and(|failures| {
+            let mut keys = [session.name_key(), session.host_key()].into_iter();
             now - failures.since < RESERVED_FOR_OTHERS
-                && keys().iter().any(|key| failures.failed_by.contains(key))
+                && keys.any(|key| failures.failed_by.contains(&key))
         })
-    }
-
-    /// Starts the wait of a class.
-    pub(super) fn delay(&mut self, class: usize, until: Instant) {
-        self.delayed.insert((until, class));
-    }
-
-    /// Ends the wait of a class.
-    pub(super) fn end_delay(&mut self, class: usize, until: Instant) {
-        self.delayed.remove(&(until, class));
-    }
-
-    /// Classes whose wait has ended.
-    pub(super) fn due(&self, now: Instant) -> Vec<usize> {
-        self.delayed
-            .range(..=(now, usize::MAX))
-            .map(|(_, class)| *class)
-            .collect()
-    }
-
-    /// All waiting classes, in the order of the list.
-    #[cfg(test)]
-    pub(super) fn delayed(&self) -> Vec<usize> {
-        self.delayed
-            .iter()
-            .map(|(_, class)| *class)
-            .collect::<BTreeSet<_>>()
-            .into_iter()
-            .collect()
     }
 
     /// Removes the failures of a class that is settled, or that did not cause them.
     pub(super) fn forget(&mut self, class: usize) {
-        self.of.remove(&class);
+        self.0.remove(&class);
     }
 }

@@ -9,29 +9,22 @@ impl LeaseTable {
     /// The held classes whose ids follow `after`, in the order of their ids. At most `most`
     /// entries, plus all entries of the last class: a class with a speculative attempt has two.
     pub fn under_way(&self, after: Option<Wnid>, most: usize) -> ClassPage {
-        let held = self.sessions.by_id.iter().flat_map(|(id, session)| {
-            session
-                .leases
-                .iter()
-                .map(move |(position, holding)| (*position, *id, holding))
+        let held = self.sessions.by_id.values().flat_map(|session| {
+            let leases = session.leases.iter();
+            leases.map(|(position, held)| (*position, session.id, held))
         });
-        let attempts = self.attempts.iter().filter_map(|(position, attempt)| {
-            Some((position, attempt.session, self.attempts.holding(position)?))
-        });
-        let follows = |(position, ..): &(usize, SessionId, &LeaseProgress)| {
-            Some(self.classes[*position].wnid) > after
-        };
-        let mut found: Vec<_> = held.chain(attempts).filter(follows).collect();
-        found.sort_unstable_by_key(|(position, id, _)| (self.classes[*position].wnid, *id));
-        let last = most
-            .checked_sub(1)
-            .and_then(|at| found.get(at))
-            .map(|(position, ..)| *position);
-        let end = last.map_or(found.len(), |last| {
-            found
-                .iter()
-                .rposition(|(at, ..)| *at == last)
-                .map_or(0, |at| at + 1)
+        let attempts = self.attempts.of.iter();
+        let attempts = attempts.map(|(at, attempt)| (*at, attempt.session, &attempt.holding));
+        let wnid_of =
+            |(position, ..): &(usize, SessionId, &LeaseProgress)| self.classes[*position].wnid;
+        let mut found: Vec<_> = held
+            .chain(attempts)
+            .filter(|held| Some(wnid_of(held)) > after)
+            .collect();
+        found.sort_unstable_by_key(|held| (wnid_of(held), held.1));
+        let last = most.checked_sub(1).and_then(|at| found.get(at));
+        let end = last.map(wnid_of).map_or(found.len(), |last| {
+            found.partition_point(|held| wnid_of(held) <= last)
         });
         let more = end < found.len();
         found.truncate(end);

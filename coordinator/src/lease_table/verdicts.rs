@@ -1,17 +1,17 @@
 //! The effect of a report: which party a failure is attributed to, and which worker retries the
 //! class.
 
-use std::time::Duration;
+use std::{mem, time::Duration};
 
 use shared::{
     backoff::Backoff,
-    ids::SessionId,
+    ids::{LeaseToken, SessionId},
     outcome::{Failure, Outcome, Suspect},
 };
 use tokio::time::Instant;
 
 use super::{
-    AttemptEvent, Lease, LeaseNotice, LeaseTable, ReportVerdict, Session, State,
+    AttemptEvent, Lease, LeaseNotice, LeaseTable, ReportVerdict, State,
     breaker::FailureCause,
     trouble::{OFFERS, TRIES},
 };
@@ -34,52 +34,56 @@ impl LeaseTable {
         now: Instant,
         random: f64,
     ) -> ReportVerdict {
-        let Some(position) = self.index.get(&lease.wnid).copied() else {
+        let Some(position) = self.position(lease.wnid) else {
             return ReportVerdict::NotInList;
         };
         let settled = State::of(outcome);
         if settled != State::Failed {
-            self.is_there(position);
+            self.elsewhere.unconfirmed.remove(&position);
         }
+        let attempt = self.attempts.get_mut(position, id, lease.token);
+        let makes_attempt = attempt.is_some();
         let class = &self.classes[position];
         let holds = class.state == State::Leased(id) && class.token == Some(lease.token);
-        let makes_attempt = self.attempts.has(position, id, lease.token);
-        let verdict = match (class.state, settled) {
+        let mut verdict = match (class.state, settled) {
             (State::Success | State::Skipped, _) | (State::Failed, State::Failed) => {
                 return ReportVerdict::AlreadySettled;
             }
-            (State::Leased(_), State::Failed) if makes_attempt => {
-                return self.attempt_failed(id, position, outcome, now);
-            }
-            (_, State::Failed) if !holds => return ReportVerdict::Stale,
+            (_, State::Failed) if !holds && !makes_attempt => return ReportVerdict::Stale,
             (State::Failed, _) => ReportVerdict::Corrected,
             _ => ReportVerdict::Settled,
         };
-        if let Outcome::Failed(failure) = outcome {
-            let verdict = self.failed(id, position, failure, now, random);
-            if verdict == ReportVerdict::Settled {
+        match outcome {
+            Outcome::Failed(failure) if makes_attempt => {
+                return self.attempt_failed(id, position, failure, now);
+            }
+            Outcome::Failed(failure) => {
+                verdict = self.failed(id, position, failure, now, random);
+                if verdict == ReportVerdict::Settled {
+                    self.settle(id, position, settled);
+                }
+                if failure.suspect == Suspect::Class && self.breaker.is_answer(lease.token) {
+                    // Any report about a response proves that the origin is available. This must
+                    // come last, because otherwise a doubt about this class would settle it too.
+                    self.origin_answered(now);
+                }
+            }
+            Outcome::Success(published) | Outcome::Skipped(published) => {
+                self.lengths.note(outcome);
+                let is_holders = holds || makes_attempt;
+                let is_success = settled == State::Success && is_holders;
+                let bytes = if is_success { published.bytes } else { 0 };
+                self.completed(id, position, lease.token, bytes, now);
                 self.settle(id, position, settled);
-            }
-            if failure.suspect == Suspect::Class && self.breaker.is_answer(lease.token) {
-                // Any report about a response proves that the origin is available. This must come
-                // last, because otherwise a doubt about this class would settle it too.
-                self.origin_answered(now);
-            }
-            self.check_sample(now);
-            self.settle_lonely_doubts();
-            return verdict;
-        }
-        self.lengths.note(outcome);
-        let is_holders = holds || makes_attempt;
-        self.completed(id, position, lease, outcome, is_holders, now);
-        self.settle(id, position, settled);
-        // A success without a lease does not prove a response of the origin.
-        if settled == State::Success && is_holders {
-            self.sessions.succeeded(id, now);
-            self.end_first_answers();
-            self.later_answer(Some(lease.token));
-            if self.breaker.is_answer(lease.token) {
-                self.origin_answered(now);
+                // A success without a lease does not prove a response of the origin.
+                if is_success {
+                    self.sessions.succeeded(id, now);
+                    self.end_first_answers();
+                    self.later_answer(Some(lease.token));
+                    if self.breaker.is_answer(lease.token) {
+                        self.origin_answered(now);
+                    }
+                }
             }
         }
         self.check_sample(now);
@@ -91,43 +95,33 @@ impl LeaseTable {
         self.set(position, state);
         self.troubles.forget(position);
         self.begun_on.remove(&position);
-        if let Some(session) = self.sessions.by_id.get_mut(&id) {
-            let count = match state {
-                State::Success => &mut session.settled[0],
-                State::Skipped => &mut session.settled[1],
-                _ => &mut session.settled[2],
-            };
-            *count += 1;
+        if let Ok(session) = self.sessions.get_mut(id) {
+            let [success, skipped, failed] = &mut session.settled;
+            *match state {
+                State::Success => success,
+                State::Skipped => skipped,
+                _ => failed,
+            } += 1;
         }
     }
 
-    /// A class is complete. If two workers tried it, one was first.
+    /// A class is complete. If two workers tried it, one was first. `bytes`: the length of its tar
+    /// if it was received under this token.
     fn completed(
         &mut self,
         id: SessionId,
         position: usize,
-        lease: Lease,
-        outcome: &Outcome,
-        is_holders: bool,
+        token: LeaseToken,
+        bytes: u64,
         now: Instant,
     ) {
-        let bytes = match outcome {
-            Outcome::Success(published) if is_holders => published.bytes,
-            _ => 0,
-        };
-        let attempt = self.attempts.get_mut(position, id, lease.token).copied();
-        let first = self
-            .sessions
-            .by_id
-            .get(&id)
-            .and_then(|session| session.leases.get(&position))
-            .copied();
-        let holding = attempt.or(first).filter(|_| is_holders);
-        if let Some(granted) = holding.and_then(|holding| holding.granted) {
+        if let Some(progress) = self.progress(position, id, token)
+            && let Some(granted) = progress.granted
+        {
             self.attempts.speeds.note(bytes, now - granted);
         }
         if let Some(attempt) = self.attempts.settled(position, bytes) {
-            let news = if attempt.token == lease.token {
+            let news = if attempt.token == token {
                 AttemptEvent::Won
             } else {
                 AttemptEvent::Late
@@ -142,13 +136,10 @@ impl LeaseTable {
         &mut self,
         id: SessionId,
         position: usize,
-        outcome: &Outcome,
+        failure: &Failure,
         now: Instant,
     ) -> ReportVerdict {
-        if let Outcome::Failed(failure) = outcome
-            && failure.suspect != Suspect::Class
-            && !failure.lacks_space
-        {
+        if failure.suspect != Suspect::Class && !failure.lacks_space {
             self.worker_failed(id, failure, now);
         }
         self.end_attempt(position);
@@ -158,9 +149,8 @@ impl LeaseTable {
     /// A worker has failed a class that others may complete.
     fn worker_failed(&mut self, id: SessionId, failure: &Failure, now: Instant) {
         if self.sessions.failed(id, now) {
-            let worker = self.sessions.by_id[&id].hello.worker.clone();
             self.notices.push(LeaseNotice::Quarantined {
-                worker,
+                worker: self.worker(id).unwrap_or_default().to_owned(),
                 failure: failure.clone(),
             });
         }
@@ -189,7 +179,7 @@ impl LeaseTable {
         };
         let tried = self.troubles.note(position, key, failure.lacks_space, now);
         if failure.lacks_space {
-            return self.declined(id, position, tried, now);
+            return self.declined(position, tried, now);
         }
         self.worker_failed(id, failure, now);
         let was_away = self.breaker.is_open();
@@ -203,10 +193,9 @@ impl LeaseTable {
         };
         if meaning == FailureCause::Origin {
             if !was_away {
-                let waits = self.breaker.patience();
                 self.notices.push(LeaseNotice::OriginUnavailable {
                     failure: failure.clone(),
-                    waits,
+                    waits: self.breaker.patience(),
                 });
             }
             self.excuse(position);
@@ -215,13 +204,7 @@ impl LeaseTable {
         if self.hand_over(position) {
             return ReportVerdict::Retried;
         }
-        let has_failed =
-            |session: &Session| self.troubles.has_failed(position, now, || session.keys());
-        if tried < TRIES
-            && self
-                .sessions
-                .is_there_another(id, now, |other| !has_failed(other))
-        {
+        if tried < TRIES && self.is_there_one_to_try(position, now) {
             self.classes[position].token = None;
             let retry = u32::try_from(tried - 1).unwrap_or(u32::MAX);
             self.set(position, State::Delayed(now + BACKOFF.delay(retry, random)));
@@ -230,34 +213,19 @@ impl LeaseTable {
         if meaning == FailureCause::Class {
             return ReportVerdict::Settled;
         }
-        self.classes[position].token = None;
-        self.set(position, State::Doubted);
-        self.breaker.doubt(position, failure.clone());
-        ReportVerdict::Doubted
+        self.breaker.doubts.insert(position, failure.clone());
+        self.keep_pending(position)
     }
 
     /// A worker has no space for a class, which is not the worker's fault. Another worker is
     /// granted the class at once, if there is one.
-    fn declined(
-        &mut self,
-        id: SessionId,
-        position: usize,
-        offers: usize,
-        now: Instant,
-    ) -> ReportVerdict {
-        if self.hand_over(position) {
-            return ReportVerdict::Retried;
+    fn declined(&mut self, position: usize, offers: usize, now: Instant) -> ReportVerdict {
+        if !self.hand_over(position) {
+            if offers >= OFFERS || !self.is_there_one_to_try(position, now) {
+                return ReportVerdict::Settled;
+            }
+            self.give_back(position);
         }
-        let has_failed =
-            |session: &Session| self.troubles.has_failed(position, now, || session.keys());
-        if offers >= OFFERS
-            || !self
-                .sessions
-                .is_there_another(id, now, |other| !has_failed(other))
-        {
-            return ReportVerdict::Settled;
-        }
-        self.give_back(position);
         ReportVerdict::Retried
     }
 
@@ -269,7 +237,7 @@ impl LeaseTable {
         }
         self.troubles.forget(position);
         self.give_back(position);
-        for doubted in self.breaker.take_doubts().into_keys() {
+        for doubted in mem::take(&mut self.breaker.doubts).into_keys() {
             self.queue(doubted);
         }
     }
@@ -279,27 +247,28 @@ impl LeaseTable {
     /// no active worker has. A worker that holds a class and has received nothing for a whole time
     /// to live counts as one that the origin fails for.
     fn origin_fails_workers(&self, now: Instant) -> bool {
-        let Some(since) = self.breaker.failing_since() else {
+        let Some(since) = self.breaker.failing_since else {
             return false;
         };
-        let mut proven = Vec::new();
-        let mut unproven = Vec::new();
-        for (id, session) in &self.sessions.by_id {
-            let has_failed = self.breaker.has_failed(*id);
+        // Number of workers that have, and have not, completed a class, and of those of them that
+        // the origin fails for.
+        let mut proven = (0, 0);
+        let mut unproven = (0, 0);
+        for session in self.sessions.by_id.values() {
+            let has_failed = self.breaker.failed_by.contains(&session.id);
             if has_failed || !session.leases.is_empty() {
                 let receives_nothing = session.last_received < since && now - since >= self.ttl;
-                let group = if session.last_success.is_some() {
-                    &mut proven
-                } else {
-                    &mut unproven
+                let (workers, failed) = match session.last_success {
+                    Some(_) => &mut proven,
+                    None => &mut unproven,
                 };
-                group.push(has_failed || receives_nothing);
+                *workers += 1;
+                *failed += u32::from(has_failed || receives_nothing);
             }
         }
-        let failed = |group: &[bool]| group.iter().filter(|is_failed| **is_failed).count();
-        match proven.len() {
-            0 => failed(&unproven) == unproven.len(),
-            at_work => 2 * failed(&proven) > at_work,
+        match proven {
+            (0, _) => unproven.0 == unproven.1,
+            (workers, failed) => 2 * failed > workers,
         }
     }
 
@@ -309,8 +278,8 @@ impl LeaseTable {
         let (doubts, was_away) = self.breaker.answered();
         for (position, failure) in doubts {
             // At the time of the failure there may have been no other worker.
-            if self.troubles.times(position) < TRIES && self.may_be_tried_by_another(position, now)
-            {
+            let tried = self.troubles.times(position);
+            if tried < TRIES && self.is_there_one_to_try(position, now) {
                 self.give_back(position);
             } else {
                 self.give_up(position, failure);
@@ -322,24 +291,22 @@ impl LeaseTable {
         }
     }
 
-    fn may_be_tried_by_another(&self, position: usize, now: Instant) -> bool {
-        let has_not_failed =
-            |session: &Session| !self.troubles.has_failed(position, now, || session.keys());
-        self.sessions
-            .by_id
-            .values()
-            .any(|session| session.is_healthy(now) && has_not_failed(session))
-    }
-
     /// If no class is left that could show whether the origin is available, the doubtful classes
     /// have failed.
     pub(super) fn settle_lonely_doubts(&mut self) {
-        let doubts = self.breaker.doubts();
-        if doubts == 0 || self.status.leased > 0 || self.status.pending > doubts {
-            return;
+        let doubts = self.breaker.doubts.len() as u64;
+        if doubts > 0 && self.status.leased == 0 && self.status.pending <= doubts {
+            let doubts = mem::take(&mut self.breaker.doubts);
+            self.give_up_doubted(doubts);
         }
-        for (position, failure) in self.breaker.take_doubts() {
-            self.give_up(position, failure);
+    }
+
+    /// Settles those of these classes as failed that still wait for an answer of the origin.
+    pub(super) fn give_up_doubted(&mut self, failures: impl IntoIterator<Item = (usize, Failure)>) {
+        for (position, failure) in failures {
+            if self.classes[position].state == State::Doubted {
+                self.give_up(position, failure);
+            }
         }
     }
 }

@@ -111,7 +111,7 @@ impl Tail {
     }
 
     fn attempt(&self) -> Option<Lease> {
-        self.table.attempts.iter().next().map(|(_, attempt)| Lease {
+        self.table.attempts.of.values().next().map(|attempt| Lease {
             token: attempt.token,
             ..self.lease
         })

@@ -6,7 +6,8 @@ use shared::outcome::Suspect;
 use super::*;
 use crate::lease_table::{
     breaker::OPENS_AT,
-    sessions::{ALL_INVENTORIES_TIMEOUT, FORMER, MOST_SESSIONS},
+    inventories::ALL_INVENTORIES_TIMEOUT,
+    sessions::{FORMER, MOST_SESSIONS},
 };
 
 /// Registers a worker with so many slots, on a storage of its own.
@@ -318,7 +319,10 @@ fn a_success_without_a_lease_adds_no_attempt_budget_and_does_not_close_the_break
         ReportVerdict::Settled
     );
     assert_eq!(
-        (table.phase(), table.attempts.spent()),
+        (
+            table.phase(),
+            (table.attempts.charged, table.attempts.completed)
+        ),
         (Phase::OriginPaused, (0, 0))
     );
     check(&table);
@@ -344,12 +348,12 @@ fn the_state_of_ended_processes_is_bounded() {
         now += Duration::from_millis(1);
         table.leave(id).unwrap();
     }
-    let [received, surveyed] = [
+    let [received, storages] = [
         table.received.values().count(),
-        table.sessions.remembered_storages(),
+        table.inventories.requested.values().count(),
     ];
     let most = MOST_SESSIONS + FORMER;
-    assert_eq!((received, surveyed), (most, FORMER));
+    assert_eq!((received, storages), (most, FORMER));
     assert_eq!(
         table.status().received_bytes,
         PROCESSES as u64,

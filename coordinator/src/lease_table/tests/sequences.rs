@@ -382,9 +382,9 @@ impl Fleet {
             .settled
             .get(&lease.wnid)
             .map(|outcome| !matches!(outcome, Outcome::Failed(_)));
-        let is_attempt = table
-            .attempts
-            .has(table.index[&lease.wnid], id, lease.token);
+        let attempt = table.attempts.of.get(&table.index[&lease.wnid]);
+        let is_attempt =
+            attempt.is_some_and(|attempt| attempt.session == id && attempt.token == lease.token);
         let verdict = table.report(id, lease, &outcome, now, 0.5);
         assert_eq!(
             verdict == ReportVerdict::AttemptFailed,

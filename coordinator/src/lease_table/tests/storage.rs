@@ -79,7 +79,7 @@ fn an_inventory_that_takes_long_or_whose_worker_is_gone_does_not_block_grants() 
     let other = register_on_storage(&mut table, "", "other", now).session;
     assert_eq!(acquire(&mut table, other, 1, now).unwrap(), []);
     let wake_ups = table.wake_ups();
-    now += sessions::INVENTORY_TIMEOUT;
+    now += inventories::INVENTORY_TIMEOUT;
     table.tick(now);
     assert!(table.wake_ups() > wake_ups);
     assert_eq!(acquire(&mut table, other, 1, now).unwrap().len(), 1);

@@ -1,0 +1,110 @@
+//! Registrations: how a worker's process gets a session, and which session ends for it.
+
+use shared::{
+    ids::{CredentialId, SessionId},
+    protocol::RENEWALS_PER_TTL,
+};
+use tokio::time::Instant;
+
+use super::{
+    Ended, LeaseTable, Refused, Registered, Renamed, ReportedLease, UnknownSession, WorkerInfo,
+    losses::{LOSS, Loss, RESTART},
+    sessions::MOST_SESSIONS,
+};
+
+impl LeaseTable {
+    /// Opens a session for a worker process, or returns its existing one. Another process of the
+    /// same name ends the older session, whose leases are returned at once.
+    ///
+    /// # Errors
+    /// [`Refused`], for example if both processes are alive. No session changes then.
+    pub fn register(
+        &mut self,
+        hello: &WorkerInfo,
+        held: &[ReportedLease],
+        now: Instant,
+    ) -> Result<Registered, Refused> {
+        if !self.names.allow(hello) {
+            return Err(Refused::NameOfAnother {
+                worker: hello.worker.clone(),
+            });
+        }
+        let mut replaced = None;
+        let mut evicted = None;
+        let session = match self.sessions.of_worker(&hello.worker) {
+            Some(session) if session.hello.instance == hello.instance => {
+                session.heard = now;
+                session.id
+            }
+            Some(session) => {
+                session.allow_takeover(&hello.instance, now)?;
+                let is_restart = now <= session.heard + self.ttl / RENEWALS_PER_TTL;
+                let loss = Loss {
+                    weight: if is_restart { RESTART } else { LOSS },
+                    at: now,
+                };
+                let id = session.id;
+                let (older, ended) = self.end(id, Some(loss));
+                replaced = Some(ended);
+                self.sessions.open(hello, Some(older), now)
+            }
+            None => {
+                evicted = self.make_room(hello.session)?;
+                self.sessions.open(hello, None, now)
+            }
+        };
+        self.count_workers();
+        let drain_over = self.drain_again(&hello.worker);
+        let drop = self.reconcile(session, held, now);
+        let survey = self.needs_inventory(session, held, now);
+        self.is_back(&hello.worker);
+        let renamed = hello
+            .credential
+            .map(|credential| self.names.bind(&hello.worker, credential));
+        Ok(Registered {
+            session,
+            drop,
+            survey,
+            replaced,
+            evicted,
+            renamed: renamed.unwrap_or_default(),
+            drain_over,
+        })
+    }
+
+    /// Ends an idle session if there are [`MOST_SESSIONS`]. A session that holds a class or has
+    /// settled one is not idle. The worker of the ended session registers again at its next
+    /// heartbeat.
+    fn make_room(&mut self, random: u64) -> Result<Option<Ended>, Refused> {
+        if self.sessions.by_id.len() < MOST_SESSIONS {
+            return Ok(None);
+        }
+        let idle = self.sessions.sample(random, |session| {
+            session.leases.is_empty() && session.settled == [0; 3]
+        });
+        let id = idle.filter(|id| self.attempted_by(*id).is_empty());
+        let (_, ended) = self.end(id.ok_or(Refused::TooMany)?, None);
+        Ok(Some(ended))
+    }
+
+    /// Binds a session's name to the credential that its worker shows now, after it has read its
+    /// token file again. Only the worker knows its session, so this is safe.
+    pub fn bind_credential(&mut self, id: SessionId, credential: CredentialId) -> Renamed {
+        let Some(session) = self.sessions.by_id.get(&id) else {
+            return Renamed::default();
+        };
+        self.names.bind(&session.hello.worker, credential)
+    }
+
+    /// Ends a session at the worker's request. Its classes become pending again without a penalty.
+    pub fn leave(&mut self, id: SessionId) -> Result<Ended, UnknownSession> {
+        self.known(id)?;
+        Ok(self.end(id, None).1)
+    }
+
+    /// Updates what depends on the number of workers and of their slots.
+    pub(super) fn count_workers(&mut self) {
+        self.status.workers = u32::try_from(self.sessions.by_id.len()).unwrap_or(u32::MAX);
+        self.high_water.follow(self.sessions.slots);
+    }
+}
