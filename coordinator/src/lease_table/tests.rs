@@ -71,16 +71,19 @@ fn session(table: &mut LeaseTable, worker: &str, now: Instant) -> SessionId {
         .session
 }
 
+/// What a heartbeat says of a class that needs the origin.
+fn reported(lease: Lease, bytes: u64, length: u64) -> ReportedLease {
+    ReportedLease {
+        lease,
+        bytes,
+        length,
+        is_local: false,
+    }
+}
+
+/// What a heartbeat says of classes of which no byte was received.
 fn as_reported(leases: &[Lease]) -> Vec<ReportedLease> {
-    leases
-        .iter()
-        .map(|lease| ReportedLease {
-            lease: *lease,
-            bytes: 0,
-            length: 0,
-            is_local: false,
-        })
-        .collect()
+    leases.iter().map(|lease| reported(*lease, 0, 0)).collect()
 }
 
 fn register(

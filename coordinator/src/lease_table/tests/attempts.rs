@@ -66,12 +66,7 @@ impl Tail {
         let attempt = self.attempt();
         for bytes in positions {
             self.now += TTL / 3;
-            let held = ReportedLease {
-                lease: self.lease,
-                bytes: *bytes,
-                length: LENGTH,
-                is_local: false,
-            };
+            let held = reported(self.lease, *bytes, LENGTH);
             assert_eq!(
                 self.table
                     .renew(self.slow, &[held], 0, self.now)
@@ -357,12 +352,7 @@ fn all_attempts_together_are_at_most_three_percent_of_the_completed_bytes() {
         );
     }
     let part_way = |leases: &[Lease]| -> Vec<ReportedLease> {
-        let part_way = |lease: &Lease| ReportedLease {
-            lease: *lease,
-            bytes: 5,
-            length: LENGTH + lease.token.0 % 2,
-            is_local: false,
-        };
+        let part_way = |lease: &Lease| reported(*lease, 5, LENGTH + lease.token.0 % 2);
         leases.iter().map(part_way).collect()
     };
     for _ in 0..4 {
@@ -488,17 +478,7 @@ fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_fa
         ];
         for (id, lease, bytes) in held {
             tail.table
-                .renew(
-                    id,
-                    &[ReportedLease {
-                        lease,
-                        bytes,
-                        length: LENGTH,
-                        is_local: false,
-                    }],
-                    0,
-                    tail.now,
-                )
+                .renew(id, &[reported(lease, bytes, LENGTH)], 0, tail.now)
                 .unwrap();
         }
         assert_eq!(tail.attempt().is_none(), bytes == 2 * 360, "{bytes}");
@@ -552,12 +532,7 @@ fn an_attempt_ends_when_its_worker_leaves_or_does_not_list_it_and_the_holder_con
     for bytes in [30_000, 40_000, 50_000] {
         assert_eq!(tail.attempt(), Some(attempt));
         tail.now += TTL / 3;
-        let held = ReportedLease {
-            lease: tail.lease,
-            bytes,
-            length: LENGTH,
-            is_local: false,
-        };
+        let held = reported(tail.lease, bytes, LENGTH);
         tail.table.renew(tail.slow, &[held], 0, tail.now).unwrap();
         renew(&mut tail.table, tail.quick, &[], 0, tail.now).unwrap();
     }

@@ -15,14 +15,15 @@ fn pass(table: &mut LeaseTable, sessions: &[SessionId], time: Duration, now: &mu
                 .leases
                 .keys()
                 .map(|position| &table.classes[*position])
-                .map(|class| ReportedLease {
-                    lease: Lease {
-                        wnid: class.wnid,
-                        token: class.token.unwrap(),
-                    },
-                    bytes: 0,
-                    length: 0,
-                    is_local: false,
+                .map(|class| {
+                    reported(
+                        Lease {
+                            wnid: class.wnid,
+                            token: class.token.unwrap(),
+                        },
+                        0,
+                        0,
+                    )
                 })
                 .collect();
             table.renew(*id, &held, 0, *now).unwrap();
@@ -298,6 +299,18 @@ fn a_job_with_a_short_list_ends_if_all_classes_fail() {
     check(&table);
 }
 
+/// Requests classes, is granted one as a probe, and fails it.
+fn fail_probe(table: &mut LeaseTable, id: SessionId, now: Instant) {
+    let granted = table.acquire(id, 9, now).unwrap();
+    assert!(granted.probe && granted.leases.len() == 1);
+    let failure = failure_caused_by(Suspect::Origin);
+    assert_eq!(
+        table.report(id, granted.leases[0], &failure, now, LONGEST_DELAY),
+        ReportVerdict::Excused
+    );
+    check(table);
+}
+
 #[test]
 fn no_class_fails_while_the_origin_is_unavailable_and_it_is_probed_every_half_minute() {
     let mut now = Instant::now();
@@ -341,20 +354,8 @@ fn no_class_fails_while_the_origin_is_unavailable_and_it_is_probed_every_half_mi
             let wake_ups = table.wake_ups();
             pass(&mut table, &[one], PROBE_EVERY, &mut now);
             assert!(table.wake_ups() > wake_ups, "waiting workers are woken");
-            let granted = table.acquire(one, 9, now).unwrap();
-            assert!(granted.probe && granted.leases.len() == 1);
+            fail_probe(&mut table, one, now);
             probes += 1;
-            assert_eq!(
-                table.report(
-                    one,
-                    granted.leases[0],
-                    &failure_caused_by(Suspect::Origin),
-                    now,
-                    LONGEST_DELAY
-                ),
-                ReportVerdict::Excused
-            );
-            check(&table);
         }
     }
     assert_eq!(
@@ -435,20 +436,7 @@ fn a_class_without_progress_goes_to_another_worker_although_its_session_lives() 
     let leases = acquire(&mut table, one, 2, now).unwrap();
     for bytes in 1..242 {
         now += TTL;
-        let held = [
-            ReportedLease {
-                lease: leases[0],
-                bytes,
-                length: 0,
-                is_local: false,
-            },
-            ReportedLease {
-                lease: leases[1],
-                bytes: 7,
-                length: 0,
-                is_local: false,
-            },
-        ];
+        let held = [reported(leases[0], bytes, 0), reported(leases[1], 7, 0)];
         table.renew(one, &held, 0, now).unwrap();
         table.renew(other, &[], 0, now).unwrap();
     }
@@ -463,30 +451,10 @@ fn a_class_without_progress_goes_to_another_worker_although_its_session_lives() 
     for bytes in 242..=484 {
         now += TTL;
         table
-            .renew(
-                one,
-                &[ReportedLease {
-                    lease: leases[0],
-                    bytes,
-                    length: 0,
-                    is_local: false,
-                }],
-                0,
-                now,
-            )
+            .renew(one, &[reported(leases[0], bytes, 0)], 0, now)
             .unwrap();
         table
-            .renew(
-                other,
-                &[ReportedLease {
-                    lease,
-                    bytes: 7,
-                    length: 0,
-                    is_local: false,
-                }],
-                0,
-                now,
-            )
+            .renew(other, &[reported(lease, 7, 0)], 0, now)
             .unwrap();
     }
     let given_up = table.take_given_up();
@@ -515,12 +483,7 @@ fn a_class_that_waits_no_longer_than_the_job_permits_is_not_taken_from_its_worke
             now += TTL;
             table.tick(now);
             table.look_for_stragglers(quiet, now);
-            let held = ReportedLease {
-                lease: leases[0],
-                bytes: 7,
-                length: 100_000,
-                is_local: false,
-            };
+            let held = reported(leases[0], 7, 100_000);
             assert_eq!(table.renew(one, &[held], 0, now).unwrap().drop, []);
         }
         assert_eq!(table.take_notices(), []);
@@ -536,12 +499,7 @@ fn short_pauses_delay_the_end_of_a_lease_without_progress_by_their_length_only()
     let one = session(&mut table, "one", now);
     let other = session(&mut table, "other", now);
     let leases = acquire(&mut table, one, 1, now).unwrap();
-    let held = ReportedLease {
-        lease: leases[0],
-        bytes: 7,
-        length: 0,
-        is_local: false,
-    };
+    let held = reported(leases[0], 7, 0);
     let mut waited = Duration::ZERO;
     while table.status().leased == 1 {
         for is_paused in [false, true] {
@@ -565,12 +523,8 @@ fn a_class_that_waits_for_a_connection_is_not_wedged_while_its_worker_receives_b
     let leases = acquire(&mut table, one, 2, now).unwrap();
     let mut renew = |bytes: u64, received: u64| {
         now += TTL;
-        let held = [(leases[0], bytes), (leases[1], 0)].map(|(lease, bytes)| ReportedLease {
-            lease,
-            bytes,
-            length: 0,
-            is_local: false,
-        });
+        let held =
+            [(leases[0], bytes), (leases[1], 0)].map(|(lease, bytes)| reported(lease, bytes, 0));
         table.renew(one, &held, received, now).unwrap();
         table.take_notices()
     };

@@ -232,12 +232,7 @@ fn bytes_of_a_tar_are_a_response_too() {
     let named = |bytes| {
         leases
             .iter()
-            .map(move |lease| ReportedLease {
-                lease: *lease,
-                bytes,
-                length: 0,
-                is_local: false,
-            })
+            .map(move |lease| reported(*lease, bytes, 0))
             .collect::<Vec<_>>()
     };
     table.renew(id, &named(1000), 20_000, now).unwrap();

@@ -135,14 +135,15 @@ fn only_tokens_of_a_former_epoch_restore_leases_and_no_more_than_the_slots() {
         let token = |number| LeaseToken(if before == 0 { 1 } else { before + number });
         let leases = wnids(4096).into_iter().zip(1..);
         leases
-            .map(|(wnid, number)| ReportedLease {
-                lease: Lease {
-                    wnid,
-                    token: token(number),
-                },
-                bytes: 0,
-                length: 0,
-                is_local: false,
+            .map(|(wnid, number)| {
+                reported(
+                    Lease {
+                        wnid,
+                        token: token(number),
+                    },
+                    0,
+                    0,
+                )
             })
             .collect()
     };
@@ -444,7 +445,7 @@ proptest! {
                 (Call::Register { token }, id) => {
                     let named = wnids(60).into_iter().zip(token..).map(|(wnid, token)| {
                         let lease = Lease { wnid, token: LeaseToken(token) };
-                        ReportedLease { lease, bytes: 0, length: 0, is_local: false }
+                        reported(lease, 0, 0)
                     });
                     let named: Vec<ReportedLease> = named.collect();
                     if let Some(id) = id {

@@ -214,12 +214,7 @@ fn bytes_of_a_class_of_the_sample_are_a_response() {
         now += Duration::from_secs(1);
         let held: Vec<ReportedLease> = leases
             .iter()
-            .map(|lease| ReportedLease {
-                lease: *lease,
-                bytes,
-                length: 90_000_000,
-                is_local: false,
-            })
+            .map(|lease| reported(*lease, bytes, 90_000_000))
             .collect();
         table.renew(id, &held, bytes, now).unwrap();
     }

@@ -126,12 +126,7 @@ fn a_class_that_makes_progress_with_each_worker_does_not_fail() {
             let leases = acquire(&mut table, id, 1, now).unwrap();
             let held: Vec<ReportedLease> = leases
                 .iter()
-                .map(|lease| ReportedLease {
-                    lease: *lease,
-                    bytes: round * step,
-                    length: 4 << 20,
-                    is_local: false,
-                })
+                .map(|lease| reported(*lease, round * step, 4 << 20))
                 .collect();
             table.renew(id, &held, 0, now).unwrap();
             pass(&mut table, &[], &mut now);

@@ -94,52 +94,12 @@ struct Fleet {
 impl Fleet {
     fn take(&mut self, table: &mut LeaseTable, step: &Step, now: &mut Instant) {
         match *step {
-            Step::Register { worker, instance } => {
-                let before = table.status();
-                let registered = register(
-                    table,
-                    &worker.to_string(),
-                    &[instance],
-                    &self.held[worker],
-                    *now,
-                );
-                let Ok(registered) = registered else {
-                    return assert_eq!(table.status(), before);
-                };
-                self.give_up(worker, &registered.drop);
-                self.sessions[worker] = Some(registered.session);
-                if registered.drain_over.is_some() {
-                    assert_ne!(
-                        self.drains.remove(&worker.to_string()),
-                        Some(vec![instance]),
-                        "a drain is its process's"
-                    );
-                }
-                self.note(registered.replaced);
-            }
+            Step::Register { worker, instance } => self.register(table, worker, instance, *now),
             Step::Renew {
                 worker,
                 received,
                 bytes,
-            } => {
-                let Some(session) = self.sessions[worker] else {
-                    return;
-                };
-                // Most transfers stand still. The budget allows a speculative attempt early for
-                // some classes and late for others.
-                let length = |lease: &Lease| lease.token.0 % 1000 + 10;
-                self.named[worker] = self.held[worker].clone();
-                let held = self.held[worker].iter().map(|lease| ReportedLease {
-                    lease: *lease,
-                    bytes,
-                    length: length(lease),
-                    is_local: false,
-                });
-                match table.renew(session, &held.collect::<Vec<_>>(), received, *now) {
-                    Ok(renewed) => self.give_up(worker, &renewed.drop),
-                    Err(UnknownSession) => self.sessions[worker] = None,
-                }
-            }
+            } => self.renew(table, worker, received, bytes, *now),
             Step::Stall { seconds } => *now += Duration::from_secs(seconds),
             Step::StandStill => self.stand_still(table, now),
             Step::LateRenew { worker } => {
@@ -155,26 +115,7 @@ impl Fleet {
                 forget,
             } => self.acquire(table, worker, max, forget, *now),
             Step::Report { pick, by, outcome } => {
-                if self.granted.is_empty() {
-                    return;
-                }
-                let outcomes = [
-                    good(),
-                    bad(),
-                    failure_caused_by(Suspect::Origin),
-                    failure_caused_by(Suspect::WorkerHost),
-                    refused(404),
-                ];
-                let outcome = outcomes[outcome].clone();
-                let session = self.sessions[by].unwrap_or(SessionId(0));
-                // Half of the reports are about one of the last grants.
-                let among = if pick % 2 == 0 {
-                    self.granted.len()
-                } else {
-                    self.granted.len().min(4)
-                };
-                let lease = self.granted[self.granted.len() - 1 - pick / 2 % among];
-                self.report(table, session, lease, outcome, *now);
+                self.report_any(table, pick, by, outcome, *now);
             }
             Step::RetryFailed => {
                 for wnid in table.retry_failed(&[]) {
@@ -196,6 +137,77 @@ impl Fleet {
                 table.look_for_stragglers(seconds == 59, *now);
             }
         }
+    }
+
+    fn register(&mut self, table: &mut LeaseTable, worker: usize, instance: u8, now: Instant) {
+        let before = table.status();
+        let name = worker.to_string();
+        let Ok(registered) = register(table, &name, &[instance], &self.held[worker], now) else {
+            return assert_eq!(table.status(), before);
+        };
+        self.give_up(worker, &registered.drop);
+        self.sessions[worker] = Some(registered.session);
+        if registered.drain_over.is_some() {
+            assert_ne!(
+                self.drains.remove(&name),
+                Some(vec![instance]),
+                "a drain is its process's"
+            );
+        }
+        self.note(registered.replaced);
+    }
+
+    /// Most transfers stand still. The budget allows a speculative attempt early for some classes
+    /// and late for others.
+    fn renew(
+        &mut self,
+        table: &mut LeaseTable,
+        worker: usize,
+        received: u64,
+        bytes: u64,
+        now: Instant,
+    ) {
+        let Some(session) = self.sessions[worker] else {
+            return;
+        };
+        self.named[worker] = self.held[worker].clone();
+        let with_length = |lease: &Lease| reported(*lease, bytes, lease.token.0 % 1000 + 10);
+        let held: Vec<ReportedLease> = self.held[worker].iter().map(with_length).collect();
+        match table.renew(session, &held, received, now) {
+            Ok(renewed) => self.give_up(worker, &renewed.drop),
+            Err(UnknownSession) => self.sessions[worker] = None,
+        }
+    }
+
+    /// Reports one of the outcomes of one of the leases that were ever granted.
+    fn report_any(
+        &mut self,
+        table: &mut LeaseTable,
+        pick: usize,
+        by: usize,
+        outcome: usize,
+        now: Instant,
+    ) {
+        if self.granted.is_empty() {
+            return;
+        }
+        let outcomes = [
+            good(),
+            bad(),
+            failure_caused_by(Suspect::Origin),
+            failure_caused_by(Suspect::WorkerHost),
+            refused(404),
+        ];
+        let outcome = outcomes[outcome].clone();
+        let session = self.sessions[by].unwrap_or(SessionId(0));
+        // Half of the reports are about one of the last grants.
+        let among = if pick.is_multiple_of(2) {
+            self.granted.len()
+        } else {
+            self.granted.len().min(4)
+        };
+        let lease = self.granted[self.granted.len() - 1 - pick / 2 % among];
+        self.report(table, session, lease, outcome, now);
     }
 
     fn drain(&mut self, table: &mut LeaseTable, worker: usize) {

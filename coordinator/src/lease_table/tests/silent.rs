@@ -53,12 +53,7 @@ impl Fleet {
             .iter_mut()
             .find(|(worker, _)| *worker == id)
             .unwrap();
-        named.extend(leases.iter().map(|lease| ReportedLease {
-            lease: *lease,
-            bytes,
-            length,
-            is_local: false,
-        }));
+        named.extend(leases.iter().map(|lease| reported(*lease, bytes, length)));
         leases
     }
 
