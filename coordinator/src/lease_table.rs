@@ -49,15 +49,14 @@ mod under_way;
 mod verdicts;
 
 pub use answers::{
-    AttemptEvent, ElsewhereEvent, Ended, Granted, Lease, LeaseNotice, Registered, Renewed,
-    ReportVerdict, ReportedLease, UnknownSession,
+    AttemptEvent, ElsewhereEvent, ElsewhereNotice, Ended, Granted, Lease, LeaseNotice, Registered,
+    Renewed, ReportVerdict, ReportedLease, UnknownSession,
 };
 use attempts::Attempts;
 use breaker::Breaker;
 pub use breaker::PROBE_EVERY;
 use class::{Class, State};
 pub use drains::Drain;
-use drains::Drains;
 use elsewhere::Elsewhere;
 pub use elsewhere::JOIN_TIMEOUT;
 use first_answers::FirstAnswers;
@@ -122,11 +121,12 @@ pub struct LeaseTable {
     silent_after: Duration,
     /// The workers that are expected back after a restart of the coordinator.
     recovery: Option<Expected>,
-    drains: Drains,
+    /// The drained process of each worker, by the worker's name.
+    drains: LruMap<String, Vec<u8>, MOST_SESSIONS>,
     elsewhere: Elsewhere,
     /// Bytes received by each worker process, including the most recent processes whose sessions
     /// have ended.
-    received: LruMap<Vec<u8>, u64>,
+    received: LruMap<Vec<u8>, u64, { MOST_SESSIONS + FORMER }>,
     first_token: LeaseToken,
     last_token: LeaseToken,
     ttl: Duration,
@@ -180,9 +180,9 @@ impl LeaseTable {
             silent: BTreeSet::new(),
             silent_after: Duration::MAX,
             recovery: None,
-            drains: Drains::default(),
+            drains: LruMap::default(),
             elsewhere: Elsewhere::default(),
-            received: LruMap::of_at_most(MOST_SESSIONS + FORMER),
+            received: LruMap::default(),
             first_token: LeaseToken::first(epoch),
             last_token: LeaseToken::first(epoch),
             ttl,

@@ -154,7 +154,7 @@ pub enum LeaseNotice {
         news: AttemptEvent,
     },
     /// An event of classes that are complete on a worker of the previous run.
-    Elsewhere(ElsewhereEvent),
+    Elsewhere(ElsewhereNotice),
     /// A worker fails classes that other workers complete, and is granted nothing for a while.
     Quarantined {
         /// The worker's name.
@@ -164,91 +164,70 @@ pub enum LeaseNotice {
     },
 }
 
-/// An event of classes that are complete on a worker of the previous run; `classes` is their
-/// number.
+/// Classes that are complete on a worker of the previous run, and what happens with them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ElsewhereNotice {
+    /// Number of classes.
+    pub classes: usize,
+    /// The event.
+    pub event: ElsewhereEvent,
+}
+
+/// An event of classes that are complete on a worker of the previous run, with the worker's name.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ElsewhereEvent {
     /// The worker has not registered, and other workers will download its classes again.
-    Absent {
-        /// The worker's name.
-        worker: String,
-        /// Number of classes.
-        classes: usize,
-    },
-    /// The same for further workers, beyond the number of workers that are listed by name.
-    MoreAbsent {
-        /// Number of workers.
-        workers: usize,
-        /// Number of classes of all of them.
-        classes: usize,
-    },
-    /// The job waits for the worker (`--expect`). `classes` is 0 if the ledger has no such class.
-    Expected {
-        /// The worker's name.
-        worker: String,
-        /// Number of classes.
-        classes: usize,
-    },
+    Absent(String),
+    /// The same for so many further workers, beyond those that are listed by name.
+    MoreAbsent(usize),
+    /// The job waits for the worker (`--expect`), unless the ledger has no such class.
+    Expected(String),
     /// The worker was expected and has not registered in time; other workers download its classes.
-    NotJoined {
-        /// The worker's name.
-        worker: String,
-        /// Number of classes.
-        classes: usize,
-    },
+    NotJoined(String),
     /// The worker has registered, and the classes are missing or damaged on its storage.
-    NotThere {
-        /// The worker's name.
-        worker: String,
-        /// Number of classes.
-        classes: usize,
-    },
+    NotThere(String),
 }
 
-impl fmt::Display for ElsewhereEvent {
+impl fmt::Display for ElsewhereNotice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let (Self::Absent { classes, .. }
-        | Self::MoreAbsent { classes, .. }
-        | Self::Expected { classes, .. }
-        | Self::NotJoined { classes, .. }
-        | Self::NotThere { classes, .. }) = self;
-        let them = if *classes == 1 { "it" } else { "them" };
-        let they_are = if *classes == 1 {
+        let classes = self.classes;
+        let them = if classes == 1 { "it" } else { "them" };
+        let they_are = if classes == 1 {
             "1 class is"
         } else {
             &format!("{classes} classes are")
         };
-        match self {
-            Self::Absent { worker, .. } => write!(
+        match &self.event {
+            ElsewhereEvent::Absent(worker) => write!(
                 formatter,
                 "{they_are} complete on {worker}, which has not joined: other workers download {them} again when nothing \
                  else is left (start it now, or wait for it with --expect {worker})"
             ),
-            Self::MoreAbsent { workers, .. } => {
+            ElsewhereEvent::MoreAbsent(workers) => {
                 write!(
                     formatter,
                     "{they_are} complete on {workers} more workers that have not joined"
                 )
             }
-            Self::Expected { worker, classes: 0 } => {
+            ElsewhereEvent::Expected(worker) if classes == 0 => {
                 write!(
                     formatter,
                     "the ledger knows no class that is complete on worker {worker}, so none waits for it"
                 )
             }
-            Self::Expected { worker, .. } => write!(
+            ElsewhereEvent::Expected(worker) => write!(
                 formatter,
                 "{they_are} complete on worker {worker}, which is expected: other workers download {them} if it has not \
                  joined in {}",
                 humantime::format_duration(JOIN_TIMEOUT)
             ),
-            Self::NotJoined { worker, .. } => {
+            ElsewhereEvent::NotJoined(worker) => {
                 write!(
                     formatter,
                     "worker {worker} was expected and has not joined: {they_are} downloaded again"
                 )
             }
-            Self::NotThere { worker, .. } => write!(
+            ElsewhereEvent::NotThere(worker) => write!(
                 formatter,
                 "{they_are} missing or damaged on worker {worker}, where the ledger has {them} as complete: fetched again"
             ),

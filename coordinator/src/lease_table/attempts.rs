@@ -111,12 +111,11 @@ impl LeaseTable {
     }
 
     fn stragglers(&self, now: Instant) -> Vec<usize> {
-        let sessions = self.sessions.by_id.values();
-        let leases = sessions.flat_map(|session| &session.leases);
         let median = self.attempts.speeds.median();
-        let mut found: Vec<(Duration, usize)> = leases
-            .filter(|(class, held)| self.may_get_attempt(**class, held.length))
-            .filter_map(|(class, held)| Some((time_left(held, median, self.ttl, now)?, *class)))
+        let mut found: Vec<(Duration, usize)> = self
+            .leases()
+            .filter(|(class, _, held)| self.may_get_attempt(*class, held.length))
+            .filter_map(|(class, _, held)| Some((time_left(held, median, self.ttl, now)?, class)))
             .collect();
         found.sort_unstable_by(|one, other| other.cmp(one));
         found.into_iter().map(|(_, class)| class).collect()
@@ -176,19 +175,15 @@ impl LeaseTable {
         true
     }
 
-    /// Ends an attempt that failed or was lost, which is not a failure of its class.
-    pub(super) fn end_attempt(&mut self, class: usize) {
+    /// Ends an attempt, which is not a failure of its class. One that failed or was lost is the only
+    /// one of its class; after one whose grant never reached its worker, or whose worker leaves, the
+    /// class may get another attempt.
+    pub(super) fn end_attempt(&mut self, class: usize, news: AttemptEvent) {
         if let Some(attempt) = self.attempts.of.remove(&class) {
-            self.attempts.failed.insert(class);
-            self.tell_of_attempt(class, attempt.session, AttemptEvent::Failed);
-        }
-    }
-
-    /// Ends an attempt whose grant never reached its worker, or whose worker leaves. The class may
-    /// get another attempt.
-    pub(super) fn take_back_attempt(&mut self, class: usize) {
-        if let Some(attempt) = self.attempts.of.remove(&class) {
-            self.tell_of_attempt(class, attempt.session, AttemptEvent::GivenBack);
+            if news == AttemptEvent::Failed {
+                self.attempts.failed.insert(class);
+            }
+            self.tell_of_attempt(class, attempt.session, news);
         }
     }
 

@@ -86,21 +86,18 @@ impl Breaker {
     /// Decides the cause of the last failure. `is_common`: a full row of classes has failed, and
     /// for most workers.
     pub(super) fn judge(&mut self, is_common: bool, now: Instant) -> FailureCause {
-        if let Some(open) = self.open {
-            return if now - open.since < self.patience() {
+        match self.open {
+            Some(open) if now - open.since < self.patience() => FailureCause::Origin,
+            Some(_) => FailureCause::Class,
+            None if is_common => {
+                self.open = Some(Open {
+                    since: now,
+                    next_probe: now + PROBE_EVERY,
+                });
                 FailureCause::Origin
-            } else {
-                FailureCause::Class
-            };
+            }
+            None => FailureCause::Unclear,
         }
-        if !is_common {
-            return FailureCause::Unclear;
-        }
-        self.open = Some(Open {
-            since: now,
-            next_probe: now + PROBE_EVERY,
-        });
-        FailureCause::Origin
     }
 
     /// Maximum time to wait for the origin.

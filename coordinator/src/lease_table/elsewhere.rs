@@ -18,7 +18,9 @@ use std::{
 use shared::{Wnid, ids::SessionId};
 use tokio::time::Instant;
 
-use super::{ElsewhereEvent, LeaseNotice, LeaseTable, ReportedLease, State, UnknownSession};
+use super::{
+    ElsewhereEvent, ElsewhereNotice, LeaseNotice, LeaseTable, ReportedLease, State, UnknownSession,
+};
 
 /// An expected worker must join within this time after the start of the coordinator.
 pub const JOIN_TIMEOUT: Duration = Duration::from_mins(10);
@@ -89,16 +91,15 @@ impl LeaseTable {
             if !positions.is_empty() {
                 self.elsewhere.expected.insert(worker.clone());
             }
-            self.tell_elsewhere(ElsewhereEvent::Expected {
-                worker: worker.clone(),
-                classes: positions.len(),
-            });
+            let event = ElsewhereEvent::Expected(worker.clone());
+            self.tell_elsewhere(positions.len(), event);
         }
         self.elsewhere.until = Some(now + JOIN_TIMEOUT);
     }
 
-    fn tell_elsewhere(&mut self, event: ElsewhereEvent) {
-        self.notices.push(LeaseNotice::Elsewhere(event));
+    fn tell_elsewhere(&mut self, classes: usize, event: ElsewhereEvent) {
+        let notice = ElsewhereNotice { classes, event };
+        self.notices.push(LeaseNotice::Elsewhere(notice));
     }
 
     /// Whether a class counts as skipped.
@@ -159,7 +160,7 @@ impl LeaseTable {
             positions.retain(|position| self.elsewhere.unconfirmed.remove(position));
             let classes = self.queue_all(positions);
             if classes > 0 {
-                self.tell_elsewhere(ElsewhereEvent::NotThere { worker, classes });
+                self.tell_elsewhere(classes, ElsewhereEvent::NotThere(worker));
             }
         }
         let from = self.elsewhere.absent_from;
@@ -190,13 +191,11 @@ impl LeaseTable {
         absent.sort_unstable_by(|one, other| other.cmp(one));
         let others = absent.split_off(absent.len().min(MAX_NAMED));
         for (classes, worker) in absent {
-            self.tell_elsewhere(ElsewhereEvent::Absent { worker, classes });
+            self.tell_elsewhere(classes, ElsewhereEvent::Absent(worker));
         }
         if !others.is_empty() {
-            self.tell_elsewhere(ElsewhereEvent::MoreAbsent {
-                workers: others.len(),
-                classes: others.iter().map(|(classes, _)| classes).sum(),
-            });
+            let classes = others.iter().map(|(classes, _)| classes).sum();
+            self.tell_elsewhere(classes, ElsewhereEvent::MoreAbsent(others.len()));
         }
     }
 
@@ -240,7 +239,7 @@ impl LeaseTable {
             // Classes that count as skipped stay skipped.
             let classes = self.queue_all(self.pending_on(&worker));
             if classes > 0 {
-                self.tell_elsewhere(ElsewhereEvent::NotJoined { worker, classes });
+                self.tell_elsewhere(classes, ElsewhereEvent::NotJoined(worker));
             }
         }
     }

@@ -75,9 +75,9 @@ impl Sample {
     /// in the job instead of the class. If at least half of the list is complete, a class that the
     /// origin reports as not found is missing.
     fn counts(&self, refusal: Refusal) -> bool {
-        let is_alike = self
-            .refusal()
-            .is_none_or(|first| first.may_have_the_cause_of(refusal));
+        let first = self.refused.values().next();
+        let first = first.and_then(|(_, failure)| failure.refusal);
+        let is_alike = first.is_none_or(|first| first.may_have_the_cause_of(refusal));
         is_alike && !(refusal.is_missing() && self.there >= self.left)
     }
 
@@ -88,11 +88,6 @@ impl Sample {
         let refused = self.refused.len();
         let is_redirected = self.requests >= SAMPLE && refused + under_way < SAMPLE;
         refused >= SAMPLE || (refused >= SMALLEST_SAMPLE && is_redirected)
-    }
-
-    fn refusal(&self) -> Option<Refusal> {
-        let (_, failure) = self.refused.values().next()?;
-        failure.refusal
     }
 
     /// Number of classes of the sample that were refused to a worker.
@@ -258,7 +253,6 @@ impl LeaseTable {
 
     /// Keeps a class pending that has failed, until it is clear whether the origin caused that.
     pub(super) fn keep_pending(&mut self, position: usize) -> ReportVerdict {
-        self.classes[position].token = None;
         self.set(position, State::Doubted);
         ReportVerdict::Doubted
     }
@@ -305,7 +299,7 @@ impl LeaseTable {
     /// including those that followed redirects. It counts only while there is one worker, because
     /// one of several could report any number.
     pub fn has_sent_requests(&mut self, id: SessionId, requests: u64) {
-        let is_alone = self.sessions.by_id.len() == 1 && self.sessions.by_id.contains_key(&id);
+        let is_alone = self.sessions.by_id.keys().eq([&id]);
         if let FirstAnswers::Checking(sample) = &mut self.first_answers {
             sample.requests = if is_alone { to_usize(requests) } else { 0 };
         }

@@ -6,20 +6,12 @@ use shared::{Wnid, ids::SessionId, outcome::Failure};
 use tokio::time::Instant;
 
 use super::{
-    Granted, Lease, LeaseTable, State, UnknownSession, leases::LeaseProgress, sessions::Session,
+    AttemptEvent, Granted, Lease, LeaseTable, State, UnknownSession, leases::LeaseProgress,
+    sessions::Session,
 };
 
 /// Number of returned classes that are searched for the best one for a worker.
 const SEARCHED_CLASSES: usize = 64;
-
-/// How much may be granted at the moment.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum GrantRule {
-    Closed,
-    /// One class, to test whether the origin is available again.
-    Probe,
-    Open,
-}
 
 impl LeaseTable {
     /// Grants up to `max` classes, and not more than the worker has free slots: returned classes
@@ -37,12 +29,12 @@ impl LeaseTable {
             self.wake_ups += 1;
         }
         self.release_of_present(id, now);
-        let rule = self.grant_rule(id, now);
-        let is_probe = rule == GrantRule::Probe;
-        let max = match rule {
-            GrantRule::Closed => 0,
-            GrantRule::Probe => max.min(1),
-            GrantRule::Open => max,
+        // While the origin is unavailable, one class tests whether it is available again.
+        let is_probe = self.breaker.is_open();
+        let max = match () {
+            () if !self.may_grant(&self.sessions.by_id[&id], now) => 0,
+            () if is_probe => max.min(1),
+            () => max,
         };
         let room = self.free_slots(id);
         let session = self.sessions.get_mut(id)?;
@@ -114,7 +106,7 @@ impl LeaseTable {
             if class.state == State::Leased(id) && class.token == Some(*token) {
                 self.give_back(position);
             } else if self.attempts.get_mut(position, id, *token).is_some() {
-                self.take_back_attempt(position);
+                self.end_attempt(position, AttemptEvent::GivenBack);
             }
         }
     }
@@ -142,19 +134,16 @@ impl LeaseTable {
         retried
     }
 
-    fn grant_rule(&self, id: SessionId, now: Instant) -> GrantRule {
-        let session = &self.sessions.by_id[&id];
-        let is_there_another = || self.sessions.any_healthy(now, |other| other.id != id);
-        let has_granted = self.last_token > self.first_token;
-        match () {
-            () if session.draining => GrantRule::Closed,
-            () if session.is_quarantined(now) && is_there_another() => GrantRule::Closed,
-            // Only before the first grant: later workers must not delay a fleet that is working.
-            () if !has_granted && self.inventories.are_awaited(now) => GrantRule::Closed,
-            () if !self.breaker.is_open() => GrantRule::Open,
-            () if self.breaker.is_probe_due(now) => GrantRule::Probe,
-            () => GrantRule::Closed,
-        }
+    /// Whether this worker may be granted classes at the moment.
+    fn may_grant(&self, session: &Session, now: Instant) -> bool {
+        let is_another = |other: &Session| other.id != session.id;
+        let is_quarantined =
+            session.is_quarantined(now) && self.sessions.any_healthy(now, is_another);
+        // Only before the first grant: later workers must not delay a fleet that is working.
+        let waits_for_inventory =
+            self.last_token == self.first_token && self.inventories.are_awaited(now);
+        let is_paused = self.breaker.is_open() && !self.breaker.is_probe_due(now);
+        !(session.draining || is_quarantined || waits_for_inventory || is_paused)
     }
 
     /// The best returned class for this worker, or the next class that was never granted.

@@ -18,24 +18,14 @@ pub(super) const INVENTORY_TIMEOUT: Duration = Duration::from_secs(30);
 pub(super) const ALL_INVENTORIES_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The inventories that are being taken, and the storages that have been asked for one.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Inventories {
     /// Sessions whose workers are taking the inventory of their storage, and since when.
     under_way: BTreeMap<SessionId, Instant>,
     /// When the first inventory of the run began.
     first: Option<Instant>,
     /// Storages whose inventory was requested from a worker.
-    pub(super) requested: LruMap<String, bool>,
-}
-
-impl Default for Inventories {
-    fn default() -> Self {
-        Self {
-            under_way: BTreeMap::new(),
-            first: None,
-            requested: LruMap::of_at_most(FORMER),
-        }
-    }
+    pub(super) requested: LruMap<String, bool, FORMER>,
 }
 
 impl Inventories {

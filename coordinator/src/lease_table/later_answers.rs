@@ -23,7 +23,7 @@ use shared::{
     ids::{LeaseToken, SessionId},
     outcome::Failure,
     refusal::Refusal,
-    refused_sample::{OriginRefuses, SAMPLE},
+    refused_sample::{BYTES_OF_A_TAR, OriginRefuses, SAMPLE},
 };
 use tokio::time::Instant;
 
@@ -44,8 +44,6 @@ const MAX_DOUBLINGS: u32 = 6;
 const MAX_WITNESSES: usize = 5;
 /// A sample that is not decided after this time ends without a result.
 pub(super) const LONGEST_SAMPLE: Duration = Duration::from_mins(1);
-/// More bytes than this between two heartbeats are those of a tar, not of an error page.
-const BYTES_OF_A_TAR: u64 = 64 << 10;
 
 /// The refusals since the last class that was served.
 #[derive(Debug, Default)]

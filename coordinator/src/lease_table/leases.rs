@@ -10,8 +10,8 @@ use shared::{
 use tokio::time::Instant;
 
 use super::{
-    Lease, LeaseNotice, LeaseTable, Renewed, ReportedLease, Session, State, UnknownSession,
-    pauses::later, trouble::TRIES,
+    AttemptEvent, Lease, LeaseNotice, LeaseTable, Renewed, ReportedLease, Session, State,
+    UnknownSession, pauses::later, trouble::TRIES,
 };
 
 /// A lease of a session: the class's progress as its worker reports it.
@@ -188,6 +188,14 @@ impl LeaseTable {
         Some((session, session.leases.get(&position)?))
     }
 
+    /// All leases: the class, the session that holds it, and the progress of the lease.
+    pub(super) fn leases(&self) -> impl Iterator<Item = (usize, &Session, &LeaseProgress)> {
+        self.sessions.by_id.values().flat_map(|session| {
+            let leases = session.leases.iter();
+            leases.map(move |(position, held)| (*position, session, held))
+        })
+    }
+
     /// Records that a session holds a class.
     pub(super) fn hold(&mut self, position: usize, id: SessionId, progress: LeaseProgress) {
         self.set(position, State::Leased(id));
@@ -230,7 +238,7 @@ impl LeaseTable {
         for position in self.attempted_by(id) {
             let held = &self.attempts.of[&position].holding;
             if not_listed(held) || wedged(held) {
-                self.end_attempt(position);
+                self.end_attempt(position, AttemptEvent::Failed);
             }
         }
     }
@@ -238,11 +246,9 @@ impl LeaseTable {
     /// Transfers a leased class to its speculative attempt, or queues it. The old token is no
     /// longer valid.
     pub(super) fn give_back(&mut self, position: usize) {
-        if self.hand_over(position) {
-            return;
+        if !self.hand_over(position) {
+            self.queue(position);
         }
-        self.classes[position].token = None;
-        self.queue(position);
     }
 
     /// Queues a class to be granted again.
@@ -255,7 +261,11 @@ impl LeaseTable {
     /// The only place where a class changes its state, and with it the counts, the queues and the
     /// leases of sessions.
     pub(super) fn set(&mut self, position: usize, state: State) {
-        let before = mem::replace(&mut self.classes[position].state, state);
+        let class = &mut self.classes[position];
+        let before = mem::replace(&mut class.state, state);
+        if !matches!(state, State::Leased(_)) {
+            class.token = None;
+        }
         *before.counter(&mut self.status) -= 1;
         *state.counter(&mut self.status) += 1;
         match before {

@@ -15,7 +15,7 @@ use std::{collections::HashMap, mem, time::Duration};
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{Ended, LeaseTable, Session, State};
+use super::{AttemptEvent, Ended, LeaseTable, Session, State, leases::LeaseProgress};
 
 /// Number of losses after which a class is a suspect.
 pub const MAX_LOSSES: u8 = 10;
@@ -64,24 +64,24 @@ impl ClassLosses {
 pub(super) struct Losses(HashMap<usize, ClassLosses>);
 
 impl Losses {
-    /// Records a loss of a class at an offset of its tar. `is_proven`: the worker has completed a
+    /// Records the loss of a lease with this progress. `is_proven`: the worker has completed a
     /// class.
     fn note(
         &mut self,
         class: usize,
         Loss { weight, at }: Loss,
-        (bytes, length): (u64, u64),
+        held: &LeaseProgress,
         is_proven: bool,
     ) {
         let new = ClassLosses {
             weight: 0,
             confirmed: 0,
             last: at,
-            furthest: bytes,
+            furthest: held.bytes,
         };
         let lost = self.0.entry(class).or_insert(new);
-        let progress = LEAST_PROGRESS.max(length / 100);
-        if bytes >= lost.furthest.saturating_add(progress) {
+        let progress = LEAST_PROGRESS.max(held.length / 100);
+        if held.bytes >= lost.furthest.saturating_add(progress) {
             *lost = new;
         }
         if lost.is_suspect() && is_proven {
@@ -144,11 +144,11 @@ impl LeaseTable {
     /// Ends a session and releases its leases. `loss`: the session ended without a `Leave` call.
     pub(super) fn end(&mut self, id: SessionId, loss: Option<Loss>) -> (Session, Ended) {
         for position in self.attempted_by(id) {
-            if loss.is_some() {
-                self.end_attempt(position);
-            } else {
-                self.take_back_attempt(position);
-            }
+            let news = match loss {
+                Some(_) => AttemptEvent::Failed,
+                None => AttemptEvent::GivenBack,
+            };
+            self.end_attempt(position, news);
         }
         let mut session = self.sessions.remove(id);
         self.inventories.left(&session);
@@ -163,8 +163,7 @@ impl LeaseTable {
         let is_proven = session.last_success.is_some();
         for (position, held) in mem::take(&mut session.leases) {
             if let Some(loss) = loss {
-                self.losses
-                    .note(position, loss, (held.bytes, held.length), is_proven);
+                self.losses.note(position, loss, &held, is_proven);
             }
             if self.hand_over(position) {
                 ended.returned += 1;

@@ -33,7 +33,7 @@ pub(super) struct Names {
     bound: HashMap<String, CredentialId>,
     /// The names of each credential. The limit applies to each credential separately, so no
     /// credential evicts the names of another one.
-    by_credential: HashMap<CredentialId, LruMap<String, ()>>,
+    by_credential: HashMap<CredentialId, LruMap<String, (), MOST_SESSIONS>>,
 }
 
 impl Names {
@@ -62,10 +62,7 @@ impl Names {
                 self.by_credential.remove(&before);
             }
         }
-        let names = self
-            .by_credential
-            .entry(credential)
-            .or_insert_with(|| LruMap::of_at_most(MOST_SESSIONS));
+        let names = self.by_credential.entry(credential).or_default();
         let freed = names.touch(&name);
         if let Some(freed) = &freed {
             self.bound.remove(freed);

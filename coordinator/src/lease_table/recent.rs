@@ -6,26 +6,15 @@ use std::{
 };
 
 /// Values by key, for processes, storages or names, including those whose sessions have ended.
-#[derive(Debug)]
-pub(super) struct LruMap<Key, Value> {
+#[derive(Debug, Default)]
+pub(super) struct LruMap<Key, Value, const CAPACITY: usize> {
     of: HashMap<Key, (u64, Value)>,
     /// The keys, by the number of their last use.
     by_use: BTreeMap<u64, Key>,
     last_use: u64,
-    capacity: usize,
 }
 
-impl<Key: Clone + Eq + Hash, Value: Default> LruMap<Key, Value> {
-    /// An empty map with this capacity.
-    pub(super) fn of_at_most(capacity: usize) -> Self {
-        Self {
-            of: HashMap::new(),
-            by_use: BTreeMap::new(),
-            last_use: 0,
-            capacity,
-        }
-    }
-
+impl<Key: Clone + Eq + Hash, Value: Default, const CAPACITY: usize> LruMap<Key, Value, CAPACITY> {
     /// The value of a key, which is marked as used; inserts a default value if there is none.
     pub(super) fn entry(&mut self, key: &Key) -> &mut Value {
         self.touch(key);
@@ -43,7 +32,7 @@ impl<Key: Clone + Eq + Hash, Value: Default> LruMap<Key, Value> {
         self.by_use.remove(last_use);
         *last_use = self.last_use;
         self.by_use.insert(self.last_use, key.clone());
-        let (_, oldest) = (self.of.len() > self.capacity)
+        let (_, oldest) = (self.of.len() > CAPACITY)
             .then(|| self.by_use.pop_first())
             .flatten()?;
         self.of.remove(&oldest);
@@ -84,7 +73,7 @@ mod tests {
 
     #[test]
     fn the_least_recently_used_entry_is_evicted_first() {
-        let mut recent: LruMap<u32, u32> = LruMap::of_at_most(2);
+        let mut recent: LruMap<u32, u32, 2> = LruMap::default();
         *recent.entry(&1) = 10;
         *recent.entry(&2) = 20;
         assert_eq!(*recent.entry(&1), 10);

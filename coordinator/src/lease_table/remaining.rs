@@ -61,8 +61,7 @@ impl LeaseTable {
         let mut lengths = self.lengths;
         let mut leased_unknown = 0;
         let mut missing: u64 = 0;
-        let sessions = self.sessions.by_id.values();
-        for held in sessions.flat_map(|session| session.leases.values()) {
+        for (_, _, held) in self.leases() {
             if held.length == 0 {
                 leased_unknown += 1;
             } else {

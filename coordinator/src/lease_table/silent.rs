@@ -31,27 +31,15 @@ impl LeaseTable {
     /// send requests to the origin now, so no lease is silent.
     pub(super) fn scan_for_silent_leases(&mut self, quiet: bool, now: Instant) {
         let may_be_taken = !quiet && self.no_class_is_pending() && self.sessions.by_id.len() > 1;
-        let due = if may_be_taken {
-            self.silent_leases(now)
-        } else {
-            BTreeSet::new()
+        let is_silent = |(class, session, held): &(usize, &Session, &LeaseProgress)| {
+            may_be_taken && self.is_silent(*class, session, held, now)
         };
+        let due = self.leases().filter(is_silent).map(|(class, ..)| class);
+        let due: BTreeSet<usize> = due.collect();
         if !due.is_subset(&self.silent) {
             self.wake_ups += 1;
         }
         self.silent = due;
-    }
-
-    fn silent_leases(&self, now: Instant) -> BTreeSet<usize> {
-        let sessions = self.sessions.by_id.values();
-        let leases = sessions.flat_map(|session| {
-            let leases = session.leases.iter();
-            leases.map(move |(class, held)| (*class, session, held))
-        });
-        leases
-            .filter(|(class, session, held)| self.is_silent(*class, session, held, now))
-            .map(|(class, ..)| class)
-            .collect()
     }
 
     fn is_silent(

@@ -9,10 +9,8 @@ impl LeaseTable {
     /// The held classes whose ids follow `after`, in the order of their ids. At most `most`
     /// entries, plus all entries of the last class: a class with a speculative attempt has two.
     pub fn under_way(&self, after: Option<Wnid>, most: usize) -> ClassPage {
-        let held = self.sessions.by_id.values().flat_map(|session| {
-            let leases = session.leases.iter();
-            leases.map(|(position, held)| (*position, session.id, held))
-        });
+        let held = self.leases();
+        let held = held.map(|(position, session, held)| (position, session.id, held));
         let attempts = self.attempts.of.iter();
         let attempts = attempts.map(|(at, attempt)| (*at, attempt.session, &attempt.holding));
         let wnid_of =

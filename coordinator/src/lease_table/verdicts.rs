@@ -142,7 +142,7 @@ impl LeaseTable {
         if failure.suspect != Suspect::Class && !failure.lacks_space {
             self.worker_failed(id, failure, now);
         }
-        self.end_attempt(position);
+        self.end_attempt(position, AttemptEvent::Failed);
         ReportVerdict::AttemptFailed
     }
 
@@ -205,7 +205,6 @@ impl LeaseTable {
             return ReportVerdict::Retried;
         }
         if tried < TRIES && self.is_there_one_to_try(position, now) {
-            self.classes[position].token = None;
             let retry = u32::try_from(tried - 1).unwrap_or(u32::MAX);
             self.set(position, State::Delayed(now + BACKOFF.delay(retry, random)));
             return ReportVerdict::Retried;

@@ -14,11 +14,12 @@ fn setting(now: Instant, expected: &[&str]) -> LeaseTable {
     table
 }
 
+fn elsewhere(classes: usize, event: ElsewhereEvent) -> LeaseNotice {
+    LeaseNotice::Elsewhere(ElsewhereNotice { classes, event })
+}
+
 fn absent(classes: usize) -> LeaseNotice {
-    LeaseNotice::Elsewhere(ElsewhereEvent::Absent {
-        worker: "there".to_owned(),
-        classes,
-    })
+    elsewhere(classes, ElsewhereEvent::Absent("there".to_owned()))
 }
 
 #[test]
@@ -64,10 +65,7 @@ fn reported_classes_of_a_joining_worker_are_skipped_and_the_rest_is_granted() {
         numbers(&acquire(&mut table, there, 2, now).unwrap()),
         ["2", "3"]
     );
-    let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere {
-        worker: "there".to_owned(),
-        classes: 1,
-    });
+    let not_there = elsewhere(1, ElsewhereEvent::NotThere("there".to_owned()));
     assert_eq!(table.take_notices(), [not_there]);
     check(&table);
 }
@@ -129,12 +127,8 @@ fn after_a_restart_a_worker_that_returns_with_leases_sends_its_inventory_and_del
 fn an_expected_worker_is_waited_for_until_a_deadline() {
     let now = Instant::now();
     let mut table = setting(now, &["there", "unknown", "there"]);
-    let expected = |worker: &str, classes| {
-        LeaseNotice::Elsewhere(ElsewhereEvent::Expected {
-            worker: worker.to_owned(),
-            classes,
-        })
-    };
+    let expected =
+        |worker: &str, classes| elsewhere(classes, ElsewhereEvent::Expected(worker.to_owned()));
     assert_eq!(
         table.take_notices(),
         [expected("there", 2), expected("unknown", 0)]
@@ -148,10 +142,7 @@ fn an_expected_worker_is_waited_for_until_a_deadline() {
     assert_eq!(acquire(&mut table, other, 4, almost).unwrap(), []);
     assert_eq!(table.take_notices(), []);
     table.tick(now + JOIN_TIMEOUT);
-    let not_joined = LeaseNotice::Elsewhere(ElsewhereEvent::NotJoined {
-        worker: "there".to_owned(),
-        classes: 2,
-    });
+    let not_joined = elsewhere(2, ElsewhereEvent::NotJoined("there".to_owned()));
     assert_eq!(table.take_notices(), [not_joined]);
     assert_eq!(
         numbers(&acquire(&mut table, other, 4, now + JOIN_TIMEOUT).unwrap()),
@@ -224,10 +215,7 @@ fn a_complete_class_that_needs_a_lease_is_granted_to_its_storage_first_and_not_r
         table.needs_lease(there, wnid(9)).unwrap();
         table.take_notices();
         assert_eq!(numbers(&acquire(&mut table, there, 1, now).unwrap()), ["2"]);
-        let not_there = LeaseNotice::Elsewhere(ElsewhereEvent::NotThere {
-            worker: "there".to_owned(),
-            classes: 1,
-        });
+        let not_there = elsewhere(1, ElsewhereEvent::NotThere("there".to_owned()));
         assert_eq!(table.take_notices(), [not_there], "the other one");
         assert_eq!(numbers(&acquire(&mut table, other, 1, now).unwrap()), ["1"]);
         let forgotten = if counts_as_skipped {
