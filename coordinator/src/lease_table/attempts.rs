@@ -175,9 +175,9 @@ impl LeaseTable {
         true
     }
 
-    /// Ends an attempt, which is not a failure of its class. One that failed or was lost is the only
-    /// one of its class; after one whose grant never reached its worker, or whose worker leaves, the
-    /// class may get another attempt.
+    /// Ends an attempt, which is not a failure of its class. After an attempt that failed or was
+    /// lost the class gets no other one. It may get one if the grant never reached its worker, or
+    /// if the worker leaves.
     pub(super) fn end_attempt(&mut self, class: usize, news: AttemptEvent) {
         if let Some(attempt) = self.attempts.of.remove(&class) {
             if news == AttemptEvent::Failed {

@@ -146,8 +146,8 @@ impl LeaseTable {
             FirstAnswers::Over | FirstAnswers::Waiting => return self.room_in_later_sample(id),
         };
         let refused = sample.refused.len();
-        // Requests of classes under way are counted too, so this may be too many for each class; then
-        // the rest of the sample waits for more answers.
+        // Requests of classes under way are counted too, so this may be too many for each class;
+        // then the rest of the sample waits for more answers.
         let per_class = sample.requests.div_ceil(refused.max(1)).max(1);
         let classes = (SAMPLE / per_class).max(SMALLEST_SAMPLE);
         let room = classes.saturating_sub(refused.saturating_add(to_usize(self.status.leased)));
