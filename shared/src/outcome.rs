@@ -296,7 +296,7 @@ impl From<proto::Suspect> for Suspect {
         match wire {
             proto::Suspect::Unspecified | proto::Suspect::Class => Self::Class,
             proto::Suspect::Origin => Self::Origin,
-            proto::Suspect::WorkerHost => Self::WorkerHost,
+            proto::Suspect::Host => Self::WorkerHost,
         }
     }
 }

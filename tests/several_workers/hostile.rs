@@ -251,14 +251,14 @@ impl Hostile {
                 let session = self.register(1, vec![], false).await?;
                 let message = "\u{1}\u{202e}".repeat(500_000);
                 let guessed = std::iter::once((self.wnids[0].clone(), 1));
-                self.fail(session, guessed, &message, proto::Suspect::WorkerHost)
+                self.fail(session, guessed, &message, proto::Suspect::Host)
                     .await?;
                 let refused = self
                     .fail(
                         session,
                         std::iter::once((message, 1)),
                         "",
-                        proto::Suspect::WorkerHost,
+                        proto::Suspect::Host,
                     )
                     .await;
                 let refused = refused.expect_err("the class id is invalid");
