@@ -47,9 +47,10 @@ pub(crate) async fn receive(
     }) = checkpoint
     {
         tracing::info!(%wnid, files, position, parts = parts.len(), "going on at the checkpoint");
-        let claim = context
-            .disk_space()
-            .claim_rest(source.length, receiver.copies(), position);
+        let claim =
+            context
+                .disk_space()
+                .claim_rest(source.length, receiver.copies(), position, files);
         receiver.start(
             Start {
                 source: source.clone(),

@@ -113,8 +113,8 @@ pub(crate) struct Claim {
     used: u64,
     /// Files that the class had at the last comparison.
     files_compared_at: u64,
-    /// Files that the file system could still hold when the class began; `None` if their number is
-    /// not limited.
+    /// Files that the file system could still hold without those of the class; `None` if their
+    /// number is not limited.
     files_free: Option<u64>,
     /// `None` if the length was announced or the free space is unknown: the class may then not
     /// exceed half.
@@ -248,14 +248,11 @@ impl DiskSpace {
             // Register before the comparison, so that a claim that ends between the two is not
             // missed.
             freed.as_mut().enable();
-            match self.claim_now(length, copies) {
-                Ok(Some(claim)) => return Ok(claim),
-                Ok(None) => {
-                    let _waiting = Waiting::begin(self);
-                    freed.await;
-                }
-                Err(lacks) => return Err(lacks),
+            if let Some(claim) = self.claim_now(length, copies)? {
+                return Ok(claim);
             }
+            let _waiting = Waiting::begin(self);
+            freed.await;
         }
     }
 
@@ -280,50 +277,52 @@ impl DiskSpace {
                 }
             }
         }
-        let id = claims.add(length, needed);
-        let baseline = baseline(length, free, &claims);
-        let files_free = self.files_free();
-        let space = Arc::clone(self);
-        Ok(Some(Claim {
-            space,
-            id,
-            length,
-            needed,
-            compared_at: 0,
-            used: 0,
-            files_compared_at: 0,
-            files_free,
-            baseline,
-        }))
+        Ok(Some(self.add(&mut claims, length, needed, free)))
     }
 
-    /// Claims space for the rest of a class, of whose tar `position` bytes are here. It is not
-    /// refused: it had enough space when it began, and its checkpoint is kept if that space is
-    /// gone.
+    /// Claims space for the rest of a class, of whose tar `position` bytes and `files` files are
+    /// here. It is not refused: it had enough space when it began, and its checkpoint is kept if
+    /// that space is gone.
     pub(crate) fn claim_rest(
         self: &Arc<Self>,
         length: Option<u64>,
         copies: u64,
         position: u64,
+        files: u64,
     ) -> Claim {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let used = position.saturating_mul(copies);
         let free = self.free();
         let mut claims = self.claims();
-        let id = claims.add(length, needed.saturating_sub(used));
-        let baseline = baseline(length, free, &claims);
-        drop(claims);
-        let space = Arc::clone(self);
+        let mut claim = self.add(&mut claims, length, needed, free);
+        claims
+            .unwritten
+            .insert(claim.id, needed.saturating_sub(used));
+        claim.used = used;
+        claim.compared_at = used;
+        // Without its files, the class would have found so many more free.
+        claim.files_free = claim.files_free.map(|free| free.saturating_add(files));
+        claim
+    }
+
+    /// Adds a claim that has used nothing. `free`: free bytes on the disk, if known.
+    fn add(
+        self: &Arc<Self>,
+        claims: &mut Claims,
+        length: Option<u64>,
+        needed: u64,
+        free: Option<u64>,
+    ) -> Claim {
         Claim {
-            space,
-            id,
+            space: Arc::clone(self),
+            id: claims.add(length, needed),
             length,
             needed,
-            compared_at: used,
-            used,
+            compared_at: 0,
+            used: 0,
             files_compared_at: 0,
-            files_free: None,
-            baseline,
+            files_free: self.files_free(),
+            baseline: baseline(length, free, claims),
         }
     }
 
@@ -596,6 +595,20 @@ mod tests {
                 claim.baseline.unwrap().written_before
             ),
             (5 * MB, 2 * MB)
+        );
+    }
+
+    #[test]
+    fn a_resumed_class_counts_the_files_that_it_already_has() {
+        let folder = tempfile::tempdir().unwrap();
+        let space = DiskSpace::new(Arc::new(Target::open(folder.path(), None).unwrap()));
+        // More files than other tests can make or remove in the meantime.
+        let files = 1 << 40;
+        let new = space.claim_now(Some(MB), 1).unwrap().unwrap();
+        let resumed = space.claim_rest(Some(MB), 1, 1000, files);
+        assert_eq!(
+            resumed.files_free.map(|free| free >= files),
+            new.files_free.map(|_| true)
         );
     }
 

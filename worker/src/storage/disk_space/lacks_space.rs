@@ -11,7 +11,7 @@ pub(crate) enum LacksSpace {
          worker with a larger disk"
     )]
     Announced {
-        /// Free bytes on the disk.
+        /// Bytes that the class takes on the disk.
         needed: u64,
         /// Free bytes that are not reserved for other classes.
         free: u64,
@@ -27,7 +27,7 @@ pub(crate) enum LacksSpace {
     Outgrown {
         /// Length of the tar in bytes, if it was announced.
         length: Option<u64>,
-        /// Free bytes on the disk.
+        /// Bytes that the class has taken on the disk.
         used: u64,
     },
     /// The class has more files than the file system can hold besides those of other classes.
