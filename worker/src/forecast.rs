@@ -94,7 +94,7 @@ pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forec
     };
     for wnid in wnids {
         let users = || Ok(TargetUsers::new(target.metadata()?, geteuid().as_raw()));
-        let found = existing::look_in(target, *wnid, job, users)?;
+        let found = existing::inspect_in(target, *wnid, job, users)?;
         let place = match (found, job.existing) {
             (ExistingFolder::Complete(_), _)
             | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Trust) => {

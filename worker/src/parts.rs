@@ -8,6 +8,6 @@ mod spare;
 mod speed;
 mod split;
 
-pub(crate) use assembly::{Assembly, Left};
+pub(crate) use assembly::{Assembly, EarlierAttempt};
 pub(crate) use fetch_part::Tar;
 pub(crate) use spare::{Demand, ExtraConnections, shares};

@@ -133,7 +133,7 @@ impl JobContext {
 
     /// What is under the class's final name.
     pub(crate) fn look(&self, wnid: Wnid) -> Result<ExistingFolder, Unfinished> {
-        let found = existing::look(&self.target, wnid, &self.job);
+        let found = existing::inspect(&self.target, wnid, &self.job);
         found.map_err(|error| self.storage(wnid, "look at what is there", error))
     }
 
@@ -304,8 +304,8 @@ impl JobContext {
     }
 
     /// Counts a folder that differed from its manifest and was replaced.
-    pub(crate) fn mended(&self) {
-        self.counters.mended.inc();
+    pub(crate) fn count_replaced_folder(&self) {
+        self.counters.replaced_folders.inc();
     }
 
     /// As [`storage`], for operations on what is under a class's final names.

@@ -116,7 +116,7 @@ pub(crate) async fn fetch_class(
         .instrument(trace::step("publish"))
         .await?;
     if differs.is_some() {
-        context.mended();
+        context.count_replaced_folder();
     }
     Ok(outcome)
 }

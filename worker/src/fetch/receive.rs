@@ -11,7 +11,7 @@ use crate::{
     fetch::{context::JobContext, unfinished::Unfinished},
     observe::progress::ClassProgress,
     origin::{Origin, download::Piece},
-    parts::{Assembly, ExtraConnections, Left, Tar},
+    parts::{Assembly, EarlierAttempt, ExtraConnections, Tar},
     source::Source,
     storage::{
         disk_space::{Claim, LacksSpace},
@@ -60,7 +60,7 @@ pub(crate) async fn receive(
             },
             claim,
         )?;
-        left = Some(Left {
+        left = Some(EarlierAttempt {
             source,
             position,
             parts,

@@ -31,7 +31,7 @@ pub struct WorkerCounters {
     pub(crate) publishes: Durations,
     pub(crate) missed_renewals: Counter,
     /// Class folders that differed from their manifests and were replaced.
-    pub(crate) mended: Counter,
+    pub(crate) replaced_folders: Counter,
     success: Counter,
     skipped: Counter,
     failed: Counter,
@@ -74,7 +74,7 @@ pub(crate) enum ClassEnd {
 impl WorkerCounters {
     /// Logs how many class folders differed from their manifests, if there were any.
     pub(crate) fn log_replaced_folders(&self) {
-        match self.mended.get() {
+        match self.replaced_folders.get() {
             0 => {}
             1 => tracing::warn!("1 class folder differed from its manifest and was replaced"),
             count => tracing::warn!(

@@ -43,7 +43,7 @@ pub(crate) struct Assembly<'origin> {
 
 /// What an earlier attempt has left of a tar.
 #[derive(Debug)]
-pub(crate) struct Left {
+pub(crate) struct EarlierAttempt {
     pub(crate) source: Source,
     /// Offset at which the unpacker continues.
     pub(crate) position: u64,
@@ -57,7 +57,7 @@ impl<'origin> Assembly<'origin> {
         tar: Tar,
         folder: PathBuf,
         runtime: Handle,
-        left: Option<Left>,
+        left: Option<EarlierAttempt>,
     ) -> Self {
         let resume = left
             .as_ref()
@@ -65,7 +65,7 @@ impl<'origin> Assembly<'origin> {
         let until = Until::default();
         let download = Download::new(origin, tar.url.clone(), tar.retries, resume, until.clone());
         let split = left.and_then(
-            |Left {
+            |EarlierAttempt {
                  source,
                  position,
                  parts,

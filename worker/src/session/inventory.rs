@@ -146,7 +146,8 @@ fn examine(context: &JobContext, chunk: &[Wnid]) -> Result<Vec<UnreportedResult>
 /// this program lies beside the folder, the result needs a lease: the tar is to be removed, and
 /// only a lease proves that the class belongs to this job.
 fn complete(context: &JobContext, wnid: Wnid) -> io::Result<Option<UnreportedResult>> {
-    let ExistingFolder::Complete(manifest) = existing::look(context.target(), wnid, &context.job)?
+    let ExistingFolder::Complete(manifest) =
+        existing::inspect(context.target(), wnid, &context.job)?
     else {
         return Ok(None);
     };

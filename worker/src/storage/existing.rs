@@ -68,21 +68,21 @@ impl fmt::Display for Unproved {
 }
 
 /// Inspects the final name of a class; follows no link.
-pub(crate) fn look(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<ExistingFolder> {
-    look_in(target.root(), wnid, job, || target.users())
+pub(crate) fn inspect(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<ExistingFolder> {
+    inspect_in(target.root(), wnid, job, || target.users())
 }
 
-/// As [`look`], in a target that is not open for work. `users`: the permissions of the target.
+/// As [`inspect`], in a target that is not open for work. `users`: the permissions of the target.
 ///
 /// Anything that would prevent publication is reported here, before the download. A complete class
 /// needs no publication, so it is not checked.
-pub(crate) fn look_in(
+pub(crate) fn inspect_in(
     root: &Path,
     wnid: Wnid,
     job: &JobOptions,
     users: impl Fn() -> io::Result<TargetUsers>,
 ) -> io::Result<ExistingFolder> {
-    let found = look_at_folder(root, wnid, job, &users)?;
+    let found = inspect_folder(root, wnid, job, &users)?;
     let is_published = match &found {
         ExistingFolder::Nothing | ExistingFolder::Differs(_) => true,
         ExistingFolder::Unproved(_) | ExistingFolder::Damaged => job.existing == Existing::Replace,
@@ -135,7 +135,7 @@ fn in_the_way(
     Ok(is_stuck.then(|| TAR_OF_ANOTHER.to_owned()))
 }
 
-fn look_at_folder(
+fn inspect_folder(
     root: &Path,
     wnid: Wnid,
     job: &JobOptions,
