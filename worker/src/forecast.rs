@@ -1,13 +1,9 @@
 //! The forecast of `--dry-run`: reads the target and requests the lengths of a few classes from the
 //! origin. Writes and downloads nothing.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::{io, path::Path, sync::Arc};
 
-use rustix::{fs::statvfs, process::geteuid};
+use rustix::process::geteuid;
 use shared::{
     Wnid,
     job::{Existing, JobOptions},
@@ -18,9 +14,10 @@ use tokio::task::JoinSet;
 use crate::{
     origin::{
         Origin, Question, allowed_addresses::PrivateOrigin, client::OriginError,
-        download_error::DownloadError, limiter::OriginLimiter,
+        limiter::OriginLimiter,
     },
     storage::{
+        disk_space::free_bytes,
         existing::{self, ExistingFolder},
         target_users::TargetUsers,
     },
@@ -92,9 +89,15 @@ pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forec
         free: free(target),
         ..Forecast::default()
     };
+    let users = match target.metadata() {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            forecast.missing = wnids.to_vec();
+            return Ok(forecast);
+        }
+        found => TargetUsers::new(found?, geteuid().as_raw()),
+    };
     for wnid in wnids {
-        let users = || Ok(TargetUsers::new(target.metadata()?, geteuid().as_raw()));
-        let found = existing::inspect_in(target, *wnid, job, users)?;
+        let found = existing::inspect_in(target, &users, *wnid, job)?;
         let place = match (found, job.existing) {
             (ExistingFolder::Complete(_), _)
             | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Trust) => {
@@ -124,9 +127,7 @@ pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forec
 /// The free space of the target, or of its nearest existing parent folder.
 fn free(target: &Path) -> Option<u64> {
     let absolute = std::path::absolute(target).ok()?;
-    let there: PathBuf = absolute.ancestors().find(|path| path.exists())?.to_owned();
-    let found = statvfs(&there).ok()?;
-    (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
+    free_bytes(absolute.ancestors().find(|path| path.exists())?)
 }
 
 /// Requests the lengths of at most `most` of these classes, spread over the list, with `HEAD`. A
@@ -167,12 +168,8 @@ pub async fn sample(
         };
         match answered {
             Ok(Ok(source)) => sample.lengths.extend(source.length),
-            Ok(Err(error)) => sample.failures.push(failure(error)),
+            Ok(Err(error)) => sample.failures.push(error.into()),
             Err(error) => tracing::debug!(%error, "a request of the sample ended early"),
         }
     }
-}
-
-fn failure(error: DownloadError) -> Failure {
-    error.into()
 }

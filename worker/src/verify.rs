@@ -6,7 +6,6 @@
 use std::{
     fs::File,
     io::{self, Read as _},
-    ops::ControlFlow,
     path::{Path, PathBuf},
     sync::{
         Arc,
@@ -22,13 +21,13 @@ use shared::{Wnid, listing::list};
 
 pub use crate::storage::comparison::Difference;
 use crate::storage::{
-    comparison::{Comparison, open},
+    comparison::{Comparison, counts, open, size_difference},
     existing::{Compared, compare},
-    manifest::{self, Listed, MANIFEST, MARKED},
+    manifest::{self, Files, Listed, MANIFEST, MARKED},
 };
 
-/// Size of the read buffer in bytes. Verification can be stopped between two reads.
-const BUFFER: usize = 256 << 10;
+/// Verification can be stopped whenever so many bytes of a file were read.
+const STEP: u64 = 256 << 10;
 
 /// The result for one class.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -86,7 +85,6 @@ pub struct Verifier {
     target: PathBuf,
     stop: Arc<AtomicBool>,
     repair: bool,
-    buffer: Vec<u8>,
 }
 
 impl Verifier {
@@ -97,14 +95,13 @@ impl Verifier {
             target: target.to_owned(),
             stop,
             repair,
-            buffer: vec![0; BUFFER],
         }
     }
 
     /// Compares a class with its manifest. `report` is called for each difference, with the file's
     /// name, or without a name if the difference concerns the folder as a whole.
     pub fn check(
-        &mut self,
+        &self,
         wnid: Wnid,
         mut report: impl FnMut(Option<&str>, Difference),
     ) -> VerifiedClass {
@@ -113,29 +110,19 @@ impl Verifier {
             files: 0,
             bytes: 0,
         };
-        let mut differs = false;
-        let verdict = self.compare_folder(wnid, &mut checked, &mut |name, difference| {
-            differs = true;
-            report(name, difference);
+        let state = self.compare_folder(wnid, &mut checked, &mut report);
+        checked.verdict = state.unwrap_or_else(|error| {
+            report(None, Difference::Unreadable(error.to_string()));
+            FolderState::Differs
         });
-        checked.verdict = match verdict {
-            Ok(verdict) => verdict,
-            Err(error) => {
-                report(None, Difference::Unreadable(error.to_string()));
-                FolderState::Differs
-            }
-        };
-        if differs && checked.verdict == FolderState::Right {
-            checked.verdict = FolderState::Differs;
-        }
         checked
     }
 
     fn compare_folder(
-        &mut self,
+        &self,
         wnid: Wnid,
         checked: &mut VerifiedClass,
-        report: &mut OnDifference<'_>,
+        report: &mut dyn FnMut(Option<&str>, Difference),
     ) -> io::Result<FolderState> {
         let path = self.target.join(wnid.to_string());
         let folder = match open(CWD, &path, OFlags::DIRECTORY) {
@@ -146,9 +133,10 @@ impl Verifier {
             }
             Err(error) => return Err(error.into()),
         };
-        let listed = match manifest::files(&path, wnid) {
-            Ok(Some(listed)) => listed,
-            Ok(None) if path.join(MANIFEST).symlink_metadata().is_ok() => {
+        let manifest = path.join(MANIFEST);
+        let files = match manifest::open(&manifest, wnid) {
+            Ok(Some((_, files))) => files,
+            Ok(None) if manifest.symlink_metadata().is_ok() => {
                 report(Some(MANIFEST), Difference::Manifest);
                 self.mark(&folder)?;
                 return Ok(FolderState::Differs);
@@ -164,30 +152,54 @@ impl Verifier {
             }
         };
         let comparison = Comparison {
-            manifest: path.join(MANIFEST),
-            folder: path,
+            folder: &path,
+            manifest: &manifest,
             wnid,
         };
         let mut differs = false;
-        let ended = comparison.walk(
-            listed,
-            |listed| {
-                checked.files += 1;
-                match self.compare(&folder, listed, checked) {
-                    Ok(difference) => ControlFlow::Continue(difference),
-                    Err(Stopped) => ControlFlow::Break(FolderState::Stopped),
-                }
-            },
-            |name, difference| {
-                differs = true;
-                report(Some(name), difference);
-                ControlFlow::Continue(())
-            },
-        )?;
+        let ended = self.compare_files(comparison, &folder, files, checked, |name, difference| {
+            differs = true;
+            report(Some(name), difference);
+        });
+        let is_stopped = ended?;
         if differs {
             self.mark(&folder)?;
         }
-        Ok(ended.break_value().unwrap_or(FolderState::Right))
+        Ok(match (is_stopped, differs) {
+            (true, _) => FolderState::Stopped,
+            (false, true) => FolderState::Differs,
+            (false, false) => FolderState::Right,
+        })
+    }
+
+    /// Compares the files of an open folder with those that the manifest lists; returns whether it
+    /// was stopped.
+    fn compare_files(
+        &self,
+        comparison: Comparison<'_>,
+        folder: &File,
+        files: Files,
+        checked: &mut VerifiedClass,
+        mut report: impl FnMut(&str, Difference),
+    ) -> io::Result<bool> {
+        let mut there = 0;
+        for listed in files {
+            let listed = listed?;
+            checked.files += 1;
+            let difference = self.compare(folder, &listed, checked);
+            if self.is_stopped() {
+                return Ok(true);
+            }
+            let is_there = difference != Some(Difference::Missing);
+            there += u64::from(is_there && counts(listed.name.as_ref()));
+            if let Some(difference) = difference {
+                report(&listed.name, difference);
+            }
+        }
+        for name in comparison.unlisted_images(there)? {
+            report(&name?, Difference::NotListed);
+        }
+        Ok(false)
     }
 
     /// With `--repair`: renames the manifest of a folder that differs, in one step. Nothing is
@@ -201,57 +213,42 @@ impl Verifier {
     }
 
     fn compare(
-        &mut self,
+        &self,
         folder: &File,
         listed: &Listed,
         checked: &mut VerifiedClass,
-    ) -> Result<Option<Difference>, Stopped> {
-        let unreadable = |error: io::Error| Ok(Some(Difference::Unreadable(error.to_string())));
-        // This program writes no such name, and it could lead out of the folder.
-        if listed.name.contains('/') {
-            return Ok(Some(Difference::NoFile));
-        }
-        let mut file = match open(folder, Path::new(&listed.name), OFlags::empty()) {
-            Ok(file) => file,
-            Err(Errno::NOENT) => return Ok(Some(Difference::Missing)),
-            Err(Errno::LOOP | Errno::NXIO) => return Ok(Some(Difference::NoFile)),
-            Err(error) => return unreadable(error.into()),
-        };
-        match file.metadata() {
-            Err(error) => return unreadable(error),
-            Ok(metadata) if !metadata.is_file() => return Ok(Some(Difference::NoFile)),
-            Ok(metadata) if metadata.len() != listed.size => {
-                return Ok(Some(Difference::Size {
-                    listed: listed.size,
-                    found: metadata.len(),
-                }));
+    ) -> Option<Difference> {
+        size_difference(folder, listed).or_else(|| {
+            match self.digest(folder, &listed.name, checked) {
+                Ok(digest) => (digest != listed.blake3).then_some(Difference::Content),
+                Err(error) => Some(Difference::Unreadable(error.to_string())),
             }
-            Ok(_) => {}
-        }
+        })
+    }
+
+    /// The digest of a file, or of its beginning if verification is stopped.
+    fn digest(
+        &self,
+        folder: &File,
+        name: &str,
+        checked: &mut VerifiedClass,
+    ) -> io::Result<blake3::Hash> {
+        let file = open(folder, Path::new(name), OFlags::empty())?;
         let mut hasher = blake3::Hasher::new();
         loop {
-            if self.stop.load(Ordering::Relaxed) {
-                return Err(Stopped);
-            }
-            match file.read(&mut self.buffer) {
-                Ok(0) => break,
-                Ok(length) => {
-                    hasher.update(&self.buffer[..length]);
-                    checked.bytes += length as u64;
-                }
-                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                Err(error) => return unreadable(error),
+            let before = hasher.count();
+            hasher.update_reader((&file).take(STEP))?;
+            checked.bytes += hasher.count() - before;
+            if hasher.count() == before || self.is_stopped() {
+                return Ok(hasher.finalize());
             }
         }
-        Ok((hasher.finalize() != listed.blake3).then_some(Difference::Content))
+    }
+
+    fn is_stopped(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
     }
 }
-
-/// Receives each difference with the file's name.
-type OnDifference<'caller> = dyn FnMut(Option<&str>, Difference) + 'caller;
-
-/// Verification was stopped.
-struct Stopped;
 
 #[cfg(test)]
 mod tests {
@@ -262,7 +259,7 @@ mod tests {
     use super::*;
     use crate::{
         source::Source,
-        storage::{comparison::NAMES, journal::FileEntry, manifest::Provenance},
+        storage::{comparison::NAMES, manifest::Manifest},
     };
 
     const FILES: [(&str, &[u8]); 3] = [
@@ -287,27 +284,20 @@ mod tests {
         let files = FILES.map(|(name, content)| {
             fs::write(folder.join(name), content).unwrap();
             let size = content.len() as u64;
-            Ok(FileEntry {
+            Ok(Listed {
                 name: name.to_owned(),
                 size,
                 blake3: blake3::hash(content),
-                next_header: 0,
             })
         });
-        let provenance = Provenance {
-            wnid: wnid(),
-            run: "run",
-            source: &source,
-            adopted: false,
-            kept_tar: None,
-        };
-        manifest::write(&folder, provenance, files.into_iter()).unwrap();
+        let manifest = Manifest::new(wnid(), "run", &source);
+        manifest::write(&folder, manifest, files.into_iter()).unwrap();
         (target, folder)
     }
 
     fn check(target: &tempfile::TempDir) -> (FolderState, Vec<String>) {
         let mut reported = Vec::new();
-        let mut verifier = Verifier::new(target.path(), Arc::default(), false);
+        let verifier = Verifier::new(target.path(), Arc::default(), false);
         let checked = verifier.check(wnid(), |name, difference| {
             reported.push(format!("{} {difference}", name.unwrap_or("(folder)")));
         });

@@ -172,7 +172,7 @@ fn start(
         .map_or(1, usize::from)
         .min(MOST_THREADS)
     {
-        let mut verifier = Verifier::new(target, Arc::clone(stop), repair);
+        let verifier = Verifier::new(target, Arc::clone(stop), repair);
         let sender = sender.clone();
         let classes = Arc::clone(&classes);
         let next = Arc::clone(&next);

@@ -30,7 +30,7 @@ use crate::{
         disk_space::DiskSpace,
         existing::{self, ExistingFolder, TAR_OF_ANOTHER, Unproved},
         kept_tar::{self, KeptTar},
-        manifest::{self, Manifest, Provenance},
+        manifest::{self, Manifest},
         publish::{self, Publication, Publisher, Replace, Staged, TarFate, remove_tar},
         set_aside,
         staging::{Staging, Unpacked},
@@ -385,18 +385,14 @@ fn write_manifest(
         files,
     } = unpacked;
     let folder = staging.class_folder();
-    let mut manifest = manifest::Writer::create(&folder)?;
+    let mut writer = manifest::Writer::create(&folder)?;
     let mut entries = staging.entries()?;
     while let Some(file) = entries.next_finished() {
-        manifest.copy(file)?;
+        writer.copy(file)?;
     }
-    let manifest = manifest.finish(Provenance {
-        wnid,
-        run,
-        source,
-        adopted: false,
-        kept_tar,
-    })?;
+    let mut manifest = Manifest::new(wnid, run, source);
+    manifest.kept_tar = kept_tar;
+    let manifest = writer.finish(manifest)?;
     if manifest.published().files != *files {
         return Err(io::Error::other(
             "the journal does not have every file of the tar",

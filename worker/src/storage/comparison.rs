@@ -1,16 +1,15 @@
 //! Compares a class folder with the files that its manifest lists. Only reads, and follows no link.
 //!
-//! Two depths use the same walk: a job compares the names, number and sizes of the files, which
-//! costs one `stat` per file and one listing. `verify` compares their contents too.
+//! A job compares the names, number and sizes of the files, which costs one `stat` per file and one
+//! listing. `verify` compares their contents too.
 
 use std::{
-    collections::HashSet,
-    ffi::OsString,
+    collections::BTreeSet,
+    ffi::{OsStr, OsString},
     fmt,
     fs::File,
-    io,
-    ops::ControlFlow,
-    path::{Path, PathBuf},
+    io, iter,
+    path::Path,
 };
 
 use rustix::{
@@ -28,15 +27,19 @@ pub(crate) const NAMES: usize = 16 << 10;
 const DESKTOP_FILES: [&str; 4] = ["thumbs.db", "ehthumbs.db", "desktop.ini", "icon\r"];
 
 /// How an entry of a class folder differs from its manifest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Difference {
     /// The manifest itself is damaged, of another class, or of a later version.
+    #[error("is damaged, of another class or of a later version")]
     Manifest,
     /// A listed file is missing.
+    #[error("is missing")]
     Missing,
     /// The entry under a listed name is not a file.
+    #[error("is no file")]
     NoFile,
     /// The file has another size.
+    #[error("has {found} bytes, the manifest says {listed}")]
     Size {
         /// In bytes, according to the manifest.
         listed: u64,
@@ -44,12 +47,16 @@ pub enum Difference {
         found: u64,
     },
     /// The file has the listed size and other content.
+    #[error("has other content than the manifest says")]
     Content,
     /// The file exists and the manifest does not list it.
+    #[error("is not in the manifest")]
     NotListed,
     /// `verify --repair` has marked the manifest.
+    #[error("was marked by `verify --repair`, so the next job downloads the class again")]
     Marked,
     /// The file cannot be read; the error of the operating system.
+    #[error("cannot be read ({0})")]
     Unreadable(String),
 }
 
@@ -65,27 +72,6 @@ impl Difference {
             Self::NotListed => "not_listed",
             Self::Marked => "marked",
             Self::Unreadable(_) => "unreadable",
-        }
-    }
-}
-
-impl fmt::Display for Difference {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Manifest => {
-                formatter.write_str("is damaged, of another class or of a later version")
-            }
-            Self::Missing => formatter.write_str("is missing"),
-            Self::NoFile => formatter.write_str("is no file"),
-            Self::Size { listed, found } => {
-                write!(formatter, "has {found} bytes, the manifest says {listed}")
-            }
-            Self::Content => formatter.write_str("has other content than the manifest says"),
-            Self::NotListed => formatter.write_str("is not in the manifest"),
-            Self::Marked => formatter.write_str(
-                "was marked by `verify --repair`, so the next job downloads the class again",
-            ),
-            Self::Unreadable(why) => write!(formatter, "cannot be read ({why})"),
         }
     }
 }
@@ -111,11 +97,11 @@ impl fmt::Display for FirstDifference {
 
 /// Whether a name in a class folder counts as an image. Hidden files and files of file managers do
 /// not.
-pub(crate) fn counts(name: &[u8]) -> bool {
-    !name.starts_with(b".")
+pub(crate) fn counts(name: &OsStr) -> bool {
+    !name.as_encoded_bytes().starts_with(b".")
         && !DESKTOP_FILES
             .iter()
-            .any(|known| name.eq_ignore_ascii_case(known.as_bytes()))
+            .any(|known| name.eq_ignore_ascii_case(known))
 }
 
 /// The first name, type or size in a class folder that differs from the manifest at this path.
@@ -128,28 +114,33 @@ pub(crate) fn first_difference(
     wnid: Wnid,
     files: impl Iterator<Item = io::Result<Listed>>,
 ) -> io::Result<Option<FirstDifference>> {
+    let opened = open(CWD, folder, OFlags::DIRECTORY)?;
+    let mut there = 0;
+    for listed in files {
+        let listed = listed?;
+        if let Some(difference) = size_difference(&opened, &listed) {
+            return Ok(Some(FirstDifference {
+                name: listed.name,
+                difference,
+            }));
+        }
+        there += u64::from(counts(listed.name.as_ref()));
+    }
     let comparison = Comparison {
-        folder: folder.to_owned(),
-        manifest: manifest.to_owned(),
+        folder,
+        manifest,
         wnid,
     };
-    let opened = open(CWD, folder, OFlags::DIRECTORY)?;
-    let ended = comparison.walk(
-        files,
-        |listed| ControlFlow::Continue(size_difference(&opened, listed)),
-        |name, difference| {
-            ControlFlow::Break(FirstDifference {
-                name: name.to_owned(),
-                difference,
-            })
-        },
-    )?;
-    Ok(ended.break_value())
+    let first = comparison.unlisted_images(there)?.next().transpose()?;
+    Ok(first.map(|name| FirstDifference {
+        name,
+        difference: Difference::NotListed,
+    }))
 }
 
 /// Compares the `stat` of a file with its listed size; no link is followed.
-fn size_difference(folder: &File, listed: &Listed) -> Option<Difference> {
-    // A manifest of this program never has such a name, and the path would lead out of the folder.
+pub(crate) fn size_difference(folder: &File, listed: &Listed) -> Option<Difference> {
+    // A manifest of this program never has such a name, and the path could lead out of the folder.
     if listed.name.contains('/') {
         return Some(Difference::NoFile);
     }
@@ -169,83 +160,62 @@ fn size_difference(folder: &File, listed: &Listed) -> Option<Difference> {
 }
 
 /// A folder and the manifest that it is compared with.
-#[derive(Debug)]
-pub(crate) struct Comparison {
-    pub(crate) folder: PathBuf,
-    pub(crate) manifest: PathBuf,
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Comparison<'path> {
+    pub(crate) folder: &'path Path,
+    pub(crate) manifest: &'path Path,
     pub(crate) wnid: Wnid,
 }
 
-impl Comparison {
-    /// Compares each listed file, then finds names that are not listed. `look` compares one file;
-    /// `tell` receives each difference. A `Break` of either ends the walk.
-    pub(crate) fn walk<B>(
-        &self,
-        files: impl Iterator<Item = io::Result<Listed>>,
-        mut look: impl FnMut(&Listed) -> ControlFlow<B, Option<Difference>>,
-        mut tell: impl FnMut(&str, Difference) -> ControlFlow<B>,
-    ) -> io::Result<ControlFlow<B>> {
-        let mut counted = 0;
-        for listed in files {
-            let listed = listed?;
-            let difference = match look(&listed) {
-                ControlFlow::Break(end) => return Ok(ControlFlow::Break(end)),
-                ControlFlow::Continue(difference) => difference,
-            };
-            let is_there = difference != Some(Difference::Missing);
-            counted += u64::from(is_there && counts(listed.name.as_bytes()));
-            if let Some(difference) = difference
-                && let ControlFlow::Break(end) = tell(&listed.name, difference)
-            {
-                return Ok(ControlFlow::Break(end));
-            }
+impl Comparison<'_> {
+    /// The images that the manifest does not list. `there`: how many of the listed ones exist. If
+    /// the folder has as many, their names are not compared.
+    pub(crate) fn unlisted_images(
+        self,
+        there: u64,
+    ) -> io::Result<impl Iterator<Item = io::Result<String>>> {
+        let mut found = 0;
+        for entry in list(self.folder)? {
+            found += u64::from(counts(entry?.name()));
         }
-        let mut names = list(&self.folder)?.map(|entry| entry.map(|entry| entry.name().to_owned()));
-        let found = names
-            .by_ref()
-            .filter(|name| name.as_ref().map_or(true, does_count));
-        if found.count() as u64 == counted {
-            return Ok(ControlFlow::Continue(()));
-        }
-        self.not_listed(does_count, |name| {
-            tell(&name.to_string_lossy(), Difference::NotListed)
-        })
+        let names = (found != there).then(|| self.not_listed(counts));
+        let names = names.transpose()?.into_iter().flatten();
+        Ok(names.map(|name| Ok(name?.to_string_lossy().into_owned())))
     }
 
     /// The accepted names of the folder that the manifest does not list. The manifest is read once
     /// per [`NAMES`] names, so memory does not grow with the folder.
-    pub(crate) fn not_listed<B>(
-        &self,
-        fits: impl Fn(&OsString) -> bool,
-        mut tell: impl FnMut(&OsString) -> ControlFlow<B>,
-    ) -> io::Result<ControlFlow<B>> {
-        let mut names = list(&self.folder)?.map(|entry| entry.map(|entry| entry.name().to_owned()));
-        loop {
-            let mut unlisted = names
-                .by_ref()
-                .take(NAMES)
-                .collect::<io::Result<HashSet<OsString>>>()?;
-            if unlisted.is_empty() {
-                return Ok(ControlFlow::Continue(()));
-            }
-            unlisted.retain(&fits);
-            let listed = manifest::open(&self.manifest, self.wnid)?;
-            for listed in listed.into_iter().flat_map(|(_, files)| files) {
-                unlisted.remove(&OsString::from(listed?.name));
-            }
-            let mut unlisted: Vec<OsString> = unlisted.into_iter().collect();
-            unlisted.sort_unstable();
-            for name in unlisted {
-                if let ControlFlow::Break(end) = tell(&name) {
-                    return Ok(ControlFlow::Break(end));
-                }
-            }
-        }
+    pub(crate) fn not_listed(
+        self,
+        fits: impl Fn(&OsStr) -> bool,
+    ) -> io::Result<impl Iterator<Item = io::Result<OsString>>> {
+        let names = list(self.folder)?.map(|entry| Ok(entry?.name().to_owned()));
+        let mut names = names.peekable();
+        let batches = iter::from_fn(move || {
+            names.peek()?;
+            Some(self.not_listed_of(names.by_ref().take(NAMES), &fits))
+        });
+        Ok(batches.flat_map(|batch| {
+            batch.map_or_else(
+                |error| vec![Err(error)],
+                |names| names.into_iter().map(Ok).collect(),
+            )
+        }))
     }
-}
 
-fn does_count(name: &OsString) -> bool {
-    counts(name.as_encoded_bytes())
+    fn not_listed_of(
+        self,
+        names: impl Iterator<Item = io::Result<OsString>>,
+        fits: impl Fn(&OsStr) -> bool,
+    ) -> io::Result<BTreeSet<OsString>> {
+        let mut unlisted = names.collect::<io::Result<BTreeSet<_>>>()?;
+        unlisted.retain(|name| fits(name));
+        let listed = manifest::open(self.manifest, self.wnid)?;
+        for listed in listed.into_iter().flat_map(|(_, files)| files) {
+            unlisted.remove(OsStr::new(&listed?.name));
+        }
+        Ok(unlisted)
+    }
 }
 
 /// Opens an entry of a folder. It does not wait for a pipe and follows no link.
@@ -268,10 +238,10 @@ mod tests {
             "desktop.ini",
             "Icon\r",
         ] {
-            assert!(!counts(name.as_bytes()), "{name}");
+            assert!(!counts(name.as_ref()), "{name}");
         }
         for name in ["n1.JPEG", "notes.txt", "Thumbs.db.JPEG", "more"] {
-            assert!(counts(name.as_bytes()), "{name}");
+            assert!(counts(name.as_ref()), "{name}");
         }
     }
 }

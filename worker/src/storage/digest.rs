@@ -6,8 +6,10 @@
 //! blocks, and the rest of a piece is buffered until the next piece. Most files arrive in one piece
 //! and need no state.
 
-use blake3::{Hash, Hasher};
 use std::io::{self, Read};
+
+use blake3::{Hash, Hasher};
+use serde::{Deserialize as _, Deserializer, Serializer, de::Error as _};
 
 /// Bytes that BLAKE3 hashes at once with AVX-512. Other machines hash a smaller power of two at
 /// once.
@@ -114,6 +116,16 @@ pub(crate) fn digest(mut reader: impl Read) -> io::Result<Hash> {
     let mut hasher = Hasher::new();
     hasher.update_reader(&mut reader)?;
     Ok(hasher.finalize())
+}
+
+/// For the attribute `serde(with)`: writes a digest as hexadecimal digits.
+pub(crate) fn serialize<S: Serializer>(digest: &Hash, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&digest.to_hex())
+}
+
+/// For the attribute `serde(with)`: reads a digest from text in memory, without a copy of it.
+pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Hash, D::Error> {
+    Hash::from_hex(<&str>::deserialize(deserializer)?).map_err(D::Error::custom)
 }
 
 #[cfg(test)]

@@ -11,6 +11,7 @@
 
 use std::{
     collections::BTreeMap,
+    path::Path,
     pin::pin,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
@@ -334,13 +335,19 @@ impl DiskSpace {
 
     /// Bytes that this user may still write; `None` if the file system does not report them.
     fn free(&self) -> Option<u64> {
-        let found = statvfs(self.target.staging()).ok()?;
-        (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
+        free_bytes(self.target.staging())
     }
 
     fn claims(&self) -> MutexGuard<'_, Claims> {
         self.claims.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Bytes that this user may still write to the file system of a folder; `None` if the file system
+/// does not report them.
+pub(crate) fn free_bytes(folder: &Path) -> Option<u64> {
+    let found = statvfs(folder).ok()?;
+    (found.f_blocks > 0).then(|| found.f_bavail.saturating_mul(found.f_frsize))
 }
 
 /// The state to compare with if the class may exceed half of the free space; otherwise `None`.

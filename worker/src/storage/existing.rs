@@ -1,7 +1,7 @@
 //! The state of a class's final name before its download: a complete folder, a folder to be
 //! verified, something in the way, or nothing.
 
-use std::{fmt, fs, io, path::Path};
+use std::{fs, io, path::Path};
 
 use rustix::fs::{Access, access};
 use shared::{
@@ -17,8 +17,7 @@ use crate::{
     storage::{
         comparison::{Difference, FirstDifference, counts, first_difference},
         digest::digest,
-        journal::FileEntry,
-        manifest::{self, MANIFEST, MARKED, Manifest, Provenance},
+        manifest::{self, Listed, MANIFEST, MARKED, Manifest},
         target::{self, Target},
         target_users::TargetUsers,
     },
@@ -50,26 +49,19 @@ pub(crate) enum ExistingFolder {
 }
 
 /// Why the manifest of a folder is no proof.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unproved {
     /// There is none: another tool or a person made the folder.
+    #[error("the folder has no manifest")]
     WithoutManifest,
     /// Another user made the folder, in a target that every user can write to.
+    #[error("the folder is another user's, so its manifest proves nothing")]
     OfAnotherUser,
-}
-
-impl fmt::Display for Unproved {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::WithoutManifest => "the folder has no manifest",
-            Self::OfAnotherUser => "the folder is another user's, so its manifest proves nothing",
-        })
-    }
 }
 
 /// Inspects the final name of a class; follows no link.
 pub(crate) fn inspect(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Result<ExistingFolder> {
-    inspect_in(target.root(), wnid, job, || target.users())
+    inspect_in(target.root(), &target.users()?, wnid, job)
 }
 
 /// As [`inspect`], in a target that is not open for work. `users`: the permissions of the target.
@@ -78,17 +70,17 @@ pub(crate) fn inspect(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Resu
 /// needs no publication, so it is not checked.
 pub(crate) fn inspect_in(
     root: &Path,
+    users: &TargetUsers,
     wnid: Wnid,
     job: &JobOptions,
-    users: impl Fn() -> io::Result<TargetUsers>,
 ) -> io::Result<ExistingFolder> {
-    let found = inspect_folder(root, wnid, job, &users)?;
+    let found = inspect_folder(root, users, wnid, job)?;
     let is_published = match &found {
         ExistingFolder::Nothing | ExistingFolder::Differs(_) => true,
         ExistingFolder::Unproved(_) | ExistingFolder::Damaged => job.existing == Existing::Replace,
         ExistingFolder::Complete(_) | ExistingFolder::InTheWay(_) => false,
     };
-    if is_published && let Some(why) = in_the_way(root, wnid, job, &users)? {
+    if is_published && let Some(why) = in_the_way(root, users, wnid, job)? {
         return Ok(ExistingFolder::InTheWay(why));
     }
     Ok(found)
@@ -97,13 +89,13 @@ pub(crate) fn inspect_in(
 /// What of a class's final names this process can neither replace nor rename.
 fn in_the_way(
     root: &Path,
+    users: &TargetUsers,
     wnid: Wnid,
     job: &JobOptions,
-    users: &impl Fn() -> io::Result<TargetUsers>,
 ) -> io::Result<Option<String>> {
     let folder = target::class_folder(root, wnid);
     if let Ok(found) = folder.symlink_metadata() {
-        if !users()?.can_replace(&found) {
+        if !users.can_replace(&found) {
             return Ok(Some(
                 "the folder under the class's name is another user's and cannot be replaced"
                     .to_owned(),
@@ -130,16 +122,15 @@ fn in_the_way(
             "a folder or a link stands under the tar's name".to_owned(),
         ));
     }
-    let users = users()?;
     let is_stuck = users.is_of_another(&found) && !users.can_replace(&found);
     Ok(is_stuck.then(|| TAR_OF_ANOTHER.to_owned()))
 }
 
 fn inspect_folder(
     root: &Path,
+    users: &TargetUsers,
     wnid: Wnid,
     job: &JobOptions,
-    users: &impl Fn() -> io::Result<TargetUsers>,
 ) -> io::Result<ExistingFolder> {
     let folder = target::class_folder(root, wnid);
     let found = match fs::symlink_metadata(&folder) {
@@ -148,18 +139,16 @@ fn inspect_folder(
         }
         found => found?,
     };
-    let kind = found.file_type();
-    if kind.is_symlink() {
-        return Ok(ExistingFolder::InTheWay(
-            "a symbolic link stands under the class's name".to_owned(),
-        ));
+    if !found.is_dir() {
+        let kind = if found.is_symlink() {
+            "symbolic link"
+        } else {
+            "file"
+        };
+        let why = format!("a {kind} stands under the class's name");
+        return Ok(ExistingFolder::InTheWay(why));
     }
-    if !kind.is_dir() {
-        return Ok(ExistingFolder::InTheWay(
-            "a file stands under the class's name".to_owned(),
-        ));
-    }
-    let unproved = if users()?.is_of_another(&found) {
+    let unproved = if users.is_of_another(&found) {
         Unproved::OfAnotherUser
     } else {
         if job.existing == Existing::Trust
@@ -206,11 +195,12 @@ pub(crate) fn compare(folder: &Path, wnid: Wnid) -> io::Result<Option<Compared>>
     // A manifest that was damaged after it was marked is a different finding.
     let is_marked =
         path.symlink_metadata().is_err() && folder.join(MARKED).symlink_metadata().is_ok();
-    let marked = || FirstDifference {
-        name: MARKED.to_owned(),
-        difference: Difference::Marked,
-    };
-    Ok(is_marked.then(|| Compared::Differs(marked())))
+    Ok(is_marked.then(|| {
+        Compared::Differs(FirstDifference {
+            name: MARKED.to_owned(),
+            difference: Difference::Marked,
+        })
+    }))
 }
 
 /// Whether a tar whose entries have this length can have that total length. Two blocks follow as
@@ -240,10 +230,11 @@ pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, S
         files += 1;
         blocks += 512 + metadata.len().next_multiple_of(512);
     }
-    let fits = [0, 512]
-        .iter()
-        .any(|folder_entry| can_be_whole(blocks + folder_entry, tar_bytes));
-    if files > 0 && fits {
+    if files > 0
+        && [0, 512]
+            .iter()
+            .any(|entry| can_be_whole(blocks + entry, tar_bytes))
+    {
         return Ok(Ok(files));
     }
     let files_make = if files == 1 {
@@ -262,24 +253,15 @@ pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io
     let files = visible(folder)?.map(|entry| {
         let (name, metadata) = entry?;
         let blake3 = digest(open_regular(&folder.join(&name))?)?;
-        Ok(FileEntry {
+        Ok(Listed {
             name,
             size: metadata.len(),
             blake3,
-            next_header: 0,
         })
     });
-    manifest::write(
-        folder,
-        Provenance {
-            wnid,
-            run,
-            source,
-            adopted: true,
-            kept_tar: None,
-        },
-        files,
-    )
+    let mut manifest = Manifest::new(wnid, run, source);
+    manifest.adopted = true;
+    manifest::write(folder, manifest, files)
 }
 
 /// The entries of a folder without files that tools and desktops create.
@@ -298,7 +280,7 @@ fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String,
     Ok(entries.filter(|entry| {
         entry
             .as_ref()
-            .map_or(true, |(name, _)| counts(name.as_bytes()))
+            .map_or(true, |(name, _)| counts(name.as_ref()))
     }))
 }
 

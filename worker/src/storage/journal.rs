@@ -8,18 +8,12 @@
 
 use std::{
     ffi::OsStr,
-    fmt,
     fs::{self, File},
-    io::{self, BufRead, BufReader, Read as _, Write},
+    io::{self, BufRead, BufReader, Read as _, Write as _},
     path::Path,
 };
 
-use data_encoding::HEXLOWER_PERMISSIVE;
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, Unexpected, Visitor},
-};
-
+use serde::{Deserialize, Serialize};
 use shared::own_file::{self, Access};
 
 use crate::{source::Source, storage::partial_file::PartialFile};
@@ -49,36 +43,10 @@ pub(crate) struct FileEntry {
     /// Length in bytes.
     pub(crate) size: u64,
     /// Digest of the contents.
-    #[serde(serialize_with = "write_digest", deserialize_with = "read_digest")]
+    #[serde(with = "crate::storage::digest")]
     pub(crate) blake3: blake3::Hash,
     /// Offset in the tar of the header after this file.
     pub(crate) next_header: u64,
-}
-
-/// A file as the manifest lists it: a [`FileEntry`] without `next_header`.
-#[derive(Debug, Serialize)]
-pub(crate) struct ListedFile<'entry> {
-    name: &'entry str,
-    size: u64,
-    #[serde(serialize_with = "write_digest")]
-    blake3: blake3::Hash,
-}
-
-impl FileEntry {
-    pub(crate) fn listed(&self) -> ListedFile<'_> {
-        ListedFile {
-            name: &self.name,
-            size: self.size,
-            blake3: self.blake3,
-        }
-    }
-}
-
-pub(crate) fn write_digest<S: Serializer>(
-    digest: &blake3::Hash,
-    serializer: S,
-) -> Result<S::Ok, S::Error> {
-    serializer.serialize_str(&digest.to_hex())
 }
 
 /// Whether a regular file of exactly this name exists; a link is none.
@@ -87,33 +55,15 @@ pub(crate) fn is_plain_file(path: &Path, name: &str) -> bool {
         && fs::symlink_metadata(path).is_ok_and(|found| found.is_file())
 }
 
-pub(crate) fn read_digest<'de, D: Deserializer<'de>>(
-    deserializer: D,
-) -> Result<blake3::Hash, D::Error> {
-    deserializer.deserialize_str(HexDigest)
-}
-
-/// Parses a digest without copying its text, because a class has one digest per file.
-struct HexDigest;
-
-impl Visitor<'_> for HexDigest {
-    type Value = blake3::Hash;
-
-    fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str("64 hexadecimal digits")
-    }
-
-    fn visit_str<E: de::Error>(self, text: &str) -> Result<blake3::Hash, E> {
-        let mut digest = [0; blake3::OUT_LEN];
-        let expected = || E::invalid_value(Unexpected::Str(text), &self);
-        if text.len() != digest.len() * 2 {
-            return Err(expected());
-        }
-        HEXLOWER_PERMISSIVE
-            .decode_mut(text.as_bytes(), &mut digest)
-            .map_err(|_| expected())?;
-        Ok(digest.into())
-    }
+/// Reads a line of at most `longest` bytes, its end included.
+pub(crate) fn read_line(
+    text: &mut impl BufRead,
+    longest: u64,
+    line: &mut Vec<u8>,
+) -> io::Result<()> {
+    line.clear();
+    text.by_ref().take(longest).read_until(b'\n', line)?;
+    Ok(())
 }
 
 /// The first line of a journal.
@@ -222,7 +172,7 @@ impl Journal {
 /// A finished file as the bytes of its journal line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct JournaledFile<'line> {
-    /// The JSON of [`FileEntry::listed`] without the closing brace.
+    /// The JSON of a [`Listed`](super::manifest::Listed) file without the closing brace.
     pub(crate) unclosed: &'line [u8],
     /// Length in bytes.
     pub(crate) size: u64,
@@ -236,7 +186,8 @@ pub(crate) struct Entries {
 }
 
 /// A line of the journal after the first.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
 pub(crate) enum Line {
     /// A file is finished.
     Finished(FileEntry),
@@ -258,11 +209,7 @@ pub(crate) fn open(path: &Path) -> Option<(Source, Entries)> {
 impl Entries {
     /// The next line of either kind.
     pub(crate) fn next_line(&mut self) -> Option<Line> {
-        let line = self.read()?;
-        let finished = serde_json::from_slice(line).map(Line::Finished);
-        finished
-            .or_else(|_| serde_json::from_slice(line).map(Line::Begun))
-            .ok()
+        serde_json::from_slice(self.read()?).ok()
     }
 
     /// The next finished file. Its line is copied and not parsed, which is safe only for a journal
@@ -282,14 +229,8 @@ impl Entries {
     }
 
     fn read(&mut self) -> Option<&[u8]> {
-        self.line.clear();
-        let length = self
-            .file
-            .by_ref()
-            .take(LONGEST_LINE)
-            .read_until(b'\n', &mut self.line)
-            .ok()?;
-        ((length as u64) < LONGEST_LINE).then_some(&self.line)
+        read_line(&mut self.file, LONGEST_LINE, &mut self.line).ok()?;
+        ((self.line.len() as u64) < LONGEST_LINE).then_some(&self.line)
     }
 }
 
@@ -333,6 +274,7 @@ fn number_at_end(text: &[u8]) -> Option<(&[u8], u64)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::storage::manifest::Listed;
 
     /// The manifest entries and sizes that are copied from a journal.
     fn copied(path: &Path) -> Vec<(String, u64)> {
@@ -345,7 +287,12 @@ mod tests {
     }
 
     fn listed(entry: &FileEntry) -> (String, u64) {
-        (serde_json::to_string(&entry.listed()).unwrap(), entry.size)
+        let listed = Listed {
+            name: entry.name.clone(),
+            size: entry.size,
+            blake3: entry.blake3,
+        };
+        (serde_json::to_string(&listed).unwrap(), entry.size)
     }
 
     fn entry(number: u64) -> FileEntry {

@@ -69,7 +69,7 @@ mod tests {
     use super::*;
     use crate::{
         source::Source,
-        storage::{manifest::Provenance, staging::Staging},
+        storage::{manifest::Manifest, staging::Staging},
     };
 
     #[test]
@@ -82,15 +82,9 @@ mod tests {
         let kept_tar = KeptTar::of(&target.tar(wnid)).unwrap();
         assert!(kept_tar.is_some());
         let staging = Staging::create(&target, wnid).unwrap();
-        let source = Source::default();
-        let provenance = Provenance {
-            wnid,
-            run: "run",
-            source: &source,
-            adopted: false,
-            kept_tar,
-        };
-        manifest::write(&staging.class_folder(), provenance, std::iter::empty()).unwrap();
+        let mut manifest = Manifest::new(wnid, "run", &Source::default());
+        manifest.kept_tar = kept_tar;
+        manifest::write(&staging.class_folder(), manifest, std::iter::empty()).unwrap();
         assert_eq!(written_here(&target, wnid).unwrap(), kept_tar);
         fs::rename(staging.class_folder(), target.class_folder(wnid)).unwrap();
         assert_eq!(written_here(&target, wnid).unwrap(), kept_tar);

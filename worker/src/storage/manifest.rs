@@ -21,7 +21,7 @@ use crate::{
     source::Source,
     storage::{
         file_tree::remove_if_there,
-        journal::{FileEntry, JournaledFile, read_digest},
+        journal::{JournaledFile, read_line},
         kept_tar::KeptTar,
     },
 };
@@ -53,7 +53,7 @@ pub(crate) struct Manifest {
     /// The run that published the class.
     pub(crate) run: String,
     /// Whether an existing folder was verified, rather than downloaded.
-    adopted: bool,
+    pub(crate) adopted: bool,
     #[serde(flatten)]
     source: Source,
     file_count: u64,
@@ -64,6 +64,20 @@ pub(crate) struct Manifest {
 }
 
 impl Manifest {
+    /// A manifest without files, of a class that was downloaded.
+    pub(crate) fn new(wnid: Wnid, run: &str, source: &Source) -> Self {
+        Self {
+            version: VERSION,
+            wnid: wnid.to_string(),
+            run: run.to_owned(),
+            adopted: false,
+            source: source.version(),
+            file_count: 0,
+            file_bytes: 0,
+            kept_tar: None,
+        }
+    }
+
     /// The counts of files and bytes for the outcome.
     pub(crate) fn published(&self) -> Published {
         Published {
@@ -73,29 +87,19 @@ impl Manifest {
     }
 }
 
-/// The content of a manifest except for the list of files.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Provenance<'class> {
-    pub(crate) wnid: Wnid,
-    pub(crate) run: &'class str,
-    pub(crate) source: &'class Source,
-    pub(crate) adopted: bool,
-    pub(crate) kept_tar: Option<KeptTar>,
-}
-
 /// Writes a manifest into a folder.
 ///
 /// The files are written one by one: memory does not grow with their number.
 pub(crate) fn write(
     folder: &Path,
-    provenance: Provenance<'_>,
-    files: impl Iterator<Item = io::Result<FileEntry>>,
+    manifest: Manifest,
+    files: impl Iterator<Item = io::Result<Listed>>,
 ) -> io::Result<Manifest> {
-    let mut manifest = Writer::create(folder)?;
-    for entry in files {
-        manifest.list(&entry?)?;
+    let mut writer = Writer::create(folder)?;
+    for file in files {
+        writer.list(&file?)?;
     }
-    manifest.finish(provenance)
+    writer.finish(manifest)
 }
 
 /// A manifest that is being written under a temporary name.
@@ -129,9 +133,9 @@ impl<'folder> Writer<'folder> {
         })
     }
 
-    fn list(&mut self, entry: &FileEntry) -> io::Result<()> {
-        self.begin(entry.size)?;
-        Ok(serde_json::to_writer(&mut self.out, &entry.listed())?)
+    fn list(&mut self, file: &Listed) -> io::Result<()> {
+        self.begin(file.size)?;
+        Ok(serde_json::to_writer(&mut self.out, file)?)
     }
 
     /// Adds a file by copying its line of the journal.
@@ -152,28 +156,15 @@ impl<'folder> Writer<'folder> {
         Ok(())
     }
 
-    /// Writes the properties and the digest, and renames the file to its final name.
-    pub(crate) fn finish(mut self, provenance: Provenance<'_>) -> io::Result<Manifest> {
-        let manifest = Manifest {
-            version: VERSION,
-            wnid: provenance.wnid.to_string(),
-            run: provenance.run.to_owned(),
-            adopted: provenance.adopted,
-            source: provenance.source.version(),
-            file_count: self.file_count,
-            file_bytes: self.file_bytes,
-            kept_tar: provenance.kept_tar,
-        };
-        let head = serde_json::to_string_pretty(&manifest)?;
-        let head = head
-            .trim_start_matches('{')
-            .trim_end_matches('}')
-            .trim_end();
-        write!(
-            self.out,
-            "\n{FILES_END}{},\n",
-            head.trim_start_matches('\n')
-        )?;
+    /// Writes the properties and the digest, and renames the file to its final name. The counts of
+    /// the manifest become those of the listed files.
+    pub(crate) fn finish(mut self, mut manifest: Manifest) -> io::Result<Manifest> {
+        manifest.file_count = self.file_count;
+        manifest.file_bytes = self.file_bytes;
+        let properties = serde_json::to_string_pretty(&manifest)?;
+        // The files stand between the opening brace and the properties.
+        let properties = &properties["{\n".len()..properties.len() - "\n}".len()];
+        write!(self.out, "\n{FILES_END}{properties},\n")?;
         let HashingWriter { mut out, hasher } = self.out.into_inner()?;
         out.write_all(format!("{DIGEST_MARK}{}\"\n}}\n", hasher.finalize()).as_bytes())?;
         fs::rename(&self.temporary, self.folder.join(MANIFEST))?;
@@ -182,11 +173,11 @@ impl<'folder> Writer<'folder> {
 }
 
 /// An entry of the list of files.
-#[derive(Debug, PartialEq, Eq, Deserialize)]
+#[derive(Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct Listed {
     pub(crate) name: String,
     pub(crate) size: u64,
-    #[serde(deserialize_with = "read_digest")]
+    #[serde(with = "crate::storage::digest")]
     pub(crate) blake3: blake3::Hash,
 }
 
@@ -196,7 +187,7 @@ pub(crate) struct Listed {
 /// # Errors
 /// If a manifest exists and cannot be read.
 pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
-    Ok(open_valid(&folder.join(MANIFEST), wnid)?.map(|(manifest, _)| manifest))
+    Ok(open(&folder.join(MANIFEST), wnid)?.map(|(manifest, _)| manifest))
 }
 
 /// Reads a manifest and returns the files that it lists as an iterator; `None` as for [`read`]. The
@@ -205,59 +196,46 @@ pub(crate) fn read(folder: &Path, wnid: Wnid) -> io::Result<Option<Manifest>> {
 /// # Errors
 /// If a manifest exists and cannot be read.
 pub(crate) fn open(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, Files)>> {
-    let Some((manifest, mut file)) = open_valid(path, wnid)? else {
-        return Ok(None);
-    };
-    file.rewind()?;
-    Ok(Some((
-        manifest,
-        Files {
-            text: BufReader::new(file),
-            line: Vec::new(),
-            begun: false,
-        },
-    )))
-}
-
-/// Iterates over the files that a manifest lists; `None` as for [`read`].
-///
-/// # Errors
-/// If a manifest exists and cannot be read.
-pub(crate) fn files(folder: &Path, wnid: Wnid) -> io::Result<Option<Files>> {
-    Ok(open(&folder.join(MANIFEST), wnid)?.map(|(_, files)| files))
-}
-
-/// A valid manifest and its open file.
-fn open_valid(path: &Path, wnid: Wnid) -> io::Result<Option<(Manifest, File)>> {
     let file = match open_regular(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound || is_refused(&error) => {
+        // A folder with this name is not a manifest.
+        Err(error)
+            if is_refused(&error)
+                || matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::IsADirectory
+                ) =>
+        {
             return Ok(None);
         }
-        // A folder with this name is not a manifest.
-        Err(error) if error.kind() == io::ErrorKind::IsADirectory => return Ok(None),
         opened => opened?,
     };
-    Ok(parse(BufReader::new(&file), wnid)?.map(|manifest| (manifest, file)))
+    let mut text = BufReader::new(file);
+    let Some(manifest) = parse(&mut text, wnid)? else {
+        return Ok(None);
+    };
+    text.rewind()?;
+    let files = Files {
+        text,
+        line: Vec::new(),
+        begun: false,
+    };
+    Ok(Some((manifest, files)))
 }
 
 /// Iterates over the files that a manifest lists: the lines between [`FILES_BEGIN`] and
 /// [`FILES_END`].
 #[derive(Debug)]
-pub(crate) struct Files<R = BufReader<File>> {
-    text: R,
+pub(crate) struct Files {
+    text: BufReader<File>,
     line: Vec<u8>,
     begun: bool,
 }
 
-impl<R: BufRead> Files<R> {
+impl Files {
     fn read(&mut self) -> io::Result<Option<Listed>> {
         loop {
-            self.line.clear();
-            self.text
-                .by_ref()
-                .take(LONGEST_LINE)
-                .read_until(b'\n', &mut self.line)?;
-            if self.line.last() != Some(&b'\n') || self.line == FILES_END.as_bytes() {
+            read_line(&mut self.text, LONGEST_LINE, &mut self.line)?;
+            if !self.line.ends_with(b"\n") || self.line == FILES_END.as_bytes() {
                 return Ok(None);
             }
             if self.begun {
@@ -271,7 +249,7 @@ impl<R: BufRead> Files<R> {
     }
 }
 
-impl<R: BufRead> Iterator for Files<R> {
+impl Iterator for Files {
     type Item = io::Result<Listed>;
 
     fn next(&mut self) -> Option<Self::Item> {
@@ -285,11 +263,8 @@ fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
     let mut files_passed = false;
     let mut covered = blake3::Hasher::new();
     loop {
-        line.clear();
-        text.by_ref()
-            .take(LONGEST_LINE)
-            .read_until(b'\n', &mut line)?;
-        if line.last() != Some(&b'\n') {
+        read_line(&mut text, LONGEST_LINE, &mut line)?;
+        if !line.ends_with(b"\n") {
             return Ok(None);
         }
         if let Some(rest) = line.strip_prefix(DIGEST_MARK.as_bytes()) {
@@ -340,7 +315,7 @@ impl<W: Write> Write for HashingWriter<W> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::storage::journal::{self, Journal};
+    use crate::storage::journal::{self, FileEntry, Journal};
 
     /// A manifest as version 1 wrote it. Later versions must still read it.
     const VERSION_1: &str = include_str!("manifest_version_1.json");
@@ -349,13 +324,16 @@ mod tests {
         "n02124075".parse().unwrap()
     }
 
-    fn entry(name: &str, size: u64) -> FileEntry {
-        FileEntry {
+    fn listed(name: &str, size: u64) -> Listed {
+        Listed {
             name: name.to_owned(),
             size,
             blake3: blake3::hash(name.as_bytes()),
-            next_header: 0,
         }
+    }
+
+    fn two_files() -> [Listed; 2] {
+        [listed("n02124075_1.JPEG", 5), listed("n02124075_2.JPEG", 7)]
     }
 
     fn written(folder: &Path) -> Manifest {
@@ -366,21 +344,8 @@ mod tests {
             last_modified: None,
             ..Source::default()
         };
-        let provenance = Provenance {
-            wnid: wnid(),
-            run: "run",
-            source: &source,
-            adopted: false,
-            kept_tar: None,
-        };
-        write(
-            folder,
-            provenance,
-            [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)]
-                .into_iter()
-                .map(Ok),
-        )
-        .unwrap()
+        let manifest = Manifest::new(wnid(), "run", &source);
+        write(folder, manifest, two_files().into_iter().map(Ok)).unwrap()
     }
 
     #[test]
@@ -417,8 +382,14 @@ mod tests {
         let source = written.source.clone();
         let journal = folder.path().join("journal");
         let mut lines = Journal::create(&journal, &source).unwrap();
-        for (name, size) in [("n02124075_1.JPEG", 5), ("n02124075_2.JPEG", 7)] {
-            lines.append(&entry(name, size)).unwrap();
+        for Listed { name, size, blake3 } in two_files() {
+            let entry = FileEntry {
+                name,
+                size,
+                blake3,
+                next_header: 0,
+            };
+            lines.append(&entry).unwrap();
         }
         lines.flush().unwrap();
         let mut manifest = Writer::create(folder.path()).unwrap();
@@ -426,14 +397,8 @@ mod tests {
         while let Some(file) = entries.next_finished() {
             manifest.copy(file).unwrap();
         }
-        let provenance = Provenance {
-            wnid: wnid(),
-            run: "run",
-            source: &source,
-            adopted: false,
-            kept_tar: None,
-        };
-        assert_eq!(manifest.finish(provenance).unwrap(), written);
+        let properties = Manifest::new(wnid(), "run", &source);
+        assert_eq!(manifest.finish(properties).unwrap(), written);
         assert_eq!(
             fs::read_to_string(folder.path().join(MANIFEST)).unwrap(),
             VERSION_1
@@ -457,26 +422,16 @@ mod tests {
     fn the_files_of_a_manifest_are_read_back() {
         let folder = tempfile::tempdir().unwrap();
         written(folder.path());
-        let files = files(folder.path(), wnid())
-            .unwrap()
-            .expect("a valid manifest");
-        let expected = [entry("n02124075_1.JPEG", 5), entry("n02124075_2.JPEG", 7)].map(
-            |FileEntry {
-                 name, size, blake3, ..
-             }| Listed { name, size, blake3 },
-        );
-        assert_eq!(files.map(Result::unwrap).collect::<Vec<_>>(), expected);
-        let text = Files {
-            text: VERSION_1.as_bytes(),
-            line: Vec::new(),
-            begun: false,
+        let path = folder.path().join(MANIFEST);
+        let files = |wnid| open(&path, wnid).unwrap().map(|(_, files)| files);
+        let read = || {
+            let files = files(wnid()).expect("a valid manifest");
+            files.map(Result::unwrap).collect::<Vec<_>>()
         };
-        assert_eq!(text.map(Result::unwrap).collect::<Vec<_>>(), expected);
-        assert!(
-            super::files(folder.path(), "n00000001".parse().unwrap())
-                .unwrap()
-                .is_none()
-        );
+        assert_eq!(read(), two_files());
+        fs::write(&path, VERSION_1).unwrap();
+        assert_eq!(read(), two_files());
+        assert!(files("n00000001".parse().unwrap()).is_none());
     }
 
     #[test]

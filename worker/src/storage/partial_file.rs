@@ -10,10 +10,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use shared::own_file::{self, Access};
 
-use crate::{
-    storage::digest::Digest,
-    storage::journal::{is_plain_file, read_digest, write_digest},
-};
+use crate::storage::{digest::Digest, journal::is_plain_file};
 
 /// The journal's record of a partial file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,7 +22,7 @@ pub(crate) struct PartialFile {
     /// Number of bytes that were written.
     pub(crate) written: u64,
     /// Digest of the written bytes.
-    #[serde(serialize_with = "write_digest", deserialize_with = "read_digest")]
+    #[serde(with = "crate::storage::digest")]
     pub(crate) blake3: blake3::Hash,
     /// Offset in the tar at which the rest of the file begins.
     pub(crate) position: u64,
@@ -46,8 +43,7 @@ pub(crate) struct ProvedPartialFile {
 
 impl PartialFile {
     /// Verifies the file and truncates it to the recorded length: bytes behind it were written after
-    /// the last checkpoint. `None` if it is missing or
-    /// differs from the record.
+    /// the last checkpoint. `None` if it is missing or differs from the record.
     pub(crate) fn verify(&self, path: &Path) -> io::Result<Option<ProvedPartialFile>> {
         let is_plausible = self.written <= self.size
             && is_plain_file(path, &self.name)
@@ -71,13 +67,11 @@ impl PartialFile {
             return Ok(None);
         }
         file.set_len(self.written)?;
-        let name = self.name.clone();
-        let digest = hasher.into();
         Ok(Some(ProvedPartialFile {
-            name,
+            name: self.name.clone(),
             size: self.size,
             written: self.written,
-            digest,
+            digest: hasher.into(),
         }))
     }
 }

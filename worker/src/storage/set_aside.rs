@@ -2,10 +2,9 @@
 //! class is published, and never removed.
 
 use std::{
-    ffi::OsString,
+    ffi::OsStr,
     fs,
     io::{self, ErrorKind},
-    ops::ControlFlow,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -42,34 +41,25 @@ pub(crate) fn unlisted(
     new: &Path,
 ) -> io::Result<Option<(PathBuf, u64)>> {
     let [current, marked] = [MANIFEST, MARKED].map(|name| old.join(name));
-    let manifest = if manifest::read(old, wnid)?.is_some() {
-        current
-    } else {
-        marked
-    };
-    let is_valid = manifest::open(&manifest, wnid)?.is_some();
+    let is_current = manifest::open(&current, wnid)?.is_some();
+    let is_valid = is_current || manifest::open(&marked, wnid)?.is_some();
     let comparison = Comparison {
-        folder: old.to_owned(),
-        manifest,
+        folder: old,
+        manifest: if is_current { &current } else { &marked },
         wnid,
     };
-    let fits = |name: &OsString| {
+    let fits = |name: &OsStr| {
         is_of_the_user(name) && (is_valid || new.join(name).symlink_metadata().is_err())
     };
-    let mut moved: Option<(PathBuf, u64)> = None;
-    let ended = comparison.not_listed(fits, |name| {
-        let place = match &mut moved {
-            Some(place) => Ok(place),
-            None => new_folder(target, wnid).map(|folder| moved.insert((folder, 0))),
+    let mut moved = None;
+    for name in comparison.not_listed(fits)? {
+        let name = name?;
+        let (folder, count) = match &mut moved {
+            Some(place) => place,
+            None => moved.insert((new_folder(target, wnid)?, 0)),
         };
-        let kept = place.and_then(|(folder, count)| {
-            *count += 1;
-            move_entry(&old.join(name), &folder.join(name))
-        });
-        kept.map_or_else(ControlFlow::Break, ControlFlow::Continue)
-    })?;
-    if let ControlFlow::Break(error) = ended {
-        return Err(error);
+        *count += 1;
+        move_entry(&old.join(&name), &folder.join(&name))?;
     }
     if let Some((folder, _)) = &moved {
         // Moved before the folder that contained them is removed.
@@ -102,46 +92,36 @@ pub(crate) fn tar(target: &Target, wnid: Wnid) -> io::Result<Option<PathBuf>> {
 
 /// There is no folder beside the target for entries that a manifest does not list.
 #[derive(Debug, thiserror::Error)]
-#[error("{why}")]
-pub(crate) struct NoPlace {
-    why: String,
-}
+#[error("{0}")]
+pub(crate) struct NoPlace(String);
 
 /// Whether an entry may be a user's: it is neither one of our manifests nor a file that tools
 /// create in each folder.
-fn is_of_the_user(name: &OsString) -> bool {
+fn is_of_the_user(name: &OsStr) -> bool {
     let bytes = name.as_encoded_bytes();
     let is_hidden = bytes.starts_with(b".");
     let of_tools = [&b".DS_Store"[..], b".directory"].contains(&bytes)
         || [&b"._"[..], b".nfs", MANIFEST.as_bytes(), MARKED.as_bytes()]
             .iter()
             .any(|begin| bytes.starts_with(begin));
-    if is_hidden { !of_tools } else { counts(bytes) }
+    if is_hidden { !of_tools } else { counts(name) }
 }
 
 /// The folder beside the target for kept files. It may not exist yet.
 pub(crate) fn place(target: &Target) -> Result<PathBuf, NoPlace> {
-    let Some(place) = target.set_aside() else {
-        return Err(NoPlace {
-            why: "staging is in the target, so there is no folder beside it for them".to_owned(),
-        });
-    };
+    let place = target.set_aside().ok_or_else(|| {
+        NoPlace("staging is in the target, so there is no folder beside it for them".to_owned())
+    })?;
+    let is_writable = |parent| access(parent, Access::WRITE_OK).is_ok();
     match check_folder(&place) {
-        Err(error) if error.kind() != ErrorKind::NotFound => Err(NoPlace {
-            why: format!("{} cannot be used ({error})", place.display()),
-        }),
-        Err(_)
-            if place
-                .parent()
-                .is_some_and(|parent| access(parent, Access::WRITE_OK).is_err()) =>
-        {
-            Err(NoPlace {
-                why: format!(
-                    "{} cannot be made, because its parent is not writable",
-                    place.display()
-                ),
-            })
-        }
+        Err(error) if error.kind() != ErrorKind::NotFound => Err(NoPlace(format!(
+            "{} cannot be used ({error})",
+            place.display()
+        ))),
+        Err(_) if !place.parent().is_none_or(is_writable) => Err(NoPlace(format!(
+            "{} cannot be made, because its parent is not writable",
+            place.display()
+        ))),
         _ => Ok(place),
     }
 }
@@ -149,17 +129,17 @@ pub(crate) fn place(target: &Target) -> Result<PathBuf, NoPlace> {
 /// Whether a class folder has entries of users that its valid manifest does not list.
 pub(crate) fn has_unlisted(folder: &Path, wnid: Wnid) -> io::Result<bool> {
     let manifest = folder.join(MANIFEST);
-    if manifest::open(&manifest, wnid)?.is_none() {
-        return Ok(false);
-    }
     let comparison = Comparison {
-        folder: folder.to_owned(),
-        manifest,
+        folder,
+        manifest: &manifest,
         wnid,
     };
-    Ok(comparison
-        .not_listed(is_of_the_user, |_| ControlFlow::Break(()))?
-        .is_break())
+    Ok(manifest::open(&manifest, wnid)?.is_some()
+        && comparison
+            .not_listed(is_of_the_user)?
+            .next()
+            .transpose()?
+            .is_some())
 }
 
 fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
@@ -169,7 +149,7 @@ fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
         Err(error) => {
             let why = format!("{} cannot be made ({error})", parent.display());
-            return Err(io::Error::other(NoPlace { why }));
+            return Err(io::Error::other(NoPlace(why)));
         }
         Ok(()) => {}
     }
@@ -212,10 +192,10 @@ mod tests {
             ".manifest.json.new",
             ".nfs0001",
         ] {
-            assert!(!is_of_the_user(&name.into()), "{name}");
+            assert!(!is_of_the_user(name.as_ref()), "{name}");
         }
         for name in ["notes.txt", ".notes", "a.JPEG", "folder"] {
-            assert!(is_of_the_user(&name.into()), "{name}");
+            assert!(is_of_the_user(name.as_ref()), "{name}");
         }
     }
 
