@@ -48,7 +48,7 @@ pub(crate) fn take_over(
 ) -> io::Result<(Staging, Option<Checkpoint>)> {
     let staging = Staging::create(target, wnid)?;
     let mut former = Vec::new();
-    for left in left_behind(target, wnid, &staging)? {
+    for left in left_behind(target, wnid, Some(&staging))? {
         if let Some(former_folder) = staging.claim(&left)? {
             former.push(former_folder);
         }

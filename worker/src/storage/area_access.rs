@@ -47,8 +47,10 @@ impl Group {
 /// the same mode for all files.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct AreaAccess {
-    user: u32,
-    keeps_modes: bool,
+    /// This process's user, as the file system shows it.
+    pub(crate) user: u32,
+    /// Whether the file system stores modes, so that they restrict access.
+    pub(crate) keeps_modes: bool,
 }
 
 impl Default for AreaAccess {
@@ -69,24 +71,15 @@ impl AreaAccess {
         }
     }
 
-    /// This process's user, as the file system shows it.
-    pub(crate) fn user(self) -> u32 {
-        self.user
-    }
-
-    /// Whether the file system stores modes, so that they restrict access.
-    pub(crate) fn keeps_modes(self) -> bool {
-        self.keeps_modes
-    }
-
     /// Refuses an area to which other users could have written.
     pub(crate) fn check(self, folder: &Metadata, group: Option<Group>) -> io::Result<()> {
         let group = group
             .filter(|_| is_shared(folder))
             .map(|Group(group)| group);
         Ownership {
+            user: self.user,
+            folder: None,
             group,
-            ..Ownership::strict().shown_as(self.user)
         }
         .check(folder)?;
         if self.keeps_modes && is_writable_by_others(folder) {
@@ -99,46 +92,34 @@ impl AreaAccess {
 /// Creates the folder of an area. If it exists and belongs to this user alone, removes the rights
 /// of others.
 pub(crate) fn make(path: &Path, group: Option<Group>) -> io::Result<()> {
-    match DirBuilder::new().mode(PRIVATE_MODE).create(path) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {
-            let folder = open_folder(path)?;
-            let found = folder.metadata()?;
-            let is_ours = found.uid() == geteuid().as_raw()
-                && !is_writable_by_others(&found)
-                && !is_shared(&found);
-            if is_ours && found.mode() & FOREIGN_BITS != 0 {
-                set_mode(&folder, PRIVATE_MODE)
-            } else {
-                Ok(())
-            }
-        }
-        made => {
-            made?;
-            let folder = open_folder(path)?;
-            match group {
-                Some(Group(group)) if fchown(&folder, None, Some(Gid::from_raw(group))).is_ok() => {
-                    set_mode(&folder, SHARED_MODE)?;
-                }
-                _ => {}
-            }
-            // A user who is not a member of the group works alone: the kernel keeps the
-            // set-group-ID bit for members only.
-            if is_shared(&folder.metadata()?) {
-                Ok(())
-            } else {
-                set_mode(&folder, PRIVATE_MODE)
-            }
-        }
+    let is_new = match DirBuilder::new().mode(PRIVATE_MODE).create(path) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
+        made => made.map(|()| true)?,
+    };
+    let folder = open_folder(path)?;
+    if is_new
+        && let Some(Group(group)) = group
+        && fchown(&folder, None, Some(Gid::from_raw(group))).is_ok()
+    {
+        set_mode(&folder, SHARED_MODE)?;
     }
+    let found = folder.metadata()?;
+    let is_ours = found.uid() == geteuid().as_raw() && !is_writable_by_others(&found);
+    let is_too_open = is_ours && found.mode() & FOREIGN_BITS != 0;
+    // A user who is not a member of the group works alone: the kernel keeps the set-group-ID bit
+    // for members only.
+    if !is_shared(&found) && (is_new || is_too_open) {
+        set_mode(&folder, PRIVATE_MODE)?;
+    }
+    Ok(())
 }
 
 /// Lets the group of a shared area lock a file in it.
 pub(crate) fn share(file: &File, area: &File) -> io::Result<()> {
     if is_shared(&area.metadata()?) {
-        set_mode(file, 0o660)
-    } else {
-        Ok(())
+        set_mode(file, 0o660)?;
     }
+    Ok(())
 }
 
 /// Whether every user can replace the entries of a folder: it is writable for all and has no sticky
@@ -152,17 +133,11 @@ pub(crate) fn is_open_to_all(folder: &Path) -> bool {
 /// Sets a mode. Errors of mounts without modes are ignored, because there the mount determines the
 /// rights.
 fn set_mode(file: &File, mode: u32) -> io::Result<()> {
-    match file.set_permissions(Permissions::from_mode(mode)) {
-        Err(error)
-            if matches!(
-                error.kind(),
-                ErrorKind::PermissionDenied | ErrorKind::Unsupported
-            ) =>
-        {
-            Ok(())
-        }
-        set => set,
-    }
+    let set = file.set_permissions(Permissions::from_mode(mode));
+    set.or_else(|error| match error.kind() {
+        ErrorKind::PermissionDenied | ErrorKind::Unsupported => Ok(()),
+        _ => Err(error),
+    })
 }
 
 #[cfg(test)]

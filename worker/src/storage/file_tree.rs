@@ -49,16 +49,21 @@ pub(crate) fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// A random part of a name that no other process has given.
+pub(crate) fn nonce() -> String {
+    format!("{:016x}", rand::random::<u64>())
+}
+
 /// Removes a folder with its content, even if another process removes it at the same time or adds a
 /// file to it.
 pub(crate) fn remove_tree(folder: &Path) -> io::Result<()> {
-    for _ in 1..ATTEMPTS {
+    let mut retries = 1..ATTEMPTS;
+    loop {
         match remove_folder(CWD, folder) {
-            Err(error) if is_busy(&error) => thread::sleep(RETRY_DELAY),
+            Err(error) if is_busy(&error) && retries.next().is_some() => thread::sleep(RETRY_DELAY),
             removed => return removed,
         }
     }
-    remove_folder(CWD, folder)
 }
 
 /// Removes a folder recursively without following links. The standard library's function panics if

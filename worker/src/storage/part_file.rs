@@ -19,7 +19,10 @@ use shared::{
     own_file::{self, Access},
 };
 
-use crate::{source::Source, storage::checkpoint_timer::CheckpointTimer};
+use crate::{
+    source::Source,
+    storage::{checkpoint_timer::CheckpointTimer, file_tree::nonce},
+};
 
 /// Bytes of the tar in a block; the last one of a file may have fewer.
 const BLOCK: usize = 256 << 10;
@@ -61,16 +64,14 @@ pub(crate) struct PartWriter {
 impl PartWriter {
     /// Prepares a file that does not exist yet. Its first byte is the tar's byte `start`.
     pub(crate) fn new(path: PathBuf, version: Version, start: u64) -> Self {
-        let block = vec![0; HEAD];
-        let timer = CheckpointTimer::default();
         Self {
             path,
             version,
             file: None,
             offset: 0,
             reached: start,
-            block,
-            timer,
+            block: vec![0; HEAD],
+            timer: CheckpointTimer::default(),
         }
     }
 
@@ -117,13 +118,11 @@ impl PartWriter {
         let digest = self.version.digest(self.reached, bytes);
         self.block[..4].copy_from_slice(&count.to_le_bytes());
         self.block[4..HEAD].copy_from_slice(digest.as_bytes());
-        if self.file.is_none() {
-            self.file = Some(File::create_new(&self.path)?);
-        }
-        self.file
-            .as_ref()
-            .expect("it was just made")
-            .write_all_at(&self.block, self.offset)
+        let file = match &self.file {
+            Some(file) => file,
+            None => self.file.insert(File::create_new(&self.path)?),
+        };
+        file.write_all_at(&self.block, self.offset)
     }
 }
 
@@ -166,11 +165,9 @@ impl PartReader {
             return Ok(None);
         }
         let mut bytes = vec![0; length];
-        let is_whole = self.read(&mut bytes, self.offset + HEAD as u64)?;
-        if !is_whole
-            || self.version.digest(self.position, &bytes)
-                != *<&[u8; 32]>::try_from(digest).expect("a digest")
-        {
+        let is_valid = self.read(&mut bytes, self.offset + HEAD as u64)?
+            && *self.version.digest(self.position, &bytes).as_bytes() == *digest;
+        if !is_valid {
             return Ok(None);
         }
         self.offset += (HEAD + length) as u64;
@@ -199,7 +196,7 @@ pub(crate) struct FoundPart {
 /// A name for a part that begins at the tar offset `start`. The random suffix makes it unique among
 /// attempts.
 pub(crate) fn name(start: u64) -> String {
-    format!("{start}.{:016x}", rand::random::<u64>())
+    format!("{start}.{}", nonce())
 }
 
 /// The start offset that a file name contains.

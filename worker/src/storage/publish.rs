@@ -142,14 +142,9 @@ pub(crate) fn start(
     threads::start(set, "publish", move || {
         // While one commit runs, the next classes queue up. Batches grow with the load, and no
         // class waits for others to fill a batch.
-        while let Some(first) = ready.blocking_recv() {
-            let mut batch = vec![first];
-            while batch.len() < LARGEST_BATCH
-                && let Ok(more) = ready.try_recv()
-            {
-                batch.push(more);
-            }
-            commit(&target, durability, &clock, batch);
+        let mut batch = Vec::new();
+        while ready.blocking_recv_many(&mut batch, LARGEST_BATCH) > 0 {
+            commit(&target, durability, &clock, batch.drain(..));
         }
     })?;
     Ok(Publisher { queue })
@@ -159,7 +154,7 @@ fn commit(
     target: &Target,
     durability: Durability,
     clock: &LeaseClock,
-    batch: Vec<(Staged, Reply)>,
+    batch: impl Iterator<Item = (Staged, Reply)>,
 ) {
     let durable = durability == Durability::Power;
     // After a failed sync no file of the batch can be trusted: the kernel may have dropped pages
@@ -170,12 +165,9 @@ fn commit(
         Ok(())
     };
     let published: Vec<_> = batch
-        .into_iter()
         .map(|(staged, reply)| {
-            let result = match &synced {
-                Ok(()) => publish_one(target, &staged, durable, clock),
-                Err(error) => Err(same(error)),
-            };
+            let synced = synced.as_ref().map_err(same);
+            let result = synced.and_then(|()| publish_one(target, &staged, durable, clock));
             (staged, reply, result)
         })
         .collect();
@@ -185,15 +177,12 @@ fn commit(
         Ok(())
     };
     for (staged, reply, result) in published {
-        let result = result.and_then(|publication| match &recorded {
-            Ok(()) => Ok(publication),
-            Err(error) => Err(same(error)),
+        let result = result.and_then(|publication| {
+            recorded.as_ref().map_err(same)?;
+            Ok(publication)
         });
-        if result
-            .as_ref()
-            .is_ok_and(|publication| !matches!(publication, Publication::Fenced))
-            && let Err(error) = staged.staging.remove()
-        {
+        let is_over = !matches!(result, Err(_) | Ok(Publication::Fenced));
+        if is_over && let Err(error) = staged.staging.remove() {
             tracing::info!(wnid = %staged.wnid, %error, "a staging folder stays until the end of the job");
         }
         // A receiver that is gone was stopped. The class is published, and the next run finds it.
@@ -263,9 +252,8 @@ fn publish_one(
 fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Result<Publication> {
     let from = staged.staging.class_folder();
     let to = target.class_folder(staged.wnid);
-    let error = match fs::rename(&from, &to) {
-        Ok(()) => return Ok(Publication::Done),
-        Err(error) => error,
+    let Err(error) = fs::rename(&from, &to) else {
+        return Ok(Publication::Done);
     };
     // The rename may have succeeded despite an error, for example if a network file system lost the
     // answer. What is under the name decides.
@@ -326,10 +314,7 @@ fn keep_unlisted(target: &Target, wnid: Wnid, old: &Path, new: &Path) -> io::Res
 /// in that time leaves the old folder in `aside`. The old folder later gets its name back, unless a
 /// new folder has taken it.
 fn replace_folder(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {
-    if exchange(from, to).is_ok() {
-        return Ok(());
-    }
-    replace_in_two_steps(from, to, aside)
+    exchange(from, to).or_else(|_| replace_in_two_steps(from, to, aside))
 }
 
 fn replace_in_two_steps(from: &Path, to: &Path, aside: &Path) -> io::Result<()> {

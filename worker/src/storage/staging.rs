@@ -15,7 +15,7 @@ use shared::{Wnid, listing::list, own_file};
 use crate::{
     source::Source,
     storage::{
-        file_tree::{is_gone, move_folder, remove_if_there, remove_tree},
+        file_tree::{is_gone, move_folder, nonce, remove_if_there, remove_tree},
         journal::{self, Entries},
         manifest::MANIFEST,
         staging_area::{entries, wnid_of},
@@ -48,11 +48,8 @@ pub(crate) struct Unpacked {
 impl Staging {
     /// Makes an empty staging folder.
     pub(crate) fn create(target: &Target, wnid: Wnid) -> io::Result<Self> {
-        let path = target
-            .staging()
-            .join(format!("{wnid}.{:016x}", rand::random::<u64>()));
         let staging = Self {
-            path,
+            path: target.staging().join(format!("{wnid}.{}", nonce())),
             published: target.class_folder(wnid),
         };
         if fs::create_dir(&staging.path).is_err() {
@@ -66,17 +63,16 @@ impl Staging {
     /// Takes over the folder of an earlier attempt, whose process may still run; `None` if another
     /// process has taken it.
     pub(crate) fn claim(&self, left: &Path) -> io::Result<Option<Self>> {
-        let path = self
-            .path
-            .with_extension(format!("{:016x}.old", rand::random::<u64>()));
+        let path = self.path.with_extension(nonce() + ".old");
         match move_folder(left, &path) {
             Err(error) if is_gone(&error) => Ok(None),
-            renamed => renamed.map(|()| {
-                Some(Self {
+            moved => {
+                moved?;
+                Ok(Some(Self {
                     path,
                     published: self.published.clone(),
-                })
-            }),
+                }))
+            }
         }
     }
 
@@ -122,29 +118,28 @@ impl Staging {
 
     /// The finished files in the order of the journal.
     pub(crate) fn entries(&self) -> io::Result<Entries> {
-        let unreadable = || io::Error::other("the journal cannot be read back");
-        journal::open(&self.journal())
+        let opened = journal::open(&self.journal());
+        opened
             .map(|(_, entries)| entries)
-            .ok_or_else(unreadable)
+            .ok_or_else(|| io::Error::other("the journal cannot be read back"))
     }
 }
 
 /// Folders of earlier attempts at a class, without the attempt's own; the one with the longest
 /// journal first.
-pub(crate) fn left_behind(target: &Target, wnid: Wnid, own: &Staging) -> io::Result<Vec<PathBuf>> {
-    left_behind_beside(target, wnid, &own.path)
-}
-
-fn left_behind_beside(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec<PathBuf>> {
-    let prefix = format!("{wnid}.");
+pub(crate) fn left_behind(
+    target: &Target,
+    wnid: Wnid,
+    own: Option<&Staging>,
+) -> io::Result<Vec<PathBuf>> {
     let mut found = Vec::new();
     for entry in list(target.staging())? {
         let entry = entry?;
-        let is_of_class = entry.text().is_some_and(|name| name.starts_with(&prefix));
-        if is_of_class && entry.path() != own && own_file::check_folder(entry.path()).is_ok() {
-            let journal = entry.path().join("journal");
-            let length = fs::symlink_metadata(journal).map_or(0, |journal| journal.len());
-            found.push((length, entry.path().to_owned()));
+        let path = entry.path();
+        let is_own = own.is_some_and(|own| own.path == path);
+        if wnid_of(&entry) == Some(wnid) && !is_own && own_file::check_folder(path).is_ok() {
+            let journal = path.join("journal").symlink_metadata();
+            found.push((journal.map_or(0, |found| found.len()), path.to_owned()));
         }
     }
     found.sort_unstable_by(|one, other| other.cmp(one));
@@ -153,14 +148,13 @@ fn left_behind_beside(target: &Target, wnid: Wnid, own: &Path) -> io::Result<Vec
 
 /// Whether an earlier attempt at a class has left a folder.
 pub(crate) fn is_begun(target: &Target, wnid: Wnid) -> io::Result<bool> {
-    Ok(!left_behind_beside(target, wnid, Path::new(""))?.is_empty())
+    Ok(!left_behind(target, wnid, None)?.is_empty())
 }
 
 /// Paths of the manifests of classes whose tar was moved into the target but whose folder was not.
 pub(crate) fn manifests(target: &Target, wnid: Wnid) -> io::Result<Vec<PathBuf>> {
-    let left = left_behind_beside(target, wnid, Path::new(""))?;
+    let left = left_behind(target, wnid, None)?.into_iter();
     Ok(left
-        .into_iter()
         .map(|folder| folder.join(CLASS).join(MANIFEST))
         .collect())
 }
@@ -190,7 +184,7 @@ fn put_back(staging: &Path, published: &Path) -> io::Result<()> {
         Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
             // The folder must not be visible under its name while it is incomplete, so it is
             // assembled here first.
-            let whole = staging.join(format!("{REPLACED}.{:016x}", rand::random::<u64>()));
+            let whole = staging.join(format!("{REPLACED}.{}", nonce()));
             move_folder(&replaced, &whole)?;
             fs::rename(&whole, published)
         }

@@ -6,7 +6,6 @@
 //!
 //! Invariant: only this process's user, or the group with which that user shares the target
 //! (`area_access`), can write to an area that is used. So its content was written by this program.
-//! that user shares the target (`area_access`). So what is in it was put there by this program.
 
 use std::{
     fs::{self, File, TryLockError},
@@ -26,7 +25,7 @@ use shared::{
 use crate::storage::{
     area_access::{self, AreaAccess, Group},
     file_tree::{
-        ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, remove_if_there, remove_tree,
+        ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, nonce, remove_if_there, remove_tree,
     },
 };
 
@@ -91,17 +90,16 @@ impl StagingArea {
             return Ok(());
         }
         // A process that finishes may remove the folder between any two of these steps.
-        for _ in 1..ATTEMPTS {
+        let mut retries = 1..ATTEMPTS;
+        loop {
             match self.make_and_lock() {
-                Err(error) if is_gone(&error) => {}
+                Err(error) if is_gone(&error) && retries.next().is_some() => {}
                 created => {
                     *lock = Some(created?);
                     return Ok(());
                 }
             }
         }
-        *lock = Some(self.make_and_lock()?);
-        Ok(())
     }
 
     fn make_and_lock(&self) -> io::Result<LockFile> {
@@ -118,7 +116,7 @@ impl StagingArea {
 
     /// This process's user, as the file system shows it.
     pub(crate) fn user(&self) -> u32 {
-        self.access().user()
+        self.access().user
     }
 
     fn access(&self) -> AreaAccess {
@@ -129,11 +127,8 @@ impl StagingArea {
 
     /// Whether all users can rename the area, by the mode of the folder that holds it.
     pub(crate) fn can_be_replaced(&self) -> bool {
-        let keeps_modes = self
-            .lock()
-            .as_ref()
-            .is_some_and(|lock| lock.access.keeps_modes());
-        keeps_modes && self.path.parent().is_some_and(area_access::is_open_to_all)
+        let holder = self.path.parent();
+        self.access().keeps_modes && holder.is_some_and(area_access::is_open_to_all)
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<LockFile>> {
@@ -144,18 +139,12 @@ impl StagingArea {
     /// file system supports locks.
     pub(crate) fn has_neighbours(&self) -> bool {
         let lock = self.lock();
-        let own = lock.as_ref().map(|lock| lock.path.as_path());
-        let found = entries(&self.path).unwrap_or_default();
-        found
-            .iter()
-            .filter(|entry| is_lock_file(entry))
-            .any(|entry| Some(entry.path()) != own)
+        lock_files(&self.path, lock.as_ref()).is_ok_and(|found| !found.is_empty())
     }
 
     /// Whether another running process uses the area.
     pub(crate) fn is_shared(&self) -> io::Result<bool> {
-        let lock = self.lock();
-        is_used_by_others(&self.path, lock.as_ref().map(|lock| lock.path.as_path()))
+        is_used_by_others(&self.path, self.lock().as_ref())
     }
 
     /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open
@@ -173,13 +162,8 @@ impl StagingArea {
         self.lock().is_none()
     }
 
-    /// Removes the area unless a running process uses it; returns whether it is gone. For a process
-    /// that has left it.
-    pub(crate) fn remove(&self) -> io::Result<bool> {
-        remove(&self.path)
-    }
-
-    /// As [`Self::remove`], unless it contains something from which another process could continue.
+    /// Removes the area unless a running process uses it, or it contains something from which
+    /// another process could continue; returns whether it is gone. For a process that has left it.
     pub(crate) fn remove_if_empty(&self) -> io::Result<bool> {
         let found = entries(&self.path)?;
         // After the listing: a process takes its lock before it makes anything else, so nothing of a
@@ -194,11 +178,7 @@ impl StagingArea {
             Some(Purpose::Class) => fs::remove_dir(entry.path()).is_ok(),
             None => false,
         };
-        if found.iter().all(is_empty) {
-            self.remove()
-        } else {
-            Ok(false)
-        }
+        Ok(found.iter().all(is_empty) && remove(&self.path)?)
     }
 
     /// Moves what former processes have left in another area of the same target to this area, and
@@ -229,14 +209,12 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
         if attempt > 0 {
             thread::sleep(RETRY_DELAY);
         }
-        let others = entries(area)?
-            .into_iter()
-            .filter(|entry| purpose_of(entry).is_some());
-        let others: Vec<Entry> = others.filter(|entry| !is_lock_file(entry)).collect();
+        let mut others = entries(area)?;
+        others.retain(|entry| matches!(purpose_of(entry), Some(Purpose::Class | Purpose::Trial)));
         // Listed again: a listing is not atomic, so the first one can have an entry of a process and
         // not the lock file that the process created before.
-        for lock in entries(area)?.into_iter().filter(is_lock_file) {
-            if !remove_if_dead(lock.path())? {
+        for path in lock_files(area, None)? {
+            if !remove_if_dead(&path)? {
                 return Ok(false);
             }
         }
@@ -288,7 +266,7 @@ impl LockFile {
     /// Until the file shows that the folder is ours, nothing else is done in the area.
     fn create(area: &Path, group: Option<Group>) -> io::Result<Self> {
         let folder = open_folder(area)?;
-        let name = format!("{LOCK}{:016x}", rand::random::<u64>());
+        let name = format!("{LOCK}{}", nonce());
         let flags =
             OFlags::RDWR | OFlags::CREATE | OFlags::EXCL | OFlags::NOFOLLOW | OFlags::CLOEXEC;
         let file = File::from(openat(&folder, &*name, flags, Mode::RUSR | Mode::WUSR)?);
@@ -319,22 +297,27 @@ pub(crate) fn is_used(area: &Path) -> io::Result<bool> {
     is_used_by_others(area, None)
 }
 
-fn is_used_by_others(area: &Path, own: Option<&Path>) -> io::Result<bool> {
-    let entries = entries(area)?;
-    let mut locks = entries
+fn is_used_by_others(area: &Path, own: Option<&LockFile>) -> io::Result<bool> {
+    let others = lock_files(area, own)?;
+    Ok(others
         .iter()
-        .filter(|entry| is_lock_file(entry))
-        .map(Entry::path);
-    Ok(locks.any(|path| Some(path) != own && matches!(lock_of(path), Some(Err(_)))))
+        .any(|path| matches!(lock_of(path), Some(Err(_)))))
+}
+
+/// The lock files in an area, without this process's own.
+fn lock_files(area: &Path, own: Option<&LockFile>) -> io::Result<Vec<PathBuf>> {
+    let locks = entries(area)?
+        .into_iter()
+        .filter(|entry| purpose_of(entry) == Some(Purpose::Lock))
+        .map(|entry| entry.path().to_owned());
+    Ok(locks
+        .filter(|path| own.is_none_or(|own| own.path != *path))
+        .collect())
 }
 
 /// The class to which a staging folder belongs; `None` for everything else.
 pub(crate) fn wnid_of(entry: &Entry) -> Option<Wnid> {
     entry.text()?.split_once('.')?.0.parse().ok()
-}
-
-fn is_lock_file(entry: &Entry) -> bool {
-    purpose_of(entry) == Some(Purpose::Lock)
 }
 
 /// What an entry of an area is for.
@@ -357,7 +340,7 @@ fn purpose_of(entry: &Entry) -> Option<Purpose> {
     if wnid_of(entry).is_some() {
         return Some(Purpose::Class);
     }
-    let first = name.split_once('.').map_or(name, |(first, _)| first);
+    let first = name.split('.').next()?;
     TRIALS.contains(&first).then_some(Purpose::Trial)
 }
 

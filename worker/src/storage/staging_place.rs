@@ -7,10 +7,12 @@
 
 use std::{
     ffi::{OsStr, OsString},
-    fmt, fs, io,
+    fs, io,
     os::unix::ffi::OsStrExt as _,
     path::{Component, Path, PathBuf},
 };
+
+use crate::storage::file_tree::nonce;
 
 /// Name of an area in its target. Earlier versions had no other location.
 const IN_TARGET: &str = ".partial";
@@ -18,30 +20,18 @@ const IN_TARGET: &str = ".partial";
 const NAME_MAX: usize = 255;
 
 /// Why the area cannot be beside the target.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub(crate) enum NotBeside {
     /// The target is the root of a file system, or of a mount.
+    #[error("the target is the root of a mounted file system")]
     MountRoot,
     /// The parent is in another part of the same mount, and a rename between the two fails (a
     /// subvolume, a project quota).
+    #[error("nothing can be renamed from the target's parent into the target")]
     CannotRename,
     /// No folder can be created in the parent.
+    #[error("the target's parent cannot be written ({0})")]
     ParentRefuses(io::Error),
-}
-
-impl fmt::Display for NotBeside {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::MountRoot => {
-                formatter.write_str("the target is the root of a mounted file system")
-            }
-            Self::CannotRename => formatter
-                .write_str("nothing can be renamed from the target's parent into the target"),
-            Self::ParentRefuses(error) => {
-                write!(formatter, "the target's parent cannot be written ({error})")
-            }
-        }
-    }
 }
 
 /// The path of an area in the target itself.
@@ -101,31 +91,26 @@ fn area_name<const PARTS: usize>(parts: [&OsStr; PARTS], identity: &[u8]) -> OsS
 /// The absolute path without links of a folder that may not exist yet.
 pub(crate) fn resolved(path: &Path) -> io::Result<PathBuf> {
     let absolute = std::path::absolute(path)?;
-    for existing in absolute.ancestors() {
-        let Ok(found) = existing.canonicalize() else {
-            continue;
-        };
-        let missing = absolute.strip_prefix(existing).unwrap_or(Path::new(""));
-        // `missing/..` cannot be resolved before `missing` is created.
-        if missing
-            .components()
-            .any(|part| part == Component::ParentDir)
-        {
-            return Err(io::ErrorKind::NotFound.into());
-        }
-        return Ok(if missing.as_os_str().is_empty() {
-            found
-        } else {
-            found.join(missing)
-        });
+    let mut ancestors = absolute.ancestors();
+    let resolved = ancestors.find_map(|path| Some((path, path.canonicalize().ok()?)));
+    let (existing, found) = resolved.ok_or(io::ErrorKind::NotFound)?;
+    let missing = absolute
+        .strip_prefix(existing)
+        .expect("it is an ancestor of the path");
+    // `missing/..` cannot be resolved before `missing` is created.
+    if missing
+        .components()
+        .any(|part| part == Component::ParentDir)
+    {
+        return Err(io::ErrorKind::NotFound.into());
     }
-    Err(io::ErrorKind::NotFound.into())
+    Ok(found.components().chain(missing.components()).collect())
 }
 
 /// Whether two folders are in one mount. rename(2) compares the mounts before it looks up the
 /// names. Device numbers do not suffice: two mounts of one file system have the same.
 pub(crate) fn are_on_one_mount(one: &Path, other: &Path) -> bool {
-    let missing = format!(".{:016x}", rand::random::<u64>());
+    let missing = format!(".{}", nonce());
     let renamed = fs::rename(one.join(&missing), other.join(&missing));
     !renamed.is_err_and(|error| error.kind() == io::ErrorKind::CrossesDevices)
 }

@@ -15,7 +15,7 @@ use std::{
 
 use shared::own_file::open_regular;
 
-use crate::storage::file_tree::{is_gone, remove_if_there};
+use crate::storage::file_tree::{is_gone, nonce, remove_if_there};
 
 /// Name of the file in the target.
 pub(crate) const FILE: &str = ".imagenet_downloader.storage";
@@ -41,18 +41,18 @@ pub(crate) fn settle(target: &Path, area: &Path, proposed: &str) -> io::Result<S
             return Ok(id);
         }
         match File::create_new(&place) {
-            Ok(mut file) => {
-                file.write_all(proposed.as_bytes())
-                    .inspect_err(|_| drop(fs::remove_file(&place)))?;
-                return Ok(proposed.to_owned());
-            }
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
                 thread::sleep(POLL_INTERVAL);
             }
-            Err(error) => return Err(error),
+            created => {
+                created?
+                    .write_all(proposed.as_bytes())
+                    .inspect_err(|_| drop(fs::remove_file(&place)))?;
+                return Ok(proposed.to_owned());
+            }
         }
     }
-    let whole = area.join(format!("storage.{:016x}", rand::random::<u64>()));
+    let whole = area.join(format!("storage.{}", nonce()));
     File::create_new(&whole)?.write_all(proposed.as_bytes())?;
     fs::rename(&whole, &place)?;
     read(&place)?

@@ -3,6 +3,7 @@
 use std::{
     fs::{self, File},
     io::{self, Write as _},
+    iter,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
@@ -19,7 +20,7 @@ use shared::{
 
 use crate::storage::{
     area_access::Group,
-    file_tree::{is_gone, remove_if_there, remove_tree},
+    file_tree::{is_gone, nonce, remove_if_there, remove_tree},
     staging,
     staging_area::{self, StagingArea},
     staging_place::{self, NotBeside},
@@ -88,6 +89,23 @@ pub enum TargetError {
     },
 }
 
+impl TargetError {
+    fn refused(target: &Path, action: impl Into<String>, cause: io::Error) -> Self {
+        Self::Refused {
+            target: target.to_owned(),
+            action: action.into(),
+            cause,
+        }
+    }
+
+    fn staging(area: &Path, cause: io::Error) -> Self {
+        Self::Staging {
+            area: area.to_owned(),
+            cause: explained(cause, [area]),
+        }
+    }
+}
+
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
         io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
@@ -122,13 +140,8 @@ impl Target {
     /// filled and renamed in it. `staging`: the folder of `--staging`, in which classes are
     /// assembled.
     pub(crate) fn open(path: &Path, staging: Option<&Path>) -> Result<Self, TargetError> {
-        let refused = |action: &'static str| {
-            move |cause| TargetError::Refused {
-                target: path.to_owned(),
-                action: action.to_owned(),
-                cause: explained(cause, [path]),
-            }
-        };
+        let refused =
+            |action| move |cause| TargetError::refused(path, action, explained(cause, [path]));
         fs::create_dir_all(path).map_err(refused("make a folder"))?;
         // A link at the root is followed once, here.
         let root = path.canonicalize().map_err(refused("find the way"))?;
@@ -166,7 +179,7 @@ impl Target {
         };
         target
             .take_over_leftovers()
-            .map_err(|cause| in_area(target.staging(), cause))?;
+            .map_err(|cause| TargetError::staging(target.staging(), cause))?;
         Ok(target)
     }
 
@@ -224,11 +237,7 @@ impl Target {
         // If the whole target is gone, report that and not its consequence.
         let gone = self.is_there().err().filter(is_gone);
         let cause = gone.unwrap_or(cause);
-        TargetError::Refused {
-            target: self.root.clone(),
-            action: action.into(),
-            cause,
-        }
+        TargetError::refused(&self.root, action, cause)
     }
 
     /// Whether an error of one class would affect every other class as well.
@@ -246,12 +255,10 @@ impl Target {
     /// Whether the target is still the one that was opened, and not the mount point of a disk that
     /// was unmounted.
     fn is_there(&self) -> io::Result<()> {
-        let same = fs::metadata(&self.root)?.dev() == self.folder.metadata()?.dev();
-        if same {
-            Ok(())
-        } else {
-            Err(io::ErrorKind::NotFound.into())
+        if fs::metadata(&self.root)?.dev() != self.folder.metadata()?.dev() {
+            return Err(io::ErrorKind::NotFound.into());
         }
+        Ok(())
     }
 
     /// Recreates the staging area if a process that finished has removed it; never if the target
@@ -292,14 +299,11 @@ impl Target {
     fn try_to_remove_staging(&self) -> io::Result<()> {
         self.area.leave()?;
         let mut is_used = false;
-        for area in [self.staging()]
-            .into_iter()
-            .chain(self.other_areas.iter().map(PathBuf::as_path))
+        for area in iter::once(self.staging()).chain(self.other_areas.iter().map(PathBuf::as_path))
         {
             match self.area.check(area) {
-                Err(error) if is_gone(&error) => continue,
                 // What other users have put under the name does not belong to this program.
-                Err(error) if is_refused(&error) => continue,
+                Err(error) if is_gone(&error) || is_refused(&error) => continue,
                 checked => checked?,
             }
             if staging_area::is_used(area)? {
@@ -309,11 +313,10 @@ impl Target {
             staging::put_back_replaced(area, &self.root)?;
             is_used |= !staging_area::remove(area)?;
         }
-        if is_used {
-            Ok(())
-        } else {
-            storage_id::remove(&self.root)
+        if !is_used {
+            storage_id::remove(&self.root)?;
         }
+        Ok(())
     }
 
     /// Removes what opening has created, but no file from which another process could continue.
@@ -321,10 +324,9 @@ impl Target {
         self.area.leave()?;
         let others_are_used = self.other_areas.iter().any(|area| area.exists());
         if self.area.remove_if_empty()? && !others_are_used {
-            storage_id::remove(&self.root)
-        } else {
-            Ok(())
+            storage_id::remove(&self.root)?;
         }
+        Ok(())
     }
 }
 
@@ -338,17 +340,10 @@ impl Drop for Target {
     }
 }
 
-fn in_area(area: &Path, cause: io::Error) -> TargetError {
-    TargetError::Staging {
-        area: area.to_owned(),
-        cause: explained(cause, [area]),
-    }
-}
-
 /// Opens an area in the folder of `--staging`, which must be on the target's file system and
 /// outside of the target.
 fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingArea, TargetError> {
-    let unusable = |cause| in_area(folder, cause);
+    let unusable = |cause| TargetError::staging(folder, cause);
     let resolved = staging_place::resolved(folder).map_err(unusable)?;
     if resolved.starts_with(root) {
         return Err(TargetError::StagingInTarget {
@@ -359,16 +354,19 @@ fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingAr
     fs::create_dir_all(&resolved).map_err(unusable)?;
     let area =
         StagingArea::enter(staging_place::in_folder(&resolved, root), group).map_err(unusable)?;
-    match verify_usable(area.path(), root) {
-        Ok(()) => return Ok(area),
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {}
-        Err(error) => return Err(in_area(area.path(), error)),
-    }
-    drop(area);
-    Err(TargetError::StagingElsewhere {
+    usable(area, root)?.ok_or_else(|| TargetError::StagingElsewhere {
         folder: resolved,
         target: root.to_owned(),
     })
+}
+
+/// The area if it can be used; `None` if nothing can be renamed from it into the target.
+fn usable(area: StagingArea, root: &Path) -> Result<Option<StagingArea>, TargetError> {
+    match verify_usable(area.path(), root) {
+        Ok(()) => Ok(Some(area)),
+        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(None),
+        Err(error) => Err(TargetError::staging(area.path(), error)),
+    }
 }
 
 /// Opens the area beside the target. If that is not possible, opens the area in the target and logs
@@ -378,25 +376,17 @@ fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetE
         Err(why) => why,
         Ok(path) => match StagingArea::enter(path.clone(), group) {
             Err(cause) if parent_refuses(&path, &cause) => NotBeside::ParentRefuses(cause),
-            Err(cause) => return Err(in_area(&path, cause)),
-            Ok(area) => match verify_usable(&path, root) {
-                Ok(()) => return Ok(area),
-                Err(error) if error.kind() == io::ErrorKind::CrossesDevices => {
-                    drop(area);
-                    NotBeside::CannotRename
-                }
-                Err(error) => return Err(in_area(&path, error)),
+            Err(cause) => return Err(TargetError::staging(&path, cause)),
+            Ok(area) => match usable(area, root)? {
+                Some(area) => return Ok(area),
+                None => NotBeside::CannotRename,
             },
         },
     };
     let path = staging_place::in_target(root);
     let area = StagingArea::enter(path.clone(), group)
-        .and_then(|area| verify_usable(&path, root).map(|()| area));
-    let area = area.map_err(|cause| TargetError::Refused {
-        target: root.to_owned(),
-        action: "write".to_owned(),
-        cause: explained(cause, [&path]),
-    })?;
+        .and_then(|area| verify_usable(&path, root).map(|()| area))
+        .map_err(|cause| TargetError::refused(root, "write", explained(cause, [&path])))?;
     tracing::warn!(
         "classes are put together in {}, which a folder loader would take for a class until the job is done: {why}; give a \
          folder below it as --target, e.g. {}, or --staging DIR on the same file system",
@@ -419,15 +409,14 @@ fn parent_refuses(area: &Path, error: &io::Error) -> bool {
 /// target, because a loader could see it.
 fn verify_usable(area: &Path, root: &Path) -> io::Result<()> {
     // Unique names, so that entries of a killed process or of another user cause no conflict.
-    let nonce = rand::random::<u64>();
-    let [probe, renamed] =
-        ["probe", "renamed"].map(|name| area.join(format!("{name}.{nonce:016x}")));
+    let nonce = nonce();
+    let [probe, renamed] = ["probe", "renamed"].map(|name| area.join(format!("{name}.{nonce}")));
     fs::create_dir(&probe)?;
     let tried = (|| {
         File::create_new(probe.join("file"))?.write_all(b"probe")?;
         fs::rename(&probe, &renamed)?;
         rustix::fs::access(root, Access::WRITE_OK)?;
-        let published = root.join(format!("{PROBE}{nonce:016x}"));
+        let published = root.join(format!("{PROBE}{nonce}"));
         fs::rename(renamed.join("file"), &published)
             .map_err(|error| explained(error, [&published]))?;
         remove_if_there(fs::remove_file(&published))
