@@ -5,11 +5,9 @@
 //! the earlier one, and the clocks of two hosts are never compared. The clock continues while the
 //! host is suspended; `CLOCK_MONOTONIC`, on which every timer of the program depends, stops.
 
-use std::{
-    fmt,
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::{fmt, sync::Mutex, time::Duration};
+
+use crate::lock::lock;
 
 /// The worker's deadline is this much before the end of the lease, or a sixth of a lease
 /// shorter than 30 s.
@@ -61,7 +59,7 @@ impl LeaseClock {
     /// Records an answer to a call that was sent at `sent`. An answer of a former coordinator is
     /// ignored and returns `false`.
     pub(crate) fn answered(&self, epoch: u32, sent: Duration, ttl: Duration) -> bool {
-        let mut known = self.known();
+        let mut known = lock(&self.known);
         let is_current = known.note(epoch);
         if is_current {
             known.deadline = known.deadline.max(Some(sent + usable_part(ttl)));
@@ -71,19 +69,15 @@ impl LeaseClock {
 
     /// Like [`Self::answered`], for an answer that renews nothing.
     pub(crate) fn heard_of(&self, epoch: u32) -> bool {
-        self.known().note(epoch)
+        lock(&self.known).note(epoch)
     }
 
     /// Whether the deadline has passed, so that the leases may belong to another worker.
     pub(crate) fn has_run_out(&self) -> bool {
         let now = self.now();
-        self.known()
+        lock(&self.known)
             .deadline
             .is_some_and(|deadline| now >= deadline)
-    }
-
-    fn known(&self) -> MutexGuard<'_, State> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -9,7 +9,6 @@ use shared::{
     ids::LeaseToken,
     job::JobOptions,
     job_line::Screen,
-    listing,
     outcome::{Failure, FailureKind, Outcome},
     telemetry::trace::TraceParent,
     threads,
@@ -40,6 +39,7 @@ use crate::{
     origin::{Origin, allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
     slots::{Lease, Slots},
     storage::target::{Target, TargetError},
+    verify,
 };
 
 /// How often the progress is reported while no class ends.
@@ -197,7 +197,7 @@ impl Batch<'_> {
                 if matches!(outcome, Outcome::Success(_)) {
                     self.end_first_answers();
                 }
-                self.stats.count(&wnid.to_string(), outcome);
+                self.count(wnid, outcome);
             }
             Err(Unfinished::Stopped) if self.is_stopping() => {}
             Err(Unfinished::Stopped) => {
@@ -205,7 +205,7 @@ impl Batch<'_> {
                     FailureKind::LeaseLost,
                     "another process took the class over",
                 );
-                self.stats.count(&wnid.to_string(), Outcome::Failed(taken));
+                self.count(wnid, Outcome::Failed(taken));
             }
             Err(Unfinished::Target(error)) => {
                 slots.stop_all();
@@ -221,9 +221,7 @@ impl Batch<'_> {
         };
         if let Err(failure) = noted {
             self.end_first_answers();
-            return self
-                .stats
-                .count(&wnid.to_string(), Outcome::Failed(failure));
+            return self.count(wnid, Outcome::Failed(failure));
         }
         if let Some(refuses) = self.first_answers.as_ref().and_then(FirstAnswers::refuses) {
             slots.stop_all();
@@ -237,15 +235,14 @@ impl Batch<'_> {
 
     /// Counts the refused classes as failed.
     fn end_first_answers(&mut self) {
-        for (wnid, failure) in self
-            .first_answers
-            .take()
-            .into_iter()
-            .flat_map(FirstAnswers::into_failed)
-        {
-            self.stats
-                .count(&wnid.to_string(), Outcome::Failed(failure));
+        let check = self.first_answers.take();
+        for (wnid, failure) in check.into_iter().flat_map(FirstAnswers::into_failed) {
+            self.count(wnid, Outcome::Failed(failure));
         }
+    }
+
+    fn count(&mut self, wnid: Wnid, outcome: Outcome) {
+        self.stats.count(&wnid.to_string(), outcome);
     }
 
     fn report_progress(&self, slots: &Slots) {
@@ -338,14 +335,7 @@ async fn open(
 
 /// Whether the target has a folder of a listed class.
 fn is_any_there(target: &Target, listed: &HashSet<Wnid>) -> Result<bool, TargetError> {
-    let is_any_there = || {
-        for entry in listing::list(target.root())? {
-            let wnid = entry?.text().and_then(|name| name.parse().ok());
-            if wnid.is_some_and(|wnid| listed.contains(&wnid)) {
-                return Ok(true);
-            }
-        }
-        Ok(false)
-    };
-    is_any_there().map_err(|error| target.error("list the folders", error))
+    let there =
+        verify::classes(target.root()).map_err(|error| target.error("list the folders", error))?;
+    Ok(there.iter().any(|wnid| listed.contains(wnid)))
 }

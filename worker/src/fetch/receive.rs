@@ -304,10 +304,7 @@ impl Unpacking {
     /// The failure for a disk that is full because this tar takes more space than announced, or has
     /// too many files.
     fn lacks_space(&self, error: &UnpackError) -> Option<LacksSpace> {
-        if !error.is_full_disk() {
-            return None;
-        }
-        let files = self.claim.took_the_last_files(self.unpacker.files());
-        files.or_else(|| self.claim.is_outgrown().then(|| self.claim.outgrown()))
+        let is_full = error.is_full_disk();
+        is_full.then(|| self.claim.filled_the_disk(self.unpacker.files()))?
     }
 }

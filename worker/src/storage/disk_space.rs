@@ -13,13 +13,13 @@ use std::{
     collections::BTreeMap,
     path::Path,
     pin::pin,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use rustix::fs::statvfs;
 use tokio::sync::Notify;
 
-use crate::storage::target::Target;
+use crate::{lock::lock, storage::target::Target};
 
 mod lacks_space;
 
@@ -127,14 +127,14 @@ struct Waiting<'space>(&'space DiskSpace);
 
 impl<'space> Waiting<'space> {
     fn begin(space: &'space DiskSpace) -> Self {
-        space.claims().waiting += 1;
+        lock(&space.claims).waiting += 1;
         Self(space)
     }
 }
 
 impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        self.0.claims().waiting -= 1;
+        lock(&self.0.claims).waiting -= 1;
     }
 }
 
@@ -150,14 +150,10 @@ impl Claims {
             return Fit::Later;
         }
         self.refused = self.refused.saturating_add(1);
-        let is_full = match self.ordinary() {
-            Some(ordinary) => self.left_of(free) < ordinary,
-            None => self.refused >= REFUSALS_OF_A_FULL_DISK,
-        };
-        if is_full {
-            Fit::DiskIsFull
-        } else {
-            Fit::TooLong
+        match self.ordinary() {
+            Some(ordinary) if self.left_of(free) < ordinary => Fit::DiskIsFull,
+            None if self.refused >= REFUSALS_OF_A_FULL_DISK => Fit::DiskIsFull,
+            _ => Fit::TooLong,
         }
     }
 
@@ -177,13 +173,13 @@ impl Claims {
         // lengths.
         let claimed = free - left;
         let for_it = left.saturating_sub(claimed / 4);
-        let is_the_only_one = self.beyond_half.is_none_or(|(other, _)| other == id);
         let ordinary = self.ordinary().unwrap_or_default();
-        let fits = baseline.is_some_and(|baseline| {
-            for_it >= (baseline.free_before / RESERVE).max(ordinary)
-                && !self.is_written_by_others(baseline, free)
-        });
-        let may = is_the_only_one && self.waiting == 0 && fits;
+        let may = self.waiting == 0
+            && self.beyond_half.is_none_or(|(other, _)| other == id)
+            && baseline.is_some_and(|baseline| {
+                for_it >= (baseline.free_before / RESERVE).max(ordinary)
+                    && !self.is_written_by_others(baseline, free)
+            });
         if may {
             self.beyond_half = Some((id, used));
         }
@@ -193,15 +189,10 @@ impl Claims {
     /// Whether the free space has decreased by more than this process can have written. Any part of
     /// the announced bytes of running classes may already be on the disk, as parts of their tars.
     fn is_written_by_others(&self, baseline: Baseline, free: u64) -> bool {
-        let written = self
-            .written
-            .saturating_sub(baseline.written_before)
-            .saturating_add(self.unwritten());
+        let written = self.written - baseline.written_before;
+        let written = written.saturating_add(self.unwritten());
         let shrunk = baseline.free_before.saturating_sub(free);
-        shrunk
-            > written
-                .saturating_add(written / OVERHEAD)
-                .saturating_add(STEP)
+        shrunk > written.saturating_add(written / OVERHEAD + STEP)
     }
 
     fn unwritten(&self) -> u64 {
@@ -265,7 +256,7 @@ impl DiskSpace {
     ) -> Result<Option<Claim>, LacksSpace> {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let free = self.free();
-        let mut claims = self.claims();
+        let mut claims = lock(&self.claims);
         if let Some(free) = free.filter(|_| length.is_some()) {
             match claims.judge(needed, free) {
                 Fit::Fits | Fit::DiskIsFull => {}
@@ -294,7 +285,7 @@ impl DiskSpace {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let used = position.saturating_mul(copies);
         let free = self.free();
-        let mut claims = self.claims();
+        let mut claims = lock(&self.claims);
         let mut claim = self.add(&mut claims, length, needed, free);
         claims
             .unwritten
@@ -337,10 +328,6 @@ impl DiskSpace {
     fn free(&self) -> Option<u64> {
         free_bytes(self.target.staging())
     }
-
-    fn claims(&self) -> MutexGuard<'_, Claims> {
-        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
-    }
 }
 
 /// Bytes that this user may still write to the file system of a folder; `None` if the file system
@@ -366,7 +353,7 @@ impl Claim {
         let more = used.saturating_sub(self.used);
         self.used = used;
         let is_awaited = {
-            let mut claims = self.space.claims();
+            let mut claims = lock(&self.space.claims);
             claims.written = claims.written.saturating_add(more);
             if let Some(unwritten) = claims.unwritten.get_mut(&self.id) {
                 *unwritten = self.needed.saturating_sub(used);
@@ -382,12 +369,7 @@ impl Claim {
             .baseline
             .filter(|_| !self.space.target.has_neighbours());
         match self.space.free() {
-            Some(free)
-                if !self
-                    .space
-                    .claims()
-                    .may_continue(self.id, used, free, baseline) =>
-            {
+            Some(free) if !lock(&self.space.claims).may_continue(self.id, used, free, baseline) => {
                 Err(self.outgrown())
             }
             _ => Ok(()),
@@ -407,28 +389,32 @@ impl Claim {
 
     /// Whether the class has exceeded its announced length, with a tolerance of a quarter plus
     /// [`STEP`] for the unused ends of file system blocks.
-    pub(crate) fn is_outgrown(&self) -> bool {
-        self.length.is_none()
-            || self.used
-                > self
-                    .needed
-                    .saturating_add(self.needed / 4)
-                    .saturating_add(STEP)
+    fn is_outgrown(&self) -> bool {
+        let tolerated = self.needed.saturating_add(self.needed / 4 + STEP);
+        self.length.is_none() || self.used > tolerated
     }
 
-    /// The failure of a class with so many files, if the file system ran out of files because of
-    /// it: it took at least half of those that were free when it began, and an ordinary class would
-    /// have fitted.
-    pub(crate) fn took_the_last_files(&self, files: u64) -> Option<LacksSpace> {
-        let before = self
-            .files_free
-            .filter(|before| *before >= FILES_OF_A_FULL_DISK && files >= *before / 2)?;
-        let left = self.space.files_free().unwrap_or(before);
-        (left <= LAST_FILES).then_some(LacksSpace::Files { files })
+    /// The failure of a class with so many files if the disk is full because of it: it took the
+    /// last files, or more space than announced.
+    pub(crate) fn filled_the_disk(&self, files: u64) -> Option<LacksSpace> {
+        if self.took_the_last_files(files) {
+            return Some(LacksSpace::Files { files });
+        }
+        self.is_outgrown().then(|| self.outgrown())
+    }
+
+    /// Whether a class with so many files took at least half of those that were free when it
+    /// began, and the last ones, where an ordinary class would have fitted.
+    fn took_the_last_files(&self, files: u64) -> bool {
+        self.files_free.is_some_and(|before| {
+            before >= FILES_OF_A_FULL_DISK
+                && files >= before / 2
+                && self.space.files_free().unwrap_or(before) <= LAST_FILES
+        })
     }
 
     /// The failure of a class that has exceeded its announced length.
-    pub(crate) fn outgrown(&self) -> LacksSpace {
+    fn outgrown(&self) -> LacksSpace {
         LacksSpace::Outgrown {
             length: self.length,
             used: self.used,
@@ -438,7 +424,7 @@ impl Claim {
 
 impl Drop for Claim {
     fn drop(&mut self) {
-        let mut claims = self.space.claims();
+        let mut claims = lock(&self.space.claims);
         // The unpacking of a local tar does not report its written bytes.
         let unwritten = claims.unwritten.remove(&self.id).unwrap_or_default();
         claims.written = claims.written.saturating_add(unwritten);
@@ -598,7 +584,7 @@ mod tests {
         claim.takes(3 * MB, 1).unwrap();
         assert_eq!(
             (
-                space.claims().written,
+                lock(&space.claims).written,
                 claim.baseline.unwrap().written_before
             ),
             (5 * MB, 2 * MB)

@@ -6,7 +6,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, BufRead, BufReader, BufWriter, Read as _, Seek as _, Write},
+    io::{self, BufRead, BufReader, Read as _, Seek as _, Write as _},
     path::{Path, PathBuf},
 };
 
@@ -33,7 +33,7 @@ pub(crate) const MANIFEST: &str = ".manifest.json";
 pub(crate) const MARKED: &str = ".manifest.damaged.json";
 /// Version of the format that is written. Older versions are read.
 const VERSION: u32 = 1;
-/// Size of the write buffer in bytes: large enough for the digest to be fast.
+/// Text is hashed and written when so many bytes wait: enough for the digest to be fast.
 const BUFFER: usize = 64 << 10;
 /// The text before the digest. The digest covers everything up to this text.
 const DIGEST_MARK: &str = "  \"digest\": \"";
@@ -107,7 +107,10 @@ pub(crate) fn write(
 pub(crate) struct Writer<'folder> {
     folder: &'folder Path,
     temporary: PathBuf,
-    out: BufWriter<HashingWriter<File>>,
+    file: File,
+    hasher: blake3::Hasher,
+    /// Text that is neither hashed nor written yet.
+    pending: Vec<u8>,
     file_count: u64,
     file_bytes: u64,
 }
@@ -118,16 +121,12 @@ impl<'folder> Writer<'folder> {
         let temporary = folder.join(format!("{MANIFEST}.new"));
         // An existing file is removed and not overwritten, because it may be a link.
         remove_if_there(fs::remove_file(&temporary))?;
-        let hashing = HashingWriter {
-            out: File::create_new(&temporary)?,
-            hasher: blake3::Hasher::new(),
-        };
-        let mut out = BufWriter::with_capacity(BUFFER, hashing);
-        write!(out, "{{\n{FILES_BEGIN}")?;
         Ok(Self {
             folder,
+            file: File::create_new(&temporary)?,
             temporary,
-            out,
+            hasher: blake3::Hasher::new(),
+            pending: format!("{{\n{FILES_BEGIN}").into_bytes(),
             file_count: 0,
             file_bytes: 0,
         })
@@ -135,24 +134,32 @@ impl<'folder> Writer<'folder> {
 
     fn list(&mut self, file: &Listed) -> io::Result<()> {
         self.begin(file.size)?;
-        Ok(serde_json::to_writer(&mut self.out, file)?)
+        Ok(serde_json::to_writer(&mut self.pending, file)?)
     }
 
     /// Adds a file by copying its line of the journal.
     pub(crate) fn copy(&mut self, file: JournaledFile<'_>) -> io::Result<()> {
         self.begin(file.size)?;
-        self.out.write_all(file.unclosed)?;
-        self.out.write_all(b"}")
+        self.pending.extend_from_slice(file.unclosed);
+        self.pending.push(b'}');
+        Ok(())
     }
 
+    /// Begins the line of a file.
     fn begin(&mut self, size: u64) -> io::Result<()> {
-        self.out.write_all(if self.file_count == 0 {
-            b"    "
-        } else {
-            b",\n    "
-        })?;
+        if self.pending.len() >= BUFFER {
+            self.flush()?;
+        }
+        let before = if self.file_count == 0 { "" } else { ",\n" };
         self.file_count += 1;
         self.file_bytes += size;
+        write!(self.pending, "{before}    ")
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.hasher.update(&self.pending);
+        self.file.write_all(&self.pending)?;
+        self.pending.clear();
         Ok(())
     }
 
@@ -164,9 +171,10 @@ impl<'folder> Writer<'folder> {
         let properties = serde_json::to_string_pretty(&manifest)?;
         // The files stand between the opening brace and the properties.
         let properties = &properties["{\n".len()..properties.len() - "\n}".len()];
-        write!(self.out, "\n{FILES_END}{properties},\n")?;
-        let HashingWriter { mut out, hasher } = self.out.into_inner()?;
-        out.write_all(format!("{DIGEST_MARK}{}\"\n}}\n", hasher.finalize()).as_bytes())?;
+        write!(self.pending, "\n{FILES_END}{properties},\n")?;
+        self.flush()?;
+        let end = format!("{DIGEST_MARK}{}\"\n}}\n", self.hasher.finalize());
+        self.file.write_all(end.as_bytes())?;
         fs::rename(&self.temporary, self.folder.join(MANIFEST))?;
         Ok(manifest)
     }
@@ -291,25 +299,6 @@ fn manifest_of(head: &[u8], wnid: Wnid) -> Option<Manifest> {
     head.push(b'}');
     let manifest: Manifest = serde_json::from_slice(&head).ok()?;
     (manifest.version <= VERSION && manifest.wnid == wnid.to_string()).then_some(manifest)
-}
-
-/// A writer that hashes what it writes.
-#[derive(Debug)]
-struct HashingWriter<W> {
-    out: W,
-    hasher: blake3::Hasher,
-}
-
-impl<W: Write> Write for HashingWriter<W> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let written = self.out.write(bytes)?;
-        self.hasher.update(&bytes[..written]);
-        Ok(written)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.out.flush()
-    }
 }
 
 #[cfg(test)]

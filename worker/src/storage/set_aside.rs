@@ -5,6 +5,7 @@ use std::{
     ffi::OsStr,
     fs,
     io::{self, ErrorKind},
+    iter,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
 };
@@ -63,9 +64,8 @@ pub(crate) fn unlisted(
     }
     if let Some((folder, _)) = &moved {
         // Moved before the folder that contained them is removed.
-        open_folder(folder)?.sync_all()?;
-        if let Some(parent) = folder.parent() {
-            open_folder(parent)?.sync_all()?;
+        for folder in folder.ancestors().take(2) {
+            open_folder(folder)?.sync_all()?;
         }
     }
     Ok(moved)
@@ -145,25 +145,20 @@ pub(crate) fn has_unlisted(folder: &Path, wnid: Wnid) -> io::Result<bool> {
 fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
     let make = |path: &Path| fs::DirBuilder::new().mode(MODE).create(path);
     let parent = place(target).map_err(io::Error::other)?;
-    match make(&parent) {
-        Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-        Err(error) => {
-            let why = format!("{} cannot be made ({error})", parent.display());
-            return Err(io::Error::other(NoPlace(why)));
-        }
-        Ok(()) => {}
+    if let Err(error) = make(&parent)
+        && error.kind() != ErrorKind::AlreadyExists
+    {
+        let why = format!("{} cannot be made ({error})", parent.display());
+        return Err(io::Error::other(NoPlace(why)));
     }
     // Another user may have created it in the meantime.
     place(target).map_err(io::Error::other)?;
-    for number in 0..NAMES {
-        let name = if number == 0 {
-            wnid.to_string()
-        } else {
-            format!("{wnid}.{number}")
-        };
-        match make(&parent.join(&name)) {
+    let numbered = (1..NAMES).map(|number| format!("{wnid}.{number}"));
+    for name in iter::once(wnid.to_string()).chain(numbered) {
+        let folder = parent.join(name);
+        match make(&folder) {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
-            created => return created.map(|()| parent.join(name)),
+            created => return created.map(|()| folder),
         }
     }
     Err(ErrorKind::AlreadyExists.into())

@@ -11,7 +11,7 @@ use std::{
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
     thread,
 };
 
@@ -22,6 +22,7 @@ use shared::{
     own_file::{self, Access, open_folder},
 };
 
+use crate::lock::lock;
 use crate::storage::{
     area_access::{self, AreaAccess, Group},
     file_tree::{
@@ -85,8 +86,8 @@ impl StagingArea {
 
     /// Creates the folder and this process's lock file if they are missing.
     pub(crate) fn restore(&self) -> io::Result<()> {
-        let mut lock = self.lock();
-        if lock.as_ref().is_some_and(|lock| lock.path.exists()) {
+        let mut own = lock(&self.lock);
+        if own.as_ref().is_some_and(|own| own.path.exists()) {
             return Ok(());
         }
         // A process that finishes may remove the folder between any two of these steps.
@@ -95,7 +96,7 @@ impl StagingArea {
             match self.make_and_lock() {
                 Err(error) if is_gone(&error) && retries.next().is_some() => {}
                 created => {
-                    *lock = Some(created?);
+                    *own = Some(created?);
                     return Ok(());
                 }
             }
@@ -120,7 +121,7 @@ impl StagingArea {
     }
 
     fn access(&self) -> AreaAccess {
-        self.lock()
+        lock(&self.lock)
             .as_ref()
             .map_or_else(AreaAccess::default, |lock| lock.access)
     }
@@ -131,35 +132,30 @@ impl StagingArea {
         self.access().keeps_modes && holder.is_some_and(area_access::is_open_to_all)
     }
 
-    fn lock(&self) -> MutexGuard<'_, Option<LockFile>> {
-        self.lock.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
     /// Whether other processes seem to use the area. A killed process counts too, because not every
     /// file system supports locks.
     pub(crate) fn has_neighbours(&self) -> bool {
-        let lock = self.lock();
-        lock_files(&self.path, lock.as_ref()).is_ok_and(|found| !found.is_empty())
+        lock_files(&self.path, lock(&self.lock).as_ref()).is_ok_and(|found| !found.is_empty())
     }
 
     /// Whether another running process uses the area.
     pub(crate) fn is_shared(&self) -> io::Result<bool> {
-        is_used_by_others(&self.path, self.lock().as_ref())
+        is_used_by_others(&self.path, lock(&self.lock).as_ref())
     }
 
     /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open
     /// file under another name.
     pub(crate) fn leave(&self) -> io::Result<()> {
-        let Some(lock) = self.lock().take() else {
+        let Some(own) = lock(&self.lock).take() else {
             return Ok(());
         };
-        drop(lock.file);
-        remove_if_there(fs::remove_file(lock.path))
+        drop(own.file);
+        remove_if_there(fs::remove_file(own.path))
     }
 
     /// Whether this process has left the area.
     pub(crate) fn is_left(&self) -> bool {
-        self.lock().is_none()
+        lock(&self.lock).is_none()
     }
 
     /// Removes the area unless a running process uses it, or it contains something from which
@@ -237,26 +233,29 @@ fn ignore_busy(error: io::Error) -> io::Result<()> {
 /// Removes the lock file of a process that has ended, and returns whether it did; never that of a
 /// running process.
 fn remove_if_dead(path: &Path) -> io::Result<bool> {
-    match lock_of(path) {
-        // Held until the file is removed: a process that has just created the file detects that,
-        // and creates another one.
-        Some(Ok(held)) => {
-            remove_if_there(fs::remove_file(path))?;
-            drop(held);
-            Ok(true)
-        }
-        Some(Err(_)) => Ok(false),
-        None => Ok(true),
-    }
+    let Ok(held) = lock_of(path) else {
+        return Ok(false);
+    };
+    // Held until the file is removed: a process that has just created the file detects that, and
+    // creates another one.
+    remove_if_there(fs::remove_file(path))?;
+    drop(held);
+    Ok(true)
 }
 
 /// Takes the lock of a lock file; `None` if the file is gone. NFS takes a lock only through a
-/// descriptor that is open for writing. A file that cannot be opened or locked counts as held.
-fn lock_of(path: &Path) -> Option<Result<File, TryLockError>> {
+/// descriptor that is open for writing.
+///
+/// # Errors
+/// The lock is held; a file that cannot be opened or locked counts as held too.
+fn lock_of(path: &Path) -> io::Result<Option<File>> {
     match own_file::open(path, Access::ReadWrite) {
-        Ok(file) => Some(file.try_lock().map(|()| file)),
-        Err(error) if is_gone(&error) => None,
-        Err(error) => Some(Err(TryLockError::Error(error))),
+        Err(error) if is_gone(&error) => Ok(None),
+        opened => {
+            let file = opened?;
+            file.try_lock()?;
+            Ok(Some(file))
+        }
     }
 }
 
@@ -299,9 +298,7 @@ pub(crate) fn is_used(area: &Path) -> io::Result<bool> {
 
 fn is_used_by_others(area: &Path, own: Option<&LockFile>) -> io::Result<bool> {
     let others = lock_files(area, own)?;
-    Ok(others
-        .iter()
-        .any(|path| matches!(lock_of(path), Some(Err(_)))))
+    Ok(others.iter().any(|path| lock_of(path).is_err()))
 }
 
 /// The lock files in an area, without this process's own.

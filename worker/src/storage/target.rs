@@ -6,7 +6,7 @@ use std::{
     iter,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::Mutex,
 };
 
 use rustix::fs::Access;
@@ -18,6 +18,7 @@ use shared::{
     probe_files,
 };
 
+use crate::lock::lock;
 use crate::storage::{
     area_access::Group,
     file_tree::{is_gone, nonce, remove_if_there, remove_tree},
@@ -267,20 +268,14 @@ impl Target {
         self.is_there()?;
         self.area.restore()?;
         let found = storage_id::settle(&self.root, self.staging(), &self.storage_id())?;
-        *self.known_storage() = found;
+        *lock(&self.storage_id) = found;
         Ok(())
     }
 
     /// The id of the storage. It changes if a process that started later was the first to make a
     /// new one.
     pub(crate) fn storage_id(&self) -> String {
-        self.known_storage().clone()
-    }
-
-    fn known_storage(&self) -> MutexGuard<'_, String> {
-        self.storage_id
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        lock(&self.storage_id).clone()
     }
 
     /// Whether other processes seem to use the staging area.
