@@ -29,15 +29,6 @@ struct State {
     deadline: Option<Duration>,
 }
 
-impl State {
-    /// Records an epoch; `false` if it is of a former coordinator.
-    fn note(&mut self, epoch: u32) -> bool {
-        let is_current = epoch >= self.epoch;
-        self.epoch = self.epoch.max(epoch);
-        is_current
-    }
-}
-
 impl LeaseClock {
     /// A lease clock that reads the host's clock.
     pub(crate) fn of_this_host() -> Self {
@@ -59,17 +50,22 @@ impl LeaseClock {
     /// Records an answer to a call that was sent at `sent`. An answer of a former coordinator is
     /// ignored and returns `false`.
     pub(crate) fn answered(&self, epoch: u32, sent: Duration, ttl: Duration) -> bool {
-        let mut known = lock(&self.known);
-        let is_current = known.note(epoch);
-        if is_current {
-            known.deadline = known.deadline.max(Some(sent + usable_part(ttl)));
-        }
-        is_current
+        self.note(epoch, Some(sent + usable_part(ttl)))
     }
 
     /// Like [`Self::answered`], for an answer that renews nothing.
     pub(crate) fn heard_of(&self, epoch: u32) -> bool {
-        lock(&self.known).note(epoch)
+        self.note(epoch, None)
+    }
+
+    fn note(&self, epoch: u32, deadline: Option<Duration>) -> bool {
+        let mut known = lock(&self.known);
+        let is_current = epoch >= known.epoch;
+        if is_current {
+            known.epoch = epoch;
+            known.deadline = known.deadline.max(deadline);
+        }
+        is_current
     }
 
     /// Whether the deadline has passed, so that the leases may belong to another worker.

@@ -215,15 +215,13 @@ impl Batch<'_> {
     }
 
     fn failed(&mut self, wnid: Wnid, failure: Failure, slots: &mut Slots) {
-        let noted = match &mut self.first_answers {
-            Some(check) => check.note(wnid, failure),
-            None => Err(failure),
-        };
-        if let Err(failure) = noted {
-            self.end_first_answers();
+        let Some(check) = &mut self.first_answers else {
             return self.count(wnid, Outcome::Failed(failure));
-        }
-        if let Some(refuses) = self.first_answers.as_ref().and_then(FirstAnswers::refuses) {
+        };
+        if let Err(failure) = check.note(wnid, failure) {
+            self.end_first_answers();
+            self.count(wnid, Outcome::Failed(failure));
+        } else if let Some(refuses) = check.refuses() {
             slots.stop_all();
             let origin = slots.context().job.url.address();
             self.fault.get_or_insert(BatchError::OriginRefuses {
@@ -320,12 +318,8 @@ async fn open(
     };
     let mut opening = JoinSet::new();
     threads::start(&mut opening, "open", open).map_err(JobContextError::from)?;
-    match opening
-        .join_next()
-        .await
-        .expect("it was started")
-        .map_err(JoinError::try_into_panic)
-    {
+    let opened = opening.join_next().await.expect("it was started");
+    match opened.map_err(JoinError::try_into_panic) {
         Ok(opened) => Ok(opened?),
         Err(Ok(panic)) => resume_unwind(panic),
         // The runtime ends, and this call with it.

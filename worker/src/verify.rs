@@ -21,8 +21,7 @@ use shared::{Wnid, listing::list};
 
 pub use crate::storage::comparison::Difference;
 use crate::storage::{
-    comparison::{Comparison, counts, open, size_difference},
-    existing::{Compared, compare},
+    comparison::{Compared, Comparison, compare, counts, open, size_difference},
     manifest::{self, Files, Listed, MANIFEST, MARKED},
 };
 

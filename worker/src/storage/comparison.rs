@@ -19,7 +19,7 @@ use rustix::{
 };
 use shared::{Wnid, listing::list, outcome::printable};
 
-use crate::storage::manifest::{self, Listed};
+use crate::storage::manifest::{self, Listed, MANIFEST, MARKED, Manifest};
 
 /// Number of names of a folder that are looked up in the manifest at once.
 pub(crate) const NAMES: usize = 16 << 10;
@@ -104,38 +104,50 @@ pub(crate) fn counts(name: &OsStr) -> bool {
             .any(|known| name.eq_ignore_ascii_case(known))
 }
 
-/// The first name, type or size in a class folder that differs from the manifest at this path.
+/// The result of comparing a folder with its manifest.
+#[derive(Debug, PartialEq, Eq)]
+pub(crate) enum Compared {
+    /// The names, number and sizes of its files are those of the manifest.
+    Agrees(Manifest),
+    /// Something differs, or `verify --repair` has marked the folder.
+    Differs(FirstDifference),
+}
+
+/// Compares a folder with its manifest by names, number and sizes; `None` if it has neither a valid
+/// manifest nor a mark.
 ///
 /// # Errors
 /// When the folder or the manifest cannot be read.
-pub(crate) fn first_difference(
-    folder: &Path,
-    manifest: &Path,
-    wnid: Wnid,
-    files: impl Iterator<Item = io::Result<Listed>>,
-) -> io::Result<Option<FirstDifference>> {
+pub(crate) fn compare(folder: &Path, wnid: Wnid) -> io::Result<Option<Compared>> {
+    let path = folder.join(MANIFEST);
+    let differs = |name, difference| Some(Compared::Differs(FirstDifference { name, difference }));
+    let Some((manifest, files)) = manifest::open(&path, wnid)? else {
+        // A manifest that was damaged after it was marked is a different finding.
+        let is_marked =
+            path.symlink_metadata().is_err() && folder.join(MARKED).symlink_metadata().is_ok();
+        let marked = is_marked.then(|| differs(MARKED.to_owned(), Difference::Marked));
+        return Ok(marked.flatten());
+    };
     let opened = open(CWD, folder, OFlags::DIRECTORY)?;
     let mut there = 0;
     for listed in files {
         let listed = listed?;
         if let Some(difference) = size_difference(&opened, &listed) {
-            return Ok(Some(FirstDifference {
-                name: listed.name,
-                difference,
-            }));
+            return Ok(differs(listed.name, difference));
         }
         there += u64::from(counts(listed.name.as_ref()));
     }
     let comparison = Comparison {
         folder,
-        manifest,
+        manifest: &path,
         wnid,
     };
-    let first = comparison.unlisted_images(there)?.next().transpose()?;
-    Ok(first.map(|name| FirstDifference {
-        name,
-        difference: Difference::NotListed,
-    }))
+    Ok(
+        match comparison.unlisted_images(there)?.next().transpose()? {
+            Some(name) => differs(name, Difference::NotListed),
+            None => Some(Compared::Agrees(manifest)),
+        },
+    )
 }
 
 /// Compares the `stat` of a file with its listed size; no link is followed.

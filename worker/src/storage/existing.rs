@@ -1,7 +1,11 @@
 //! The state of a class's final name before its download: a complete folder, a folder to be
 //! verified, something in the way, or nothing.
 
-use std::{fs, io, path::Path};
+use std::{
+    fs,
+    io::{self, ErrorKind},
+    path::Path,
+};
 
 use rustix::fs::{Access, access};
 use shared::{
@@ -15,9 +19,9 @@ use shared::{
 use crate::{
     source::Source,
     storage::{
-        comparison::{Difference, FirstDifference, counts, first_difference},
+        comparison::{Compared, FirstDifference, compare, counts},
         digest::digest,
-        manifest::{self, Listed, MANIFEST, MARKED, Manifest},
+        manifest::{self, Listed, MANIFEST, Manifest},
         target::{self, Target},
         target_users::TargetUsers,
     },
@@ -96,10 +100,8 @@ fn in_the_way(
     let folder = target::class_folder(root, wnid);
     if let Ok(found) = folder.symlink_metadata() {
         if !users.can_replace(&found) {
-            return Ok(Some(
-                "the folder under the class's name is another user's and cannot be replaced"
-                    .to_owned(),
-            ));
+            let why = "the folder under the class's name is another user's and cannot be replaced";
+            return Ok(Some(why.to_owned()));
         }
         // Renaming a folder that is not empty changes its entry `..`.
         if list(&folder)?.next().is_some()
@@ -117,13 +119,14 @@ fn in_the_way(
     let Ok(found) = target::tar(root, wnid).symlink_metadata() else {
         return Ok(None);
     };
-    if !found.is_file() {
-        return Ok(Some(
-            "a folder or a link stands under the tar's name".to_owned(),
-        ));
-    }
-    let is_stuck = users.is_of_another(&found) && !users.can_replace(&found);
-    Ok(is_stuck.then(|| TAR_OF_ANOTHER.to_owned()))
+    let why = if !found.is_file() {
+        Some("a folder or a link stands under the tar's name")
+    } else if users.is_of_another(&found) && !users.can_replace(&found) {
+        Some(TAR_OF_ANOTHER)
+    } else {
+        None
+    };
+    Ok(why.map(str::to_owned))
 }
 
 fn inspect_folder(
@@ -134,7 +137,7 @@ fn inspect_folder(
 ) -> io::Result<ExistingFolder> {
     let folder = target::class_folder(root, wnid);
     let found = match fs::symlink_metadata(&folder) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+        Err(error) if error.kind() == ErrorKind::NotFound => {
             return Ok(ExistingFolder::Nothing);
         }
         found => found?,
@@ -171,36 +174,6 @@ fn inspect_folder(
     } else {
         ExistingFolder::Unproved(unproved)
     })
-}
-
-/// The result of comparing a folder with its manifest.
-#[derive(Debug, PartialEq, Eq)]
-pub(crate) enum Compared {
-    /// The names, number and sizes of its files are those of the manifest.
-    Agrees(Manifest),
-    /// Something differs, or `verify --repair` has marked the folder.
-    Differs(FirstDifference),
-}
-
-/// Compares a folder with its manifest by names, number and sizes; `None` if it has neither a valid
-/// manifest nor a mark.
-pub(crate) fn compare(folder: &Path, wnid: Wnid) -> io::Result<Option<Compared>> {
-    let path = folder.join(MANIFEST);
-    if let Some((manifest, files)) = manifest::open(&path, wnid)? {
-        let first = first_difference(folder, &path, wnid, files)?;
-        return Ok(Some(
-            first.map_or(Compared::Agrees(manifest), Compared::Differs),
-        ));
-    }
-    // A manifest that was damaged after it was marked is a different finding.
-    let is_marked =
-        path.symlink_metadata().is_err() && folder.join(MARKED).symlink_metadata().is_ok();
-    Ok(is_marked.then(|| {
-        Compared::Differs(FirstDifference {
-            name: MARKED.to_owned(),
-            difference: Difference::Marked,
-        })
-    }))
 }
 
 /// Whether a tar whose entries have this length can have that total length. Two blocks follow as
@@ -269,10 +242,8 @@ fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String,
     let entries = list(folder)?.map(|entry| {
         let entry = entry?;
         let unreadable = || {
-            io::Error::new(
-                io::ErrorKind::InvalidData,
-                format!("{} is no UTF-8", Path::new(entry.name()).display()),
-            )
+            let why = format!("{} is no UTF-8", entry.name().display());
+            io::Error::new(ErrorKind::InvalidData, why)
         };
         let name = entry.text().ok_or_else(unreadable)?.to_owned();
         Ok((name, entry.path().symlink_metadata()?))

@@ -251,24 +251,16 @@ impl Iterator for Entries {
 /// Splits the line of a finished file. It works from the end, because there nothing depends on the
 /// file name.
 fn finished(line: &[u8]) -> Option<JournaledFile<'_>> {
-    let (rest, _next_header) = number_at_end(line.strip_suffix(b"}\n")?)?;
-    let unclosed = rest.strip_suffix(b",\"next_header\":")?;
-    let (rest, _digest) = unclosed
-        .strip_suffix(b"\"")?
-        .split_last_chunk::<{ 2 * blake3::OUT_LEN }>()?;
-    let (rest, size) = number_at_end(rest.strip_suffix(b",\"blake3\":\"")?)?;
-    rest.strip_suffix(b",\"size\":")?;
-    Some(JournaledFile { unclosed, size })
-}
-
-fn number_at_end(text: &[u8]) -> Option<(&[u8], u64)> {
-    let digits = text
-        .iter()
-        .rev()
-        .take_while(|byte| byte.is_ascii_digit())
-        .count();
-    let (rest, number) = text.split_at(text.len() - digits);
-    Some((rest, str::from_utf8(number).ok()?.parse().ok()?))
+    let line = str::from_utf8(line).ok()?.strip_suffix("}\n")?;
+    let (unclosed, next_header) = line.rsplit_once(",\"next_header\":")?;
+    let (rest, blake3) = unclosed.strip_suffix('"')?.rsplit_once(",\"blake3\":\"")?;
+    let (_, size) = rest.rsplit_once(",\"size\":")?;
+    next_header.parse::<u64>().ok()?;
+    let size = size.parse().ok()?;
+    (blake3.len() == 2 * blake3::OUT_LEN).then_some(JournaledFile {
+        unclosed: unclosed.as_bytes(),
+        size,
+    })
 }
 
 #[cfg(test)]

@@ -280,7 +280,8 @@ fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
             text.by_ref().take(LONGEST_LINE).read_to_end(&mut end)?;
             let digest = covered.finalize().to_hex();
             let whole = rest.strip_suffix(b"\"\n") == Some(digest.as_bytes()) && end == b"}\n";
-            return Ok(whole.then(|| manifest_of(&head, wnid)).flatten());
+            let manifest = whole.then(|| manifest_of(head, wnid));
+            return Ok(manifest.flatten());
         }
         covered.update(&line);
         if files_passed {
@@ -294,8 +295,8 @@ fn parse(mut text: impl BufRead, wnid: Wnid) -> io::Result<Option<Manifest>> {
 }
 
 /// Parses the properties, which stand after the files and end with a comma.
-fn manifest_of(head: &[u8], wnid: Wnid) -> Option<Manifest> {
-    let mut head = head.trim_ascii_end().strip_suffix(b",")?.to_vec();
+fn manifest_of(mut head: Vec<u8>, wnid: Wnid) -> Option<Manifest> {
+    head.truncate(head.strip_suffix(b",\n")?.len());
     head.push(b'}');
     let manifest: Manifest = serde_json::from_slice(&head).ok()?;
     (manifest.version <= VERSION && manifest.wnid == wnid.to_string()).then_some(manifest)

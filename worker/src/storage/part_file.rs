@@ -226,15 +226,14 @@ pub(crate) fn adopt(from: &Path, to: &Path, source: &Source) -> io::Result<Vec<F
         }
         let path = to.join(entry.name());
         fs::rename(entry.path(), &path)?;
-        let mut reader = match PartReader::open(&path, version, start) {
-            Err(error) if own_file::is_refused(&error) => {
-                fs::remove_file(&path)?;
-                continue;
+        let reached = match PartReader::open(&path, version, start) {
+            Err(error) if own_file::is_refused(&error) => start,
+            opened => {
+                let mut reader = opened?;
+                while reader.next()?.is_some() {}
+                reader.position()
             }
-            opened => opened?,
         };
-        while reader.next()?.is_some() {}
-        let reached = reader.position();
         if reached > start {
             adopted.push(FoundPart {
                 path,

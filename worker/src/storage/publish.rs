@@ -30,7 +30,7 @@ use tokio::{
 use crate::{
     lease_clock::LeaseClock,
     storage::{
-        existing::{Compared, compare},
+        comparison::{Compared, compare},
         file_tree::{remove_if_there, remove_tree},
         manifest::Manifest,
         set_aside::{self, NoPlace},
@@ -260,12 +260,11 @@ fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Resu
     let is_of_another = to
         .symlink_metadata()
         .and_then(|found| Ok(target.users()?.is_of_another(&found)));
-    let found = if is_of_another.is_ok_and(|is| !is) {
-        compare(&to, staged.wnid)
-    } else {
-        Ok(None)
+    let compared = match is_of_another {
+        Ok(false) => compare(&to, staged.wnid).unwrap_or_default(),
+        _ => None,
     };
-    if let Ok(Some(Compared::Agrees(manifest))) = found {
+    if let Some(Compared::Agrees(manifest)) = compared {
         return Ok(Publication::AlreadyThere(manifest));
     }
     if !matches!(
@@ -274,21 +273,17 @@ fn rename_folder(target: &Target, staged: &Staged, replace: Replace) -> io::Resu
     ) {
         return Err(error);
     }
-    match (replace, found) {
-        (Replace::Any | Replace::Differing, Ok(Some(Compared::Differs(_)))) => {
-            if let Err(error) = keep_unlisted(target, staged.wnid, &to, &from) {
-                let no_place = error
-                    .get_ref()
-                    .is_some_and(<dyn Error + Send + Sync>::is::<NoPlace>);
-                return if no_place {
-                    Ok(Publication::CannotKeep(error.to_string()))
-                } else {
-                    Err(error)
-                };
-            }
-        }
-        (Replace::Any, _) => {}
-        (Replace::Nothing | Replace::Differing, _) => return Ok(Publication::Occupied),
+    let has_manifest = compared.is_some();
+    if replace == Replace::Nothing || (replace == Replace::Differing && !has_manifest) {
+        return Ok(Publication::Occupied);
+    }
+    if has_manifest && let Err(error) = keep_unlisted(target, staged.wnid, &to, &from) {
+        let is_no_place = <dyn Error + Send + Sync>::is::<NoPlace>;
+        return if error.get_ref().is_some_and(is_no_place) {
+            Ok(Publication::CannotKeep(error.to_string()))
+        } else {
+            Err(error)
+        };
     }
     replace_folder(&from, &to, &staged.staging.replaced())?;
     Ok(Publication::Done)

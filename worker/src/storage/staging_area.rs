@@ -50,10 +50,9 @@ impl Drop for StagingArea {
     /// Applies if the target could not be opened or the program failed: removes all traces, except
     /// files from which another process could continue.
     fn drop(&mut self) {
-        if self.is_left() {
-            return;
-        }
-        if let Err(cause) = self.leave().and_then(|()| self.remove_if_empty()) {
+        if !self.is_left()
+            && let Err(cause) = self.withdraw()
+        {
             tracing::info!(folder = %self.path.display(), %cause, "a folder that is of no use stays");
         }
     }
@@ -61,7 +60,7 @@ impl Drop for StagingArea {
 
 /// A lock file: its lock shows other processes that this one is running.
 #[derive(Debug)]
-struct LockFile {
+pub(crate) struct LockFile {
     path: PathBuf,
     file: File,
     access: AreaAccess,
@@ -140,7 +139,7 @@ impl StagingArea {
 
     /// Whether another running process uses the area.
     pub(crate) fn is_shared(&self) -> io::Result<bool> {
-        is_used_by_others(&self.path, lock(&self.lock).as_ref())
+        is_used(&self.path, lock(&self.lock).as_ref())
     }
 
     /// Ends this process's use. Its lock file is closed before it is removed: NFS keeps an open
@@ -158,9 +157,10 @@ impl StagingArea {
         lock(&self.lock).is_none()
     }
 
-    /// Removes the area unless a running process uses it, or it contains something from which
-    /// another process could continue; returns whether it is gone. For a process that has left it.
-    pub(crate) fn remove_if_empty(&self) -> io::Result<bool> {
+    /// Ends this process's use, and removes the area unless a running process uses it, or it
+    /// contains something from which another process could continue; returns whether it is gone.
+    pub(crate) fn withdraw(&self) -> io::Result<bool> {
+        self.leave()?;
         let found = entries(&self.path)?;
         // After the listing: a process takes its lock before it makes anything else, so nothing of a
         // running one is in the list if no lock is held now.
@@ -184,7 +184,7 @@ impl StagingArea {
             Err(error) if is_gone(&error) => return Ok(()),
             checked => checked?,
         }
-        if is_used(former)? {
+        if is_used(former, None)? {
             return Ok(());
         }
         for entry in entries(former)? {
@@ -290,13 +290,9 @@ impl LockFile {
     }
 }
 
-/// Whether a running process uses an area, as far as its locks show; an area that does not exist is
+/// Whether a running process, except this one with its `own` lock file, uses an area, as far as its locks show; an area that does not exist is
 /// not used.
-pub(crate) fn is_used(area: &Path) -> io::Result<bool> {
-    is_used_by_others(area, None)
-}
-
-fn is_used_by_others(area: &Path, own: Option<&LockFile>) -> io::Result<bool> {
+pub(crate) fn is_used(area: &Path, own: Option<&LockFile>) -> io::Result<bool> {
     let others = lock_files(area, own)?;
     Ok(others.iter().any(|path| lock_of(path).is_err()))
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fs::{self, File},
-    io::{self, Write as _},
+    io::{self, ErrorKind, Write as _},
     iter,
     os::unix::fs::MetadataExt as _,
     path::{Path, PathBuf},
@@ -162,12 +162,12 @@ impl Target {
 
     /// Whether an error of one class would affect every other class as well.
     pub(crate) fn is_at_fault(&self, error: &io::Error) -> bool {
-        use io::ErrorKind::{QuotaExceeded, ReadOnlyFilesystem, StorageFull};
+        use ErrorKind::{FileTooLarge, QuotaExceeded, ReadOnlyFilesystem, StorageFull};
         matches!(error.kind(), StorageFull | QuotaExceeded | ReadOnlyFilesystem)
             || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
             // The limit of the file system concerns one class; the limit of this process concerns
             // many.
-            || (error.kind() == io::ErrorKind::FileTooLarge && limits::file_size().is_some())
+            || (error.kind() == FileTooLarge && limits::file_size().is_some())
             || self.restore_staging().is_err()
             || verify_usable(self.staging(), &self.root).is_err()
     }
@@ -176,7 +176,7 @@ impl Target {
     /// was unmounted.
     fn is_there(&self) -> io::Result<()> {
         if fs::metadata(&self.root)?.dev() != self.folder.metadata()?.dev() {
-            return Err(io::ErrorKind::NotFound.into());
+            return Err(ErrorKind::NotFound.into());
         }
         Ok(())
     }
@@ -220,12 +220,12 @@ impl Target {
                 Err(error) if is_gone(&error) || is_refused(&error) => continue,
                 checked => checked?,
             }
-            if staging_area::is_used(area)? {
+            if staging_area::is_used(area, None)? {
                 is_used = true;
-                continue;
+            } else {
+                staging::put_back_replaced(area, &self.root)?;
+                is_used |= !staging_area::remove(area)?;
             }
-            staging::put_back_replaced(area, &self.root)?;
-            is_used |= !staging_area::remove(area)?;
         }
         if !is_used {
             storage_id::remove(&self.root)?;
@@ -235,9 +235,8 @@ impl Target {
 
     /// Removes what opening has created, but no file from which another process could continue.
     fn withdraw(&self) -> io::Result<()> {
-        self.area.leave()?;
         let others_are_used = self.other_areas.iter().any(|area| area.exists());
-        if self.area.remove_if_empty()? && !others_are_used {
+        if self.area.withdraw()? && !others_are_used {
             storage_id::remove(&self.root)?;
         }
         Ok(())
@@ -278,7 +277,7 @@ fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingAr
 fn usable(area: StagingArea, root: &Path) -> Result<Option<StagingArea>, TargetError> {
     match verify_usable(area.path(), root) {
         Ok(()) => Ok(Some(area)),
-        Err(error) if error.kind() == io::ErrorKind::CrossesDevices => Ok(None),
+        Err(error) if error.kind() == ErrorKind::CrossesDevices => Ok(None),
         Err(error) => Err(TargetError::staging(area.path(), error)),
     }
 }
@@ -314,7 +313,7 @@ fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetE
 fn parent_refuses(area: &Path, error: &io::Error) -> bool {
     let refused = matches!(
         error.kind(),
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem
     );
     refused && area.symlink_metadata().is_err()
 }

@@ -1,7 +1,7 @@
 //! The errors of a target, which are no fault of a class.
 
 use std::{
-    io,
+    io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
 
@@ -75,19 +75,17 @@ impl TargetError {
 
 fn advice(error: &io::Error) -> &'static str {
     match error.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => {
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
             " (free some space and run the same command again to resume)"
         }
-        io::ErrorKind::FileTooLarge => {
+        ErrorKind::FileTooLarge => {
             " (raise the limit on file sizes, ulimit -f, and run the same command again to resume)"
         }
-        io::ErrorKind::NotADirectory | io::ErrorKind::AlreadyExists => {
-            " (give a folder with --target)"
-        }
-        io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => {
+        ErrorKind::NotADirectory | ErrorKind::AlreadyExists => " (give a folder with --target)",
+        ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
             " (give a writable folder with --target)"
         }
-        io::ErrorKind::NotFound => " (is it still mounted?)",
+        ErrorKind::NotFound => " (is it still mounted?)",
         _ => "",
     }
 }

@@ -162,15 +162,15 @@ fn a_process_without_classes_leaves_only_the_files_of_others() {
 fn an_error_of_one_class_does_not_blame_the_target() {
     let place = TargetFolder::new();
     let target = place.open();
-    assert!(!target.is_at_fault(&io::ErrorKind::PermissionDenied.into()));
-    assert!(target.is_at_fault(&io::ErrorKind::StorageFull.into()));
+    assert!(!target.is_at_fault(&ErrorKind::PermissionDenied.into()));
+    assert!(target.is_at_fault(&ErrorKind::StorageFull.into()));
     fs::remove_dir_all(place.area()).unwrap();
     assert!(
-        !target.is_at_fault(&io::ErrorKind::NotFound.into()),
+        !target.is_at_fault(&ErrorKind::NotFound.into()),
         "another process has finished"
     );
     fs::remove_dir_all(&place.root).unwrap();
-    assert!(target.is_at_fault(&io::ErrorKind::NotFound.into()));
+    assert!(target.is_at_fault(&ErrorKind::NotFound.into()));
     assert!(
         target.restore_staging().is_err(),
         "a target that is gone is not made again"
