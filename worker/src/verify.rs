@@ -23,6 +23,7 @@ pub use crate::storage::comparison::Difference;
 use crate::storage::{
     comparison::{Compared, Comparison, compare, counts, open, size_difference},
     manifest::{self, Files, Listed, MANIFEST, MARKED},
+    staging::is_folder,
 };
 
 /// Verification can be stopped whenever so many bytes of a file were read.
@@ -73,7 +74,7 @@ pub fn classes(target: &Path) -> io::Result<Vec<Wnid>> {
 pub fn is_there(target: &Path, wnid: Wnid, trusts: bool) -> bool {
     let folder = target.join(wnid.to_string());
     if trusts {
-        return folder.symlink_metadata().is_ok_and(|found| found.is_dir());
+        return is_folder(&folder);
     }
     matches!(compare(&folder, wnid), Ok(Some(Compared::Agrees(_))))
 }

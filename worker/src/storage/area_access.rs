@@ -31,15 +31,9 @@ const SHARED_MODE: u32 = 0o2770;
 /// Mode bits of the group and of other users.
 const FOREIGN_BITS: u32 = 0o077;
 
-/// The id of a group that shares a target.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Group(u32);
-
-impl Group {
-    /// The group that shares a folder, if it is shared.
-    pub(crate) fn of(folder: &Metadata) -> Option<Self> {
-        is_shared(folder).then(|| Self(folder.gid()))
-    }
+/// The id of the group that shares a folder, if it is shared.
+pub(crate) fn group_of(folder: &Metadata) -> Option<u32> {
+    is_shared(folder).then(|| folder.gid())
 }
 
 /// How the file system shows files that this process creates, determined with a file of mode 0600.
@@ -72,14 +66,11 @@ impl AreaAccess {
     }
 
     /// Refuses an area to which other users could have written.
-    pub(crate) fn check(self, folder: &Metadata, group: Option<Group>) -> io::Result<()> {
-        let group = group
-            .filter(|_| is_shared(folder))
-            .map(|Group(group)| group);
+    pub(crate) fn check(self, folder: &Metadata, group: Option<u32>) -> io::Result<()> {
         Ownership {
             user: self.user,
             folder: None,
-            group,
+            group: group.filter(|_| is_shared(folder)),
         }
         .check(folder)?;
         if self.keeps_modes && is_writable_by_others(folder) {
@@ -91,14 +82,14 @@ impl AreaAccess {
 
 /// Creates the folder of an area. If it exists and belongs to this user alone, removes the rights
 /// of others.
-pub(crate) fn make(path: &Path, group: Option<Group>) -> io::Result<()> {
+pub(crate) fn make(path: &Path, group: Option<u32>) -> io::Result<()> {
     let is_new = match DirBuilder::new().mode(PRIVATE_MODE).create(path) {
         Err(error) if error.kind() == ErrorKind::AlreadyExists => false,
         made => made.map(|()| true)?,
     };
     let folder = open_folder(path)?;
     if is_new
-        && let Some(Group(group)) = group
+        && let Some(group) = group
         && fchown(&folder, None, Some(Gid::from_raw(group))).is_ok()
     {
         set_mode(&folder, SHARED_MODE)?;
@@ -165,7 +156,7 @@ mod tests {
             (0o3775, 0o2770),
         ] {
             fs::set_permissions(folder.path(), Permissions::from_mode(target)).unwrap();
-            let group = Group::of(&folder.path().metadata().unwrap());
+            let group = group_of(&folder.path().metadata().unwrap());
             for _ in 0..2 {
                 make(&area, group).unwrap();
                 // The set-group-ID bit is inherited and has no effect without the right to write.
@@ -219,13 +210,13 @@ mod tests {
             fs::set_permissions(folder.path(), Permissions::from_mode(rights)).unwrap();
             let found = folder.path().metadata().unwrap();
             assert_eq!(
-                access.check(&found, Some(Group(7))).is_ok(),
+                access.check(&found, Some(7)).is_ok(),
                 is_used,
                 "{owner}, {rights:o}"
             );
             let in_the_group = is_used && owner != attacker;
             assert_eq!(
-                access.check(&found, Some(Group(8))).is_ok(),
+                access.check(&found, Some(8)).is_ok(),
                 in_the_group,
                 "{owner}, {rights:o}"
             );

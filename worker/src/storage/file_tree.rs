@@ -91,7 +91,7 @@ fn remove_name(parent: impl AsFd, name: impl Arg, flags: AtFlags) -> io::Result<
     remove_if_there(unlinkat(parent, name, flags).map_err(io::Error::from))
 }
 
-/// Renames a folder to a name that is not in use. If the file system cannot rename the folder
+/// Renames a file or a folder to a name that is not in use. If the file system cannot rename a folder
 /// (`EXDEV`: the lower layer of an overlay), creates a new folder and moves the content file by
 /// file.
 pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {

@@ -60,7 +60,7 @@ pub(crate) fn unlisted(
             None => moved.insert((new_folder(target, wnid)?, 0)),
         };
         *count += 1;
-        move_entry(&old.join(&name), &folder.join(&name))?;
+        remove_if_there(move_folder(&old.join(&name), &folder.join(&name)))?;
     }
     if let Some((folder, _)) = &moved {
         // Moved before the folder that contained them is removed.
@@ -162,15 +162,6 @@ fn new_folder(target: &Target, wnid: Wnid) -> io::Result<PathBuf> {
         }
     }
     Err(ErrorKind::AlreadyExists.into())
-}
-
-fn move_entry(from: &Path, to: &Path) -> io::Result<()> {
-    match fs::rename(from, to) {
-        Err(error) if error.kind() == ErrorKind::CrossesDevices => {
-            remove_if_there(move_folder(from, to))
-        }
-        renamed => remove_if_there(renamed),
-    }
 }
 
 #[cfg(test)]

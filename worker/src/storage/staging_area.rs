@@ -22,11 +22,14 @@ use shared::{
     own_file::{self, Access, open_folder},
 };
 
-use crate::lock::lock;
-use crate::storage::{
-    area_access::{self, AreaAccess, Group},
-    file_tree::{
-        ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, nonce, remove_if_there, remove_tree,
+use crate::{
+    lock::lock,
+    storage::{
+        area_access::{self, AreaAccess},
+        file_tree::{
+            ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, nonce, remove_if_there,
+            remove_tree,
+        },
     },
 };
 
@@ -42,7 +45,7 @@ const TRIALS: [&str; 3] = ["probe", "renamed", "storage"];
 pub(crate) struct StagingArea {
     path: PathBuf,
     /// The group that shares the target, if there is one.
-    group: Option<Group>,
+    group: Option<u32>,
     lock: Mutex<Option<LockFile>>,
 }
 
@@ -69,7 +72,7 @@ pub(crate) struct LockFile {
 impl StagingArea {
     /// Enters an area. Its folder is created if it is missing; its parent must exist. `group`: the
     /// group that shares the target.
-    pub(crate) fn enter(path: PathBuf, group: Option<Group>) -> io::Result<Self> {
+    pub(crate) fn enter(path: PathBuf, group: Option<u32>) -> io::Result<Self> {
         let area = Self {
             path,
             group,
@@ -263,7 +266,7 @@ impl LockFile {
     /// Creates the file open for reading and writing, which NFS requires for a lock.
     ///
     /// Until the file shows that the folder is ours, nothing else is done in the area.
-    fn create(area: &Path, group: Option<Group>) -> io::Result<Self> {
+    fn create(area: &Path, group: Option<u32>) -> io::Result<Self> {
         let folder = open_folder(area)?;
         let name = format!("{LOCK}{}", nonce());
         let flags =

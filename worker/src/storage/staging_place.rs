@@ -48,11 +48,7 @@ pub(crate) fn beside(root: &Path) -> Result<PathBuf, NotBeside> {
     if !are_on_one_mount(parent, root) {
         return Err(NotBeside::MountRoot);
     }
-    let name = area_name(
-        [OsStr::new("."), name, OsStr::new(IN_TARGET)],
-        name.as_bytes(),
-    );
-    Ok(parent.join(name))
+    Ok(parent.join(area_name(name, "", name.as_bytes())))
 }
 
 /// The path of an area in a folder that may serve several targets. The name contains a digest of
@@ -61,15 +57,7 @@ pub(crate) fn in_folder(folder: &Path, root: &Path) -> PathBuf {
     let path = root.as_os_str().as_bytes();
     let name = root.file_name().unwrap_or_default();
     let digest = format!(".{:.16}", blake3::hash(path).to_hex());
-    folder.join(area_name(
-        [
-            OsStr::new("."),
-            name,
-            OsStr::new(&digest),
-            OsStr::new(IN_TARGET),
-        ],
-        path,
-    ))
+    folder.join(area_name(name, &digest, path))
 }
 
 /// The folder for files that are set aside when a class is published: beside the area, with a
@@ -78,9 +66,13 @@ pub(crate) fn set_aside(area: &Path, root: &Path) -> Option<PathBuf> {
     (area.parent() != Some(root)).then(|| area.with_extension("set-aside"))
 }
 
-/// Joins the parts to one name; a digest replaces a name that is too long.
-fn area_name<const PARTS: usize>(parts: [&OsStr; PARTS], identity: &[u8]) -> OsString {
-    let name: OsString = parts.into_iter().collect();
+/// The name of the area of a target with this name; a digest of `identity` replaces a name that is
+/// too long.
+fn area_name(target: &OsStr, suffix: &str, identity: &[u8]) -> OsString {
+    let mut name = OsString::from(".");
+    name.push(target);
+    name.push(suffix);
+    name.push(IN_TARGET);
     if name.len() <= NAME_MAX {
         name
     } else {

@@ -18,15 +18,17 @@ use shared::{
     probe_files,
 };
 
-use crate::lock::lock;
-use crate::storage::{
-    area_access::Group,
-    file_tree::{is_gone, nonce, remove_if_there, remove_tree},
-    staging,
-    staging_area::{self, StagingArea},
-    staging_place::{self, NotBeside},
-    storage_id,
-    target_users::TargetUsers,
+use crate::{
+    lock::lock,
+    storage::{
+        area_access::group_of,
+        file_tree::{is_gone, nonce, remove_if_there, remove_tree},
+        staging,
+        staging_area::{self, StagingArea},
+        staging_place::{self, NotBeside},
+        storage_id,
+        target_users::TargetUsers,
+    },
 };
 
 mod target_error;
@@ -66,7 +68,7 @@ impl Target {
         // A link at the root is followed once, here.
         let root = path.canonicalize().map_err(refused("find the way"))?;
         let folder = File::open(&root).map_err(refused("look"))?;
-        let group = Group::of(&folder.metadata().map_err(refused("look"))?);
+        let group = group_of(&folder.metadata().map_err(refused("look"))?);
         let area = match staging {
             Some(folder) => open_in(folder, &root, group)?,
             None => open_beside(&root, group)?,
@@ -255,7 +257,7 @@ impl Drop for Target {
 
 /// Opens an area in the folder of `--staging`, which must be on the target's file system and
 /// outside of the target.
-fn open_in(folder: &Path, root: &Path, group: Option<Group>) -> Result<StagingArea, TargetError> {
+fn open_in(folder: &Path, root: &Path, group: Option<u32>) -> Result<StagingArea, TargetError> {
     let unusable = |cause| TargetError::staging(folder, cause);
     let resolved = staging_place::resolved(folder).map_err(unusable)?;
     if resolved.starts_with(root) {
@@ -284,7 +286,7 @@ fn usable(area: StagingArea, root: &Path) -> Result<Option<StagingArea>, TargetE
 
 /// Opens the area beside the target. If that is not possible, opens the area in the target and logs
 /// a warning.
-fn open_beside(root: &Path, group: Option<Group>) -> Result<StagingArea, TargetError> {
+fn open_beside(root: &Path, group: Option<u32>) -> Result<StagingArea, TargetError> {
     let why = match staging_place::beside(root) {
         Err(why) => why,
         Ok(path) => match StagingArea::enter(path.clone(), group) {
