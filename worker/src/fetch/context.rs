@@ -385,14 +385,14 @@ fn write_manifest(
         files,
     } = unpacked;
     let folder = staging.class_folder();
-    let mut writer = manifest::Writer::create(&folder)?;
+    let mut manifest = Manifest::new(wnid, run, source);
+    manifest.kept_tar = kept_tar;
+    let mut writer = manifest::Writer::create(&folder, manifest)?;
     let mut entries = staging.entries()?;
     while let Some(file) = entries.next_finished() {
         writer.copy(file)?;
     }
-    let mut manifest = Manifest::new(wnid, run, source);
-    manifest.kept_tar = kept_tar;
-    let manifest = writer.finish(manifest)?;
+    let manifest = writer.finish()?;
     if manifest.published().files != *files {
         return Err(io::Error::other(
             "the journal does not have every file of the tar",

@@ -95,40 +95,39 @@ pub(crate) fn write(
     manifest: Manifest,
     files: impl Iterator<Item = io::Result<Listed>>,
 ) -> io::Result<Manifest> {
-    let mut writer = Writer::create(folder)?;
+    let mut writer = Writer::create(folder, manifest)?;
     for file in files {
         writer.list(&file?)?;
     }
-    writer.finish(manifest)
+    writer.finish()
 }
 
 /// A manifest that is being written under a temporary name.
 #[derive(Debug)]
 pub(crate) struct Writer<'folder> {
     folder: &'folder Path,
+    /// Counts the files that are listed so far.
+    manifest: Manifest,
     temporary: PathBuf,
     file: File,
     hasher: blake3::Hasher,
     /// Text that is neither hashed nor written yet.
     pending: Vec<u8>,
-    file_count: u64,
-    file_bytes: u64,
 }
 
 impl<'folder> Writer<'folder> {
     /// Begins the manifest of a folder.
-    pub(crate) fn create(folder: &'folder Path) -> io::Result<Self> {
+    pub(crate) fn create(folder: &'folder Path, manifest: Manifest) -> io::Result<Self> {
         let temporary = folder.join(format!("{MANIFEST}.new"));
         // An existing file is removed and not overwritten, because it may be a link.
         remove_if_there(fs::remove_file(&temporary))?;
         Ok(Self {
             folder,
+            manifest,
             file: File::create_new(&temporary)?,
             temporary,
             hasher: blake3::Hasher::new(),
             pending: format!("{{\n{FILES_BEGIN}").into_bytes(),
-            file_count: 0,
-            file_bytes: 0,
         })
     }
 
@@ -150,9 +149,10 @@ impl<'folder> Writer<'folder> {
         if self.pending.len() >= BUFFER {
             self.flush()?;
         }
-        let before = if self.file_count == 0 { "" } else { ",\n" };
-        self.file_count += 1;
-        self.file_bytes += size;
+        let is_first = self.manifest.file_count == 0;
+        self.manifest.file_count += 1;
+        self.manifest.file_bytes += size;
+        let before = if is_first { "" } else { ",\n" };
         write!(self.pending, "{before}    ")
     }
 
@@ -163,12 +163,9 @@ impl<'folder> Writer<'folder> {
         Ok(())
     }
 
-    /// Writes the properties and the digest, and renames the file to its final name. The counts of
-    /// the manifest become those of the listed files.
-    pub(crate) fn finish(mut self, mut manifest: Manifest) -> io::Result<Manifest> {
-        manifest.file_count = self.file_count;
-        manifest.file_bytes = self.file_bytes;
-        let properties = serde_json::to_string_pretty(&manifest)?;
+    /// Writes the properties and the digest, and renames the file to its final name.
+    pub(crate) fn finish(mut self) -> io::Result<Manifest> {
+        let properties = serde_json::to_string_pretty(&self.manifest)?;
         // The files stand between the opening brace and the properties.
         let properties = &properties["{\n".len()..properties.len() - "\n}".len()];
         write!(self.pending, "\n{FILES_END}{properties},\n")?;
@@ -176,7 +173,7 @@ impl<'folder> Writer<'folder> {
         let end = format!("{DIGEST_MARK}{}\"\n}}\n", self.hasher.finalize());
         self.file.write_all(end.as_bytes())?;
         fs::rename(&self.temporary, self.folder.join(MANIFEST))?;
-        Ok(manifest)
+        Ok(self.manifest)
     }
 }
 
@@ -382,13 +379,13 @@ mod tests {
             lines.append(&entry).unwrap();
         }
         lines.flush().unwrap();
-        let mut manifest = Writer::create(folder.path()).unwrap();
+        let properties = Manifest::new(wnid(), "run", &source);
+        let mut manifest = Writer::create(folder.path(), properties).unwrap();
         let (_, mut entries) = journal::open(&journal).unwrap();
         while let Some(file) = entries.next_finished() {
             manifest.copy(file).unwrap();
         }
-        let properties = Manifest::new(wnid(), "run", &source);
-        assert_eq!(manifest.finish(properties).unwrap(), written);
+        assert_eq!(manifest.finish().unwrap(), written);
         assert_eq!(
             fs::read_to_string(folder.path().join(MANIFEST)).unwrap(),
             VERSION_1
