@@ -42,7 +42,6 @@ pub use crate::{
     observe::counters::WorkerCounters,
     origin::{allowed_addresses::RefusedAddress, client::OriginError},
     session::error::WorkerError,
-    session::heartbeat::RenewalError,
     storage::target::TargetError,
     version::VERSION,
 };

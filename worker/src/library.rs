@@ -105,7 +105,7 @@ pub async fn download_batch<Id: AsRef<str>>(
         batch.run(&mut slots).await;
         Ok(())
     };
-    let target = Arc::clone(slots.context().target());
+    let target = Arc::clone(&slots.context().target);
     drop(slots);
     threads.join_all().await;
     ran.and_then(|()| batch.ended())
@@ -292,7 +292,7 @@ async fn open(
     let budget = options.budget();
     let mut threads = JoinSet::new();
     let progress = Progress::new(Screen::Silent, Arc::default());
-    let counters = Arc::clone(progress.counters());
+    let counters = Arc::clone(&progress.counters);
     let open = move || {
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
         let some_are_there = is_any_there(&target, &listed)?;

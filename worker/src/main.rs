@@ -1,6 +1,6 @@
 //! `worker`: downloads the classes that a coordinator leases to it.
 
-use std::{io, process::ExitCode, sync::Arc};
+use std::{error::Error, io, process::ExitCode, sync::Arc};
 
 use shared::{
     exit_code::Exit, http, job_line::Screen, manual::Manual, output::Retrying, own_file::open_log,
@@ -24,7 +24,9 @@ async fn run(asked: Action, screen: Screen) -> Exit {
     let shutdown = Shutdown::default();
     let done = async {
         match asked {
-            Action::Work(cli) => Box::pin(work(*cli, &screen, &shutdown)).await,
+            Action::Work(cli) => Box::pin(work(*cli, &screen, &shutdown))
+                .await
+                .map_err(|error| error.to_string()),
             Action::Write(manual) => write(&manual),
         }
     };
@@ -38,11 +40,8 @@ fn write(manual: &Manual) -> Result<Exit, String> {
     }
 }
 
-async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, String> {
-    let connector = cli
-        .coordinator
-        .worker_connector()
-        .map_err(|error| error.to_string())?;
+async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, Box<dyn Error>> {
+    let connector = cli.coordinator.worker_connector()?;
     let config = WorkerConfig {
         name: cli.slots.name(),
         slots: cli.slots.workers,
@@ -70,26 +69,23 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, St
     let counters = Arc::<WorkerCounters>::default();
     let mut http_tasks = JoinSet::new();
     if let Some(address) = cli.http {
-        let opened = worker::http::open(
+        let address = worker::http::open(
             address,
             Arc::clone(&counters),
             shutdown.drain.clone(),
             &mut http_tasks,
-        );
-        let address = opened.map_err(|error| error.to_string())?;
+        )?;
         screen.write(format!("{}\n", http::announcement(address)).as_bytes());
     }
-    let telemetry = Telemetry::start(log, screen, "worker").map_err(|error| error.to_string())?;
+    let telemetry = Telemetry::start(log, screen, "worker")?;
     for warning in cli.coordinator.warnings() {
         tracing::warn!("{warning}");
     }
-    let exit = worker::run(&config, &connector, screen, shutdown, &counters)
-        .await
-        .map_err(|error| error.to_string());
+    let exit = worker::run(&config, &connector, screen, shutdown, &counters).await;
     if let Err(error) = &exit {
         // The caller prints the error to the screen; this is for the log file.
         tracing::info!("failed to {error}");
     }
     telemetry.flush().await;
-    exit
+    Ok(exit?)
 }

@@ -2,12 +2,13 @@
 //! files.
 
 mod assembly;
+mod extra_connections;
 mod fetch_part;
 mod plan;
-mod spare;
 mod speed;
 mod split;
 
-pub(crate) use assembly::{Assembly, EarlierAttempt};
+pub(crate) use assembly::Assembly;
+pub(crate) use extra_connections::{Demand, ExtraConnections, shares};
 pub(crate) use fetch_part::Tar;
-pub(crate) use spare::{Demand, ExtraConnections, shares};
+pub(crate) use split::EarlierAttempt;

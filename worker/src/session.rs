@@ -19,13 +19,13 @@ use crate::{
     observe::progress::Progress,
     session::{
         budget_stream::exchange_budgets,
-        calls::Calls,
-        coordinator_client::Identity,
+        calls::{Calls, Kind},
+        coordinator_client::{Identity, Session},
         error::WorkerError,
-        heartbeat::{RenewalResult, RenewalState, Renewals, Session},
+        heartbeat::{RenewalResult, RenewalState, Renewals},
         inventory::Inventory,
         outbox::{Outbox, UnreportedResult},
-        registration::{Joined, join},
+        registration::join,
         stop_reason::for_the_coordinator,
     },
     slots::{Held, Lease, Slots},
@@ -107,36 +107,51 @@ pub(crate) async fn work(
     let Some(joined) = join(connector, identity, config, progress, shutdown).await? else {
         return Ok(SessionEnd::Interrupted);
     };
-    let Joined {
-        calls,
-        registration,
-        renewals,
-        slots,
-        limiter,
-        threads,
-    } = joined;
     let Renewals {
         renewable,
         beats,
         stop: stop_guard,
-    } = renewals;
-    let context = Arc::clone(slots.context());
+    } = joined.renewals;
+    let context = Arc::clone(joined.slots.context());
     let mut budget_task = JoinSet::new();
     budget_task.spawn(exchange_budgets(
-        calls.client(),
-        limiter,
+        joined.calls.client(),
+        joined.limiter,
         renewable.subscribe(),
     ));
-    let mut worker = Worker::new(identity, slots, calls, progress, renewable);
-    worker.counts.clone_from(&config.counts);
-    worker.registered(&registration);
+    let mut worker = Worker {
+        identity: identity.clone(),
+        context: Arc::clone(&context),
+        calls: joined.calls,
+        session: None,
+        registered_at: None,
+        requests_before: 0,
+        missed_heartbeats: 0,
+        is_fenced: false,
+        slots: joined.slots,
+        progress: progress.clone(),
+        counts: config.counts.clone(),
+        renewable,
+        inventory: None,
+        outbox: Outbox::default(),
+        other_run: None,
+        status: JobStatus::default(),
+        pause: Duration::ZERO,
+        stop_reason: String::new(),
+        ending: None,
+        fault: None,
+    };
+    worker.registered(&joined.registration);
     let ended = worker.run(beats, shutdown).await?;
     budget_task.shutdown().await;
-    let target = Arc::clone(context.target());
+    let target = Arc::clone(&context.target);
     // The heartbeats stop here, and the committer ends with the last reference to the context.
     drop((worker, context, stop_guard));
     // A sync on a slow disk can take long; a second signal ends the wait for it.
-    shutdown.abort.run_until_cancelled(threads.join_all()).await;
+    shutdown
+        .abort
+        .run_until_cancelled(joined.threads.join_all())
+        .await;
     if ended == SessionEnd::JobDone {
         target.remove_staging();
     }
@@ -144,43 +159,12 @@ pub(crate) async fn work(
 }
 
 impl Worker {
-    fn new(
-        identity: &Identity,
-        slots: Slots,
-        calls: Calls,
-        progress: &Progress,
-        renewable: watch::Sender<RenewalState>,
-    ) -> Self {
-        Self {
-            identity: identity.clone(),
-            context: Arc::clone(slots.context()),
-            slots,
-            calls,
-            session: None,
-            registered_at: None,
-            requests_before: 0,
-            missed_heartbeats: 0,
-            is_fenced: false,
-            progress: progress.clone(),
-            counts: None,
-            renewable,
-            inventory: None,
-            outbox: Outbox::default(),
-            other_run: None,
-            status: JobStatus::default(),
-            pause: Duration::ZERO,
-            stop_reason: String::new(),
-            ending: None,
-            fault: None,
-        }
-    }
-
     async fn run(
         &mut self,
         mut beats: mpsc::Receiver<RenewalResult>,
         shutdown: &Shutdown,
     ) -> Result<SessionEnd, WorkerError> {
-        let mut line = JobLine::new(self.progress.screen());
+        let mut line = JobLine::new(&self.progress.screen);
         let mut redraw = interval(Duration::from_millis(200));
         let ended = loop {
             self.check_lease_clock();
@@ -189,7 +173,7 @@ impl Worker {
                 held: self.held(),
             });
             self.progress
-                .counters()
+                .counters
                 .set_registered(self.session.is_some() && !self.calls.is_cut_off());
             if let Some(ended) = self.ending.filter(|ended| self.has_nothing_left(*ended)) {
                 break ended;
@@ -204,8 +188,7 @@ impl Worker {
                 () = shutdown.drain.cancelled(), if !self.is_stopping() => self.end(SessionEnd::Interrupted),
                 () = shutdown.abort.cancelled() => break SessionEnd::Interrupted,
                 _ = redraw.tick() => {
-                    let counts = self.counts.as_ref().map(|counts| *counts.borrow());
-                    let counts = counts.unwrap_or(self.status);
+                    let counts = self.counts.as_ref().map_or(self.status, |counts| *counts.borrow());
                     // The job is unknown before the first answer.
                     if self.status.total > 0 {
                         line.update(&JobStatus { received_bytes: self.progress.received_bytes(), ..counts });
@@ -219,7 +202,7 @@ impl Worker {
 
     /// Without an answered heartbeat in time another worker may hold the leases by now.
     fn check_lease_clock(&mut self) {
-        if !self.is_fenced && self.context.clock().has_run_out() {
+        if !self.is_fenced && self.context.clock.has_run_out() {
             self.is_fenced = true;
             tracing::warn!(
                 "no renewal was answered in time: nothing new is begun before the coordinator says so"
@@ -231,15 +214,12 @@ impl Worker {
     /// All leases of this worker: those it works on, and those whose results are not acknowledged
     /// yet.
     fn held(&self) -> Vec<Held> {
-        let delivered_soon = self.outbox.leases().map(|lease| Held {
+        let mut held = self.slots.held();
+        held.extend(self.outbox.leases().map(|lease| Held {
             lease,
             progress: None,
-        });
-        self.slots
-            .held()
-            .into_iter()
-            .chain(delivered_soon)
-            .collect()
+        }));
+        held
     }
 
     /// Starts the calls that are due.
@@ -248,25 +228,33 @@ impl Worker {
             return;
         }
         let Some(Session { id, .. }) = self.session else {
-            let too_soon = self
-                .registered_at
-                .is_some_and(|at| at.elapsed() < RETRY_DELAY);
+            let since = self.registered_at.map(|at| at.elapsed());
+            let too_soon = since.is_some_and(|since| since < RETRY_DELAY);
             let pause = if too_soon {
                 RETRY_DELAY
             } else {
                 Duration::ZERO
             };
-            let storage_id = self.context.target().storage_id();
+            let held = self.held();
             let draining = self.ending == Some(SessionEnd::Drained);
-            return self
-                .calls
-                .register(&self.identity, storage_id, self.held(), draining, pause);
+            return self.calls.begin(Kind::Register, pause, |mut client| {
+                let identity = self.identity.clone();
+                let storage_id = self.context.target.storage_id();
+                async move {
+                    client
+                        .register(&identity, storage_id, &held, draining)
+                        .await
+                }
+            });
         };
         if !self.outbox.is_empty() {
-            let requests =
-                self.progress.counters().requests_with_redirects() - self.requests_before;
+            let requests = self.progress.counters.requests_with_redirects() - self.requests_before;
             self.calls
-                .report(&self.identity, id, &mut self.outbox, requests);
+                .begin(Kind::Report, Duration::ZERO, |mut client| {
+                    let identity = self.identity.clone();
+                    let results = self.outbox.batch().to_vec();
+                    async move { client.report(&identity, id, &results, requests).await }
+                });
         } else if self.inventory.as_ref().is_some_and(Inventory::is_over) {
             self.inventory = None;
         }
@@ -276,48 +264,41 @@ impl Worker {
             && self.inventory.is_none()
             && !self.outbox.blocks_leasing()
         {
-            self.calls.acquire(id, free, self.held(), self.pause);
+            let held = self.held();
+            self.calls
+                .begin(Kind::Acquire, self.pause, async move |mut client| {
+                    client.acquire(id, free, &held).await
+                });
         }
     }
 
-    fn add_existing_results(&mut self, found: Option<Result<Vec<UnreportedResult>, TargetError>>) {
+    fn add_existing_results(&mut self, found: Result<Vec<UnreportedResult>, TargetError>) {
         match found {
-            Some(Ok(found)) => {
+            Ok(found) => {
                 // The result of a leased class is reported with its lease, even if the class is
                 // complete by now.
-                let leased: HashSet<Wnid> =
-                    self.held().iter().map(|held| held.lease.wnid).collect();
-                self.outbox.add(
-                    found
-                        .into_iter()
-                        .filter(|found| !leased.contains(&found.lease.wnid)),
-                );
+                let held = self.held();
+                let leased: HashSet<Wnid> = held.iter().map(|held| held.lease.wnid).collect();
+                let unleased = |found: &UnreportedResult| !leased.contains(&found.lease.wnid);
+                self.outbox.add(found.into_iter().filter(unleased));
             }
-            Some(Err(fault)) => self.stop_on_fault(fault.into()),
-            // `Acquire` calls may begin.
-            None => {}
+            Err(fault) => self.stop_on_fault(fault.into()),
         }
     }
 
     fn finished(&mut self, lease: Lease, result: Result<Outcome, Unfinished>) {
-        match result {
-            Ok(outcome) => self.outbox.add([UnreportedResult {
-                lease,
-                outcome,
-                needs_lease: false,
-            }]),
-            Err(Unfinished::Failed(failure)) => {
-                let outcome = Outcome::Failed(failure);
-                self.outbox.add([UnreportedResult {
-                    lease,
-                    outcome,
-                    needs_lease: false,
-                }]);
-            }
+        let outcome = match result {
+            Ok(outcome) => outcome,
+            Err(Unfinished::Failed(failure)) => Outcome::Failed(failure),
             // Leases that are no longer named in heartbeats are released.
-            Err(Unfinished::Stopped) => {}
-            Err(Unfinished::Target(fault)) => self.stop_on_fault(fault.into()),
-        }
+            Err(Unfinished::Stopped) => return,
+            Err(Unfinished::Target(fault)) => return self.stop_on_fault(fault.into()),
+        };
+        self.outbox.add([UnreportedResult {
+            lease,
+            outcome,
+            needs_lease: false,
+        }]);
     }
 
     /// Stops without using up attempts: the leases are released, with the reason.
@@ -355,7 +336,7 @@ impl Worker {
 
     async fn leave(&mut self, ended: SessionEnd) -> Result<SessionEnd, WorkerError> {
         self.renewable.send_replace(RenewalState::default());
-        self.progress.counters().set_registered(false);
+        self.progress.counters.set_registered(false);
         if let Some(id) = self.session.map(|session| session.id).or(self.other_run) {
             let reason = self
                 .fault
@@ -368,12 +349,12 @@ impl Worker {
     }
 }
 
-/// The next results of the inventory; `None` at its end, once. Never ready without an inventory.
+/// The next results of the inventory. Never ready without one, and after its end.
 async fn next_results(
     inventory: &mut Option<Inventory>,
-) -> Option<Result<Vec<UnreportedResult>, TargetError>> {
+) -> Result<Vec<UnreportedResult>, TargetError> {
     match inventory {
-        Some(inventory) if !inventory.is_over() => inventory.next().await,
-        _ => std::future::pending().await,
+        Some(inventory) => inventory.next().await,
+        None => std::future::pending().await,
     }
 }

@@ -18,18 +18,19 @@ use tracing::Instrument as _;
 
 use crate::{
     fetch::{
+        attempt::Attempt,
         context::{JobContext, JobContextError},
         fetch_class::fetch_class,
-        unfinished::{Unfinished, class_end},
+        unfinished::{self, Unfinished},
     },
     observe::progress::{ClassProgress, Progress},
     origin::Origin,
-    parts::{Demand, ExtraConnections, shares},
+    parts::{Demand, ExtraConnections, Tar, shares},
     process_limits::slots_in_memory,
     slots::runtime::SlotRuntime,
 };
 
-mod runtime;
+pub(crate) mod runtime;
 
 /// How often free slots are assigned anew to transfers that are under way.
 const ASSIGN_INTERVAL: Duration = Duration::from_millis(100);
@@ -64,23 +65,20 @@ pub(crate) struct Held {
 impl Held {
     /// The worker's offset in the tar.
     pub(crate) fn position(&self) -> u64 {
-        self.progress
-            .as_ref()
-            .map_or(0, |progress| progress.position())
-    }
-
-    /// Whether the class needs no origin now. That is also true if it has a result.
-    pub(crate) fn is_local(&self) -> bool {
-        self.progress
-            .as_ref()
-            .is_none_or(|progress| progress.is_local())
+        let progress = self.progress.as_ref();
+        progress.map_or(0, |progress| progress.position())
     }
 
     /// Length of the tar in bytes; 0 while it is unknown, and if there is a result.
     pub(crate) fn length(&self) -> u64 {
-        self.progress
-            .as_ref()
-            .map_or(0, |progress| progress.length())
+        let progress = self.progress.as_ref();
+        progress.map_or(0, |progress| progress.length())
+    }
+
+    /// Whether the class needs no origin now. That is also true if it has a result.
+    pub(crate) fn is_local(&self) -> bool {
+        let progress = self.progress.as_ref();
+        progress.is_none_or(|progress| progress.is_local())
     }
 }
 
@@ -101,7 +99,8 @@ pub(crate) struct Slots {
 /// A slot with a class.
 #[derive(Debug)]
 struct Busy {
-    held: Held,
+    lease: Lease,
+    progress: Arc<ClassProgress>,
     /// The extra connections that its transfer may use.
     extra: Arc<ExtraConnections>,
     stop: CancellationToken,
@@ -120,7 +119,7 @@ impl Slots {
         let runtimes = open_runtimes(&context, slots_in_memory(count), set)?;
         let count = runtimes.len();
         progress
-            .counters()
+            .counters
             .slots
             .set(i64::try_from(count).unwrap_or(i64::MAX));
         let busy = (0..count).map(|_| None).collect();
@@ -160,25 +159,20 @@ impl Slots {
 
     /// The leases of the classes in the slots.
     pub(crate) fn held(&self) -> Vec<Held> {
-        self.busy
-            .iter()
-            .flatten()
-            .map(|busy| busy.held.clone())
-            .collect()
+        let held = |busy: &Busy| Held {
+            lease: busy.lease,
+            progress: Some(Arc::clone(&busy.progress)),
+        };
+        self.busy.iter().flatten().map(held).collect()
     }
 
     /// Starts a class in a free slot. Returns the lease if no slot is free.
     pub(crate) fn start(&mut self, lease: Lease) -> Result<(), Lease> {
-        if let Some(busy) = self
-            .busy
-            .iter_mut()
-            .flatten()
-            .find(|busy| busy.held.lease.wnid == lease.wnid)
-        {
+        if let Some(busy) = self.find(|held| held.wnid == lease.wnid) {
             // Granted again, because the first answer was lost: the class continues under the newer
             // token.
-            busy.held.lease = Lease {
-                trace: busy.held.lease.trace,
+            busy.lease = Lease {
+                trace: busy.lease.trace,
                 ..lease
             };
             busy.again = busy.stop.is_cancelled();
@@ -188,34 +182,34 @@ impl Slots {
             return Err(lease);
         };
         let progress = Arc::new(self.progress.class(slot, lease.wnid));
-        let extra = Arc::<ExtraConnections>::default();
-        let stop = CancellationToken::new();
+        let busy = Busy::new(lease, progress);
         let context = Arc::clone(&self.context);
-        let class = Arc::clone(&progress);
-        let stopped = stop.clone();
-        let granted = Arc::clone(&extra);
-        let retries = if lease.probe { 0 } else { context.job.retries };
+        let tar = Tar {
+            origin: context.origin.clone(),
+            runtime: context.runtime.clone(),
+            url: context.job.url.for_class(lease.wnid),
+            retries: if lease.probe { 0 } else { context.job.retries },
+            progress: Arc::clone(&busy.progress),
+            extra: Arc::clone(&busy.extra),
+        };
+        let stop = busy.stop.clone();
         let work = async move |origin: &Origin| {
-            fetch_class(
-                &context, origin, lease.wnid, retries, &class, &granted, &stopped,
-            )
-            .await
-        };
-        let held = Held {
-            lease,
-            progress: Some(progress),
-        };
-        self.occupy(
-            slot,
-            Busy {
-                held,
-                extra,
+            let attempt = Attempt {
+                context: &context,
+                origin,
+                wnid: lease.wnid,
+                tar,
                 stop,
-                again: false,
-            },
-            work,
-        );
+            };
+            fetch_class(&attempt).await
+        };
+        self.occupy(slot, busy, work);
         Ok(())
+    }
+
+    fn find(&mut self, is_it: impl Fn(&Lease) -> bool) -> Option<&mut Busy> {
+        let mut busy = self.busy.iter_mut().flatten();
+        busy.find(|busy| is_it(&busy.lease))
     }
 
     fn occupy(
@@ -226,17 +220,17 @@ impl Slots {
     ) {
         let Lease {
             wnid, token, trace, ..
-        } = busy.held.lease;
+        } = busy.lease;
         let span = tracing::info_span!("class", %wnid, %token);
         trace.adopt(&span);
         let here = TraceParent::of(&span);
-        busy.held.lease.trace = if here.is_somewhere() { here } else { trace };
+        busy.lease.trace = if here.is_somewhere() { here } else { trace };
         let runtime = Arc::clone(&self.runtimes[slot]);
         let work = async move |origin: &Origin| work(origin).instrument(span).await;
         let task = self.tasks.spawn(async move { runtime.run(work).await });
         self.slot_of.insert(task.id(), slot);
         self.busy[slot] = Some(busy);
-        self.progress.counters().busy.inc();
+        self.progress.counters.busy.inc();
         // A transfer that used the slot gives it back at once.
         self.put_off_assignment();
         self.assign_free(WAIT_FOR_LEASES);
@@ -251,13 +245,10 @@ impl Slots {
     /// Assigns the free slots to the transfers under way, once slots have been free for long
     /// enough.
     fn assign_free(&self, wait: Duration) {
-        let free = if self.free_since.elapsed() >= wait {
-            self.free()
-        } else {
-            0
-        };
+        let is_due = self.free_since.elapsed() >= wait;
+        let free = if is_due { self.free() } else { 0 };
         let transfers: Vec<_> = self.busy.iter().flatten().map(|busy| &busy.extra).collect();
-        let demands: Vec<Demand> = transfers.iter().map(|extra| extra.appetite()).collect();
+        let demands: Vec<Demand> = transfers.iter().map(|extra| extra.demand()).collect();
         for (extra, share) in transfers.iter().zip(shares(free, &demands)) {
             extra.grant(share);
         }
@@ -267,13 +258,9 @@ impl Slots {
     /// [`Unfinished::Stopped`]. A class that was granted again in the meantime continues. Returns
     /// the class.
     pub(crate) fn stop(&mut self, token: LeaseToken) -> Option<Wnid> {
-        let busy = self
-            .busy
-            .iter_mut()
-            .flatten()
-            .find(|busy| busy.held.lease.token == token)?;
+        let busy = self.find(|held| held.token == token)?;
         busy.stop();
-        Some(busy.held.lease.wnid)
+        Some(busy.lease.wnid)
     }
 
     /// Stops every class at a checkpoint.
@@ -301,24 +288,23 @@ impl Slots {
                     continue;
                 }
             };
-            let (task, result) = match joined {
-                Ok((task, result)) => (task, result),
-                Err(error) => (error.id(), Err(Unfinished::Failed(internal(&error)))),
-            };
+            let (task, result) = joined
+                .unwrap_or_else(|error| (error.id(), Err(Unfinished::Failed(internal(&error)))));
             let slot = self.slot_of.remove(&task).expect("every task has a slot");
-            let Busy { held, again, .. } = self.busy[slot]
+            let Busy { lease, again, .. } = self.busy[slot]
                 .take()
                 .expect("a slot is busy until its task ends");
             if self.free() == 1 {
                 self.put_off_assignment();
             }
-            self.progress.counters().busy.dec();
-            self.progress.counters().ended(class_end(&result));
+            let counters = &self.progress.counters;
+            counters.busy.dec();
+            unfinished::counter(&result, counters).inc();
             if again && matches!(result, Err(Unfinished::Stopped)) {
-                self.start(held.lease).expect("its slot is free");
+                self.start(lease).expect("its slot is free");
                 continue;
             }
-            return Some((held.lease, result));
+            return Some((lease, result));
         }
     }
 }
@@ -331,6 +317,16 @@ impl Drop for Slots {
 }
 
 impl Busy {
+    fn new(lease: Lease, progress: Arc<ClassProgress>) -> Self {
+        Self {
+            lease,
+            progress,
+            extra: Arc::default(),
+            stop: CancellationToken::new(),
+            again: false,
+        }
+    }
+
     fn stop(&mut self) {
         self.stop.cancel();
         self.again = false;
@@ -346,7 +342,7 @@ fn open_runtimes(
 ) -> Result<Vec<Arc<SlotRuntime>>, JobContextError> {
     let mut runtimes = Vec::with_capacity(count);
     while runtimes.len() < count {
-        match SlotRuntime::open(context.origin(), set) {
+        match SlotRuntime::open(&context.origin, set) {
             Ok(runtime) => runtimes.push(Arc::new(runtime)),
             Err(JobContextError::Thread(error)) if !runtimes.is_empty() => {
                 runtimes.truncate(runtimes.len().saturating_sub(SPARE_THREADS).max(1));
@@ -475,18 +471,7 @@ mod tests {
             OriginLimiter::without_budget(2, Arc::default()),
         );
         let [bad, good] = ["n00000001", "n00000002"].map(|wnid| wnid.parse().unwrap());
-        let busy = |slot, wnid| {
-            let held = Held {
-                lease: lease(wnid, 1),
-                progress: Some(Arc::new(progress.class(slot, wnid))),
-            };
-            Busy {
-                held,
-                extra: Arc::default(),
-                stop: CancellationToken::new(),
-                again: false,
-            }
-        };
+        let busy = |slot, wnid| Busy::new(lease(wnid, 1), Arc::new(progress.class(slot, wnid)));
         slots.occupy(0, busy(0, bad), async |_: &Origin| panic!("on purpose"));
         slots.occupy(1, busy(1, good), async |_: &Origin| {
             Ok(Outcome::Success(Published::default()))
@@ -525,26 +510,13 @@ mod tests {
         let mut ends = Vec::new();
         let mut occupy = |slots: &mut Slots, slot: usize| {
             let wnid = format!("n0000000{slot}").parse().unwrap();
-            let held = Held {
-                lease: lease(wnid, 1),
-                progress: Some(Arc::new(progress.class(slot, wnid))),
-            };
-            let extra = Arc::<ExtraConnections>::default();
-            let stop = CancellationToken::new();
+            let busy = Busy::new(lease(wnid, 1), Arc::new(progress.class(slot, wnid)));
+            let extra = Arc::clone(&busy.extra);
             let (end, ended) = oneshot::channel::<()>();
-            slots.occupy(
-                slot,
-                Busy {
-                    held,
-                    extra: Arc::clone(&extra),
-                    stop,
-                    again: false,
-                },
-                async |_: &Origin| {
-                    ended.await.ok();
-                    Err(Unfinished::Stopped)
-                },
-            );
+            slots.occupy(slot, busy, async |_: &Origin| {
+                ended.await.ok();
+                Err(Unfinished::Stopped)
+            });
             ends.push(end);
             extra.want(Demand {
                 left: 100,
@@ -593,28 +565,16 @@ mod tests {
             OriginLimiter::without_budget(2, Arc::default()),
         );
         let wnid = "n00000001".parse().unwrap();
-        let held = Held {
-            lease: lease(wnid, 1),
-            progress: Some(Arc::new(progress.class(0, wnid))),
-        };
-        let stop = CancellationToken::new();
-        let (stopped, (begins, begun), (ends, ended)) =
-            (stop.clone(), oneshot::channel(), oneshot::channel());
-        slots.occupy(
-            0,
-            Busy {
-                held,
-                extra: Arc::default(),
-                stop,
-                again: false,
-            },
-            async move |_: &Origin| {
-                begins.send(()).unwrap();
-                stopped.cancelled().await;
-                ends.send(()).unwrap();
-                Err(Unfinished::Stopped)
-            },
-        );
+        let busy = Busy::new(lease(wnid, 1), Arc::new(progress.class(0, wnid)));
+        let stopped = busy.stop.clone();
+        let (begins, begun) = oneshot::channel();
+        let (ends, ended) = oneshot::channel();
+        slots.occupy(0, busy, async move |_: &Origin| {
+            begins.send(()).unwrap();
+            stopped.cancelled().await;
+            ends.send(()).unwrap();
+            Err(Unfinished::Stopped)
+        });
         begun.await.unwrap();
         drop(slots);
         tokio::time::timeout(Duration::from_secs(10), ended)

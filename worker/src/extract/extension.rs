@@ -21,12 +21,11 @@ const MAX_NAME: usize = 255;
 /// The name of the manifest in the class folder, which no image may have.
 const RESERVED: &[u8] = b".manifest.json";
 
-/// Collects the extension headers before an entry; its buffers are reused for the next entry.
+/// Collects the extension headers before an entry.
 #[derive(Debug, Default)]
 pub(super) struct Extensions {
     body: Vec<u8>,
-    path: Vec<u8>,
-    has_path: bool,
+    path: Option<Vec<u8>>,
     size: Option<u64>,
     has_pax: bool,
     has_long_name: bool,
@@ -72,7 +71,7 @@ impl Extensions {
         match kind {
             Kind::LongName => {
                 let name = self.body.strip_suffix(&[0]).unwrap_or(&self.body);
-                set_path(&mut self.path, &mut self.has_path, name, offset)
+                set_path(&mut self.path, name, offset)
             }
             _ => self.read_pax(offset),
         }
@@ -85,7 +84,7 @@ impl Extensions {
             let (key, value, behind) = split_record(rest).ok_or(corrupt("malformed pax record"))?;
             rest = behind;
             match key {
-                b"path" => set_path(&mut self.path, &mut self.has_path, value, offset)?,
+                b"path" => set_path(&mut self.path, value, offset)?,
                 b"size" => {
                     let size = decimal(value).ok_or(corrupt("the pax size is not a number"))?;
                     if self.size.replace(size).is_some() {
@@ -95,7 +94,7 @@ impl Extensions {
                 b"hdrcharset" => return Err(corrupt("a pax header in a character set of its own")),
                 _ if key.starts_with(b"GNU.sparse.") => {
                     return Err(FramingError::SparseEntry {
-                        path: shown(&self.path),
+                        path: shown(self.path().unwrap_or_default()),
                     });
                 }
                 _ => {}
@@ -106,7 +105,7 @@ impl Extensions {
 
     /// The path that replaces the one in the entry's header.
     pub(super) fn path(&self) -> Option<&[u8]> {
-        self.has_path.then_some(&self.path)
+        self.path.as_deref()
     }
 
     /// The size that replaces the one in the entry's header.
@@ -121,26 +120,17 @@ impl Extensions {
 
     /// Clears the extensions after the entry to which they apply.
     pub(super) fn clear(&mut self) {
-        self.path.clear();
-        self.size = None;
-        (self.has_path, self.has_pax, self.has_long_name) = (false, false, false);
+        *self = Self::default();
     }
 }
 
-fn set_path(
-    path: &mut Vec<u8>,
-    has_path: &mut bool,
-    value: &[u8],
-    offset: u64,
-) -> Result<(), FramingError> {
-    if std::mem::replace(has_path, true) {
+fn set_path(path: &mut Option<Vec<u8>>, value: &[u8], offset: u64) -> Result<(), FramingError> {
+    if path.replace(value.to_owned()).is_some() {
         return Err(FramingError::Corrupt {
             offset,
             problem: "two extension headers name one entry",
         });
     }
-    path.clear();
-    path.extend_from_slice(value);
     Ok(())
 }
 
@@ -176,25 +166,26 @@ pub(super) fn flat_name<'path>(path: &'path [u8], wnid: &str) -> Result<&'path s
         problem,
     };
     let text = str::from_utf8(path).map_err(|_| refused("it is not utf-8"))?;
-    if text.chars().any(char::is_control) {
-        return Err(refused("it has a control character"));
-    }
-    if text.contains('\\') {
-        return Err(refused("it has a backslash"));
-    }
-    if text.starts_with('/') {
-        return Err(refused("it is absolute"));
-    }
-    if text.split('/').any(|part| part == "..") {
-        return Err(refused("it leads out of the folder"));
-    }
     let relative = text.strip_prefix("./").unwrap_or(text);
     let name = relative
         .strip_prefix(wnid)
         .and_then(|rest| rest.strip_prefix('/'))
         .unwrap_or(relative);
-    if name.is_empty() || name == "." {
-        return Err(refused("it names no file"));
+    let problems = [
+        (
+            text.chars().any(char::is_control),
+            "it has a control character",
+        ),
+        (text.contains('\\'), "it has a backslash"),
+        (text.starts_with('/'), "it is absolute"),
+        (
+            text.split('/').any(|part| part == ".."),
+            "it leads out of the folder",
+        ),
+        (matches!(name, "" | "."), "it names no file"),
+    ];
+    if let Some((_, problem)) = problems.into_iter().find(|(applies, _)| *applies) {
+        return Err(refused(problem));
     }
     if name.contains('/') {
         return Err(FramingError::UnexpectedLayout { path: shown(path) });
@@ -231,7 +222,10 @@ pub(super) fn check_directory(path: &[u8], wnid: &str) -> Result<(), FramingErro
 }
 
 #[cfg(test)]
-pub(super) mod tests {
+pub(super) use tests::record;
+
+#[cfg(test)]
+mod tests {
     use super::*;
 
     const WNID: &str = "n01440764";

@@ -83,21 +83,16 @@ pub(crate) enum Event<'framing, 'input> {
     },
 }
 
-/// Counts of one tar.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub(crate) struct Totals {
-    /// Complete files.
-    pub(crate) files: u64,
-    /// Entries whose padding was not zero: unusual, but harmless.
-    pub(crate) padding_warnings: u64,
-}
-
 /// Reads one tar. Not usable after an error.
 #[derive(Debug)]
 pub(crate) struct Framing {
     wnid: String,
     limits: Limits,
     state: State,
+    /// Bytes that are left of the current body or padding, or may follow the end marker.
+    remaining: u64,
+    /// Length of the padding after the current body.
+    padding: u64,
     offset: u64,
     block: [u8; BLOCK],
     gathered: usize,
@@ -105,7 +100,7 @@ pub(crate) struct Framing {
     name: String,
     entries: u64,
     bytes: u64,
-    totals: Totals,
+    complete_files: u64,
     zero_block_seen: bool,
 }
 
@@ -113,25 +108,11 @@ pub(crate) struct Framing {
 #[derive(Debug, Clone, Copy)]
 enum State {
     Header,
-    Extension {
-        kind: Kind,
-        remaining: u64,
-        padding: u64,
-    },
-    FileBegins {
-        size: u64,
-    },
-    Data {
-        remaining: u64,
-        padding: u64,
-    },
-    Padding {
-        remaining: u64,
-        is_zero: bool,
-    },
-    AfterEndMarker {
-        bytes: u64,
-    },
+    Extension(Kind),
+    FileBegins,
+    Data,
+    Padding,
+    AfterEndMarker,
 }
 
 impl Framing {
@@ -148,6 +129,8 @@ impl Framing {
             wnid: wnid.to_owned(),
             limits,
             state: State::Header,
+            remaining: 0,
+            padding: 0,
             offset,
             block: [0; BLOCK],
             gathered: 0,
@@ -155,10 +138,7 @@ impl Framing {
             name: String::new(),
             entries: files,
             bytes: offset, // an upper limit for the bytes of those files
-            totals: Totals {
-                files,
-                padding_warnings: 0,
-            },
+            complete_files: files,
             zero_block_seen: false,
         }
     }
@@ -168,27 +148,13 @@ impl Framing {
         self.entries
     }
 
-    /// Continues at `offset` within a file with `remaining` further bytes, after `files` complete
-    /// files.
-    pub(crate) fn resume_within(
-        wnid: &str,
-        limits: Limits,
-        offset: u64,
-        files: u64,
-        size: u64,
-        remaining: u64,
-    ) -> Self {
-        let behind = Self::resume(wnid, limits, offset, files);
-        let state = State::Data {
-            remaining,
-            padding: padding(size),
-        };
-        Self {
-            state,
-            entries: files + 1,
-            bytes: offset.saturating_add(remaining),
-            ..behind
-        }
+    /// Continues within a file of `size` bytes, `remaining` of which follow.
+    pub(crate) fn within_file(mut self, size: u64, remaining: u64) -> Self {
+        self.begin_body(State::Data, size);
+        self.remaining = remaining;
+        self.entries += 1;
+        self.bytes = self.bytes.saturating_add(remaining);
+        self
     }
 
     /// Consumes bytes from the front of `input` and returns the next event, or `None` when the
@@ -199,91 +165,61 @@ impl Framing {
     ) -> Result<Option<Event<'_, 'input>>, FramingError> {
         loop {
             match self.state {
-                State::FileBegins { size } => {
-                    self.state = State::Data {
-                        remaining: size,
-                        padding: padding(size),
-                    };
+                State::FileBegins => {
+                    self.state = State::Data;
                     return Ok(Some(Event::File {
                         name: &self.name,
-                        size,
+                        size: self.remaining,
                     }));
                 }
-                State::Data {
-                    remaining: 0,
-                    padding,
-                } => {
-                    self.state = State::Padding {
-                        remaining: padding,
-                        is_zero: true,
-                    };
-                    self.totals.files += 1;
+                State::Data if self.remaining == 0 => {
+                    self.complete_files += 1;
+                    self.begin_padding();
                     return Ok(Some(Event::FileEnd {
-                        next_header: self.offset + padding,
+                        next_header: self.offset + self.padding,
                     }));
                 }
-                State::Extension {
-                    kind,
-                    remaining: 0,
-                    padding,
-                } => {
+                State::Extension(kind) if self.remaining == 0 => {
                     self.extensions.complete(kind, self.offset)?;
-                    self.state = State::Padding {
-                        remaining: padding,
-                        is_zero: true,
-                    };
+                    self.begin_padding();
                 }
-                State::Padding {
-                    remaining: 0,
-                    is_zero,
-                } => {
-                    self.totals.padding_warnings += u64::from(!is_zero);
-                    self.state = State::Header;
-                }
+                State::Padding if self.remaining == 0 => self.state = State::Header,
                 _ if input.is_empty() => return Ok(None),
-                State::Data { remaining, padding } => {
-                    let data = self.take(input, remaining);
-                    self.state = State::Data {
-                        remaining: remaining - data.len() as u64,
-                        padding,
-                    };
-                    return Ok(Some(Event::Data(data)));
-                }
+                State::Data => return Ok(Some(Event::Data(self.take_remaining(input)))),
                 State::Header => self.read_block(input)?,
-                State::Extension {
-                    kind,
-                    remaining,
-                    padding,
-                } => {
-                    let body = self.take(input, remaining);
+                State::Extension(_) => {
+                    let body = self.take_remaining(input);
                     self.extensions.push(body);
-                    self.state = State::Extension {
-                        kind,
-                        remaining: remaining - body.len() as u64,
-                        padding,
-                    };
                 }
-                State::Padding { remaining, is_zero } => {
-                    let bytes = self.take(input, remaining);
-                    let is_zero = is_zero && all_zero(bytes);
-                    self.state = State::Padding {
-                        remaining: remaining - bytes.len() as u64,
-                        is_zero,
-                    };
+                // Padding that is not zero is unusual, but harmless.
+                State::Padding => {
+                    self.take_remaining(input);
                 }
-                State::AfterEndMarker { bytes } => self.check_trailing(input, bytes)?,
+                State::AfterEndMarker => self.check_trailing(input)?,
             }
         }
     }
 
-    /// Reports whether the tar is complete. Call it at the end of the transfer, when `next` has
-    /// returned `None`.
-    pub(crate) fn finish(&self) -> Result<Totals, FramingError> {
+    /// Begins a body of `size` bytes and the padding after it.
+    fn begin_body(&mut self, state: State, size: u64) {
+        self.state = state;
+        self.remaining = size;
+        self.padding = size.wrapping_neg() % BLOCK as u64;
+    }
+
+    fn begin_padding(&mut self) {
+        self.state = State::Padding;
+        self.remaining = self.padding;
+    }
+
+    /// The number of files, if the tar is complete. Call it at the end of the transfer, when
+    /// `next` has returned `None`.
+    pub(crate) fn finish(&self) -> Result<u64, FramingError> {
         let place = match self.state {
-            State::AfterEndMarker { .. } if self.totals.files == 0 => {
+            State::AfterEndMarker if self.complete_files == 0 => {
                 return Err(FramingError::EmptyArchive);
             }
-            State::AfterEndMarker { .. } => return Ok(self.totals),
+            State::AfterEndMarker => return Ok(self.complete_files),
             State::Header if self.offset == 0 => return Err(FramingError::EmptyArchive),
             State::Header if self.gathered > 0 => {
                 let beginning = &self.block[..self.gathered];
@@ -295,9 +231,9 @@ impl Framing {
                 "inside a header"
             }
             State::Header => "between entries, without the end marker",
-            State::Extension { .. } => "inside an extension header",
-            State::FileBegins { .. } | State::Data { .. } => "inside a file",
-            State::Padding { .. } => "inside padding",
+            State::Extension(_) => "inside an extension header",
+            State::FileBegins | State::Data => "inside a file",
+            State::Padding => "inside padding",
         };
         Err(FramingError::Truncated {
             offset: self.offset,
@@ -315,6 +251,12 @@ impl Framing {
         let (taken, rest) = input.split_at(count);
         *input = rest;
         self.offset += count as u64;
+        taken
+    }
+
+    fn take_remaining<'input>(&mut self, input: &mut &'input [u8]) -> &'input [u8] {
+        let taken = self.take(input, self.remaining);
+        self.remaining -= taken.len() as u64;
         taken
     }
 
@@ -354,11 +296,7 @@ impl Framing {
             kind => {
                 self.extensions
                     .begin(kind, header.size, self.limits.extension_bytes, offset)?;
-                self.state = State::Extension {
-                    kind,
-                    remaining: header.size,
-                    padding: padding(header.size),
-                };
+                self.begin_body(State::Extension(kind), header.size);
                 Ok(())
             }
         }
@@ -384,12 +322,11 @@ impl Framing {
             }
         } else {
             let name = flat_name(&path, &self.wnid)?;
-            self.name.clear();
-            self.name.push_str(name);
+            name.clone_into(&mut self.name);
             check_limit(size, self.limits.file_bytes, "bytes in a file")?;
             self.bytes = self.bytes.saturating_add(size);
             check_limit(self.bytes, self.limits.total_bytes, "bytes in all files")?;
-            self.state = State::FileBegins { size };
+            self.begin_body(State::FileBegins, size);
         }
         self.extensions.clear();
         Ok(())
@@ -403,35 +340,24 @@ impl Framing {
             });
         }
         if self.zero_block_seen {
-            self.state = State::AfterEndMarker { bytes: 0 };
+            self.state = State::AfterEndMarker;
+            self.remaining = self.limits.trailing_bytes;
         }
         self.zero_block_seen = true;
         Ok(())
     }
 
-    fn check_trailing(&mut self, input: &mut &[u8], before: u64) -> Result<(), FramingError> {
-        let zeros = if all_zero(input) {
-            input.len()
-        } else {
-            input.iter().take_while(|&&byte| byte == 0).count()
-        };
-        let allowed = self.limits.trailing_bytes - before;
-        if zeros < input.len() || zeros as u64 > allowed {
+    fn check_trailing(&mut self, input: &mut &[u8]) -> Result<(), FramingError> {
+        let zeros = input.iter().take_while(|byte| **byte == 0).count() as u64;
+        let allowed = zeros.min(self.remaining);
+        if allowed < input.len() as u64 {
             return Err(FramingError::TrailingData {
-                offset: self.offset + allowed.min(zeros as u64),
+                offset: self.offset + allowed,
             });
         }
-        self.take(input, allowed);
-        self.state = State::AfterEndMarker {
-            bytes: before + zeros as u64,
-        };
+        self.take_remaining(input);
         Ok(())
     }
-}
-
-/// Number of bytes from the end of a body of `size` to the next block.
-fn padding(size: u64) -> u64 {
-    size.wrapping_neg() % BLOCK as u64
 }
 
 fn all_zero(bytes: &[u8]) -> bool {
@@ -453,7 +379,7 @@ mod tests {
     use proptest::{collection::vec, prelude::*, sample::Index};
 
     use super::{
-        super::{extension::tests::record, header::is_blank},
+        super::{extension::record, header::is_blank},
         *,
     };
 
@@ -536,7 +462,7 @@ mod tests {
     fn feed<'pieces>(
         framing: &mut Framing,
         pieces: impl IntoIterator<Item = &'pieces [u8]>,
-    ) -> Result<(Listing, Totals), FramingError> {
+    ) -> Result<(Listing, u64), FramingError> {
         let mut listing = Listing::default();
         let mut missing = None;
         for mut piece in pieces {
@@ -562,7 +488,7 @@ mod tests {
         Ok((listing, framing.finish()?))
     }
 
-    fn read(archive: &[u8]) -> Result<(Listing, Totals), FramingError> {
+    fn read(archive: &[u8]) -> Result<(Listing, u64), FramingError> {
         feed(&mut Framing::new(WNID, Limits::default()), [archive])
     }
 
@@ -618,13 +544,13 @@ mod tests {
     /// Asserts that the reference lists the same files if the archive is accepted; returns whether
     /// it is accepted.
     fn agrees_with_the_reference(archive: &[u8]) -> bool {
-        let Ok((listing, totals)) = read(archive) else {
+        let Ok((listing, files)) = read(archive) else {
             return false;
         };
         let reference = reference(&with_sizes_in_digits(archive))
             .expect("the reference accepts what we accept");
         assert_eq!(listing.files.len(), reference.len());
-        assert_eq!(totals.files, reference.len() as u64);
+        assert_eq!(files, reference.len() as u64);
         for ((name, body), (path, reference_body)) in listing.files.iter().zip(&reference) {
             let paths = [
                 name.clone(),
@@ -649,7 +575,7 @@ mod tests {
             .file("b.JPEG", b"")
             .file("c.JPEG", &[7; 512])
             .end();
-        let (listing, totals) = read(&archive).unwrap();
+        let (listing, files_in_tar) = read(&archive).unwrap();
         let files = [
             ("a.JPEG", &b"hello"[..]),
             ("b.JPEG", b""),
@@ -660,13 +586,7 @@ mod tests {
             files.map(|(name, body)| (name.to_owned(), body.to_vec()))
         );
         assert_eq!(listing.next_headers, [1024, 1536, 2560]);
-        assert_eq!(
-            totals,
-            Totals {
-                files: 3,
-                padding_warnings: 0
-            }
-        );
+        assert_eq!(files_in_tar, 3);
         assert!(agrees_with_the_reference(&archive));
     }
 
@@ -1081,7 +1001,7 @@ mod tests {
                     unit: "bytes in an extension header"
                 }
             );
-            assert!(format!("{:?}", framing.extensions).contains("body: [], path: []"));
+            assert!(format!("{:?}", framing.extensions).contains("body: [], path: None"));
         }
         let comment = "c".repeat(65_536 - 15);
         assert_eq!(
@@ -1252,23 +1172,17 @@ mod tests {
     }
 
     #[test]
-    fn padding_that_is_not_zero_is_only_counted() {
+    fn padding_that_is_not_zero_is_accepted() {
         let mut archive = tar().file("a", b"1").file("b", b"2").file("c", b"3").end();
         archive[513] = 1;
         archive[3071] = 1;
         for size in [1, 100, 10_000] {
-            let (_, totals) = feed(
+            let (_, files) = feed(
                 &mut Framing::new(WNID, Limits::default()),
                 archive.chunks(size),
             )
             .unwrap();
-            assert_eq!(
-                totals,
-                Totals {
-                    files: 3,
-                    padding_warnings: 2
-                }
-            );
+            assert_eq!(files, 3);
         }
     }
 
@@ -1357,7 +1271,7 @@ mod tests {
             .file("b", b"")
             .file("c", &[3; 512])
             .end();
-        let (whole, totals) = read(&archive).unwrap();
+        let (whole, files) = read(&archive).unwrap();
         for (done, &offset) in (1..).zip(&whole.next_headers) {
             let mut framing = Framing::resume(
                 WNID,
@@ -1366,10 +1280,10 @@ mod tests {
                 done as u64,
             );
             let rest = &archive[usize::try_from(offset).unwrap()..];
-            let (listing, rest_totals) = feed(&mut framing, [rest]).unwrap();
+            let (listing, rest_files) = feed(&mut framing, [rest]).unwrap();
             assert_eq!(listing.files, whole.files[done..]);
             assert_eq!(listing.next_headers, whole.next_headers[done..]);
-            assert_eq!(rest_totals, totals);
+            assert_eq!(rest_files, files);
             assert_eq!(framing.offset(), archive.len() as u64);
         }
     }
@@ -1383,14 +1297,14 @@ mod tests {
             .file("b", &body)
             .file("c", &[3; 512])
             .end();
-        let (whole, totals) = read(&archive).unwrap();
+        let (whole, files) = read(&archive).unwrap();
         let begin = usize::try_from(whole.next_headers[1]).unwrap() - 1024;
         for written in 0..=body.len() {
             let limits = Limits::for_tar(Some(archive.len() as u64));
             let offset = (begin + written) as u64;
             let remaining = (body.len() - written) as u64;
             let mut framing =
-                Framing::resume_within(WNID, limits, offset, 1, body.len() as u64, remaining);
+                Framing::resume(WNID, limits, offset, 1).within_file(body.len() as u64, remaining);
             let mut rest = &archive[begin + written..];
             let mut data = Vec::new();
             let end = loop {
@@ -1404,10 +1318,10 @@ mod tests {
                 (data.as_slice(), end),
                 (&body[written..], whole.next_headers[1])
             );
-            let (listing, rest_totals) = feed(&mut framing, [rest]).unwrap();
+            let (listing, rest_files) = feed(&mut framing, [rest]).unwrap();
             assert_eq!(
-                (listing.files.as_slice(), rest_totals),
-                (&whole.files[2..], totals)
+                (listing.files.as_slice(), rest_files),
+                (&whole.files[2..], files)
             );
         }
     }
@@ -1519,7 +1433,7 @@ mod tests {
             slices in vec(1..=1025_usize, 1..20),
         ) {
             let archive = build(&entries, prefix);
-            let (whole, totals) = read(&archive).unwrap();
+            let (whole, files) = read(&archive).unwrap();
             let expected: Vec<_> = entries.into_iter().map(|(name, body, _)| (name, body)).collect();
             prop_assert_eq!(&whole.files, &expected);
             prop_assert!(agrees_with_the_reference(&archive));
@@ -1535,20 +1449,20 @@ mod tests {
             }
             for pieces in [archive.chunks(1).collect(), archive.chunks(512).collect(), pieces] {
                 let sliced = feed(&mut Framing::new(WNID, Limits::default()), pieces).unwrap();
-                prop_assert_eq!(&sliced, &(whole.clone(), totals));
+                prop_assert_eq!(&sliced, &(whole.clone(), files));
             }
         }
 
         #[test]
         fn resumes_at_any_file_of_any_archive(entries in random_entries(), chosen in any::<Index>()) {
             let archive = build(&entries, "");
-            let (whole, totals) = read(&archive).unwrap();
+            let (whole, files) = read(&archive).unwrap();
             let done = chosen.index(entries.len());
             let offset = whole.next_headers[done];
             let mut framing = Framing::resume(WNID, Limits::default(), offset, done as u64 + 1);
-            let (rest, rest_totals) = feed(&mut framing, archive[usize::try_from(offset).unwrap()..].chunks(700)).unwrap();
+            let (rest, rest_files) = feed(&mut framing, archive[usize::try_from(offset).unwrap()..].chunks(700)).unwrap();
             prop_assert_eq!(&rest.files, &whole.files[done + 1..]);
-            prop_assert_eq!(rest_totals, totals);
+            prop_assert_eq!(rest_files, files);
         }
 
         #[test]

@@ -130,20 +130,10 @@ fn checksum_matches(fields: &tar::Header) -> bool {
     let Some(sum) = octal(&fields.as_old().cksum) else {
         return false;
     };
-    let counted = [&bytes[..148], &bytes[156..], b"        "];
-    let unsigned: u32 = counted
-        .iter()
-        .map(|part| part.iter().map(|&byte| u32::from(byte)).sum::<u32>())
-        .sum();
-    let is_signed = || {
-        let signed = counted
-            .iter()
-            .flat_map(|part| part.iter())
-            .map(|byte| i64::from(byte.cast_signed()))
-            .sum::<i64>();
-        i64::try_from(sum) == Ok(signed)
-    };
-    sum == u64::from(unsigned) || is_signed()
+    let counted = || bytes[..148].iter().chain(&bytes[156..]).chain(b"        ");
+    let unsigned: u32 = counted().map(|byte| u32::from(*byte)).sum();
+    let signed = || counted().map(|byte| i64::from(byte.cast_signed())).sum();
+    sum == u64::from(unsigned) || i64::try_from(sum) == Ok(signed())
 }
 
 /// Parses a size: octal text, or base 256 after the byte `0x80` for larger numbers.

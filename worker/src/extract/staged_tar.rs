@@ -28,17 +28,6 @@ pub(crate) struct StagedTar {
     framing: Framing,
 }
 
-/// The journal's record of the file that the next bytes must contain.
-struct Expected<'journal> {
-    name: &'journal str,
-    size: u64,
-    /// Number of bytes of the file up to `until`.
-    content: u64,
-    blake3: blake3::Hash,
-    /// Offset in the tar to which to copy.
-    until: u64,
-}
-
 impl StagedTar {
     /// Opens the tar of an earlier attempt and creates a new one; `None` if there is none that can
     /// be read. `length`: the length of the whole tar, if known.
@@ -61,36 +50,12 @@ impl StagedTar {
 
     /// Copies the next finished file; returns whether the tar agrees with the journal.
     pub(crate) fn copy(&mut self, entry: &FileEntry) -> io::Result<bool> {
-        let FileEntry {
-            name,
-            size,
-            blake3,
-            next_header,
-        } = entry;
-        self.copy_expected(&Expected {
-            name,
-            size: *size,
-            content: *size,
-            blake3: *blake3,
-            until: *next_header,
-        })
-    }
-
-    /// Like [`Self::copy`], for a partial file.
-    pub(crate) fn copy_partial(&mut self, beginning: &PartialFile) -> io::Result<bool> {
-        let PartialFile {
-            name,
-            size,
-            written,
-            blake3,
-            position,
-        } = beginning;
-        self.copy_expected(&Expected {
-            name,
-            size: *size,
-            content: *written,
-            blake3: *blake3,
-            until: *position,
+        self.copy_partial(&PartialFile {
+            name: entry.name.clone(),
+            size: entry.size,
+            written: entry.size,
+            blake3: entry.blake3,
+            position: entry.next_header,
         })
     }
 
@@ -99,14 +64,15 @@ impl StagedTar {
         self.to.set_len(length)
     }
 
-    fn copy_expected(&mut self, expected: &Expected<'_>) -> io::Result<bool> {
+    /// Like [`Self::copy`], for a partial file.
+    pub(crate) fn copy_partial(&mut self, expected: &PartialFile) -> io::Result<bool> {
         let mut hasher = blake3::Hasher::new();
         let mut files = 0;
         let mut content = 0;
         let mut block = Vec::new();
-        while self.framing.offset() < expected.until {
+        while self.framing.offset() < expected.position {
             block.clear();
-            let most = BLOCK.min(expected.until - self.framing.offset());
+            let most = BLOCK.min(expected.position - self.framing.offset());
             if (&self.from).take(most).read_to_end(&mut block)? == 0 {
                 return Ok(false);
             }
@@ -118,11 +84,11 @@ impl StagedTar {
             } {
                 match event {
                     Event::File { name, size }
-                        if (name, size) == (expected.name, expected.size) =>
+                        if name == expected.name && size == expected.size =>
                     {
                         files += 1;
                     }
-                    Event::FileEnd { next_header } if next_header == expected.until => {}
+                    Event::FileEnd { next_header } if next_header == expected.position => {}
                     Event::Data(data) => {
                         hasher.update(data);
                         content += data.len() as u64;
@@ -131,8 +97,8 @@ impl StagedTar {
                 }
             }
         }
-        let is_in_place = self.framing.offset() == expected.until && files == 1;
-        Ok(is_in_place && content == expected.content && hasher.finalize() == expected.blake3)
+        let is_in_place = self.framing.offset() == expected.position && files == 1;
+        Ok(is_in_place && content == expected.written && hasher.finalize() == expected.blake3)
     }
 }
 

@@ -7,12 +7,12 @@
 
 use std::{
     fs::File,
-    io::{self, Seek},
+    io::{self, Seek, Write as _},
 };
 
 use rustix::{
     fs::{AtFlags, Mode, OFlags},
-    io::retry_on_intr,
+    io::Errno,
 };
 use shared::{
     Wnid,
@@ -53,6 +53,16 @@ pub(crate) struct Start {
     pub(crate) offset: u64,
 }
 
+impl Start {
+    /// The beginning of a tar.
+    pub(crate) fn of(source: Source) -> Self {
+        Self {
+            source,
+            ..Self::default()
+        }
+    }
+}
+
 /// The unpacker of one tar.
 #[derive(Debug)]
 pub(crate) struct Unpacker {
@@ -91,7 +101,7 @@ pub(crate) enum UnpackError {
     #[error("{action}: {source}")]
     Storage {
         /// The operation that failed.
-        action: String,
+        action: &'static str,
         /// The error of the operating system.
         source: io::Error,
     },
@@ -109,33 +119,25 @@ impl UnpackError {
         matches!(self, Self::Storage { source, .. } if matches!(source.kind(), StorageFull | QuotaExceeded))
     }
 
-    pub(crate) fn storage(action: impl Into<String>) -> impl FnOnce(io::Error) -> Self {
-        |source| Self::Storage {
-            action: action.into(),
-            source,
-        }
+    fn in_journal(source: io::Error) -> Self {
+        Self::storage("write the checkpoint")(source)
+    }
+
+    pub(crate) fn storage(action: &'static str) -> impl Fn(io::Error) -> Self {
+        move |source| Self::Storage { action, source }
     }
 
     /// Returns the class's failure, or as an error the storage error, which is not a failure of the
     /// class.
-    pub(crate) fn into_failure(self) -> Result<Failure, (String, io::Error)> {
-        let kind = match &self {
-            Self::Framing(error) if error.is_not_a_tar() => FailureKind::NotATar,
-            Self::Framing(_) | Self::Duplicate { .. } => FailureKind::TarError,
-            Self::Storage { .. } => {
-                let Self::Storage { action, source } = self else {
-                    unreachable!("matched above")
-                };
-                return Err((action, source));
+    pub(crate) fn into_failure(self) -> Result<Failure, (&'static str, io::Error)> {
+        match self {
+            Self::Storage { action, source } => Err((action, source)),
+            Self::Framing(error) if error.is_not_a_tar() => {
+                let failure = Failure::new(FailureKind::NotATar, error);
+                Ok(failure.refused(Refusal::NotATar))
             }
-        };
-        let is_a_tar = kind != FailureKind::NotATar;
-        let failure = Failure::new(kind, self);
-        Ok(if is_a_tar {
-            failure
-        } else {
-            failure.refused(Refusal::NotATar)
-        })
+            error => Ok(Failure::new(FailureKind::TarError, error)),
+        }
     }
 }
 
@@ -148,44 +150,20 @@ impl Unpacker {
         start: Start,
         keep_tar: bool,
     ) -> Result<Self, UnpackError> {
-        let in_staging = || UnpackError::storage("open the staging folder");
+        let in_staging = UnpackError::storage("open the staging folder");
+        let (journal, tar) = open_output(staging, &start, keep_tar).map_err(&in_staging)?;
+        let folder = own_file::open_folder(&staging.class_folder()).map_err(&in_staging)?;
         let Start {
             source,
             files,
             begun,
             offset,
         } = start;
-        let disk_bytes = offset.saturating_mul(if keep_tar { 2 } else { 1 });
-        let (journal, tar) = if offset == 0 {
-            staging.clear().map_err(in_staging())?;
-            let journal = Journal::create(&staging.journal(), &source).map_err(in_staging())?;
-            (
-                journal,
-                keep_tar
-                    .then(|| File::create_new(staging.tar()))
-                    .transpose()
-                    .map_err(in_staging())?,
-            )
-        } else {
-            let begun = begun.as_ref().map_or(0, |begun| begun.written);
-            let journal = Journal::go_on(&staging.journal(), offset, begun).map_err(in_staging())?;
-            (
-                journal,
-                keep_tar
-                    .then(|| append_to(&staging.tar()))
-                    .transpose()
-                    .map_err(in_staging())?,
-            )
-        };
-        let folder = own_file::open_folder(&staging.class_folder()).map_err(in_staging())?;
-        let wnid = wnid.to_string();
         let limits = Limits::for_tar(source.length);
-        let framing = match &begun {
-            Some(ProvedPartialFile { size, written, .. }) => {
-                Framing::resume_within(&wnid, limits, offset, files, *size, size - written)
-            }
-            None => Framing::resume(&wnid, limits, offset, files),
-        };
+        let mut framing = Framing::resume(&wnid.to_string(), limits, offset, files);
+        if let Some(ProvedPartialFile { size, written, .. }) = &begun {
+            framing = framing.within_file(*size, size - written);
+        }
         let current = begun
             .map(|begun| Current::resume(&folder, begun, offset))
             .transpose()?;
@@ -196,14 +174,15 @@ impl Unpacker {
             journal,
             timer: CheckpointTimer::default(),
             current,
-            disk_bytes,
+            disk_bytes: offset.saturating_mul(if keep_tar { 2 } else { 1 }),
         })
     }
 
     /// Processes the next bytes of the tar.
     pub(crate) fn push(&mut self, bytes: &[u8]) -> Result<(), UnpackError> {
-        if let Some(tar) = &self.tar {
-            write_all(tar, bytes).map_err(UnpackError::storage("write the tar"))?;
+        if let Some(tar) = &mut self.tar {
+            tar.write_all(bytes)
+                .map_err(UnpackError::storage("write the tar"))?;
             self.disk_bytes += bytes.len() as u64;
         }
         self.unpack(bytes)?;
@@ -238,7 +217,7 @@ impl Unpacker {
             Some(current) => self.journal.note_beginning(&current.beginning()),
             None => self.journal.flush(),
         };
-        noted.map_err(UnpackError::storage("write the checkpoint"))
+        noted.map_err(UnpackError::in_journal)
     }
 
     fn unpack(&mut self, mut bytes: &[u8]) -> Result<(), UnpackError> {
@@ -256,32 +235,24 @@ impl Unpacker {
                         .write(data)
                         .map_err(UnpackError::storage("write an image"))?;
                     self.disk_bytes += data.len() as u64;
-                    current.hash(data);
                     if self.journal.wants_beginning_at(current.position) {
-                        let noted = self.journal.note_beginning(&current.beginning());
-                        noted.map_err(UnpackError::storage("write the checkpoint"))?;
+                        self.journal
+                            .note_beginning(&current.beginning())
+                            .map_err(UnpackError::in_journal)?;
                     }
                 }
                 Event::FileEnd { next_header } => {
                     let current = self.current.take().expect("an end comes after its header");
-                    let Current {
-                        begun:
-                            ProvedPartialFile {
-                                name, size, digest, ..
-                            },
-                        file,
-                        ..
-                    } = current;
-                    close(file).map_err(UnpackError::storage("close an image"))?;
+                    close(current.file).map_err(UnpackError::storage("close an image"))?;
                     let entry = FileEntry {
-                        name,
-                        size,
-                        blake3: digest.finalize(),
+                        name: current.begun.name,
+                        size: current.begun.size,
+                        blake3: current.begun.digest.finalize(),
                         next_header,
                     };
                     self.journal
                         .append(&entry)
-                        .map_err(UnpackError::storage("write the checkpoint"))?;
+                        .map_err(UnpackError::in_journal)?;
                 }
             }
         }
@@ -297,12 +268,10 @@ impl Unpacker {
             }
             // The unfinished file makes room for the journal of the finished ones: a full disk has
             // no other room.
-            Some(current) => {
-                let removed =
-                    rustix::fs::unlinkat(&self.folder, &*current.begun.name, AtFlags::empty());
-                removed.map_err(|error| {
-                    UnpackError::storage("remove an unfinished image")(error.into())
-                })?;
+            Some(Current { begun, .. }) => {
+                rustix::fs::unlinkat(&self.folder, &*begun.name, AtFlags::empty())
+                    .map_err(io::Error::from)
+                    .map_err(UnpackError::storage("remove an unfinished image"))?;
                 self.journal.done()
             }
             None => self.journal.done(),
@@ -311,23 +280,17 @@ impl Unpacker {
             tar.set_len(end)
                 .map_err(UnpackError::storage("cut the tar"))?;
         }
-        self.journal
-            .flush()
-            .map_err(UnpackError::storage("write the checkpoint"))?;
+        self.journal.flush().map_err(UnpackError::in_journal)?;
         Ok(end)
     }
 
     /// Verifies that the tar was complete; returns the number of its files.
     pub(crate) fn finish(mut self) -> Result<u64, UnpackError> {
-        self.journal
-            .flush()
-            .map_err(UnpackError::storage("write the checkpoint"))?;
+        self.journal.flush().map_err(UnpackError::in_journal)?;
         if let Some(tar) = self.tar {
             close(tar).map_err(UnpackError::storage("close the tar"))?;
         }
-        let totals = self.framing.finish()?;
-        tracing::debug!(totals.files, totals.padding_warnings, "the tar is complete");
-        Ok(totals.files)
+        Ok(self.framing.finish()?)
     }
 }
 
@@ -335,23 +298,19 @@ impl Current {
     fn create(folder: &File, name: &str, size: u64) -> Result<Self, UnpackError> {
         let flags =
             OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
-        match rustix::fs::openat(folder, name, flags, Mode::from_raw_mode(0o644)) {
-            Ok(file) => {
-                let begun = ProvedPartialFile {
-                    name: name.to_owned(),
+        let name = name.to_owned();
+        match rustix::fs::openat(folder, &*name, flags, Mode::from_raw_mode(0o644)) {
+            Ok(file) => Ok(Self {
+                begun: ProvedPartialFile {
+                    name,
                     size,
                     written: 0,
                     digest: Digest::Empty,
-                };
-                Ok(Self {
-                    begun,
-                    file: file.into(),
-                    position: 0,
-                })
-            }
-            Err(rustix::io::Errno::EXIST) => Err(UnpackError::Duplicate {
-                name: name.to_owned(),
+                },
+                file: file.into(),
+                position: 0,
             }),
+            Err(Errno::EXIST) => Err(UnpackError::Duplicate { name }),
             Err(error) => Err(UnpackError::storage("make an image")(error.into())),
         }
     }
@@ -375,47 +334,42 @@ impl Current {
     }
 
     fn write(&mut self, data: &[u8]) -> io::Result<()> {
-        write_all(&self.file, data)?;
+        self.file.write_all(data)?;
         self.begun.written += data.len() as u64;
         self.position += data.len() as u64;
+        let is_last = self.begun.written == self.begun.size;
+        self.begun.digest.update(data, is_last);
         Ok(())
     }
 
-    /// Adds the last written bytes to the digest.
-    fn hash(&mut self, data: &[u8]) {
-        self.begun
-            .digest
-            .update(data, self.begun.written == self.begun.size);
-    }
-
     fn beginning(&self) -> PartialFile {
-        let ProvedPartialFile {
-            name,
-            size,
-            written,
-            digest,
-        } = &self.begun;
-        let (name, blake3) = (name.clone(), digest.finalize());
         PartialFile {
-            name,
-            size: *size,
-            written: *written,
-            blake3,
+            name: self.begun.name.clone(),
+            size: self.begun.size,
+            written: self.begun.written,
+            blake3: self.begun.digest.finalize(),
             position: self.position,
         }
     }
 }
 
-/// Like the standard library's `write_all`, but without the C library, which prepares each call for
-/// the cancellation of its thread.
-fn write_all(file: &File, mut data: &[u8]) -> io::Result<()> {
-    while !data.is_empty() {
-        match retry_on_intr(|| rustix::io::write(file, data))? {
-            0 => return Err(io::ErrorKind::WriteZero.into()),
-            written => data = &data[written..],
-        }
+/// Opens the journal, and the staged tar if it is kept. A start at offset 0 empties the folder
+/// first.
+fn open_output(
+    staging: &Staging,
+    start: &Start,
+    keep_tar: bool,
+) -> io::Result<(Journal, Option<File>)> {
+    if start.offset == 0 {
+        staging.clear()?;
+        let journal = Journal::create(&staging.journal(), &start.source)?;
+        let tar = keep_tar.then(|| File::create_new(staging.tar()));
+        return Ok((journal, tar.transpose()?));
     }
-    Ok(())
+    let begun = start.begun.as_ref().map_or(0, |begun| begun.written);
+    let journal = Journal::go_on(&staging.journal(), start.offset, begun)?;
+    let tar = keep_tar.then(|| append_to(&staging.tar()));
+    Ok((journal, tar.transpose()?))
 }
 
 /// Some file systems report a full quota or a broken disk only on `close`.

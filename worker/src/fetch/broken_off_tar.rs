@@ -8,30 +8,25 @@
 //! and the file stays.
 
 use std::{
-    fs::File,
+    fs::{File, Metadata},
+    ops::Range,
     os::unix::fs::FileExt as _,
     time::{Duration, SystemTime},
 };
 
-use shared::Wnid;
-use tokio_util::sync::CancellationToken;
-use url::Url;
-
 use crate::{
     extract::Start,
     fetch::{
-        context::JobContext,
-        local_tar::{UnpackEnd, unpack},
-        unfinished::{self, Unfinished},
+        attempt::Attempt,
+        local_tar::{LocalTar, UnpackEnd},
+        unfinished::Unfinished,
     },
-    observe::progress::ClassProgress,
     origin::{
-        Origin,
         download::{Download, Piece, Until, describe},
         download_error::DownloadError,
     },
     source::Source,
-    storage::staging::{self, Staging},
+    storage::staging,
 };
 
 /// Maximum number of bytes compared at the beginning and at the end of the file. Below it, a
@@ -40,77 +35,106 @@ const LONGEST_SAMPLE: u64 = 64 << 10;
 /// A shorter file does not save enough to justify three requests.
 const SHORTEST: u64 = 8 << 10;
 
-/// If the origin proves the file, unpacks it into a staging folder, from which the download
-/// continues. Returns whether it did.
-pub(crate) async fn begin_from(
-    context: &JobContext,
-    origin: &Origin,
-    wnid: Wnid,
-    retries: u32,
-    progress: &ClassProgress,
-    tar: &File,
-    stop: &CancellationToken,
-) -> Result<bool, Unfinished> {
-    let fault = |error| unfinished::staging(context.target(), "look at the staging folders", error);
-    let (Ok(found), false) = (
-        tar.metadata(),
-        staging::is_begun(context.target(), wnid).map_err(fault)?,
-    ) else {
-        return Ok(false);
-    };
-    if found.len() < SHORTEST {
-        return Ok(false);
-    }
-    let url = context.job.url.for_class(wnid);
-    let proved = prove(
-        origin,
-        &url,
-        retries,
-        tar,
-        found.len(),
-        found.modified().ok(),
-    );
-    match stop.run_until_cancelled(proved).await {
-        None => Err(Unfinished::Stopped),
-        Some(Err(why)) => {
-            tracing::info!(
-                %wnid, why,
-                "the tar in the target is broken off and not proved to be the beginning of the origin's: the class is \
-                 downloaded from its beginning"
-            );
-            Ok(false)
+impl Attempt<'_> {
+    /// If the origin proves the file, unpacks it into a staging folder, from which the download
+    /// continues.
+    pub(super) async fn begin_from(&self, tar: &File) -> Result<LocalTar, Unfinished> {
+        let is_begun = staging::is_begun(&self.context.target, self.wnid)
+            .map_err(self.staging("look at the staging folders"))?;
+        let Ok(found) = tar.metadata() else {
+            return Ok(LocalTar::Unused);
+        };
+        if is_begun || found.len() < SHORTEST {
+            return Ok(LocalTar::Unused);
         }
-        Some(Ok(source)) => {
-            let _local = progress.locally();
-            keep(context, wnid, source, tar, found.len(), stop)
+        let proved = self
+            .until_stopped(async { Ok(self.prove_beginning(tar, &found).await) })
+            .await?;
+        match proved {
+            Ok(source) => {
+                let _local = self.tar.progress.locally();
+                self.unpack_beginning(source, tar, found.len())
+            }
+            Err(why) => {
+                tracing::info!(
+                    wnid = %self.wnid, why,
+                    "the tar in the target is broken off and not proved to be the beginning of the origin's: the class is \
+                     downloaded from its beginning"
+                );
+                Ok(LocalTar::Unused)
+            }
         }
     }
-}
 
-/// The origin's tar of which the file is a prefix, or the reason why that is not proved.
-async fn prove(
-    origin: &Origin,
-    url: &Url,
-    retries: u32,
-    tar: &File,
-    length: u64,
-    modified: Option<SystemTime>,
-) -> Result<Source, String> {
-    let source = describe(origin, url, retries)
-        .await
-        .map_err(|error| error.to_string())?;
-    may_be_of(&source, length, modified)?;
-    let sample = (length / 16).min(LONGEST_SAMPLE);
-    for from in [0, length - sample] {
-        match is_same(origin, url, retries, &source, tar, from..from + sample).await {
-            Ok(true) => {}
-            Ok(false) => {
+    /// The origin's tar of which the file is a prefix, or the reason why that is not proved.
+    async fn prove_beginning(&self, tar: &File, found: &Metadata) -> Result<Source, String> {
+        let source = describe(self.origin, &self.tar.url, self.tar.retries)
+            .await
+            .map_err(|error| error.to_string())?;
+        let length = found.len();
+        may_be_of(&source, length, found.modified().ok())?;
+        let sample = (length / 16).min(LONGEST_SAMPLE);
+        for from in [0, length - sample] {
+            let is_same = self.is_same(&source, tar, from..from + sample).await;
+            if !is_same.map_err(|error| error.to_string())? {
                 return Err("the origin has other bytes there, or sends no parts".to_owned());
             }
-            Err(error) => return Err(error.to_string()),
+        }
+        Ok(source)
+    }
+
+    /// Whether the bytes of the file in this range equal those that the origin sends for this
+    /// version.
+    async fn is_same(
+        &self,
+        source: &Source,
+        tar: &File,
+        range: Range<u64>,
+    ) -> Result<bool, DownloadError> {
+        let resume = Some((source.clone(), range.start));
+        let url = self.tar.url.clone();
+        let until = Until::default();
+        until.set(range.end);
+        let mut download = Download::new(self.origin, url, self.tar.retries, resume, until);
+        let mut position = range.start;
+        let mut own = Vec::new();
+        loop {
+            match download.next().await? {
+                Piece::Begin(_) => return Ok(false),
+                Piece::Bytes(bytes) => {
+                    own.resize(bytes.len(), 0);
+                    if tar.read_exact_at(&mut own, position).is_err() || own != bytes {
+                        return Ok(false);
+                    }
+                    position += bytes.len() as u64;
+                }
+                Piece::End => return Ok(position == range.end),
+            }
         }
     }
-    Ok(source)
+
+    /// Unpacks the file as a prefix of this version, and leaves a checkpoint.
+    fn unpack_beginning(
+        &self,
+        source: Source,
+        tar: &File,
+        length: u64,
+    ) -> Result<LocalTar, Unfinished> {
+        let disk_space = &self.context.disk_space;
+        let Ok(Some(_space)) = disk_space.claim_now(Some(length), self.copies()) else {
+            return Ok(LocalTar::Unused);
+        };
+        let staging = self.make_staging()?;
+        match self.unpack(tar, &staging, Start::of(source), self.keeps_tar()) {
+            Ok(UnpackEnd::BrokenOff) => {
+                tracing::info!(wnid = %self.wnid, length, "the tar in the target is the beginning of the origin's: going on behind it");
+                Ok(LocalTar::BrokenOff)
+            }
+            Ok(UnpackEnd::Whole { .. }) => self.drop_staging(&staging).map(|()| LocalTar::Unused),
+            Ok(UnpackEnd::Stopped) => self.drop_staging(&staging).and(Err(Unfinished::Stopped)),
+            Err(error) => Err(self.broken(&staging, error)),
+        }
+    }
 }
 
 /// Whether a file of this length and modification time can be a prefix of this version.
@@ -133,74 +157,6 @@ fn may_be_of(source: &Source, length: u64, modified: Option<SystemTime>) -> Resu
             Err("the origin's tar has changed since the file was written".to_owned())
         }
         _ => Ok(()),
-    }
-}
-
-/// Whether the bytes of the file in this range equal those that the origin sends for this version.
-async fn is_same(
-    origin: &Origin,
-    url: &Url,
-    retries: u32,
-    source: &Source,
-    tar: &File,
-    range: std::ops::Range<u64>,
-) -> Result<bool, DownloadError> {
-    let until = Until::default();
-    until.set(range.end);
-    let mut download = Download::new(
-        origin,
-        url.clone(),
-        retries,
-        Some((source.clone(), range.start)),
-        until,
-    );
-    let mut position = range.start;
-    let mut own = Vec::new();
-    loop {
-        match download.next().await? {
-            Piece::Begin(_) => return Ok(false),
-            Piece::Bytes(bytes) => {
-                own.resize(bytes.len(), 0);
-                if tar.read_exact_at(&mut own, position).is_err() || own != bytes {
-                    return Ok(false);
-                }
-                position += bytes.len() as u64;
-            }
-            Piece::End => return Ok(position == range.end),
-        }
-    }
-}
-
-/// Unpacks the file as a prefix of this version, and leaves a checkpoint.
-fn keep(
-    context: &JobContext,
-    wnid: Wnid,
-    source: Source,
-    tar: &File,
-    length: u64,
-    stop: &CancellationToken,
-) -> Result<bool, Unfinished> {
-    let keep_tar = !context.job.delete_tar;
-    let Ok(Some(_space)) = context
-        .disk_space()
-        .claim_now(Some(length), if keep_tar { 2 } else { 1 })
-    else {
-        return Ok(false);
-    };
-    let staging = Staging::create(context.target(), wnid)
-        .map_err(|error| unfinished::staging(context.target(), "make a staging folder", error))?;
-    let start = Start {
-        source,
-        ..Start::default()
-    };
-    match unpack(tar, &staging, wnid, start, keep_tar, stop) {
-        Ok(UnpackEnd::BrokenOff) => {
-            tracing::info!(%wnid, length, "the tar in the target is the beginning of the origin's: going on behind it");
-            Ok(true)
-        }
-        Ok(UnpackEnd::Whole { .. }) => context.drop_staging(&staging).map(|()| false),
-        Ok(UnpackEnd::Stopped) => context.drop_staging(&staging).and(Err(Unfinished::Stopped)),
-        Err(error) => Err(context.broken(&staging, error)),
     }
 }
 

@@ -8,23 +8,19 @@
 
 use std::{
     fs::File,
-    io::Read,
+    os::unix::fs::FileExt as _,
     path::{Path, PathBuf},
 };
 
-use shared::{Wnid, job::Existing, own_file::open_regular};
-use tokio_util::sync::CancellationToken;
+use shared::{job::Existing, own_file::open_regular};
 
 use crate::{
     extract::{Start, UnpackError, Unpacker},
     fetch::{
-        broken_off_tar::begin_from,
-        context::JobContext,
-        origin_proof::{self, NotProved},
-        unfinished::{self, Unfinished, storage},
+        attempt::Attempt,
+        origin_proof::NotProved,
+        unfinished::{Unfinished, storage},
     },
-    observe::progress::ClassProgress,
-    origin::Origin,
     source::Source,
     storage::{
         existing::{can_be_whole, whole_length},
@@ -40,7 +36,7 @@ const CONTROL_FILES: [&str; 2] = ["aria2", "st"];
 
 /// How a tar in the target was used.
 #[derive(Debug)]
-pub(crate) enum LocalTar {
+pub(super) enum LocalTar {
     /// The tar is unpacked.
     Whole(Unpacked),
     /// Its beginning is unpacked in the staging area, and the download continues after it.
@@ -49,134 +45,164 @@ pub(crate) enum LocalTar {
     Unused,
 }
 
-/// Uses the class's tar in the target as far as possible. `is_own`: this program wrote it.
-pub(crate) async fn use_local_tar(
-    context: &JobContext,
-    origin: &Origin,
-    wnid: Wnid,
-    retries: u32,
-    is_own: bool,
-    progress: &ClassProgress,
-    stop: &CancellationToken,
-) -> Result<LocalTar, Unfinished> {
-    let target = context.target();
-    let path = target.tar(wnid);
-    // A link, a folder or a pipe with that name is not a tar.
-    let Ok(tar) = open_regular(&path) else {
-        return Ok(LocalTar::Unused);
-    };
-    let Ok(found) = tar.metadata() else {
-        return Ok(LocalTar::Unused);
-    };
-    let length = found.len();
-    let look = |error| storage(target, "look at the folder", error);
-    if target.users().map_err(look)?.is_of_another(&found) {
-        tracing::info!(%wnid, "the tar in the target is another user's, so the class is downloaded");
-        return Ok(LocalTar::Unused);
-    }
-    if let Some(control) = control_file(&path) {
-        tracing::info!(%wnid, file = %control.display(), "the tar in the target is not complete, and not used");
-        return Ok(LocalTar::Unused);
-    }
-    // A sparse file can be longer than the disk: the length that the origin announces decides.
-    let Ok(Some(space)) = context.disk_space().claim_now(Some(length), 1) else {
-        return Ok(LocalTar::Unused);
-    };
-    let fault = |error| unfinished::staging(target, "make a staging folder", error);
-    let staging = Staging::create(target, wnid).map_err(fault)?;
-    let url = crate::source::shown(&context.job.url.for_class(wnid));
-    let source = Source {
-        url,
-        length: Some(length),
-        ..Source::default()
-    };
-    // The origin's tar may be longer, so the length of the file is not a limit for its content.
-    let start = Start {
-        source: Source {
-            length: None,
-            ..source.clone()
-        },
-        ..Start::default()
-    };
-    let local = progress.locally();
-    let unpacked = unpack(&tar, &staging, wnid, start, false, stop);
-    drop(local);
-    match unpacked {
-        Ok(UnpackEnd::Whole { files, .. }) if is_own || context.job.existing == Existing::Trust => {
-            Ok(LocalTar::Whole(Unpacked {
-                staging,
-                source,
-                files,
-            }))
-        }
-        Ok(UnpackEnd::Whole { files, entries }) => {
-            let proved = stop
-                .run_until_cancelled(prove(context, origin, wnid, retries, entries))
-                .await;
-            match proved.unwrap_or(Err(Unfinished::Stopped)) {
-                Ok(Some(source)) => Ok(LocalTar::Whole(Unpacked {
-                    staging,
-                    source,
-                    files,
-                })),
-                Ok(None) => context.drop_staging(&staging).map(|()| LocalTar::Unused),
-                Err(unfinished) => context.drop_staging(&staging).and(Err(unfinished)),
-            }
-        }
-        Ok(UnpackEnd::Stopped) => context.drop_staging(&staging).and(Err(Unfinished::Stopped)),
-        Ok(UnpackEnd::BrokenOff) => {
-            context.drop_staging(&staging)?;
-            drop(space);
-            let begun = begin_from(context, origin, wnid, retries, progress, &tar, stop).await?;
-            Ok(if begun {
-                LocalTar::BrokenOff
-            } else {
-                LocalTar::Unused
-            })
-        }
-        Err(error) => {
-            tracing::info!(%wnid, %error, "the tar in the target cannot be used, so the class is downloaded");
-            context.drop_staging(&staging)?;
-            match error.into_failure() {
-                Ok(_) => Ok(LocalTar::Unused),
-                Err((action, error)) => Err(unfinished::staging(target, &action, error)),
-            }
-        }
-    }
+/// How the unpacking of a file ended.
+pub(super) enum UnpackEnd {
+    /// The end marker was reached.
+    Whole {
+        files: u64,
+        /// Length of all entries, in bytes.
+        entries: u64,
+    },
+    /// The file ends before the tar does. The unpacked prefix is a checkpoint in the staging
+    /// folder.
+    BrokenOff,
+    Stopped,
 }
 
-/// The origin's tar, if it can be the tar in the target, whose entries have the length `entries` in
-/// bytes. If that is not proved, logs it and returns `None`.
-async fn prove(
-    context: &JobContext,
-    origin: &Origin,
-    wnid: Wnid,
-    retries: u32,
-    entries: u64,
-) -> Result<Option<Source>, Unfinished> {
-    let judge = |source: &Source| {
-        Ok(match source.length {
-            Some(length) if can_be_whole(entries, length) => Ok(source.clone()),
-            Some(length) => Err(format!(
-                "its files make a tar of {} bytes and the origin's has {length}",
-                whole_length(entries)
-            )),
-            None => Err("the origin does not say how long its tar is".to_owned()),
-        })
-    };
-    let url = context.job.url.for_class(wnid);
-    let why = match origin_proof::prove(origin, &url, retries, judge).await? {
-        Ok(source) => return Ok(Some(source)),
-        Err(NotProved::Differs(why)) => why,
-        Err(NotProved::Refused(error)) => {
-            format!("the origin refuses to say how long its tar is, {error}")
+impl Attempt<'_> {
+    /// Uses the class's tar in the target as far as possible. `is_own`: this program wrote it.
+    pub(super) async fn use_local_tar(&self, is_own: bool) -> Result<LocalTar, Unfinished> {
+        let wnid = self.wnid;
+        let Some((tar, length)) = self.open_local_tar()? else {
+            return Ok(LocalTar::Unused);
+        };
+        // A sparse file can be longer than the disk: the length that the origin announces decides.
+        let Ok(Some(space)) = self.context.disk_space.claim_now(Some(length), 1) else {
+            return Ok(LocalTar::Unused);
+        };
+        let staging = self.make_staging()?;
+        // The origin's tar may be longer, so the length of the file is not a limit for its content.
+        let mut source = Source {
+            url: self.shown_url(),
+            ..Source::default()
+        };
+        let local = self.tar.progress.locally();
+        let unpacked = self.unpack(&tar, &staging, Start::of(source.clone()), false);
+        drop(local);
+        let files = match unpacked {
+            Ok(UnpackEnd::Whole { files, .. })
+                if is_own || self.context.job.existing == Existing::Trust =>
+            {
+                source.length = Some(length);
+                files
+            }
+            Ok(UnpackEnd::Whole { files, entries }) => {
+                match self.until_stopped(self.prove_tar(entries)).await {
+                    Ok(Some(proved)) => source = proved,
+                    Ok(None) => return self.drop_staging(&staging).map(|()| LocalTar::Unused),
+                    Err(unfinished) => return self.drop_staging(&staging).and(Err(unfinished)),
+                }
+                files
+            }
+            Ok(UnpackEnd::Stopped) => {
+                return self.drop_staging(&staging).and(Err(Unfinished::Stopped));
+            }
+            Ok(UnpackEnd::BrokenOff) => {
+                self.drop_staging(&staging)?;
+                drop(space);
+                return self.begin_from(&tar).await;
+            }
+            Err(error) => {
+                tracing::info!(%wnid, %error, "the tar in the target cannot be used, so the class is downloaded");
+                self.drop_staging(&staging)?;
+                return match error.into_failure() {
+                    Ok(_) => Ok(LocalTar::Unused),
+                    Err((action, error)) => Err(self.staging(action)(error)),
+                };
+            }
+        };
+        Ok(LocalTar::Whole(Unpacked {
+            staging,
+            source,
+            files,
+        }))
+    }
+
+    /// The class's tar in the target, and its length in bytes; `None` if there is none, or it must
+    /// not be used.
+    fn open_local_tar(&self) -> Result<Option<(File, u64)>, Unfinished> {
+        let wnid = self.wnid;
+        let target = &self.context.target;
+        let path = target.tar(wnid);
+        // A link, a folder or a pipe with that name is not a tar.
+        let Ok(tar) = open_regular(&path) else {
+            return Ok(None);
+        };
+        let Ok(found) = tar.metadata() else {
+            return Ok(None);
+        };
+        let users = target
+            .users()
+            .map_err(storage(target, "look at the folder"))?;
+        if users.is_of_another(&found) {
+            tracing::info!(%wnid, "the tar in the target is another user's, so the class is downloaded");
+            return Ok(None);
         }
-    };
-    tracing::warn!(
-        "{wnid}: the tar in the target is not used, because {why}; the class is downloaded \
-         (--existing trust uses the tar as it is)"
-    );
-    Ok(None)
+        if let Some(control) = control_file(&path) {
+            tracing::info!(%wnid, file = %control.display(), "the tar in the target is not complete, and not used");
+            return Ok(None);
+        }
+        Ok(Some((tar, found.len())))
+    }
+
+    /// The origin's tar, if it can be the tar in the target, whose entries have the length
+    /// `entries` in bytes. If that is not proved, logs it and returns `None`.
+    async fn prove_tar(&self, entries: u64) -> Result<Option<Source>, Unfinished> {
+        let judge = |source: &Source| {
+            Ok(match source.length {
+                Some(length) if can_be_whole(entries, length) => Ok(source.clone()),
+                Some(length) => Err(format!(
+                    "its files make a tar of {} bytes and the origin's has {length}",
+                    whole_length(entries)
+                )),
+                None => Err("the origin does not say how long its tar is".to_owned()),
+            })
+        };
+        let why = match self.prove(judge).await? {
+            Ok(source) => return Ok(Some(source)),
+            Err(NotProved::Differs(why)) => why,
+            Err(NotProved::Refused(error)) => {
+                format!("the origin refuses to say how long its tar is, {error}")
+            }
+        };
+        tracing::warn!(
+            "{}: the tar in the target is not used, because {why}; the class is downloaded \
+             (--existing trust uses the tar as it is)",
+            self.wnid
+        );
+        Ok(None)
+    }
+
+    /// Unpacks a file from its beginning.
+    pub(super) fn unpack(
+        &self,
+        tar: &File,
+        staging: &Staging,
+        start: Start,
+        keep_tar: bool,
+    ) -> Result<UnpackEnd, UnpackError> {
+        let mut unpacker = Unpacker::open(staging, self.wnid, start, keep_tar)?;
+        let mut block = vec![0; BLOCK];
+        let mut offset = 0;
+        loop {
+            if self.stop.is_cancelled() {
+                return Ok(UnpackEnd::Stopped);
+            }
+            let read = tar
+                .read_at(&mut block, offset)
+                .map_err(UnpackError::storage("read the tar"))?;
+            if read == 0 {
+                break;
+            }
+            unpacker.push(&block[..read])?;
+            offset += read as u64;
+        }
+        let entries = unpacker.checkpoint()?;
+        match unpacker.finish() {
+            Err(error) if error.is_truncated() => Ok(UnpackEnd::BrokenOff),
+            finished => finished.map(|files| UnpackEnd::Whole { files, entries }),
+        }
+    }
 }
 
 /// The control file that shows that another program has not completed a tar.
@@ -190,66 +216,4 @@ fn control_file(tar: &Path) -> Option<PathBuf> {
         .iter()
         .map(beside)
         .find(|path| path.symlink_metadata().is_ok())
-}
-
-/// How the unpacking of a file ended.
-pub(crate) enum UnpackEnd {
-    /// The end marker was reached.
-    Whole {
-        files: u64,
-        /// Length of all entries, in bytes.
-        entries: u64,
-    },
-    /// The file ends before the tar does. The unpacked prefix is a checkpoint in the staging
-    /// folder.
-    BrokenOff,
-    Stopped,
-}
-
-/// Unpacks a file from its beginning.
-pub(crate) fn unpack(
-    tar: &File,
-    staging: &Staging,
-    wnid: Wnid,
-    start: Start,
-    keep_tar: bool,
-    stop: &CancellationToken,
-) -> Result<UnpackEnd, UnpackError> {
-    let mut reader = Positioned {
-        file: tar,
-        offset: 0,
-    };
-    let mut unpacker = Unpacker::open(staging, wnid, start, keep_tar)?;
-    let mut block = vec![0; BLOCK];
-    loop {
-        if stop.is_cancelled() {
-            return Ok(UnpackEnd::Stopped);
-        }
-        match reader
-            .read(&mut block)
-            .map_err(UnpackError::storage("read the tar"))?
-        {
-            0 => break,
-            read => unpacker.push(&block[..read])?,
-        }
-    }
-    let entries = unpacker.checkpoint()?;
-    match unpacker.finish() {
-        Err(error) if error.is_truncated() => Ok(UnpackEnd::BrokenOff),
-        finished => finished.map(|files| UnpackEnd::Whole { files, entries }),
-    }
-}
-
-/// Reads a file from an offset of its own, so that other readers of the file are independent.
-struct Positioned<'file> {
-    file: &'file File,
-    offset: u64,
-}
-
-impl Read for Positioned<'_> {
-    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
-        let read = std::os::unix::fs::FileExt::read_at(self.file, buffer, self.offset)?;
-        self.offset += read as u64;
-        Ok(read)
-    }
 }

@@ -1,17 +1,14 @@
 //! Receives a class: passes the pieces of the download to the unpacker and handles interruptions.
 
-use std::{pin::pin, sync::Arc};
+use std::{convert::Infallible, pin::pin};
 
-use shared::{Wnid, outcome::Suspect};
-use tokio_util::sync::CancellationToken;
+use shared::outcome::Suspect;
 
 use crate::{
     extract::{Start, UnpackError, Unpacker},
-    fetch::resume::Checkpoint,
-    fetch::{context::JobContext, unfinished::Unfinished},
-    observe::progress::ClassProgress,
-    origin::{Origin, download::Piece},
-    parts::{Assembly, EarlierAttempt, ExtraConnections, Tar},
+    fetch::{attempt::Attempt, resume::Checkpoint, unfinished::Unfinished},
+    origin::download::Piece,
+    parts::{Assembly, EarlierAttempt},
     source::Source,
     storage::{
         disk_space::{Claim, LacksSpace},
@@ -19,112 +16,49 @@ use crate::{
     },
 };
 
-/// Downloads and unpacks a class into a staging folder, starting from the checkpoint of an earlier
-/// attempt if there is one.
-pub(crate) async fn receive(
-    context: &JobContext,
-    origin: &Origin,
-    wnid: Wnid,
-    retries: u32,
-    progress: &Arc<ClassProgress>,
-    extra: &Arc<ExtraConnections>,
-    stop: &CancellationToken,
-) -> Result<Unpacked, Unfinished> {
-    let (staging, checkpoint) = context.take_over(wnid)?;
-    let mut receiver = ClassReceiver {
-        context,
-        wnid,
-        staging,
-        unpacking: None,
-    };
-    let mut left = None;
-    if let Some(Checkpoint {
-        source,
-        files,
-        begun,
-        position,
-        parts,
-    }) = checkpoint
-    {
-        tracing::info!(%wnid, files, position, parts = parts.len(), "going on at the checkpoint");
-        let claim =
-            context
-                .disk_space()
-                .claim_rest(source.length, receiver.copies(), position, files);
-        receiver.start(
-            Start {
-                source: source.clone(),
-                files,
-                begun,
-                offset: position,
-            },
-            claim,
-        )?;
-        left = Some(EarlierAttempt {
-            source,
-            position,
-            parts,
-        });
-    }
-    let (part_origin, runtime) = context.origin_and_runtime();
-    let url = context.job.url.for_class(wnid);
-    let tar = Tar {
-        origin: part_origin.clone(),
-        url,
-        retries,
-        progress: Arc::clone(progress),
-        extra: Arc::clone(extra),
-    };
-    let mut assembly = Assembly::new(origin, tar, receiver.staging.parts(), runtime.clone(), left);
-    loop {
-        let piece = tokio::select! {
-            biased;
-            () = stop.cancelled() => Err(Unfinished::Stopped),
-            piece = receiver.noting(assembly.next()) => piece.map_err(|error| Unfinished::Failed(error.into())),
+impl Attempt<'_> {
+    /// Downloads and unpacks the class into a staging folder, starting from the checkpoint of an
+    /// earlier attempt if there is one.
+    pub(super) async fn receive(&self) -> Result<Unpacked, Unfinished> {
+        let (staging, checkpoint) = self.take_over()?;
+        let parts = staging.parts();
+        let mut receiver = ClassReceiver {
+            attempt: self,
+            staging,
+            unpacking: None,
         };
-        match piece {
-            Ok(Piece::Begin(source)) => {
-                receiver.forget();
-                progress.begin(0, source.length);
-                let begun = stop.run_until_cancelled(receiver.begin(source)).await;
-                if let Err(unfinished) = begun.unwrap_or(Err(Unfinished::Stopped)) {
-                    assembly.stop().await;
+        let left = checkpoint
+            .map(|checkpoint| receiver.resume(checkpoint))
+            .transpose()?;
+        let mut assembly = Assembly::new(self.origin, self.tar.clone(), parts, left);
+        loop {
+            let piece = tokio::select! {
+                biased;
+                () = self.stop.cancelled() => Err(Unfinished::Stopped),
+                piece = receiver.noting(assembly.next()) => piece.map_err(Unfinished::from),
+            };
+            let processed = match piece {
+                Ok(Piece::Begin(source)) => self.until_stopped(receiver.begin(source)).await,
+                Ok(Piece::Bytes(bytes)) => receiver.feed(&bytes),
+                Ok(Piece::End) => {
+                    if let Some(unpacked) = receiver.finish()? {
+                        return Ok(unpacked);
+                    }
+                    let failed = |error| self.failed(&receiver.staging, error);
+                    let begun = async {
+                        let begun = assembly.begin_again().await;
+                        begun.map_err(|error| failed(error.into()))
+                    };
+                    self.until_stopped(begun).await
+                }
+                Err(unfinished) => {
+                    let has_parts = assembly.stop().await;
+                    let Err(unfinished) = receiver.end_early(unfinished, has_parts);
                     return Err(unfinished);
                 }
-            }
-            Ok(Piece::Bytes(bytes)) => {
-                if let Err(unfinished) = receiver.feed(&bytes) {
-                    assembly.stop().await;
-                    return Err(unfinished);
-                }
-            }
-            Ok(Piece::End) => match receiver.finish()? {
-                Some((source, files)) => {
-                    return Ok(Unpacked {
-                        staging: receiver.staging,
-                        source,
-                        files,
-                    });
-                }
-                None => match stop.run_until_cancelled(assembly.begin_again()).await {
-                    Some(Ok(())) => {}
-                    Some(Err(error)) => return Err(context.failed(&receiver.staging, error.into())),
-                    None => return Err(Unfinished::Stopped),
-                },
-            },
-            Err(Unfinished::Failed(failure)) => {
-                // A transient failure is retried here or by another worker, and continues where
-                // this attempt ended.
-                let has_parts = assembly.stop().await;
-                if failure.suspect == Suspect::Origin && (receiver.keep()? || has_parts) {
-                    return Err(Unfinished::Failed(failure));
-                }
-                receiver.forget();
-                return Err(context.failed(&receiver.staging, failure));
-            }
-            Err(unfinished) => {
+            };
+            if let Err(unfinished) = processed {
                 assembly.stop().await;
-                receiver.keep()?;
                 return Err(unfinished);
             }
         }
@@ -132,9 +66,8 @@ pub(crate) async fn receive(
 }
 
 /// The staging folder and the unpacker that fills it.
-struct ClassReceiver<'context> {
-    context: &'context JobContext,
-    wnid: Wnid,
+struct ClassReceiver<'attempt> {
+    attempt: &'attempt Attempt<'attempt>,
     staging: Staging,
     unpacking: Option<Unpacking>,
 }
@@ -148,50 +81,55 @@ struct Unpacking {
 }
 
 impl ClassReceiver<'_> {
-    /// How many times the bytes of the tar are written.
-    fn copies(&self) -> u64 {
-        if self.context.job.delete_tar { 1 } else { 2 }
+    /// Continues at the checkpoint of an earlier attempt.
+    fn resume(
+        &mut self,
+        Checkpoint { start, parts }: Checkpoint,
+    ) -> Result<EarlierAttempt, Unfinished> {
+        let source = start.source.clone();
+        let position = start.offset;
+        tracing::info!(
+            wnid = %self.attempt.wnid, files = start.files, position, parts = parts.len(),
+            "going on at the checkpoint"
+        );
+        let disk_space = &self.attempt.context.disk_space;
+        let copies = self.attempt.copies();
+        let claim = disk_space.claim_rest(source.length, copies, position, start.files);
+        self.start(start, claim)?;
+        Ok(EarlierAttempt {
+            source,
+            position,
+            parts,
+        })
     }
 
     /// Begins a tar as soon as the disk has space for it.
     async fn begin(&mut self, source: Source) -> Result<(), Unfinished> {
-        // The files of another version are removed to make room for this one.
+        // The origin no longer has the former version. Its files are removed to make room for this
+        // one, and an error of its unpacker does not matter.
+        self.unpacking = None;
+        self.attempt.tar.progress.begin(0, source.length);
         self.staging
             .clear()
-            .map_err(UnpackError::storage("open the staging folder"))
-            .map_err(|error| self.unfinished(error))?;
-        let claim = self
-            .context
-            .disk_space()
-            .claim(source.length, self.copies())
-            .await;
-        let claim = claim.map_err(|lacks| self.context.failed(&self.staging, lacks.into()))?;
-        self.start(
-            Start {
-                source,
-                ..Start::default()
-            },
-            claim,
-        )
+            .map_err(self.attempt.staging("open the staging folder"))?;
+        let disk_space = &self.attempt.context.disk_space;
+        let claim = disk_space
+            .claim(source.length, self.attempt.copies())
+            .await
+            .map_err(|lacks| self.attempt.failed(&self.staging, lacks.into()))?;
+        self.start(Start::of(source), claim)
     }
 
     fn start(&mut self, start: Start, claim: Claim) -> Result<(), Unfinished> {
+        let attempt = self.attempt;
         let source = start.source.clone();
-        match Unpacker::open(
-            &self.staging,
-            self.wnid,
-            start,
-            !self.context.job.delete_tar,
-        ) {
-            Ok(unpacker) => {
-                self.unpacking = Some(Unpacking {
-                    unpacker,
-                    source,
-                    claim,
-                });
-            }
-            Err(error) => return Err(self.unfinished(error)),
-        }
+        let unpacker = Unpacker::open(&self.staging, attempt.wnid, start, attempt.keeps_tar())
+            .map_err(|error| self.unfinished(error))?;
+        self.unpacking = Some(Unpacking {
+            unpacker,
+            source,
+            claim,
+        });
         Ok(())
     }
 
@@ -235,8 +173,8 @@ impl ClassReceiver<'_> {
     /// was removed, because a class that waits for the reservation then compares its size with the
     /// free space.
     fn give_up(&mut self, lacks: LacksSpace) -> Unfinished {
-        let claim = self.unpacking.take().map(|Unpacking { claim, .. }| claim);
-        let failed = self.context.failed(&self.staging, lacks.into());
+        let claim = self.unpacking.take().map(|unpacking| unpacking.claim);
+        let failed = self.attempt.failed(&self.staging, lacks.into());
         drop(claim);
         failed
     }
@@ -250,16 +188,36 @@ impl ClassReceiver<'_> {
         {
             return self.give_up(lacks);
         }
-        if let Some(Unpacking { mut unpacker, .. }) = self.unpacking.take() {
+        if let Some(mut unpacking) = self.unpacking.take() {
             // The next attempt may use the finished files. If they cannot be kept, the result is
             // the same.
-            unpacker.checkpoint().ok();
+            unpacking.unpacker.checkpoint().ok();
         }
         self.unfinished(error)
     }
 
     fn unfinished(&self, error: UnpackError) -> Unfinished {
-        self.context.broken(&self.staging, error)
+        self.attempt.broken(&self.staging, error)
+    }
+
+    /// Ends an attempt that was stopped, or whose download failed. `has_parts`: files have bytes
+    /// behind the unpacker that a later attempt can use.
+    fn end_early(
+        &mut self,
+        unfinished: Unfinished,
+        has_parts: bool,
+    ) -> Result<Infallible, Unfinished> {
+        let Unfinished::Failed(failure) = unfinished else {
+            self.keep()?;
+            return Err(unfinished);
+        };
+        // A transient failure is retried here or by another worker, and continues where this
+        // attempt ended.
+        if failure.suspect == Suspect::Origin && (self.keep()? || has_parts) {
+            return Err(Unfinished::Failed(failure));
+        }
+        self.unpacking = None;
+        Err(self.attempt.failed(&self.staging, failure))
     }
 
     /// Stops with a checkpoint of the finished work; returns whether a later attempt can continue
@@ -277,15 +235,9 @@ impl ClassReceiver<'_> {
         Ok(done > 0 && has_validator)
     }
 
-    /// Discards the files of a version that the origin no longer has, and any error of its
-    /// unpacker.
-    fn forget(&mut self) {
-        self.unpacking = None;
-    }
-
     /// Verifies that the tar is complete. `None` if a body of unknown length was cut, which only
     /// the tar itself can show.
-    fn finish(&mut self) -> Result<Option<(Source, u64)>, Unfinished> {
+    fn finish(&mut self) -> Result<Option<Unpacked>, Unfinished> {
         let Unpacking {
             unpacker, source, ..
         } = self
@@ -293,7 +245,11 @@ impl ClassReceiver<'_> {
             .take()
             .expect("the end comes after the beginning");
         match unpacker.finish() {
-            Ok(files) => Ok(Some((source, files))),
+            Ok(files) => Ok(Some(Unpacked {
+                staging: self.staging.clone(),
+                source,
+                files,
+            })),
             Err(error) if error.is_truncated() && source.length.is_none() => Ok(None),
             Err(error) => Err(self.unfinished(error)),
         }

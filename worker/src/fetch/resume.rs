@@ -9,14 +9,12 @@ use shared::{
 };
 
 use crate::{
-    extract::StagedTar,
-    source::Source,
+    extract::{StagedTar, Start},
     storage::{
         digest::digest,
         file_tree::move_folder,
         journal::{self, FileEntry, Journal, Line, is_plain_file},
         part_file::{self, FoundPart},
-        partial_file::{PartialFile, ProvedPartialFile},
         staging::{Staging, is_folder, left_behind},
         target::Target,
     },
@@ -25,15 +23,8 @@ use crate::{
 /// The valid results of earlier attempts, from which a new attempt resumes.
 #[derive(Debug)]
 pub(crate) struct Checkpoint {
-    /// The version of the tar to which they belong.
-    pub(crate) source: Source,
-    /// Number of finished files.
-    pub(crate) files: u64,
-    /// The partial file after them, if there is one.
-    pub(crate) begun: Option<ProvedPartialFile>,
-    /// Offset in the tar at which to resume: the next header, or the rest of the partial file.
-    pub(crate) position: u64,
-    /// Parts of the tar after `position`.
+    pub(crate) start: Start,
+    /// Parts of the tar after the start's offset.
     pub(crate) parts: Vec<FoundPart>,
 }
 
@@ -54,17 +45,18 @@ pub(crate) fn take_over(
         }
     }
     // If an attempt was killed during this function, its files and its parts may be in two folders.
-    let mut checkpoint: Option<Checkpoint> = None;
+    let mut start: Option<Start> = None;
     for left in &former {
-        if checkpoint.as_ref().is_none_or(|known| known.position == 0) {
+        if start.as_ref().is_none_or(|known| known.offset == 0) {
             let found = adopt(&staging, left, wnid, url, with_tar)?;
-            checkpoint = found
-                .filter(|found| found.position > 0 || checkpoint.is_none())
-                .or(checkpoint);
+            start = found
+                .filter(|found| found.offset > 0 || start.is_none())
+                .or(start);
         }
     }
+    let mut parts = Vec::new();
     for left in former {
-        if let Some(Checkpoint { source, parts, .. }) = &mut checkpoint {
+        if let Some(Start { source, .. }) = &start {
             parts.extend(part_file::adopt(&left.parts(), &staging.parts(), source)?);
         }
         // A folder that an interrupted attempt was about to replace stays in the staging folder
@@ -78,8 +70,10 @@ pub(crate) fn take_over(
             tracing::info!(%wnid, %error, "a former staging folder stays until the end of the job");
         }
     }
-    let is_worth_it = |found: &Checkpoint| found.position > 0 || !found.parts.is_empty();
-    Ok((staging, checkpoint.filter(is_worth_it)))
+    let checkpoint = start
+        .filter(|start| start.offset > 0 || !parts.is_empty())
+        .map(|start| Checkpoint { start, parts });
+    Ok((staging, checkpoint))
 }
 
 /// Moves the valid files of an earlier attempt into the new staging folder; none if its checkpoint
@@ -90,97 +84,66 @@ fn adopt(
     wnid: Wnid,
     url: &str,
     with_tar: bool,
-) -> io::Result<Option<Checkpoint>> {
-    let Some((source, entries)) = journal::open(&left.journal()) else {
+) -> io::Result<Option<Start>> {
+    let Some((source, mut lines)) = journal::open(&left.journal()) else {
         return Ok(None);
     };
     if source.url != url || source.validator().is_none() {
         return Ok(None);
     }
     let mut journal = Journal::create(&staging.journal(), &source)?;
-    let mut tar = if with_tar {
-        let Some(tar) = StagedTar::open(&left.tar(), &staging.tar(), wnid, source.length)? else {
+    let mut tar = None;
+    if with_tar {
+        tar = StagedTar::open(&left.tar(), &staging.tar(), wnid, source.length)?;
+        if tar.is_none() {
             return staging.clear().map(|()| None);
-        };
-        Some(tar)
-    } else {
-        None
+        }
+    }
+    let move_file = |name: &String| {
+        let to = staging.class_folder().join(name);
+        move_file(&left.class_folder().join(name), &to)
     };
-    let mut checkpoint = Checkpoint {
-        source,
-        files: 0,
-        begun: None,
-        position: 0,
-        parts: Vec::new(),
-    };
-    let mut begun = None;
-    let mut lines = entries;
+    let mut start = Start::of(source);
+    let mut unfinished = None;
     while let Some(line) = lines.next_line() {
         let entry = match line {
             Line::Finished(entry) => entry,
             Line::Begun(beginning) => {
-                begun = Some(beginning);
+                unfinished = Some(beginning);
                 continue;
             }
         };
-        let file = left.class_folder().join(&entry.name);
-        if !is_valid(&entry, &file) {
+        let is_proved = is_valid(&entry, &left.class_folder().join(&entry.name))
+            && tar.as_mut().map_or(Ok(true), |tar| tar.copy(&entry))?;
+        if !is_proved {
             break;
         }
-        if let Some(tar) = &mut tar
-            && !tar.copy(&entry)?
-        {
-            break;
-        }
-        move_file(&file, &staging.class_folder().join(&entry.name))?;
+        move_file(&entry.name)?;
         journal.append(&entry)?;
-        checkpoint.files += 1;
-        checkpoint.position = entry.next_header;
-        begun = None;
+        start.files += 1;
+        start.offset = entry.next_header;
+        unfinished = None;
     }
     journal.flush()?;
-    if let Some(beginning) = begun {
-        adopt_begun(
-            staging,
-            left,
-            &beginning,
-            &mut checkpoint,
-            &mut tar,
-            &mut journal,
-        )?;
+    // The partial file after them.
+    if let Some(beginning) = unfinished
+        && let Some(begun) = beginning.verify(&left.class_folder().join(&beginning.name))?
+        && tar
+            .as_mut()
+            .map_or(Ok(true), |tar| tar.copy_partial(&beginning))?
+    {
+        move_file(&beginning.name)?;
+        journal.note_beginning(&beginning)?;
+        start.offset = beginning.position;
+        start.begun = Some(begun);
     }
     if let Some(tar) = &tar {
-        tar.truncate(checkpoint.position)?;
+        tar.truncate(start.offset)?;
     }
-    if checkpoint.position == 0 {
+    if start.offset == 0 {
         staging.clear()?;
     }
-    Ok(Some(checkpoint))
-}
-
-/// Moves the partial file of an earlier attempt if it is valid.
-fn adopt_begun(
-    staging: &Staging,
-    left: &Staging,
-    beginning: &PartialFile,
-    checkpoint: &mut Checkpoint,
-    tar: &mut Option<StagedTar>,
-    journal: &mut Journal,
-) -> io::Result<()> {
-    let file = left.class_folder().join(&beginning.name);
-    let Some(begun) = beginning.verify(&file)? else {
-        return Ok(());
-    };
-    if let Some(tar) = tar
-        && !tar.copy_partial(beginning)?
-    {
-        return Ok(());
-    }
-    move_file(&file, &staging.class_folder().join(&beginning.name))?;
-    journal.note_beginning(beginning)?;
-    checkpoint.begun = Some(begun);
-    checkpoint.position = beginning.position;
-    Ok(())
+    Ok(Some(start))
 }
 
 /// Whether a finished file exists with the content that the journal records.
@@ -203,6 +166,7 @@ fn move_file(from: &Path, to: &Path) -> io::Result<()> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::{source::Source, storage::partial_file::PartialFile};
 
     const URL: &str = "http://origin/n00000001.tar";
 
@@ -253,7 +217,7 @@ mod tests {
             adopt(&second, &former, wnid, URL, false)
                 .unwrap()
                 .unwrap()
-                .position,
+                .offset,
             2567
         );
         let journal = fs::read_to_string(second.journal()).unwrap();
@@ -264,10 +228,8 @@ mod tests {
         .unwrap();
 
         let (third, checkpoint) = take_over(&target, wnid, URL, false).unwrap();
-        let Checkpoint {
-            files, position, ..
-        } = checkpoint.unwrap();
-        assert_eq!((files, position), (2, 2567));
+        let Checkpoint { start, .. } = checkpoint.unwrap();
+        assert_eq!((start.files, start.offset), (2, 2567));
         for (name, content) in [("a", "a"), ("b", "b"), ("c", "content")] {
             assert_eq!(
                 fs::read_to_string(third.class_folder().join(name)).unwrap(),

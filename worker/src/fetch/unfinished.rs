@@ -1,14 +1,18 @@
 //! Why an attempt at a class does not finish: a failure of the class, an error of the target, or a
 //! stop.
 
-use crate::observe::counters::ClassEnd;
 use std::io;
 
+use prometheus_client::metrics::counter::Counter;
 use shared::outcome::{Failure, FailureKind, Outcome};
 
-use crate::storage::{
-    file_tree::is_gone,
-    target::{Target, TargetError},
+use crate::{
+    observe::counters::WorkerCounters,
+    origin::download_error::DownloadError,
+    storage::{
+        file_tree::is_gone,
+        target::{Target, TargetError},
+    },
 };
 
 /// Why an attempt at a class did not finish.
@@ -27,34 +31,49 @@ pub(crate) fn conflict(why: &str) -> Unfinished {
     Unfinished::Failed(Failure::new(FailureKind::Conflict, why))
 }
 
+/// Retries do not help, or are used up.
+impl From<DownloadError> for Unfinished {
+    fn from(error: DownloadError) -> Self {
+        Self::Failed(error.into())
+    }
+}
+
 /// Classifies a file system error during the work on one class: an error of the target stops the
 /// worker, any other error fails the class.
-pub(crate) fn storage(target: &Target, action: &str, error: io::Error) -> Unfinished {
-    if target.is_at_fault(&error) {
-        return Unfinished::Target(target.error(action, error));
+pub(crate) fn storage(target: &Target, action: &str) -> impl FnOnce(io::Error) -> Unfinished {
+    move |error| {
+        if target.is_at_fault(&error) {
+            return Unfinished::Target(target.error(action, error));
+        }
+        Unfinished::Failed(Failure::new(
+            FailureKind::StorageError,
+            format!("cannot {action}: {error}"),
+        ))
     }
-    Unfinished::Failed(Failure::new(
-        FailureKind::StorageError,
-        format!("cannot {action}: {error}"),
-    ))
 }
 
 /// Like [`storage`], for work in the staging folder. If the folder is gone while the target is
 /// fine, another process has taken over the class.
-pub(crate) fn staging(target: &Target, action: &str, error: io::Error) -> Unfinished {
-    if is_gone(&error) && !target.is_at_fault(&error) {
-        return Unfinished::Stopped;
+pub(crate) fn staging(target: &Target, action: &str) -> impl FnOnce(io::Error) -> Unfinished {
+    move |error| {
+        if is_gone(&error) && !target.is_at_fault(&error) {
+            return Unfinished::Stopped;
+        }
+        storage(target, action)(error)
     }
-    storage(target, action, error)
 }
 
-/// How a class ended in its slot, for the counters.
-pub(crate) fn class_end(result: &Result<Outcome, Unfinished>) -> ClassEnd {
+/// The counter for classes that end in their slot with this result.
+pub(crate) fn counter<'counters>(
+    result: &Result<Outcome, Unfinished>,
+    counters: &'counters WorkerCounters,
+) -> &'counters Counter {
     match result {
-        Ok(Outcome::Success(_)) => ClassEnd::Success,
-        Ok(Outcome::Skipped(_)) => ClassEnd::Skipped,
-        Ok(Outcome::Failed(_)) | Err(Unfinished::Failed(_)) => ClassEnd::Failed,
-        Err(Unfinished::Target(_) | Unfinished::Stopped) => ClassEnd::HandedBack,
+        Ok(Outcome::Success(_)) => &counters.success,
+        Ok(Outcome::Skipped(_)) => &counters.skipped,
+        Ok(Outcome::Failed(_)) | Err(Unfinished::Failed(_)) => &counters.failed,
+        // The next lease of the class continues where this one ended.
+        Err(Unfinished::Target(_) | Unfinished::Stopped) => &counters.handed_back,
     }
 }
 
@@ -67,20 +86,24 @@ mod tests {
     #[test]
     fn an_unfinished_class_is_handed_back() {
         let failure = || Failure::new(FailureKind::Timeout, "Request timeout after 120s");
-        for (result, end) in [
-            (
-                Ok(Outcome::Success(Published::default())),
-                ClassEnd::Success,
-            ),
-            (
-                Ok(Outcome::Skipped(Published::default())),
-                ClassEnd::Skipped,
-            ),
-            (Ok(Outcome::Failed(failure())), ClassEnd::Failed),
-            (Err(Unfinished::Failed(failure())), ClassEnd::Failed),
-            (Err(Unfinished::Stopped), ClassEnd::HandedBack),
+        let counters = WorkerCounters::default();
+        for result in [
+            Ok(Outcome::Success(Published::default())),
+            Ok(Outcome::Success(Published::default())),
+            Ok(Outcome::Skipped(Published::default())),
+            Ok(Outcome::Failed(failure())),
+            Err(Unfinished::Failed(failure())),
+            Err(Unfinished::Failed(failure())),
+            Err(Unfinished::Stopped),
         ] {
-            assert_eq!(class_end(&result), end);
+            counter(&result, &counters).inc();
         }
+        let ends = [
+            &counters.success,
+            &counters.skipped,
+            &counters.failed,
+            &counters.handed_back,
+        ];
+        assert_eq!(ends.map(Counter::get), [2, 1, 3, 1]);
     }
 }

@@ -32,10 +32,11 @@ pub struct WorkerCounters {
     pub(crate) missed_renewals: Counter,
     /// Class folders that differed from their manifests and were replaced.
     pub(crate) replaced_folders: Counter,
-    success: Counter,
-    skipped: Counter,
-    failed: Counter,
-    handed_back: Counter,
+    /// Classes that have left their slots, by outcome.
+    pub(crate) success: Counter,
+    pub(crate) skipped: Counter,
+    pub(crate) failed: Counter,
+    pub(crate) handed_back: Counter,
     registered: AtomicBool,
 }
 
@@ -49,29 +50,6 @@ impl WorkerCounters {
         self.registered.store(registered, Ordering::Relaxed);
     }
 
-    /// Counts a class that has left its slot.
-    pub(crate) fn ended(&self, end: ClassEnd) {
-        let counter = match end {
-            ClassEnd::Success => &self.success,
-            ClassEnd::Skipped => &self.skipped,
-            ClassEnd::Failed => &self.failed,
-            ClassEnd::HandedBack => &self.handed_back,
-        };
-        counter.inc();
-    }
-}
-
-/// How a class left its slot.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum ClassEnd {
-    Success,
-    Skipped,
-    Failed,
-    /// Not finished; the next lease of the class continues where this one ended.
-    HandedBack,
-}
-
-impl WorkerCounters {
     /// Logs how many class folders differed from their manifests, if there were any.
     pub(crate) fn log_replaced_folders(&self) {
         match self.replaced_folders.get() {
@@ -89,72 +67,43 @@ impl WorkerCounters {
             .get()
             .saturating_add(self.origin_redirects.get())
     }
+}
 
-    fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
-        for (name, help, gauge) in [
+impl WorkerCounters {
+    /// Each with its name and its help.
+    fn gauges(&self) -> [(&str, &str, &Gauge); 5] {
+        [
             (
-                "connections",
+                "worker_slots",
+                "Downloads that may run at once.",
+                &self.slots,
+            ),
+            ("worker_busy_slots", "Downloads that run.", &self.busy),
+            (
+                "worker_origin_connections",
                 "Connections to the origin with a request on them.",
                 &self.origin_open,
             ),
             (
-                "waiting",
+                "worker_origin_waiting",
                 "Requests to the origin that wait for a connection.",
                 &self.origin_waiting,
             ),
             (
-                "budget",
+                "worker_origin_budget",
                 "Connections to the origin that this worker may have.",
                 &self.origin_limit,
             ),
-        ] {
-            page.gauge(&format!("worker_origin_{name}"), help, count(gauge))?;
-        }
-        for (name, help, counter) in [
-            ("requests", "Requests to the origin.", &self.origin_requests),
-            (
-                "redirects",
-                "Redirects that were followed.",
-                &self.origin_redirects,
-            ),
-            (
-                "cuts",
-                "Failed requests: no connection, no answer, or a body that ended early.",
-                &self.origin_cuts,
-            ),
-            (
-                "refusals",
-                "Answers 429 and 503 of the origin.",
-                &self.origin_refusals,
-            ),
-        ] {
-            page.counter(&format!("worker_origin_{name}"), help, counter.get())?;
-        }
-        Ok(())
+        ]
     }
-}
-
-fn count(gauge: &Gauge) -> u64 {
-    u64::try_from(gauge.get()).unwrap_or_default()
 }
 
 impl MetricsSource for WorkerCounters {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
-        let registered = u64::from(self.is_registered());
         page.gauge(
             "worker_registered",
             "1 while the coordinator knows the worker and answers.",
-            registered,
-        )?;
-        page.gauge(
-            "worker_slots",
-            "Downloads that may run at once.",
-            count(&self.slots),
-        )?;
-        page.gauge(
-            "worker_busy_slots",
-            "Downloads that run.",
-            count(&self.busy),
+            u64::from(self.is_registered()),
         )?;
         page.counters(
             "worker_classes",
@@ -166,23 +115,52 @@ impl MetricsSource for WorkerCounters {
                 (("outcome", "handed_back"), self.handed_back.get()),
             ],
         )?;
-        page.counter(
-            "worker_received_bytes",
-            "Bytes received from the origin.",
-            self.received.get(),
-        )?;
-        let retries =
-            "Requests to the origin that are made again, after an error or in the middle of a tar.";
-        page.counter("worker_retries", retries, self.retries.get())?;
-        self.origin(page)?;
-        let publish =
-            "How long a complete class waits until it is on the disk under its final name.";
-        page.metric("worker_publish_seconds", publish, &self.publishes)?;
-        let missed = "Renewals of the leases that had no answer.";
-        page.counter(
-            "worker_renewal_failures",
-            missed,
-            self.missed_renewals.get(),
+        for (name, help, gauge) in self.gauges() {
+            page.metric(name, help, gauge)?;
+        }
+        for (name, help, counter) in [
+            (
+                "worker_received_bytes",
+                "Bytes received from the origin.",
+                &self.received,
+            ),
+            (
+                "worker_retries",
+                "Requests to the origin that are made again, after an error or in the middle of a tar.",
+                &self.retries,
+            ),
+            (
+                "worker_origin_requests",
+                "Requests to the origin.",
+                &self.origin_requests,
+            ),
+            (
+                "worker_origin_redirects",
+                "Redirects that were followed.",
+                &self.origin_redirects,
+            ),
+            (
+                "worker_origin_cuts",
+                "Failed requests: no connection, no answer, or a body that ended early.",
+                &self.origin_cuts,
+            ),
+            (
+                "worker_origin_refusals",
+                "Answers 429 and 503 of the origin.",
+                &self.origin_refusals,
+            ),
+            (
+                "worker_renewal_failures",
+                "Renewals of the leases that had no answer.",
+                &self.missed_renewals,
+            ),
+        ] {
+            page.metric(name, help, counter)?;
+        }
+        page.metric(
+            "worker_publish_seconds",
+            "How long a complete class waits until it is on the disk under its final name.",
+            &self.publishes,
         )
     }
 }
@@ -196,14 +174,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_class_is_counted_by_how_it_left_its_slot() {
-        use ClassEnd::{Failed, HandedBack, Skipped, Success};
-
+    fn classes_are_shown_by_how_they_left_their_slots() {
         let counters = Arc::new(WorkerCounters::default());
         counters.slots.set(3);
-        for end in [Success, Success, Skipped, Failed, Failed, HandedBack] {
-            counters.ended(end);
-        }
+        counters.success.inc_by(2);
+        counters.skipped.inc();
+        counters.failed.inc_by(2);
+        counters.handed_back.inc();
         let text = Metrics::new("worker", crate::version::VERSION, counters)
             .text()
             .unwrap();

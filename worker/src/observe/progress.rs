@@ -28,8 +28,8 @@ const TEMPLATE_WITHOUT_LENGTH: &str = "[{prefix}] {msg}: {position} [{so_far}, {
 /// Byte counts of this process, and the screen for the bars.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
-    screen: Screen,
-    counters: Arc<WorkerCounters>,
+    pub(crate) screen: Screen,
+    pub(crate) counters: Arc<WorkerCounters>,
 }
 
 /// Progress of one class in one slot.
@@ -49,17 +49,9 @@ impl Progress {
         Self { screen, counters }
     }
 
-    pub(crate) fn screen(&self) -> &Screen {
-        &self.screen
-    }
-
     /// Bytes received from the origin since the process started.
     pub(crate) fn received_bytes(&self) -> u64 {
         self.counters.received.get()
-    }
-
-    pub(crate) fn counters(&self) -> &Arc<WorkerCounters> {
-        &self.counters
     }
 
     /// Opens the bar of a slot.
@@ -75,14 +67,11 @@ impl Progress {
             }
             Screen::Plain(_) | Screen::Silent => None,
         };
-        let here = AtomicU64::new(0);
-        let length = AtomicU64::new(0);
-        let local = AtomicBool::new(false);
         ClassProgress {
             bar,
-            here,
-            length,
-            local,
+            here: AtomicU64::default(),
+            length: AtomicU64::default(),
+            local: AtomicBool::default(),
             counters: Arc::clone(&self.counters),
         }
     }

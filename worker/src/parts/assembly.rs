@@ -6,12 +6,12 @@
 
 use std::{path::PathBuf, pin::pin};
 
-use tokio::{runtime::Handle, time::Instant};
+use tokio::time::Instant;
 
 use super::{
     fetch_part::Tar,
     plan::{Part, State},
-    split::Split,
+    split::{EarlierAttempt, Split},
 };
 use crate::{
     origin::{
@@ -20,7 +20,7 @@ use crate::{
         download_error::DownloadError,
     },
     source::Source,
-    storage::{file_tree::remove_tree, part_file::FoundPart},
+    storage::file_tree::remove_tree,
 };
 
 /// The bytes of one tar in order, from the main connection and from the files of its parts.
@@ -32,22 +32,11 @@ pub(crate) struct Assembly<'origin> {
     until: Until,
     /// The folder for files with parts.
     folder: PathBuf,
-    /// The runtime of the tasks that fetch parts.
-    runtime: Handle,
     /// Present while the tar can be split.
     split: Option<Split>,
     /// The time at which the last bytes of the main connection were returned to the unpacker, while
     /// it unpacks them.
     delivered_at: Option<Instant>,
-}
-
-/// What an earlier attempt has left of a tar.
-#[derive(Debug)]
-pub(crate) struct EarlierAttempt {
-    pub(crate) source: Source,
-    /// Offset at which the unpacker continues.
-    pub(crate) position: u64,
-    pub(crate) parts: Vec<FoundPart>,
 }
 
 impl<'origin> Assembly<'origin> {
@@ -56,7 +45,6 @@ impl<'origin> Assembly<'origin> {
         origin: &'origin Origin,
         tar: Tar,
         folder: PathBuf,
-        runtime: Handle,
         left: Option<EarlierAttempt>,
     ) -> Self {
         let resume = left
@@ -64,31 +52,19 @@ impl<'origin> Assembly<'origin> {
             .map(|left| (left.source.clone(), left.position));
         let until = Until::default();
         let download = Download::new(origin, tar.url.clone(), tar.retries, resume, until.clone());
-        let split = left.and_then(
-            |EarlierAttempt {
-                 source,
-                 position,
-                 parts,
-             }| {
-                let split = Split::new(
-                    tar.clone(),
-                    &source,
-                    folder.clone(),
-                    position,
-                    parts,
-                    runtime.clone(),
-                );
-                let here = split.as_ref().map_or(position, Split::received_bytes);
-                tar.progress.begin(here, source.length);
-                split
-            },
-        );
+        let split = left.and_then(|left| {
+            let length = left.source.length;
+            let position = left.position;
+            let split = Split::new(tar.clone(), folder.clone(), left);
+            let here = split.as_ref().map_or(position, Split::received_bytes);
+            tar.progress.begin(here, length);
+            split
+        });
         Self {
             tar,
             download,
             until,
             folder,
-            runtime,
             split,
             delivered_at: None,
         }
@@ -104,12 +80,12 @@ impl<'origin> Assembly<'origin> {
                 return self.main_piece().await;
             };
             split.process_changes();
-            self.download.by_date |= split.asks_by_date();
-            match split.first().map(|first| first.state) {
+            self.download.by_date |= split.source.by_date;
+            match split.plan.first().map(|first| first.state) {
                 // A task that has received nothing yet may never receive anything, and the main
                 // connection is available.
                 Some(State::Filed { file, reached, .. })
-                    if reached == split.position() && self.download.can_go_on() =>
+                    if reached == split.plan.position() && self.download.can_go_on() =>
                 {
                     split.give_up(file);
                 }
@@ -121,12 +97,12 @@ impl<'origin> Assembly<'origin> {
                 }
             }
             let is_main = split.assign_parts(self.download.can_go_on());
-            match split.first() {
+            match split.plan.first() {
                 Some(Part {
                     state: State::Missing,
                     ..
                 }) if is_main => {
-                    self.download.go_to(split.position());
+                    self.download.go_to(split.plan.position());
                     match self.main_piece().await? {
                         // The end of the main connection's own part; the bytes after it are in a
                         // file.
@@ -139,7 +115,7 @@ impl<'origin> Assembly<'origin> {
                         state: State::Filed { file, reached, .. },
                         ..
                     },
-                ) if reached > split.position() => {
+                ) if reached > split.plan.position() => {
                     if let Some(bytes) = split.read(file, part) {
                         return Ok(Piece::Bytes(bytes));
                     }
@@ -179,7 +155,7 @@ impl<'origin> Assembly<'origin> {
         };
         let mut next = pin!(download.next());
         loop {
-            until.set(split.first().map_or(u64::MAX, |Part { end, .. }| end));
+            until.set(split.plan.first().map_or(u64::MAX, |Part { end, .. }| end));
             tokio::select! {
                 biased;
                 piece = &mut next => return piece,
@@ -198,10 +174,12 @@ impl<'origin> Assembly<'origin> {
             tracing::info!(%error, "parts of another version stay until the end of the job");
         }
         self.until.set(u64::MAX);
-        let tar = self.tar.clone();
-        let folder = self.folder.clone();
-        let runtime = self.runtime.clone();
-        self.split = Split::new(tar, &source, folder, 0, Vec::new(), runtime);
+        let nothing = EarlierAttempt {
+            source,
+            position: 0,
+            parts: Vec::new(),
+        };
+        self.split = Split::new(self.tar.clone(), self.folder.clone(), nothing);
     }
 
     /// Starts again if retries are left, because the tar turned out to be incomplete although its

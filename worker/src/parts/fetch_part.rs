@@ -11,12 +11,11 @@ use std::{
 };
 
 use bytes::Bytes;
-use tokio::{sync::Notify, task::spawn_blocking};
+use tokio::{runtime::Handle, sync::Notify, task::spawn_blocking};
 use tokio_util::sync::CancellationToken;
 use url::Url;
 
-use super::spare::ExtraConnections;
-use crate::source::shown;
+use super::extra_connections::ExtraConnections;
 use crate::{
     observe::progress::ClassProgress,
     origin::{
@@ -24,14 +23,17 @@ use crate::{
         download::{Download, Piece, Until},
         limiter::Priority,
     },
-    source::Source,
+    source::{Source, shown},
     storage::part_file::PartWriter,
 };
 
-/// What all parts of a tar share.
+/// The tar of one class at the origin, for all its connections.
 #[derive(Debug, Clone)]
 pub(crate) struct Tar {
+    /// The origin, with the connections of the parts.
     pub(crate) origin: Origin,
+    /// The runtime of the tasks that fetch parts.
+    pub(crate) runtime: Handle,
     pub(crate) url: Url,
     /// Number of retries without progress.
     pub(crate) retries: u32,
@@ -71,21 +73,6 @@ impl PartState {
     pub(crate) fn reached(&self) -> u64 {
         self.reached.load(Ordering::Acquire)
     }
-
-    /// The part that the unpacker waits for continues the transfer. All other parts arrive later in
-    /// any case.
-    fn priority(&self) -> Priority {
-        if self.is_first.load(Ordering::Relaxed) {
-            Priority::GoingOn
-        } else {
-            Priority::Part
-        }
-    }
-
-    fn has_grown(&self, to: u64) {
-        self.reached.store(to, Ordering::Release);
-        self.grown.notify_one();
-    }
 }
 
 /// How fetching a part ended.
@@ -108,9 +95,22 @@ impl Tar {
     pub(crate) async fn fetch(
         self,
         source: Source,
-        mut writer: PartWriter,
+        writer: PartWriter,
         shared: Arc<PartState>,
     ) -> PartEnd {
+        let fetched = self.fetch_into(source, writer, &shared).await;
+        fetched.unwrap_or_else(|error| {
+            tracing::info!(%error, "a part of the tar could not be written to a file of its own");
+            PartEnd::Failed
+        })
+    }
+
+    async fn fetch_into(
+        &self,
+        source: Source,
+        mut writer: PartWriter,
+        shared: &PartState,
+    ) -> io::Result<PartEnd> {
         let mut download = Download::new(
             &self.origin,
             self.url.clone(),
@@ -118,8 +118,14 @@ impl Tar {
             Some((source.clone(), writer.reached())),
             shared.until.clone(),
         );
-        loop {
-            download.priority = Some(shared.priority());
+        let ended = loop {
+            // The part that the unpacker waits for continues the transfer. All other parts arrive
+            // later in any case.
+            download.priority = Some(if shared.is_first.load(Ordering::Relaxed) {
+                Priority::GoingOn
+            } else {
+                Priority::Part
+            });
             let step = {
                 let mut step = pin!(download.step());
                 loop {
@@ -127,44 +133,30 @@ impl Tar {
                         biased;
                         () = shared.stop.cancelled() => break Ok(Some(Piece::End)),
                         step = &mut step => break step,
-                        () = writer.timer().due() => match note(writer).await {
-                            Ok(same) => writer = same,
-                            Err(error) => return unwritten(&error),
-                        },
+                        () = writer.timer().due() => writer = note(writer).await?,
                     }
                 }
             };
-            let ended = match step {
+            match step {
                 Ok(Some(Piece::Bytes(bytes))) => {
                     self.progress.received(bytes.len() as u64);
-                    match store(writer, bytes, &shared).await {
-                        Ok(same) => writer = same,
-                        Err(error) => return unwritten(&error),
-                    }
-                    continue;
+                    writer = store(writer, bytes, shared).await?;
                 }
-                Ok(None) if download.is_under_way() => continue,
-                Ok(Some(Piece::End)) => PartEnd::Done,
+                Ok(None) if download.is_under_way() => {}
+                Ok(Some(Piece::End)) => break PartEnd::Done,
                 Ok(Some(Piece::Begin(_)) | None) if download.by_date && !source.by_date => {
-                    PartEnd::RefusedByTag
+                    break PartEnd::RefusedByTag;
                 }
-                Ok(Some(Piece::Begin(_)) | None) => PartEnd::Refused,
+                Ok(Some(Piece::Begin(_)) | None) => break PartEnd::Refused,
                 Err(error) => {
                     tracing::info!(url = %shown(&self.url), %error, "a part of the tar did not come");
-                    PartEnd::Failed
+                    break PartEnd::Failed;
                 }
-            };
-            return match flush(writer, &shared).await {
-                Ok(_) => ended,
-                Err(error) => unwritten(&error),
-            };
-        }
+            }
+        };
+        flush(writer, shared).await?;
+        Ok(ended)
     }
-}
-
-fn unwritten(error: &io::Error) -> PartEnd {
-    tracing::info!(%error, "a part of the tar could not be written to a file of its own");
-    PartEnd::Failed
 }
 
 async fn store(
@@ -187,14 +179,13 @@ async fn store(
 }
 
 async fn note(mut writer: PartWriter) -> io::Result<PartWriter> {
-    spawn_blocking(move || writer.note().map(|()| writer))
-        .await
-        .map_err(io::Error::other)?
+    spawn_blocking(move || writer.note().map(|()| writer)).await?
 }
 
 async fn flush(mut writer: PartWriter, shared: &PartState) -> io::Result<PartWriter> {
     let write = move || writer.write().map(|()| writer);
-    let writer = spawn_blocking(write).await.map_err(io::Error::other)??;
-    shared.has_grown(writer.reached());
+    let writer = spawn_blocking(write).await??;
+    shared.reached.store(writer.reached(), Ordering::Release);
+    shared.grown.notify_one();
     Ok(writer)
 }

@@ -124,7 +124,8 @@ impl PartPlan {
         self.position
     }
 
-    /// The part that contains this byte; `None` at the end of the tar.
+    /// The part that contains this byte, which the unpacker needs next; `None` at the end of the
+    /// tar.
     pub(crate) fn first(&self) -> Option<Part> {
         self.parts.front().copied()
     }
@@ -247,25 +248,17 @@ impl PartPlan {
         let Some(index) = self.parts.iter().position(|part| part.file() == Some(file)) else {
             return;
         };
-        let Part {
-            start,
-            end,
-            state: State::Filed { reached, .. },
-        } = self.parts[index]
-        else {
-            return;
-        };
-        self.parts[index] = Part {
-            start,
-            end: reached,
-            state: State::Filed {
-                file,
-                reached,
-                growing: false,
-            },
-        };
-        self.parts.insert(index + 1, Part::missing(reached, end));
-        self.tidy();
+        let part = &mut self.parts[index];
+        if let State::Filed {
+            reached, growing, ..
+        } = &mut part.state
+        {
+            *growing = false;
+            let rest = Part::missing(*reached, part.end);
+            part.end = *reached;
+            self.parts.insert(index + 1, rest);
+            self.tidy();
+        }
     }
 
     /// Records that a file is unusable. Its whole part is missing again.

@@ -12,15 +12,14 @@ use std::{
 
 use bytes::Bytes;
 use tokio::{
-    runtime::Handle,
     sync::{Notify, watch},
     task::{JoinError, JoinSet},
 };
 
 use super::{
+    extra_connections::Demand,
     fetch_part::{PartEnd, PartState, Tar},
     plan::{Cut, FileId, Part, PartPlan, State},
-    spare::Demand,
     speed::Speed,
 };
 use crate::{
@@ -38,15 +37,14 @@ const MIN_CONNECTIONS: u64 = 10;
 #[derive(Debug)]
 pub(crate) struct Split {
     tar: Tar,
-    source: Source,
+    pub(super) source: Source,
     version: Version,
     folder: PathBuf,
-    plan: PartPlan,
+    pub(super) plan: PartPlan,
     files: BTreeMap<FileId, FoundPart>,
     reader: Option<(FileId, PartReader)>,
-    /// The tasks that fetch parts, and the runtime on which they run.
+    /// The tasks that fetch parts.
     tasks: JoinSet<(FileId, PartEnd)>,
-    runtime: Handle,
     growing: BTreeMap<FileId, Arc<PartState>>,
     grown: Arc<Notify>,
     granted: watch::Receiver<usize>,
@@ -60,33 +58,39 @@ pub(crate) struct Split {
     speed: Speed,
 }
 
+/// What an earlier attempt has left of a tar.
+#[derive(Debug)]
+pub(crate) struct EarlierAttempt {
+    pub(crate) source: Source,
+    /// Offset at which the unpacker continues.
+    pub(crate) position: u64,
+    pub(crate) parts: Vec<FoundPart>,
+}
+
 impl Split {
-    /// Prepares the split of a tar for an unpacker at `position`. `None` if the origin cannot send
-    /// parts of it: its length or a validator is unknown.
-    pub(crate) fn new(
-        tar: Tar,
-        source: &Source,
-        folder: PathBuf,
-        position: u64,
-        found: Vec<FoundPart>,
-        runtime: Handle,
-    ) -> Option<Self> {
+    /// Prepares the split of a tar of which an earlier attempt has left something. `None` if the
+    /// origin cannot send parts of it: its length or a validator is unknown.
+    pub(crate) fn new(tar: Tar, folder: PathBuf, left: EarlierAttempt) -> Option<Self> {
+        let EarlierAttempt {
+            source,
+            position,
+            parts,
+        } = left;
         let length = source.length.filter(|_| source.validator().is_some())?;
-        let ranges: Vec<_> = found
+        let ranges: Vec<_> = parts
             .iter()
             .map(|found| (found.start, found.reached))
             .collect();
         let granted = tar.extra.granted();
         Some(Self {
             tar,
-            version: Version::of(source),
-            source: source.clone(),
+            version: Version::of(&source),
+            source,
             folder,
             plan: PartPlan::new(position, length, &ranges),
-            files: (0..).zip(found).collect(),
+            files: (0..).zip(parts).collect(),
             reader: None,
             tasks: JoinSet::new(),
-            runtime,
             growing: BTreeMap::new(),
             grown: Arc::default(),
             granted,
@@ -97,23 +101,9 @@ impl Split {
         })
     }
 
-    pub(crate) fn position(&self) -> u64 {
-        self.plan.position()
-    }
-
-    /// Whether parts are requested by `Last-Modified` although there is an `ETag`.
-    pub(crate) fn asks_by_date(&self) -> bool {
-        self.source.by_date
-    }
-
     /// Number of bytes of the tar that were received.
     pub(crate) fn received_bytes(&self) -> u64 {
         self.source.length.unwrap_or_default() - self.plan.left()
-    }
-
-    /// The part that the unpacker needs next; `None` at the end of the tar.
-    pub(crate) fn first(&self) -> Option<Part> {
-        self.plan.first()
     }
 
     /// Records bytes of the main connection, and the time they were waited for.
@@ -140,20 +130,21 @@ impl Split {
     /// Starts and stops parts to match the granted connections. `main`: whether the main connection
     /// is open. Returns whether the main connection is needed.
     pub(crate) fn assign_parts(&mut self, main: bool) -> bool {
-        let granted = if self.refused {
-            0
-        } else {
-            self.granted.borrow_and_update().saturating_sub(self.failed)
+        let limit = match (self.refused, self.is_probing) {
+            (true, _) => 0,
+            (_, true) => 1,
+            _ => usize::MAX,
         };
-        let granted = if self.is_probing {
-            granted.min(1)
-        } else {
-            granted
-        };
+        let granted = self
+            .granted
+            .borrow_and_update()
+            .saturating_sub(self.failed)
+            .min(limit);
         let demand = self.demand();
         let splits = granted > 0 && demand.left > 0;
         // If the main connection is not open, the extra connections take its place and its part.
         let main = self
+            .plan
             .first()
             .is_some_and(|first| first.state == State::Missing)
             && (main || !splits);
@@ -242,7 +233,7 @@ impl Split {
             .clone()
             .fetch(self.source.clone(), writer, Arc::clone(&shared));
         self.tasks
-            .spawn_on(async move { (file, fetch.await) }, &self.runtime);
+            .spawn_on(async move { (file, fetch.await) }, &self.tar.runtime);
         self.growing.insert(file, shared);
         self.files.insert(
             file,
@@ -263,11 +254,8 @@ impl Split {
         };
         if let Some(shared) = self.growing.remove(&file) {
             self.plan.grew(file, shared.reached());
-            let has_come = self
-                .files
-                .get(&file)
-                .is_some_and(|found| shared.reached() > found.start);
-            self.is_probing &= !has_come;
+            let is_empty = |found: &FoundPart| shared.reached() <= found.start;
+            self.is_probing &= self.files.get(&file).is_none_or(is_empty);
         }
         self.plan.stopped(file);
         match ended {
@@ -343,10 +331,7 @@ impl Split {
                 Some(bytes)
             }
             unproved => {
-                let error = unproved
-                    .err()
-                    .map(|error| error.to_string())
-                    .unwrap_or_default();
+                let error = unproved.map_or_else(|error| error.to_string(), |_| String::new());
                 tracing::warn!(
                     file,
                     error,

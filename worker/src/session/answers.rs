@@ -5,26 +5,32 @@
 
 use std::{collections::HashSet, sync::Arc, time::Duration};
 
-use shared::ids::{LeaseToken, SessionId};
+use shared::{
+    Wnid,
+    ids::{LeaseToken, SessionId},
+};
 use tokio::time::Instant;
 
 use super::{ACQUIRE_DELAY, RETRY_DELAY, SessionEnd, Worker};
-use crate::session::{
-    calls::{Answer, Kind, Refused},
-    coordinator_client::{Acquired, Directive, Registration, Reported},
-    error::WorkerError,
-    heartbeat::{self, RenewalResult, Session},
-    inventory::Inventory,
+use crate::{
+    session::{
+        calls::Kind,
+        coordinator_client::{Answer, Directive, JobNews, Registration},
+        error::WorkerError,
+        heartbeat::{self, RenewalResult},
+        inventory::Inventory,
+    },
+    slots::Lease,
 };
 
 impl Worker {
-    pub(super) fn answered(&mut self, answer: Result<Answer, Refused>) {
+    pub(super) fn answered(&mut self, answer: Result<Answer, String>) {
         match answer {
             Ok(Answer::Registered(registration)) => self.registered(&registration),
-            Ok(Answer::Acquired(session, acquired)) => self.acquired(session, acquired),
-            Ok(Answer::Reported(session, reported)) => self.reported(session, &reported),
+            Ok(Answer::Acquired(session, leases, news)) => self.acquired(session, leases, news),
+            Ok(Answer::Reported(session, acked, news)) => self.reported(session, &acked, news),
             Ok(Answer::Lost) => {}
-            Err(Refused(why)) => self.stop_on_fault(WorkerError::Refused(why)),
+            Err(why) => self.stop_on_fault(WorkerError::Refused(why)),
         }
     }
 
@@ -36,20 +42,19 @@ impl Worker {
             // The outbox has results of the former run: a worker that leases these classes again
             // finds them published.
             self.outbox.clear();
-            self.other_run = Some(registration.session);
+            self.other_run = Some(registration.session.id);
             // A worker that is drained works for no other run either.
-            let is_draining = self.ending == Some(SessionEnd::Drained);
-            return self.end(if is_draining {
-                SessionEnd::Drained
-            } else {
-                SessionEnd::AnotherRun
+            return self.end(match self.ending {
+                Some(SessionEnd::Drained) => SessionEnd::Drained,
+                _ => SessionEnd::AnotherRun,
             });
         }
-        if !self
-            .context
-            .clock()
-            .answered(registration.epoch, registration.sent, registration.ttl)
-        {
+        let clock = &self.context.clock;
+        if !clock.answered(
+            registration.epoch,
+            registration.sent,
+            registration.session.ttl,
+        ) {
             tracing::warn!(
                 epoch = registration.epoch,
                 "a coordinator of the past answered, looking for its successor"
@@ -59,17 +64,14 @@ impl Worker {
         self.calls.accept(Kind::Register);
         self.is_fenced = false;
         self.missed_heartbeats = 0;
-        let Registration {
-            session: id,
-            ttl,
-            renew,
-            ..
-        } = *registration;
-        tracing::info!(session = id.0, "registered with the coordinator");
-        self.session = Some(Session { id, ttl, renew });
-        self.requests_before = self.progress.counters().requests_with_redirects();
+        let session = registration.session;
+        tracing::info!(session = session.id.0, "registered with the coordinator");
+        self.session = Some(session);
+        self.requests_before = self.progress.counters.requests_with_redirects();
         self.give_up(&registration.drop);
-        self.end_if_job_done(registration.job_done);
+        if registration.job_done {
+            self.apply_directive(Directive::JobDone);
+        }
         if registration.needs_inventory && self.inventory.is_none() && self.ending.is_none() {
             match Inventory::start(Arc::clone(&self.context)) {
                 Ok(inventory) => {
@@ -85,21 +87,18 @@ impl Worker {
         }
     }
 
-    fn acquired(&mut self, session: SessionId, acquired: Acquired) {
+    fn acquired(&mut self, session: SessionId, leases: Vec<Lease>, news: JobNews) {
         self.calls.accept(Kind::Acquire);
         if !self.is_current(session) {
             // The granted leases were released with that session, or are released because the next
             // heartbeat does not name them.
             return;
         }
-        self.status = acquired.status;
         let free = self.slots.free();
         // Leases that arrive too late or exceed the free slots are released: the next heartbeat
         // does not name them.
-        let too_late =
-            self.ending.is_some() || self.session.is_none() || self.context.clock().has_run_out();
-        if !too_late {
-            for lease in acquired.leases {
+        if self.ending.is_none() && !self.context.clock.has_run_out() {
+            for lease in leases {
                 self.slots.start(lease).ok();
             }
         }
@@ -109,22 +108,17 @@ impl Worker {
         } else {
             ACQUIRE_DELAY
         };
-        self.end_if_job_done(acquired.job_done && acquired.directive != Directive::Reregister);
-        self.log_stop_reason(acquired.stop_reason);
-        self.apply_directive(acquired.directive);
+        self.apply(news);
     }
 
-    fn reported(&mut self, session: SessionId, reported: &Reported) {
-        if self.outbox.acknowledge(&reported.acked) {
+    fn reported(&mut self, session: SessionId, acked: &[Wnid], news: JobNews) {
+        if self.outbox.acknowledge(acked) {
             self.calls.accept(Kind::Report);
         } else {
             self.calls.disregard(Kind::Report);
         }
         if self.is_current(session) {
-            self.status = reported.status;
-            self.end_if_job_done(reported.job_done && reported.directive != Directive::Reregister);
-            self.log_stop_reason(reported.stop_reason.clone());
-            self.apply_directive(reported.directive);
+            self.apply(news);
         }
     }
 
@@ -140,13 +134,9 @@ impl Worker {
                     // to register before the next heartbeat is due.
                     self.session = None;
                 }
-                if self.missed_heartbeats == 1 {
-                    tracing::warn!("leases could not be renewed, trying again: {why}");
-                } else {
-                    tracing::info!(
-                        missed = self.missed_heartbeats,
-                        "leases could not be renewed: {why}"
-                    );
+                match self.missed_heartbeats {
+                    1 => tracing::warn!("leases could not be renewed, trying again: {why}"),
+                    missed => tracing::info!(missed, "leases could not be renewed: {why}"),
                 }
             }
             Ok(renewed) => {
@@ -155,9 +145,6 @@ impl Worker {
                     tracing::info!(missed, "leases are renewed again");
                 }
                 self.give_up(&renewed.drop);
-                self.end_if_job_done(
-                    renewed.job_done && renewed.directive != Directive::Reregister,
-                );
                 self.apply_directive(renewed.directive);
             }
         }
@@ -169,12 +156,10 @@ impl Worker {
         self.session.is_some_and(|current| current.id == session)
     }
 
-    /// Ends the worker when the job is done. The coordinator ends with the job, so the first answer
-    /// that contains this may be the last answer.
-    fn end_if_job_done(&mut self, job_done: bool) {
-        if job_done && self.ending.is_none() {
-            self.end(SessionEnd::JobDone);
-        }
+    fn apply(&mut self, news: JobNews) {
+        self.status = news.status;
+        self.log_stop_reason(news.stop_reason);
+        self.apply_directive(news.directive);
     }
 
     /// Logs why the coordinator ends although the job is not done, once for each reason. A
@@ -191,23 +176,23 @@ impl Worker {
 
     fn apply_directive(&mut self, directive: Directive) {
         match directive {
+            // The coordinator ends with the job, so the first answer that contains this may be the
+            // last answer.
+            Directive::JobDone if self.ending.is_none() => self.end(SessionEnd::JobDone),
             Directive::Drain if self.ending.is_none() => {
                 tracing::info!("asked to end: finishing what is held, and nothing new");
                 self.inventory = None;
                 self.ending = Some(SessionEnd::Drained);
             }
-            Directive::Continue | Directive::Drain => {}
+            Directive::Continue | Directive::Drain | Directive::JobDone => {}
             Directive::Reregister => self.session = None,
             Directive::Stop => self.pause = RETRY_DELAY,
         }
     }
 
     fn give_up(&mut self, leases: &[LeaseToken]) {
-        if leases.is_empty() {
-            return;
-        }
         // The list may be long; the number of held classes is limited by the slots.
-        let lost: HashSet<LeaseToken> = leases.iter().copied().collect();
+        let lost: HashSet<&LeaseToken> = leases.iter().collect();
         for held in self.slots.held() {
             if lost.contains(&held.lease.token)
                 && let Some(wnid) = self.slots.stop(held.lease.token)

@@ -10,10 +10,12 @@ use tokio::{
     time::{Instant, sleep, sleep_until, timeout},
 };
 
-use crate::origin::limiter::{Budget, Observation, OriginLimiter};
-use crate::session::{
-    coordinator_client::{Budgets, CoordinatorClient, NoBudget, Observations},
-    heartbeat::RenewalState,
+use crate::{
+    origin::limiter::OriginLimiter,
+    session::{
+        coordinator_client::{CoordinatorClient, NoBudget},
+        heartbeat::RenewalState,
+    },
 };
 
 /// Delay between two streams.
@@ -50,6 +52,7 @@ pub(crate) async fn exchange_budgets(
             client: client.clone(),
             limiter: Arc::clone(&limiter),
             session: id,
+            retry: 1,
         };
         tokio::select! {
             () = exchange.keep_open() => {}
@@ -63,77 +66,43 @@ struct Exchange {
     client: CoordinatorClient,
     limiter: Arc<OriginLimiter>,
     session: SessionId,
-}
-
-/// Why a stream ended.
-enum Ended {
-    /// The stream broke; `was_open`: after at least one budget.
-    Lost { was_open: bool, why: String },
-    /// The coordinator provides no budgets.
-    NoBudget,
+    /// Number of the next retry, from which its delay follows; 0 after a stream with a budget.
+    retry: u32,
 }
 
 impl Exchange {
     /// Opens one stream after another until the session ends.
     async fn keep_open(mut self) {
-        let mut lost = 0;
         loop {
-            match self.follow().await {
-                Ended::NoBudget => {
-                    tracing::info!(
-                        "the coordinator has no budget for the origin: every slot may ask it"
-                    );
-                    self.limiter.allow_all_slots();
-                    return std::future::pending().await;
-                }
-                Ended::Lost { was_open, why } => {
-                    lost = if was_open { 0 } else { lost + 1 };
-                    tracing::debug!("the stream for the pace ended, opening another: {why}");
-                }
+            let Err(error) = self.follow().await;
+            if matches!(error, NoBudget::Never) {
+                tracing::info!(
+                    "the coordinator has no budget for the origin: every slot may ask it"
+                );
+                self.limiter.allow_all_slots();
+                return std::future::pending().await;
             }
-            sleep(REOPEN_BACKOFF.delay(lost, rand::random())).await;
+            tracing::debug!("the stream for the pace ended, opening another: {error}");
+            sleep(REOPEN_BACKOFF.delay(self.retry, rand::random())).await;
+            self.retry += 1;
         }
     }
 
-    /// Runs one stream from its first observation to its end.
-    async fn follow(&mut self) -> Ended {
-        let sent = self.limiter.take_report();
+    /// Runs one stream: sends observations and applies budgets until it breaks.
+    async fn follow(&mut self) -> Result<Infallible, NoBudget> {
         let opened = async {
-            let (observations, mut budgets) = self
+            let (observations, mut budgets, sent) = self
                 .client
-                .pace(self.session, &sent, self.limiter.first_failures.last())
+                .open_budget_stream(self.session, &self.limiter)
                 .await?;
             let first = budgets.next().await?;
-            Ok((observations, budgets, first))
+            Ok((observations, budgets, sent, first))
         };
-        match timeout(FIRST_BUDGET_TIMEOUT, opened).await {
-            Ok(Ok((observations, budgets, first))) => {
-                let Err(error) = self.exchange(observations, budgets, first, sent).await;
-                Ended::Lost {
-                    was_open: true,
-                    why: error.to_string(),
-                }
-            }
-            Ok(Err(NoBudget::Never)) => Ended::NoBudget,
-            Ok(Err(NoBudget::Now(why))) => Ended::Lost {
-                was_open: false,
-                why,
-            },
-            Err(_) => Ended::Lost {
-                was_open: false,
-                why: "no budget came in time".to_owned(),
-            },
-        }
-    }
-
-    /// Sends observations and applies budgets until the stream breaks.
-    async fn exchange(
-        &self,
-        observations: Observations,
-        mut budgets: Budgets,
-        mut budget: Budget,
-        mut sent: Observation,
-    ) -> Result<Infallible, NoBudget> {
+        let (observations, mut budgets, mut sent, mut budget) =
+            timeout(FIRST_BUDGET_TIMEOUT, opened)
+                .await
+                .unwrap_or_else(|_| Err(NoBudget::Now("no budget came in time".to_owned())))?;
+        self.retry = 0;
         let mut last = Instant::now();
         let mut is_due = false;
         // The time at which all sent observations would have been sent at the average interval.
@@ -150,9 +119,8 @@ impl Exchange {
                     last = Instant::now();
                     is_due = !self.limiter.observation().is_unchanged_since(&sent);
                 }
-                reservation = observations.reserve(), if is_due => {
-                    sent = self.limiter.take_report();
-                    reservation?.send(&sent, self.limiter.first_failures.last());
+                newest = observations.send(&self.limiter), if is_due => {
+                    sent = newest?;
                     last = Instant::now();
                     is_due = false;
                     sent_until = sent_until.max(last) + INTERVAL;
@@ -163,11 +131,8 @@ impl Exchange {
 
     /// Waits for a change to report, but not until earlier than `ahead` before `time`.
     async fn report_due_after(&self, time: Instant, ahead: Duration) {
-        sleep(
-            time.saturating_duration_since(Instant::now())
-                .saturating_sub(ahead),
-        )
-        .await;
+        let earliest = time.saturating_duration_since(Instant::now());
+        sleep(earliest.saturating_sub(ahead)).await;
         self.limiter.report_due().await;
     }
 }

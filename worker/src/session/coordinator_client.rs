@@ -7,12 +7,10 @@ use std::{sync::Arc, time::Duration};
 
 use proto::coordinator_client::CoordinatorClient as Stub;
 use shared::{
-    Wnid,
     connect::{self, Connector, CoordinatorChannel},
     ids::{LeaseToken, SessionId},
-    job::{JobOptions, JobStatus},
-    outcome::{LONGEST_MESSAGE, printable_within},
-    protocol::{self, LONG_POLL_TIMEOUT, MAX_LEASE_TTL, MIN_LEASE_TTL, RENEWALS_PER_TTL, method},
+    job::JobOptions,
+    protocol::{self, LONG_POLL_TIMEOUT, method},
     telemetry::trace::{self, WithContext},
 };
 use tokio::time::timeout;
@@ -25,30 +23,18 @@ use crate::{
     slots::{Held, Lease},
 };
 
+mod answers;
 mod budgets;
 
-pub(crate) use budgets::{Budgets, NoBudget, Observations};
+pub(crate) use answers::{Answer, Directive, JobNews, Registration, Renewed, Session};
+pub(crate) use budgets::NoBudget;
+
+use answers::{directive, session};
 
 const CALL_TIMEOUT: Duration = Duration::from_secs(8);
 /// Bytes of one answer: what is longer is refused before it is read. The longest honest one has
 /// certificates for the origin (512 KiB), and names some thousand leases.
 const LONGEST_ANSWER: usize = 1 << 20;
-/// Leases with a shorter lifetime cannot be renewed reliably.
-const SHORTEST_LEASE: Duration = Duration::from_millis(500);
-/// Shortest time between two renewals, whatever the coordinator asks for.
-const SHORTEST_RENEWAL: Duration = Duration::from_millis(100);
-
-const _: () = {
-    assert!(
-        SHORTEST_LEASE.as_millis() <= MIN_LEASE_TTL.as_millis(),
-        "a worker accepts each time to live"
-    );
-    let shortest = SHORTEST_RENEWAL.as_millis() * RENEWALS_PER_TTL as u128;
-    assert!(
-        shortest <= SHORTEST_LEASE.as_millis(),
-        "a worker renews as often as it is told to"
-    );
-};
 
 /// The generated client on its connection.
 type InterceptedStub = Stub<InterceptedService<CoordinatorChannel, WithContext>>;
@@ -60,18 +46,6 @@ pub(crate) struct Identity {
     /// Random; new for each process.
     pub(crate) nonce: [u8; 16],
     pub(crate) slots: usize,
-}
-
-/// What the worker has to do, according to the coordinator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Directive {
-    Continue,
-    /// The session is not valid any more: register again.
-    Reregister,
-    /// The coordinator is stopping: request no leases.
-    Stop,
-    /// The worker is drained: finish the held classes and leave.
-    Drain,
 }
 
 /// Why a call was not answered.
@@ -86,59 +60,6 @@ pub(crate) enum CallError {
     /// There was no answer; a later call may have one.
     #[error("{0}")]
     Unreachable(String),
-}
-
-/// Answer to `Register`.
-#[derive(Debug)]
-pub(crate) struct Registration {
-    pub(crate) session: SessionId,
-    pub(crate) epoch: u32,
-    pub(crate) ttl: Duration,
-    pub(crate) renew: Duration,
-    pub(crate) job: JobOptions,
-    /// Leases that the request named and that must be given up.
-    pub(crate) drop: Vec<LeaseToken>,
-    /// Every class of the job is settled.
-    pub(crate) job_done: bool,
-    /// The worker has to report what the target already has before it requests leases.
-    pub(crate) needs_inventory: bool,
-    /// When the request was sent.
-    pub(crate) sent: Duration,
-}
-
-/// Answer to `Acquire`.
-#[derive(Debug)]
-pub(crate) struct Acquired {
-    pub(crate) leases: Vec<Lease>,
-    pub(crate) directive: Directive,
-    pub(crate) job_done: bool,
-    pub(crate) status: JobStatus,
-    /// With [`Directive::Stop`]: why the job cannot continue; empty if the coordinator gave no
-    /// reason.
-    pub(crate) stop_reason: String,
-}
-
-/// Answer to `Report`.
-#[derive(Debug)]
-pub(crate) struct Reported {
-    pub(crate) acked: Vec<Wnid>,
-    pub(crate) directive: Directive,
-    pub(crate) job_done: bool,
-    pub(crate) status: JobStatus,
-    /// As in [`Acquired`].
-    pub(crate) stop_reason: String,
-}
-
-/// Answer to `Renew`.
-#[derive(Debug)]
-pub(crate) struct Renewed {
-    pub(crate) epoch: u32,
-    /// Leases that the request named and that must be given up.
-    pub(crate) drop: Vec<LeaseToken>,
-    pub(crate) directive: Directive,
-    pub(crate) job_done: bool,
-    /// When the request was sent.
-    pub(crate) sent: Duration,
 }
 
 /// A connection to the coordinator; clones share it.
@@ -174,7 +95,7 @@ impl CoordinatorClient {
         storage_id: String,
         held: &[Held],
         draining: bool,
-    ) -> Result<Registration, CallError> {
+    ) -> Result<Answer, CallError> {
         let request = proto::RegisterRequest {
             protocol_version: protocol::VERSION,
             worker_name: identity.name.clone(),
@@ -194,22 +115,20 @@ impl CoordinatorClient {
                 async |mut stub, request| stub.register(request).await,
             )
             .await?;
+        let session = session(&reply)?;
         let job = reply
             .job
             .ok_or_else(|| CallError::Refused("the coordinator sent no job".to_owned()))?;
-        let (ttl, renew) = terms(reply.ttl_ms, reply.renew_ms)?;
-        Ok(Registration {
-            session: SessionId(reply.session_id),
+        Ok(Answer::Registered(Box::new(Registration {
+            session,
             epoch: reply.epoch,
-            ttl,
-            renew,
             job: JobOptions::try_from(job)
                 .map_err(|error| CallError::Refused(error.to_string()))?,
             drop: tokens(&reply.drop_leases),
             job_done: is_done(reply.status.as_ref()),
             needs_inventory: reply.survey,
             sent,
-        })
+        })))
     }
 
     /// Sends a heartbeat and waits for its answer at most for `limit`.
@@ -231,27 +150,24 @@ impl CoordinatorClient {
                 stub.renew(request).await
             })
             .await?;
-        let directive = directive(reply.directive());
-        let drop = tokens(&reply.drop_leases);
         Ok(Renewed {
             epoch: reply.epoch,
-            drop,
-            directive,
-            job_done: reply.job_done,
+            drop: tokens(&reply.drop_leases),
+            directive: directive(reply.directive(), reply.job_done),
             sent,
         })
     }
 
+    /// Waits for leases of at most `max` classes.
     pub(crate) async fn acquire(
         &mut self,
         session: SessionId,
         max: usize,
         held: &[Held],
-    ) -> Result<Acquired, CallError> {
-        let max = u32::try_from(max).unwrap_or(u32::MAX);
+    ) -> Result<Answer, CallError> {
         let request = proto::AcquireRequest {
             session_id: session.0,
-            max,
+            max: u32::try_from(max).unwrap_or(u32::MAX),
             held: wire_held(held),
         };
         let reply = self
@@ -271,13 +187,10 @@ impl CoordinatorClient {
                 trace,
             })
         });
-        Ok(Acquired {
-            leases: leases.collect(),
-            directive: directive(reply.directive()),
-            job_done: reply.job_done,
-            status: reply.status.map(JobStatus::from).unwrap_or_default(),
-            stop_reason: printable_within(&reply.stop_reason, LONGEST_MESSAGE),
-        })
+        let leases = leases.collect();
+        let directive = directive(reply.directive(), reply.job_done);
+        let news = JobNews::new(directive, reply.status, &reply.stop_reason);
+        Ok(Answer::Acquired(session, leases, news))
     }
 
     pub(crate) async fn report(
@@ -286,7 +199,7 @@ impl CoordinatorClient {
         session: SessionId,
         results: &[UnreportedResult],
         requests: u64,
-    ) -> Result<Reported, CallError> {
+    ) -> Result<Answer, CallError> {
         let results = results.iter().map(|finished| proto::Result {
             wnid: finished.lease.wnid.to_string(),
             token: finished.lease.token.0,
@@ -308,13 +221,12 @@ impl CoordinatorClient {
                 async |mut stub, request| stub.report(request).await,
             )
             .await?;
-        Ok(Reported {
-            directive: directive(reply.directive()),
-            acked: wnids(&reply.acked),
-            job_done: is_done(reply.status.as_ref()),
-            status: reply.status.map(JobStatus::from).unwrap_or_default(),
-            stop_reason: printable_within(&reply.stop_reason, LONGEST_MESSAGE),
-        })
+        // Texts that are not ids were never reported.
+        let acked = reply.acked.iter().filter_map(|text| text.parse().ok());
+        let acked = acked.collect();
+        let directive = directive(reply.directive(), is_done(reply.status.as_ref()));
+        let news = JobNews::new(directive, reply.status, &reply.stop_reason);
+        Ok(Answer::Reported(session, acked, news))
     }
 
     pub(crate) async fn leave(
@@ -375,31 +287,6 @@ impl CoordinatorClient {
     }
 }
 
-/// The lifetime of leases and the interval between heartbeats. A value above the limit is lowered,
-/// which is always safe.
-fn terms(ttl_ms: u64, renew_ms: u64) -> Result<(Duration, Duration), CallError> {
-    let ttl = Duration::from_millis(ttl_ms).min(MAX_LEASE_TTL);
-    if ttl < SHORTEST_LEASE {
-        let least = SHORTEST_LEASE.as_millis();
-        return Err(CallError::Refused(format!(
-            "its leases live for {ttl_ms} ms, and a worker needs at least {least} to renew them"
-        )));
-    }
-    Ok((
-        ttl,
-        Duration::from_millis(renew_ms).clamp(SHORTEST_RENEWAL, ttl / 2),
-    ))
-}
-
-fn directive(wire: proto::Directive) -> Directive {
-    match wire {
-        proto::Directive::Unspecified | proto::Directive::Continue => Directive::Continue,
-        proto::Directive::Reregister => Directive::Reregister,
-        proto::Directive::Stop => Directive::Stop,
-        proto::Directive::Drain => Directive::Drain,
-    }
-}
-
 fn wire_held(held: &[Held]) -> Vec<proto::Held> {
     let wire = |held: &Held| proto::Held {
         bytes: held.position(),
@@ -417,42 +304,4 @@ fn is_done(status: Option<&proto::JobStatus>) -> bool {
 
 fn tokens(leases: &[proto::Held]) -> Vec<LeaseToken> {
     leases.iter().map(|lease| LeaseToken(lease.token)).collect()
-}
-
-/// Ignores texts that are not ids: they were never reported.
-fn wnids(texts: &[String]) -> Vec<Wnid> {
-    texts.iter().filter_map(|text| text.parse().ok()).collect()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_terms_of_a_session_are_within_bounds_for_any_answer() {
-        let milliseconds = Duration::from_millis;
-        for (ttl, renew, expected) in [
-            (30_000, 10_000, (milliseconds(30_000), milliseconds(10_000))),
-            (30_000, 0, (milliseconds(30_000), SHORTEST_RENEWAL)),
-            (30_000, 1, (milliseconds(30_000), SHORTEST_RENEWAL)),
-            (
-                30_000,
-                u64::MAX,
-                (milliseconds(30_000), milliseconds(15_000)),
-            ),
-            (500, 0, (milliseconds(500), SHORTEST_RENEWAL)),
-            (u64::MAX, u64::MAX, (MAX_LEASE_TTL, MAX_LEASE_TTL / 2)),
-        ] {
-            assert_eq!(terms(ttl, renew).unwrap(), expected);
-        }
-        for ttl in [0, 1, 499] {
-            let refused = terms(ttl, 0).unwrap_err().to_string();
-            assert_eq!(
-                refused,
-                format!(
-                    "its leases live for {ttl} ms, and a worker needs at least 500 to renew them"
-                )
-            );
-        }
-    }
 }

@@ -2,15 +2,10 @@
 //! leases, so that no other work can delay a renewal. It does not write to the log, because the log
 //! may be on a disk that blocks; the receiver of its results writes to the log instead.
 
-use std::{io, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
-use shared::{
-    connect::Connector,
-    ids::SessionId,
-    threads::{self, NoThread},
-};
+use shared::{connect::Connector, ids::SessionId};
 use tokio::{
-    runtime::Builder,
     sync::{mpsc, watch},
     task::JoinSet,
     time::{Instant, sleep, sleep_until},
@@ -20,8 +15,11 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use crate::{
     lease_clock::LeaseClock,
     observe::progress::Progress,
-    session::coordinator_client::{CoordinatorClient, Directive, Renewed},
-    slots::Held,
+    session::{
+        coordinator_client::{CoordinatorClient, Directive, Renewed, Session},
+        error::WorkerError,
+    },
+    slots::{Held, runtime},
 };
 
 /// Longest time that one call waits for its answer.
@@ -34,16 +32,6 @@ const RETRY_DELAYS: [Duration; TRIES as usize] = [
 ];
 /// Number of tries of one renewal.
 pub(crate) const TRIES: u32 = 3;
-
-/// A session and its terms.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Session {
-    pub(crate) id: SessionId,
-    /// Lifetime of its leases without a renewal.
-    pub(crate) ttl: Duration,
-    /// Interval between renewals.
-    pub(crate) renew: Duration,
-}
 
 /// The session and the leases to renew. The worker's loop keeps it up to date.
 #[derive(Debug, Clone, Default)]
@@ -61,17 +49,6 @@ pub(crate) struct RenewalResult {
     pub(crate) renewed: Result<Renewed, String>,
 }
 
-/// Why renewals could not be started.
-#[derive(Debug, thiserror::Error)]
-pub enum RenewalError {
-    /// Their thread could not be started.
-    #[error(transparent)]
-    Thread(#[from] NoThread),
-    /// Their runtime could not be created.
-    #[error("renew leases: {0}; allow the process more open files")]
-    Runtime(io::Error),
-}
-
 /// Handle of the renewal task.
 #[derive(Debug)]
 pub(crate) struct Renewals {
@@ -86,44 +63,29 @@ pub(crate) struct Renewals {
 /// Starts the renewal task on a thread of the given set.
 ///
 /// # Errors
-/// [`RenewalError`]. Leases expire without renewals, so the worker cannot run.
+/// [`WorkerError`]. Leases expire without renewals, so the worker cannot run.
 pub(crate) fn start(
     set: &mut JoinSet<()>,
     connector: Connector,
     clock: Arc<LeaseClock>,
     progress: Progress,
-) -> Result<Renewals, RenewalError> {
+) -> Result<Renewals, WorkerError> {
     let (beats, results) = mpsc::channel(8);
     let (renewable, to_renew) = watch::channel(RenewalState::default());
     let stop = CancellationToken::new();
     let stop_guard = stop.clone().drop_guard();
-    let (ready, started) = std::sync::mpsc::sync_channel(1);
-    threads::start(set, "renewal", move || {
-        let runtime = match Builder::new_current_thread().enable_all().build() {
-            Ok(runtime) => runtime,
-            Err(error) => return ready.send(Err(error)).unwrap_or_default(),
-        };
-        ready.send(Ok(())).unwrap_or_default();
-        let ticks = async move {
-            // The connection must belong to this thread's runtime.
-            let client = CoordinatorClient::new(&connector, Arc::clone(&clock));
-            Ticker {
-                connector,
-                client,
-                clock,
-                progress,
-                renewable: to_renew,
-                beats,
-            }
-            .run()
-            .await;
-        };
-        runtime.block_on(stop.run_until_cancelled_owned(ticks));
+    let ticker = Ticker {
+        connector,
+        client: None,
+        clock,
+        progress,
+        renewable: to_renew,
+        beats,
+    };
+    let started = runtime::start(set, "renewal", move |runtime| {
+        runtime.block_on(stop.run_until_cancelled_owned(ticker.run()));
     })?;
-    started
-        .recv()
-        .expect("the thread says how it began")
-        .map_err(RenewalError::Runtime)?;
+    started.map_err(WorkerError::Renewal)?;
     Ok(Renewals {
         renewable,
         beats: results,
@@ -134,7 +96,8 @@ pub(crate) fn start(
 /// The state of the renewal task.
 struct Ticker {
     connector: Connector,
-    client: CoordinatorClient,
+    /// The connection that the last call used. It belongs to this thread's runtime.
+    client: Option<CoordinatorClient>,
     clock: Arc<LeaseClock>,
     progress: Progress,
     renewable: watch::Receiver<RenewalState>,
@@ -179,44 +142,35 @@ impl Ticker {
                 return;
             };
             let limit = CALL_TIMEOUT.min(session.renew);
-            let renewed = match self
-                .client
-                .renew(session.id, &held, self.progress.received_bytes(), limit)
-                .await
-            {
+            let received = self.progress.received_bytes();
+            let client = self.client.get_or_insert_with(|| {
+                CoordinatorClient::new(&self.connector, Arc::clone(&self.clock))
+            });
+            let renewed = match client.renew(session.id, &held, received, limit).await {
+                Ok(renewed) if is_current(&self.clock, &renewed, session.ttl) => Ok(renewed),
+                Ok(_) => Err("a coordinator of the past answered".to_owned()),
                 Err(error) => {
-                    self.report_failure(session.id, error.to_string());
                     // If the remote host is gone, TCP would keep the connection for longer than
                     // leases live. A new connection avoids that.
-                    self.client = CoordinatorClient::new(&self.connector, Arc::clone(&self.clock));
-                    continue;
+                    self.client = None;
+                    Err(error.to_string())
                 }
-                Ok(renewed) if !is_current(&self.clock, &renewed, session.ttl) => {
-                    self.report_failure(
-                        session.id,
-                        "a coordinator of the past answered".to_owned(),
-                    );
-                    continue;
-                }
-                Ok(renewed) => renewed,
             };
-            // If the queue is full, the worker receives the next answer instead.
-            return drop(self.beats.try_send(RenewalResult {
+            let is_renewed = renewed.is_ok();
+            if !is_renewed {
+                self.progress.counters.missed_renewals.inc();
+            }
+            let result = RenewalResult {
                 session: session.id,
-                renewed: Ok(renewed),
-            }));
+                renewed,
+            };
+            // If the queue is full, the worker receives the next answer instead, and a failure is
+            // only counted.
+            self.beats.try_send(result).ok();
+            if is_renewed {
+                return;
+            }
         }
-    }
-
-    fn report_failure(&self, session: SessionId, why: String) {
-        self.progress.counters().missed_renewals.inc();
-        // If the queue is full, the failure is only counted.
-        self.beats
-            .try_send(RenewalResult {
-                session,
-                renewed: Err(why),
-            })
-            .ok();
     }
 }
 
@@ -226,9 +180,7 @@ impl Ticker {
 fn is_current(clock: &LeaseClock, renewed: &Renewed, ttl: Duration) -> bool {
     match renewed.directive {
         Directive::Reregister => clock.heard_of(renewed.epoch),
-        Directive::Continue | Directive::Stop | Directive::Drain => {
-            clock.answered(renewed.epoch, renewed.sent, ttl)
-        }
+        _ => clock.answered(renewed.epoch, renewed.sent, ttl),
     }
 }
 
@@ -254,7 +206,6 @@ mod tests {
                 epoch,
                 drop: Vec::new(),
                 directive,
-                job_done: false,
                 sent: clock.now(),
             };
             is_current(&clock, &renewed, Duration::from_secs(30))

@@ -11,7 +11,7 @@ use std::{io, sync::Arc};
 use shared::{
     Wnid,
     ids::LeaseToken,
-    listing,
+    listing::{self, Entry},
     telemetry::trace::TraceParent,
     threads::{self, NoThread},
 };
@@ -59,7 +59,7 @@ impl Inventory {
         // take its chunks. With a thread of its own it cannot occupy the pool thread that it waits
         // for.
         threads::start(&mut threads, "list", move || {
-            let target = listing.target();
+            let target = &listing.target;
             list(target, &listed)
                 .map_err(|error| target.error("list the folders", error))
                 .map(|()| Vec::new())
@@ -77,12 +77,16 @@ impl Inventory {
         self.is_over
     }
 
-    /// The next classes that are complete; `None` at the end. Cancel safe.
+    /// The next classes that are complete; none at the end, and never ready after that. Cancel
+    /// safe.
     ///
     /// # Errors
     /// If the target cannot be read. A single folder that cannot be read is skipped; the worker
     /// that leases its class reports the error.
-    pub(crate) async fn next(&mut self) -> Option<Result<Vec<UnreportedResult>, TargetError>> {
+    pub(crate) async fn next(&mut self) -> Result<Vec<UnreportedResult>, TargetError> {
+        if self.is_over {
+            return std::future::pending().await;
+        }
         loop {
             tokio::select! {
                 Some(chunk) = self.chunks.recv(), if self.threads.len() <= EXAMINERS => {
@@ -91,12 +95,12 @@ impl Inventory {
                 }
                 Some(found) = self.threads.join_next() => match found {
                     Ok(Ok(found)) if found.is_empty() => {}
-                    Ok(found) => return Some(found),
+                    Ok(found) => return found,
                     Err(error) => tracing::error!(%error, "a part of the target was not looked at"),
                 },
                 else => {
                     self.is_over = true;
-                    return None;
+                    return Ok(Vec::new());
                 }
             }
         }
@@ -105,25 +109,17 @@ impl Inventory {
 
 /// Sends the names of all class folders; stops early if the receiver was dropped.
 fn list(target: &Target, listed: &mpsc::Sender<Vec<Wnid>>) -> io::Result<()> {
-    let mut chunk = Vec::with_capacity(CHUNK);
-    for entry in listing::list(target.root())? {
-        let Some(wnid) = entry?.text().and_then(|name| name.parse().ok()) else {
-            continue;
-        };
-        chunk.push(wnid);
-        if chunk.len() == CHUNK
-            && listed
-                .blocking_send(std::mem::replace(&mut chunk, Vec::with_capacity(CHUNK)))
-                .is_err()
-        {
+    let wnid = |entry: io::Result<Entry>| match entry {
+        Ok(entry) => entry.text()?.parse().ok().map(Ok),
+        Err(error) => Some(Err(error)),
+    };
+    let mut wnids = listing::list(target.root())?.filter_map(wnid);
+    loop {
+        let chunk = wnids.by_ref().take(CHUNK).collect::<io::Result<Vec<_>>>()?;
+        if chunk.is_empty() || listed.blocking_send(chunk).is_err() {
             return Ok(());
         }
     }
-    if !chunk.is_empty() {
-        // A dropped receiver needs no names.
-        listed.blocking_send(chunk).ok();
-    }
-    Ok(())
 }
 
 fn examine(context: &JobContext, chunk: &[Wnid]) -> Result<Vec<UnreportedResult>, TargetError> {
@@ -132,7 +128,7 @@ fn examine(context: &JobContext, chunk: &[Wnid]) -> Result<Vec<UnreportedResult>
         match complete(context, *wnid) {
             Ok(Some(finished)) => found.push(finished),
             Ok(None) => {}
-            Err(error) => match storage(context.target(), "look at what is there", error) {
+            Err(error) => match storage(&context.target, "look at what is there")(error) {
                 Unfinished::Target(error) => return Err(error),
                 Unfinished::Failed(failure) => tracing::info!(%wnid, %failure, "passed over"),
                 Unfinished::Stopped => {}
@@ -147,12 +143,12 @@ fn examine(context: &JobContext, chunk: &[Wnid]) -> Result<Vec<UnreportedResult>
 /// only a lease proves that the class belongs to this job.
 fn complete(context: &JobContext, wnid: Wnid) -> io::Result<Option<UnreportedResult>> {
     let ExistingFolder::Complete(manifest) =
-        existing::inspect(context.target(), wnid, &context.job)?
+        existing::inspect(&context.target, wnid, &context.job)?
     else {
         return Ok(None);
     };
     let needs_lease =
-        context.job.delete_tar && kept_tar::written_here(context.target(), wnid)?.is_some();
+        context.job.delete_tar && kept_tar::written_here(&context.target, wnid)?.is_some();
     // No worker has leased the class.
     let lease = Lease {
         wnid,

@@ -13,8 +13,8 @@ use crate::{
     observe::progress::Progress,
     origin::{Origin, allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
     session::{
-        calls::{Answer, Calls, Refused},
-        coordinator_client::{CoordinatorClient, Identity, Registration},
+        calls::{Calls, Kind},
+        coordinator_client::{Answer, CoordinatorClient, Identity, Registration},
         error::WorkerError,
         heartbeat::{self, Renewals},
         stop_reason::for_the_coordinator,
@@ -59,18 +59,18 @@ pub(crate) async fn join(
         return Ok(None);
     };
     let mut threads = JoinSet::new();
-    let counters = Arc::clone(progress.counters());
+    let counters = Arc::clone(&progress.counters);
     let limiter = OriginLimiter::new(identity.slots, Arc::clone(&counters));
-    let open = || {
+    let opened = async {
         let job = registration.job.clone();
         let private = if config.allow_private_origin {
             PrivateOrigin::Allowed
         } else {
             PrivateOrigin::Refused
         };
-        let origin = Origin::new(&job, private, Arc::clone(&limiter));
-        let origin = origin.map_err(JobContextError::from)?;
-        let context = JobContext::open(
+        let origin =
+            Origin::new(&job, private, Arc::clone(&limiter)).map_err(JobContextError::from)?;
+        let context = Arc::new(JobContext::open(
             job,
             origin,
             target,
@@ -78,24 +78,19 @@ pub(crate) async fn join(
             identity.slots,
             counters,
             &mut threads,
-        )?;
+        )?);
         // Started before the slots, whose number is reduced if the system has too few threads.
         let renewals = heartbeat::start(&mut threads, connector.clone(), clock, progress.clone())?;
         let slots = Slots::open(
-            Arc::new(context),
+            Arc::clone(&context),
             progress.clone(),
             identity.slots,
             &mut threads,
         )?;
-        Ok::<_, WorkerError>((renewals, slots))
+        check_origin(&context, registration.session.ttl).await?;
+        Ok((renewals, slots))
     };
-    let opened = match open() {
-        Ok((renewals, slots)) => check_origin(slots.context(), registration.ttl)
-            .await
-            .map(|()| (renewals, slots)),
-        Err(error) => Err(error),
-    };
-    match opened {
+    match opened.await {
         Ok((renewals, slots)) => Ok(Some(Joined {
             calls,
             registration,
@@ -105,9 +100,8 @@ pub(crate) async fn join(
             threads,
         })),
         Err(error) => {
-            calls
-                .leave(registration.session, &for_the_coordinator(&error))
-                .await;
+            let reason = for_the_coordinator(&error);
+            calls.leave(registration.session.id, &reason).await;
             Err(error)
         }
     }
@@ -116,10 +110,8 @@ pub(crate) async fn join(
 /// Returns an error if this worker must not connect to the origin's address. A name that is not
 /// resolved in time is checked at each connection.
 async fn check_origin(context: &JobContext, ttl: Duration) -> Result<(), WorkerError> {
-    match timeout(LONGEST_LOOKUP.min(ttl / 3), context.check_origin()).await {
-        Ok(checked) => Ok(checked?),
-        Err(_) => Ok(()),
-    }
+    let checked = timeout(LONGEST_LOOKUP.min(ttl / 3), context.check_origin()).await;
+    Ok(checked.unwrap_or(Ok(()))?)
 }
 
 async fn register(
@@ -129,17 +121,15 @@ async fn register(
     shutdown: &Shutdown,
 ) -> Result<Option<Registration>, WorkerError> {
     loop {
-        calls.register(
-            identity,
-            target.storage_id(),
-            Vec::new(),
-            false,
-            Duration::ZERO,
-        );
+        calls.begin(Kind::Register, Duration::ZERO, |mut client| {
+            let identity = identity.clone();
+            let storage_id = target.storage_id();
+            async move { client.register(&identity, storage_id, &[], false).await }
+        });
         match shutdown.drain.run_until_cancelled(calls.next()).await {
             None => return Ok(None),
             Some(Some(Ok(Answer::Registered(registration)))) => return Ok(Some(*registration)),
-            Some(Some(Err(Refused(why)))) => return Err(WorkerError::Refused(why)),
+            Some(Some(Err(why))) => return Err(WorkerError::Refused(why)),
             Some(_) => {}
         }
     }

@@ -1,7 +1,9 @@
 //! The reason why a worker stops, as the coordinator shows it. Its reader is at another machine, so
 //! it names the folder and the remedy. The worker's own log has the error itself.
 
-use std::io;
+use std::io::{self, ErrorKind};
+
+use rustix::io::Errno;
 
 use crate::{
     fetch::context::JobContextError, session::error::WorkerError, storage::target::TargetError,
@@ -32,27 +34,21 @@ pub(crate) fn for_the_coordinator(error: &WorkerError) -> String {
 
 /// What an operator can do on the worker's machine.
 fn remedy(cause: &io::Error) -> &'static str {
-    match cause.kind() {
-        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => "free some space there",
-        io::ErrorKind::FileTooLarge => "raise its limit on file sizes (ulimit -f)",
-        io::ErrorKind::ReadOnlyFilesystem | io::ErrorKind::PermissionDenied => {
+    match (cause.kind(), Errno::from_io_error(cause)) {
+        (ErrorKind::StorageFull | ErrorKind::QuotaExceeded, _) => "free some space there",
+        (ErrorKind::FileTooLarge, _) => "raise its limit on file sizes (ulimit -f)",
+        (ErrorKind::ReadOnlyFilesystem | ErrorKind::PermissionDenied, _) => {
             "make that folder writable, or give the worker another one with --target"
         }
-        io::ErrorKind::NotFound => "mount that folder again",
-        _ if cause.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error()) => {
-            "check that disk"
-        }
-        _ if cause.raw_os_error() == Some(rustix::io::Errno::MFILE.raw_os_error()) => {
-            "allow the worker more open files (ulimit -n)"
-        }
+        (ErrorKind::NotFound, _) => "mount that folder again",
+        (_, Some(Errno::IO)) => "check that disk",
+        (_, Some(Errno::MFILE)) => "allow the worker more open files (ulimit -n)",
         _ => "make that folder usable, or give the worker another one with --target",
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use rustix::io::Errno;
-
     use super::*;
 
     #[test]

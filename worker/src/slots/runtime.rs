@@ -6,11 +6,12 @@
 //! threads.
 
 use std::{
+    io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
     sync::mpsc::{SyncSender, sync_channel},
 };
 
-use shared::threads;
+use shared::threads::{self, NoThread};
 use tokio::{
     runtime::{Builder, Runtime},
     sync::oneshot,
@@ -28,34 +29,43 @@ pub(crate) struct SlotRuntime {
     work: SyncSender<Work>,
 }
 
+/// Starts a thread of the given set that does `work` on a single-threaded runtime of its own. The
+/// inner error: the runtime cannot be created.
+///
+/// # Errors
+/// [`NoThread`].
+pub(crate) fn start(
+    set: &mut JoinSet<()>,
+    name: &str,
+    work: impl FnOnce(Runtime) + Send + 'static,
+) -> Result<io::Result<()>, NoThread> {
+    let (ready, started) = sync_channel(1);
+    threads::start(set, name, move || {
+        match Builder::new_current_thread().enable_all().build() {
+            Ok(runtime) => {
+                ready.send(Ok(())).unwrap_or_default();
+                work(runtime);
+            }
+            Err(error) => ready.send(Err(error)).unwrap_or_default(),
+        }
+    })?;
+    Ok(started.recv().expect("the thread says how it began"))
+}
+
 impl SlotRuntime {
     /// Starts the runtime on a thread of the given set, with its own connections to the origin.
     pub(crate) fn open(origin: &Origin, set: &mut JoinSet<()>) -> Result<Self, JobContextError> {
         let origin = origin.with_own_connections()?;
         // A slot runs one class at a time.
         let (work, asked) = sync_channel::<Work>(1);
-        let (ready, started) = sync_channel(1);
-        let thread = move || {
-            // No task of this runtime uses the blocking pool: host names are looked up on the
-            // process's runtime.
-            let runtime = match Builder::new_current_thread()
-                .enable_all()
-                .max_blocking_threads(1)
-                .build()
-            {
-                Ok(runtime) => runtime,
-                Err(error) => return ready.send(Err(error)).unwrap_or_default(),
-            };
-            ready.send(Ok(())).unwrap_or_default();
+        // No task of this runtime uses its blocking pool: host names are looked up on the
+        // process's runtime.
+        let started = start(set, "slot", move |runtime| {
             for work in asked {
                 work(&runtime, &origin);
             }
-        };
-        threads::start(set, "slot", thread)?;
-        started
-            .recv()
-            .expect("the thread says how it began")
-            .map_err(JobContextError::Runtime)?;
+        })?;
+        started.map_err(JobContextError::Runtime)?;
         Ok(Self { work })
     }
 
@@ -83,7 +93,7 @@ impl SlotRuntime {
         };
         self.work
             .send(Box::new(work))
-            .expect("the thread lives as long as the lane");
+            .expect("the thread lives as long as its handle");
         end.await
             .expect("the thread sends what came of it")
             .unwrap_or_else(|panic| resume_unwind(panic))
@@ -137,12 +147,12 @@ mod tests {
         )
         .unwrap();
         let mut set = JoinSet::new();
-        let lane = SlotRuntime::open(&origin, &mut set).unwrap();
+        let slot = SlotRuntime::open(&origin, &mut set).unwrap();
         let job = async move |origin: &Origin| {
             let mut opened = origin.open(&url, None, None, Priority::New).await.unwrap();
             opened.transfer.chunk().await.unwrap();
         };
-        lane.run(job).await;
+        slot.run(job).await;
         // The runtime still exists and is idle.
         let kind = tokio::task::spawn_blocking(move || server.join().unwrap())
             .await
@@ -151,7 +161,7 @@ mod tests {
             matches!(kind, ErrorKind::ConnectionReset | ErrorKind::BrokenPipe),
             "still open: {kind:?}"
         );
-        drop(lane);
+        drop(slot);
         set.join_next()
             .await
             .unwrap()

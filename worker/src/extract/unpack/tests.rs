@@ -95,10 +95,7 @@ impl Case {
     /// An unpacker that has received the tar up to this offset.
     fn unpacked_up_to(&self, place: u64) -> (Staging, Unpacker) {
         let staging = Staging::create(&self.target, self.wnid).unwrap();
-        let start = Start {
-            source: self.source.clone(),
-            ..Start::default()
-        };
+        let start = Start::of(self.source.clone());
         let mut unpacker = Unpacker::open(&staging, self.wnid, start, self.keep_tar).unwrap();
         self.push(&mut unpacker, 0..place);
         (staging, unpacker)
@@ -110,27 +107,15 @@ impl Case {
 
     /// Takes over, and returns the offset at which a new attempt would continue.
     fn resume_offset(&self) -> u64 {
-        self.take_over()
-            .1
-            .map_or(0, |checkpoint| checkpoint.position)
+        let (_, checkpoint) = self.take_over();
+        checkpoint.map_or(0, |checkpoint| checkpoint.start.offset)
     }
 
     /// Opens an unpacker that continues where an earlier one ended.
     fn resume(&self) -> (Staging, u64, Unpacker) {
         let (staging, checkpoint) = self.take_over();
-        let Checkpoint {
-            source,
-            files,
-            begun,
-            position,
-            ..
-        } = checkpoint.expect("something is left");
-        let start = Start {
-            source,
-            files,
-            begun,
-            offset: position,
-        };
+        let Checkpoint { start, .. } = checkpoint.expect("something is left");
+        let position = start.offset;
         let unpacker = Unpacker::open(&staging, self.wnid, start, self.keep_tar).unwrap();
         (staging, position, unpacker)
     }
@@ -350,8 +335,10 @@ fn a_kill_during_a_takeover_loses_neither_files_nor_parts() {
 
         let (_, checkpoint) = case.take_over();
         let Checkpoint {
-            position, parts, ..
+            start: resumed,
+            parts,
         } = checkpoint.unwrap();
+        let position = resumed.offset;
         assert!(
             position >= noted && position > case.long.start,
             "{position}"

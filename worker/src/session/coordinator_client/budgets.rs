@@ -10,7 +10,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
 use super::CoordinatorClient;
-use crate::origin::limiter::{Budget, Observation};
+use crate::origin::limiter::{Budget, Observation, OriginLimiter};
 
 /// Limits for the observation interval that the coordinator sets.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
@@ -34,58 +34,50 @@ pub(crate) struct Observations {
     session: SessionId,
 }
 
-/// A reserved slot in the stream for one observation.
-pub(crate) struct Reservation<'stream> {
-    permit: mpsc::Permit<'stream, proto::Observation>,
-    session: SessionId,
-}
-
 /// The receiving half of a session's stream. Each budget replaces the one before.
 #[derive(Debug)]
 pub(crate) struct Budgets(Streaming<proto::Budget>);
 
 impl CoordinatorClient {
-    /// Opens the stream. Unlike the unary calls it has no deadline of its own.
-    pub(crate) async fn pace(
+    /// Opens the stream with a first observation, and returns that as well. Unlike the unary calls
+    /// it has no deadline of its own.
+    pub(crate) async fn open_budget_stream(
         &mut self,
         session: SessionId,
-        first: &Observation,
-        first_failure: String,
-    ) -> Result<(Observations, Budgets), NoBudget> {
+        limiter: &OriginLimiter,
+    ) -> Result<(Observations, Budgets, Observation), NoBudget> {
         let (sender, stream) = mpsc::channel(1);
-        sender
-            .try_send(wire_observation(session, first, first_failure))
-            .expect("there is room for one");
-        let budgets = self
-            .stub
-            .pace(ReceiverStream::new(stream))
-            .await?
-            .into_inner();
-        Ok((Observations { sender, session }, Budgets(budgets)))
+        let observations = Observations { sender, session };
+        let first = observations.send(limiter).await?;
+        let budgets = self.stub.pace(ReceiverStream::new(stream)).await?;
+        Ok((observations, Budgets(budgets.into_inner()), first))
     }
 }
 
 impl Observations {
-    /// Waits until an observation can be sent. The caller then sends its newest observation. Cancel
+    /// Waits until an observation can be sent; then takes, sends and returns the newest one. Cancel
     /// safe.
-    pub(crate) async fn reserve(&self) -> Result<Reservation<'_>, NoBudget> {
+    pub(crate) async fn send(&self, limiter: &OriginLimiter) -> Result<Observation, NoBudget> {
         let permit = self
             .sender
             .reserve()
             .await
             .map_err(|_| NoBudget::Now("the stream has ended".to_owned()))?;
-        Ok(Reservation {
-            permit,
-            session: self.session,
-        })
-    }
-}
-
-impl Reservation<'_> {
-    /// Sends an observation. `first_failure`: why the origin has not answered yet; empty if it has.
-    pub(crate) fn send(self, observation: &Observation, first_failure: String) {
-        self.permit
-            .send(wire_observation(self.session, observation, first_failure));
+        let observation = limiter.take_report();
+        permit.send(proto::Observation {
+            session_id: self.session.0,
+            seen_version: observation.budget_version,
+            open: observation.open,
+            flowing: observation.flowing,
+            wanted: observation.wanted,
+            received_bytes: observation.received,
+            requests: observation.requests,
+            cuts: observation.cuts,
+            refusals: observation.refusals,
+            retry_after_ms: u64::try_from(observation.retry_after.as_millis()).unwrap_or(u64::MAX),
+            first_trouble: limiter.first_failures.last(),
+        });
+        Ok(observation)
     }
 }
 
@@ -113,25 +105,5 @@ impl From<Status> for NoBudget {
             Code::Unimplemented | Code::PermissionDenied => Self::Never,
             _ => Self::Now(connect::reason(&status)),
         }
-    }
-}
-
-fn wire_observation(
-    session: SessionId,
-    observation: &Observation,
-    first_failure: String,
-) -> proto::Observation {
-    proto::Observation {
-        session_id: session.0,
-        seen_version: observation.budget_version,
-        open: observation.open,
-        flowing: observation.flowing,
-        wanted: observation.wanted,
-        received_bytes: observation.received,
-        requests: observation.requests,
-        cuts: observation.cuts,
-        refusals: observation.refusals,
-        retry_after_ms: u64::try_from(observation.retry_after.as_millis()).unwrap_or(u64::MAX),
-        first_trouble: first_failure,
     }
 }

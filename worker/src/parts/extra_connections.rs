@@ -2,15 +2,13 @@
 //! own, and how much work it has for them. The worker grants free slots, the transfer reports its
 //! demand.
 
-use std::sync::{Mutex, PoisonError};
-
 use tokio::sync::watch;
 
 /// The grant and the demand of one transfer, shared by the worker's loop and the transfer.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(crate) struct ExtraConnections {
     granted: watch::Sender<usize>,
-    appetite: Mutex<Demand>,
+    demand: watch::Sender<Demand>,
 }
 
 /// The work that a transfer has for extra connections.
@@ -23,15 +21,6 @@ pub(crate) struct Demand {
     /// Extra connections that are fetching now. They keep their slots before others get one, so
     /// that their requests are not interrupted.
     pub(crate) at_work: usize,
-}
-
-impl Default for ExtraConnections {
-    fn default() -> Self {
-        Self {
-            granted: watch::Sender::new(0),
-            appetite: Mutex::default(),
-        }
-    }
 }
 
 impl ExtraConnections {
@@ -47,35 +36,31 @@ impl ExtraConnections {
     }
 
     /// Sets the demand of the transfer.
-    pub(crate) fn want(&self, appetite: Demand) {
-        *self.appetite.lock().unwrap_or_else(PoisonError::into_inner) = appetite;
+    pub(crate) fn want(&self, demand: Demand) {
+        self.demand.send_replace(demand);
     }
 
     /// The demand that the transfer last set.
-    pub(crate) fn appetite(&self) -> Demand {
-        *self.appetite.lock().unwrap_or_else(PoisonError::into_inner)
+    pub(crate) fn demand(&self) -> Demand {
+        *self.demand.borrow()
     }
 }
 
 /// Distributes `free` slots over the transfers. First each transfer keeps the extra connections
 /// that are fetching. Each further slot goes to the transfer with the most bytes left per
 /// connection, if every connection would have at least `least` bytes.
-pub(crate) fn shares(mut free: usize, appetites: &[Demand]) -> Vec<usize> {
-    let mut shares = Vec::with_capacity(appetites.len());
-    for appetite in appetites {
-        shares.push(appetite.at_work.min(free));
-        free -= appetite.at_work.min(free);
-    }
+pub(crate) fn shares(mut free: usize, demands: &[Demand]) -> Vec<usize> {
+    let keeps = |demand: &Demand| {
+        let kept = demand.at_work.min(free);
+        free -= kept;
+        kept
+    };
+    let mut shares: Vec<usize> = demands.iter().map(keeps).collect();
     for _ in 0..free {
-        let each = |(index, appetite): (usize, &Demand)| {
-            (appetite.left / (shares[index] as u64 + 2), index)
-        };
-        let candidates = appetites
-            .iter()
-            .enumerate()
-            .map(|(index, appetite)| (each((index, appetite)), appetite.least));
-        let worthwhile = candidates.filter(|((bytes, _), least)| *bytes >= (*least).max(1));
-        let Some(((_, index), _)) = worthwhile.max() else {
+        let each = demands.iter().zip(&shares).enumerate();
+        let each = each.map(|(index, (demand, share))| (demand.left / (*share as u64 + 2), index));
+        let worthwhile = each.filter(|(bytes, index)| *bytes >= demands[*index].least.max(1));
+        let Some((_, index)) = worthwhile.max() else {
             break;
         };
         shares[index] += 1;
@@ -119,12 +104,12 @@ mod tests {
 
     #[tokio::test]
     async fn a_grant_notifies_once() {
-        let spare = ExtraConnections::default();
-        let mut granted = spare.granted();
-        spare.grant(2);
+        let extra = ExtraConnections::default();
+        let mut granted = extra.granted();
+        extra.grant(2);
         granted.changed().await.unwrap();
         assert_eq!(*granted.borrow_and_update(), 2);
-        spare.grant(2);
+        extra.grant(2);
         assert!(!granted.has_changed().unwrap());
     }
 }
