@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use serde::Serialize;
 use shared::{
     exit_code::Exit,
-    job_line::{Screen, short},
+    job_line::Screen,
     manual::{Manual, ManualError},
     shutdown::Shutdown,
 };
@@ -54,16 +54,14 @@ pub enum CommandError {
     JobDone,
     /// Standard output cannot be written.
     #[error("write to standard output: {0}")]
-    Say(io::Error),
+    Output(#[from] io::Error),
 }
 
 impl CommandError {
     /// The reader of the output has closed the pipe. This is not an error.
     fn is_closed_pipe(&self) -> bool {
         match self {
-            Self::Say(error)
-            | Self::Verify(VerifyError::Output(error))
-            | Self::Init(InitError::Say(error)) => error.kind() == io::ErrorKind::BrokenPipe,
+            Self::Output(error) => error.kind() == io::ErrorKind::BrokenPipe,
             Self::Manual(error) => error.is_closed_pipe(),
             _ => false,
         }
@@ -102,12 +100,16 @@ async fn execute(
     };
     for warning in coordinator
         .map(CoordinatorArgs::warnings)
-        .unwrap_or_default()
+        .into_iter()
+        .flatten()
     {
         screen.write(format!("warning: {warning}\n").as_bytes());
     }
     Ok(match command {
-        Command::Init(arguments) => init::init(&arguments, &mut out).map(|()| Exit::Done)?,
+        Command::Init(arguments) => {
+            write_line(&mut out, &init::init(&arguments)?)?;
+            Exit::Done
+        }
         Command::Status(arguments) => status::run(&arguments, screen, shutdown, &mut out).await?,
         Command::Retry(arguments) => {
             interruptible(admin::retry(&arguments, &mut out), shutdown).await?
@@ -136,9 +138,8 @@ fn write_manual(manual: &Manual, out: &mut impl Write) -> Result<(), CommandErro
     let mut script = Vec::new();
     manual.write(Config::manual(), &mut script)?;
     let script = completions::with_workers(&shell.to_string(), &String::from_utf8_lossy(&script));
-    out.write_all(script.as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(CommandError::Say)
+    out.write_all(script.as_bytes())?;
+    Ok(out.flush()?)
 }
 
 async fn interruptible(
@@ -152,19 +153,13 @@ async fn interruptible(
 }
 
 /// Writes one line of the results and flushes it, because a reader may wait for it.
-fn tell(out: &mut impl Write, line: &str) -> io::Result<()> {
+fn write_line(out: &mut impl Write, line: &str) -> io::Result<()> {
     writeln!(out, "{line}")?;
     out.flush()
 }
 
 fn json(value: &impl Serialize) -> String {
     serde_json::to_string(value).expect("numbers and texts are JSON")
-}
-
-/// Bytes with a decimal unit.
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn bytes(bytes: u64) -> String {
-    format!("{}B", short(bytes as f64))
 }
 
 #[cfg(test)]

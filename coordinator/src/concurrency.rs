@@ -36,6 +36,7 @@ pub use observation::Observation;
 use overload::{CutReport, Diagnosis, OverloadDetector};
 use refusals::Refusals;
 pub use status::ConcurrencyStatus;
+pub(crate) use status::as_milliseconds;
 use throughput_meter::ThroughputMeter;
 use totals::FleetTotals;
 use wait_probe::WaitProbes;

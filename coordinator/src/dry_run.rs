@@ -6,7 +6,6 @@ use shared::{
     class_list::ClassList,
     exit_code::Exit,
     job::JobOptions,
-    job_line::short,
     outcome::Failure,
     threads::{self, NoThread},
 };
@@ -16,7 +15,10 @@ use worker::{
     forecast::{self, Forecast, Sample},
 };
 
-use crate::config::Plan;
+use crate::{
+    config::Plan,
+    wording::{bytes, counted},
+};
 
 /// Maximum number of classes whose lengths are requested from the origin.
 const SAMPLE: usize = 40;
@@ -63,12 +65,7 @@ pub(crate) async fn run(
     mut out: impl Write,
 ) -> Result<Exit, DryRunError> {
     let forecast = inspect(&plan.target, classes, &plan.job).await?;
-    let to_ask: Vec<_> = forecast
-        .missing
-        .iter()
-        .chain(&forecast.unproved)
-        .copied()
-        .collect();
+    let to_ask = [&forecast.missing[..], &forecast.unproved].concat();
     let sample = forecast::sample(&plan.job, &to_ask, SAMPLE, plan.ceilings.connections).await?;
     let text = describe(&plan.target, classes, &forecast, &sample);
     out.write_all(text.as_bytes())
@@ -96,11 +93,8 @@ async fn inspect(
     threads::start(&mut looking, "look", move || {
         forecast::look(&path, &wnids, &job)
     })?;
-    let looked = looking
-        .join_next()
-        .await
-        .expect("it was started")
-        .expect("it does not panic");
+    let looked = looking.join_next().await.expect("it was started");
+    let looked = looked.expect("it does not panic");
     looked.map_err(|source| DryRunError::Target {
         path: target.display().to_string(),
         source,
@@ -119,13 +113,11 @@ fn describe(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sa
         (invalid > 0).then(|| format!("{} without a class id", counted(invalid, "row", "rows")));
     let twice = classes.duplicates;
     let twice = (twice > 0).then(|| counted(twice, "duplicate row", "duplicate rows"));
-    lines.push(
-        [Some(listed), invalid, twice]
-            .into_iter()
-            .flatten()
-            .collect::<Vec<_>>()
-            .join(", "),
-    );
+    let rows: Vec<String> = [Some(listed), invalid, twice]
+        .into_iter()
+        .flatten()
+        .collect();
+    lines.push(rows.join(", "));
     lines.push(format!(
         "{} complete in {target}: skipped",
         forecast.complete.len()
@@ -171,18 +163,21 @@ fn differing(forecast: &Forecast) -> Vec<String> {
     if *differing == 0 {
         return Vec::new();
     }
-    let (folders, manifests) = match differing {
-        1 => ("1 class folder differs".to_owned(), "its manifest"),
-        count => (format!("{count} class folders differ"), "their manifests"),
+    let folders = counted(*differing, "class folder differs", "class folders differ");
+    let manifests = if *differing == 1 {
+        "its manifest"
+    } else {
+        "their manifests"
     };
     let said = format!(
         "  {folders} from {manifests} and will be replaced; files that are not in {manifests} will be kept beside the target"
     );
     let untold = differing - differences.len() as u64;
     let untold = (untold > 0).then(|| format!("    and {untold} more"));
+    let differences = differences.iter().map(|line| format!("    {line}"));
     [said]
         .into_iter()
-        .chain(differences.iter().map(|line| format!("    {line}")))
+        .chain(differences)
         .chain(untold)
         .collect()
 }
@@ -208,17 +203,8 @@ fn to_download(forecast: &Forecast, sample: &Sample) -> String {
 /// The failure's message without the URL, which differs for each class.
 fn cause(failure: &Failure) -> String {
     let text = failure.to_string();
-    text.split(" for url: ")
-        .next()
-        .unwrap_or_default()
+    let message = text.split_once(" for url: ");
+    message
+        .map_or(text.as_str(), |(message, _)| message)
         .to_owned()
-}
-
-fn counted(count: u64, one: &str, more: &str) -> String {
-    format!("{count} {}", if count == 1 { one } else { more })
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn bytes(bytes: u64) -> String {
-    format!("{}B", short(bytes as f64))
 }

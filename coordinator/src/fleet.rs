@@ -2,9 +2,10 @@
 
 use std::time::Duration;
 
+use serde::Serialize;
 use shared::{Wnid, job::JobStatus, job_line::short, outcome::Failure};
 
-use crate::concurrency::ConcurrencyStatus;
+use crate::concurrency::{ConcurrencyStatus, as_milliseconds};
 
 /// The fleet at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,7 +21,8 @@ pub struct Fleet {
 }
 
 /// What the coordinator is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum Phase {
     /// Workers get leases.
     Running,
@@ -37,8 +39,9 @@ pub enum Phase {
     Stopping,
 }
 
-/// A worker as the coordinator sees it.
-#[derive(Debug, Clone, PartialEq, Eq)]
+/// A worker as the coordinator sees it. Its JSON form is that of `coordinator status --json`, whose
+/// help documents the names of the fields, so they are stable.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct WorkerView {
     /// Its name.
     pub name: String,
@@ -58,8 +61,10 @@ pub struct WorkerView {
     /// Bytes received from the origin since its process started.
     pub received_bytes: u64,
     /// Time since its last call.
+    #[serde(rename = "silent_ms", serialize_with = "as_milliseconds")]
     pub silent: Duration,
     /// Id of its storage; empty if unknown.
+    #[serde(rename = "storage_id")]
     pub storage: String,
     /// Version of its program.
     pub build: String,
@@ -99,7 +104,8 @@ pub struct ClassPage {
 }
 
 /// Whether a worker gets leases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// Gets leases.
     Active,

@@ -29,6 +29,7 @@ pub mod dry_run;
 mod job;
 pub mod summary;
 mod version;
+mod wording;
 
 use std::io;
 

@@ -54,22 +54,43 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
         .map_err(|_| "it takes an IP address and a port, like 127.0.0.1:8080".to_owned())
 }
 
-/// Why the server cannot listen.
+/// Why a server cannot listen.
 #[derive(Debug, thiserror::Error)]
 pub enum HttpError {
     /// Another program has the address.
     #[error(
-        "listen on {0}: the address is in use; stop the other program, or give another address with --http"
+        "listen on {address}: the address is in use; stop the other program, or give another address with {flag}"
     )]
-    AddressInUse(SocketAddr),
+    AddressInUse {
+        /// The address.
+        address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
+    },
     /// The address cannot be used.
-    #[error("listen on {address}: {source}; give another address with --http")]
+    #[error("listen on {address}: {source}; give another address with {flag}")]
     Listen {
         /// The address.
         address: SocketAddr,
+        /// The flag that sets it.
+        flag: &'static str,
         /// The error of the operating system.
         source: io::Error,
     },
+}
+
+impl HttpError {
+    /// Why `address`, which `flag` sets, could not be bound.
+    pub fn at(address: SocketAddr, flag: &'static str, source: io::Error) -> Self {
+        match source.kind() {
+            io::ErrorKind::AddrInUse => Self::AddressInUse { address, flag },
+            _ => Self::Listen {
+                address,
+                flag,
+                source,
+            },
+        }
+    }
 }
 
 /// The state of a program that the server exposes.
@@ -105,10 +126,7 @@ pub fn listen(
     }
     bound
         .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
-        .map_err(|source| match source.kind() {
-            io::ErrorKind::AddrInUse => HttpError::AddressInUse(address),
-            _ => HttpError::Listen { address, source },
-        })
+        .map_err(|source| HttpError::at(address, "--http", source))
 }
 
 /// The line for people with the address of the server.

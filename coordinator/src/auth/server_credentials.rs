@@ -221,7 +221,7 @@ mod tests {
             worker_token_file: None,
             if_missing: false,
         };
-        crate::commands::init::init(&arguments, &mut Vec::new()).unwrap();
+        crate::commands::init::init(&arguments).unwrap();
         let path = |name| folder.path().join(name);
         let tls = |client_authority| {
             Some(TlsFiles {

@@ -5,11 +5,12 @@ use std::{collections::BTreeSet, io::Write, time::Duration};
 
 use shared::{Wnid, exit_code::Exit};
 
-use super::{CommandError, tell};
+use super::{CommandError, write_line};
 use crate::{
     config::{DrainArgs, ResumeArgs, RetryArgs},
     dispatcher::Retried,
     rpc::admin::client::Client,
+    wording::counted,
 };
 
 /// Makes failed classes pending again.
@@ -17,21 +18,16 @@ pub(super) async fn retry(
     arguments: &RetryArgs,
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
-    let mut client = Client::new(&arguments.coordinator)?;
+    let client = Client::new(&arguments.coordinator)?;
     // Duplicates count once.
-    let named: Vec<Wnid> = arguments
-        .wnids
-        .iter()
-        .copied()
-        .collect::<BTreeSet<_>>()
-        .into_iter()
-        .collect();
+    let named: BTreeSet<Wnid> = arguments.wnids.iter().copied().collect();
+    let named = Vec::from_iter(named);
     let retried = client.retry(&named).await?;
     // A job that is done cannot be reopened.
     if retried.classes == 0 && client.fleet().await?.fleet.job.is_done() {
         return Err(CommandError::JobDone);
     }
-    tell(out, &retried_in_words(retried, named.len())).map_err(CommandError::Say)?;
+    write_line(out, &retried_in_words(retried, named.len()))?;
     Ok(Exit::Done)
 }
 
@@ -44,27 +40,37 @@ fn retried_in_words(
 ) -> String {
     let said = match retried {
         0 => "no failed class to try again".to_owned(),
-        1 => "1 failed class is tried again".to_owned(),
-        _ => format!("{retried} failed classes are tried again"),
+        _ => counted(
+            retried,
+            "failed class is tried again",
+            "failed classes are tried again",
+        ),
     };
     match (named as u64).saturating_sub(retried) {
         0 if named == 0 => said + &invalid_in_words(invalid_rows),
         0 => said,
-        1 => format!("{said}; 1 of those named has not failed"),
-        others => format!("{said}; {others} of those named have not failed"),
+        others => {
+            let others = counted(
+                others,
+                "of those named has not failed",
+                "of those named have not failed",
+            );
+            format!("{said}; {others}")
+        }
     }
 }
 
 /// Rows of the list that count as failed and cannot be retried.
 fn invalid_in_words(rows: u64) -> String {
-    match rows {
-        0 => String::new(),
-        1 => "; 1 row of the list holds no class id and stays failed until the list is corrected"
-            .to_owned(),
-        _ => format!(
-            "; {rows} rows of the list hold no class id and stay failed until the list is corrected"
-        ),
+    if rows == 0 {
+        return String::new();
     }
+    let rows = counted(
+        rows,
+        "row of the list holds no class id and stays",
+        "rows of the list hold no class id and stay",
+    );
+    format!("; {rows} failed until the list is corrected")
 }
 
 /// Asks a worker to finish its leases and exit.
@@ -79,7 +85,7 @@ pub(super) async fn drain(
         "worker {} takes nothing new, finishes what it holds and ends",
         arguments.name
     );
-    tell(out, &line).map_err(CommandError::Say)?;
+    write_line(out, &line)?;
     Ok(Exit::Done)
 }
 
@@ -89,7 +95,7 @@ pub(super) async fn resume(
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
     let left = Client::new(&arguments.coordinator)?.resume().await?;
-    tell(out, &resumed_in_words(left)).map_err(CommandError::Say)?;
+    write_line(out, &resumed_in_words(left))?;
     Ok(Exit::Done)
 }
 

@@ -6,10 +6,11 @@ use std::io::Write;
 use serde::Serialize;
 use shared::job::JobStatus;
 
-use super::{CommandError, bytes, json, tell};
+use super::{CommandError, json, write_line};
 use crate::{
     fleet::{ClassView, ListedState},
     rpc::admin::client::Client,
+    wording::{bytes, counted},
 };
 
 /// The JSON output of a class. The help documents the names of the fields, so they are stable.
@@ -32,7 +33,7 @@ enum ClassJson<'class> {
 
 /// Writes both lists.
 pub(super) async fn list(
-    client: &mut Client,
+    client: &Client,
     job: &JobStatus,
     as_json: bool,
     out: &mut impl Write,
@@ -46,7 +47,7 @@ pub(super) async fn list(
         loop {
             let page = client.classes(state, after).await?;
             if listed == 0 && !page.classes.is_empty() && !as_json {
-                tell(out, heading).map_err(CommandError::Say)?;
+                write_line(out, heading)?;
             }
             for class in &page.classes {
                 let line = if as_json {
@@ -54,7 +55,7 @@ pub(super) async fn list(
                 } else {
                     in_words(class)
                 };
-                tell(out, &line).map_err(CommandError::Say)?;
+                write_line(out, &line)?;
             }
             listed += page.classes.len() as u64;
             after = page.classes.last().map(|class| class.wnid);
@@ -64,13 +65,9 @@ pub(super) async fn list(
         }
         let rows = job.failed.saturating_sub(listed);
         if state == ListedState::Failed && rows > 0 && !as_json {
-            let which = if rows == 1 {
-                "1 row of the list holds"
-            } else {
-                &format!("{rows} rows of the list hold")
-            };
-            let more = format!("{which} no class id and failed: the failure log names them");
-            tell(out, &more).map_err(CommandError::Say)?;
+            let rows = counted(rows, "row of the list holds", "rows of the list hold");
+            let more = format!("{rows} no class id and failed: the failure log names them");
+            write_line(out, &more)?;
         }
     }
     Ok(())

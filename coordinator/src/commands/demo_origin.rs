@@ -4,7 +4,7 @@ use std::io::Write;
 
 use shared::exit_code::Exit;
 
-use super::{CommandError, tell};
+use super::{CommandError, write_line};
 use crate::{config::DemoOriginArgs, demo::Demo};
 
 /// Serves until it is dropped or an error occurs.
@@ -13,15 +13,14 @@ pub(super) async fn run(
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
     let demo = Demo::listen(arguments.listen, arguments.class_takes).await?;
-    tell(
+    write_line(
         out,
         &format!(
             "serving {} classes, for --url {}",
             demo.wnids.len(),
             demo.url
         ),
-    )
-    .map_err(CommandError::Say)?;
+    )?;
     demo.served().await?;
     Ok(Exit::CouldNotRun)
 }

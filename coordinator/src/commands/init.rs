@@ -6,9 +6,10 @@
 //! are renewed.
 
 use std::{
+    collections::BTreeSet,
     fs::{DirBuilder, OpenOptions},
     io::{self, Write},
-    net::IpAddr,
+    net::{IpAddr, Ipv6Addr},
     os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
@@ -106,9 +107,6 @@ pub enum InitError {
     /// A certificate cannot be created.
     #[error("make certificates: {0}; look at the names given with --advertise")]
     Certificate(#[from] rcgen::Error),
-    /// The next steps cannot be printed.
-    #[error("write to standard output: {0}")]
-    Say(io::Error),
 }
 
 /// A file to be written: its name, its content, and whether other users may read it.
@@ -119,21 +117,25 @@ const SERVER: [&str; 2] = ["server.pem", "server.key"];
 const TOKENS: [&str; 4] = ["tokens", WORKER_TOKEN, "viewer.token", "admin.token"];
 const WORKER_TOKEN: &str = "worker.token";
 
-/// Creates what is missing and prints the next steps.
+/// Creates what is missing and returns the next steps.
 ///
 /// # Errors
 /// [`InitError`]; what was written before stays.
-pub(crate) fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), InitError> {
+pub(crate) fn init(arguments: &InitArgs) -> Result<String, InitError> {
     let folder = &arguments.dir;
-    check_folder(folder, "--dir")?;
-    if let Some(file) = &arguments.worker_token_file {
-        check_folder(file.parent().unwrap_or(file), "--worker-token-file")?;
+    let token_file = arguments.worker_token_file.as_deref();
+    let token_folder =
+        token_file.map(|file| (file.parent().unwrap_or(file), "--worker-token-file"));
+    let folders = [(folder.as_path(), "--dir")]
+        .into_iter()
+        .chain(token_folder);
+    for (folder, flag) in folders.clone() {
+        check_folder(folder, flag)?;
     }
     let [certificate, key] = AUTHORITY.map(|name| folder.join(name));
     let [has_server, has_tokens] = [has_all(arguments, &SERVER)?, has_all(arguments, &TOKENS)?];
     if arguments.if_missing && has_server && has_tokens && is_there(&certificate) {
-        return writeln!(out, "Everything is in {} already.", folder.display())
-            .map_err(InitError::Say);
+        return Ok(format!("Everything is in {} already.", folder.display()));
     }
     if is_there(&certificate) && !is_there(&key) {
         return Err(InitError::NoKey { path: key });
@@ -163,26 +165,20 @@ pub(crate) fn init(arguments: &InitArgs, out: &mut impl Write) -> Result<(), Ini
     if !has_tokens {
         tokens(&authority, &mut files);
     }
-    make_folder(folder, "--dir")?;
-    if let Some(file) = &arguments.worker_token_file {
-        make_folder(file.parent().unwrap_or(file), "--worker-token-file")?;
+    for (folder, flag) in folders {
+        make_folder(folder, flag)?;
     }
     for (name, content, is_public) in &files {
         write(&file(arguments, name), content, *is_public)?;
     }
-    out.write_all(next_steps(arguments, &files).as_bytes())
-        .and_then(|()| out.flush())
-        .map_err(InitError::Say)
+    Ok(next_steps(arguments, &files))
 }
 
 /// Creates a folder if it is missing, and checks it afterwards: another user may have created it in
 /// between.
 fn make_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
     let created = DirBuilder::new().recursive(true).mode(0o700).create(folder);
-    created.map_err(|source| InitError::Write {
-        path: folder.to_owned(),
-        source,
-    })?;
+    created.map_err(|source| not_written(folder, source))?;
     check_folder(folder, flag)
 }
 
@@ -194,36 +190,34 @@ fn check_folder(folder: &Path, flag: &'static str) -> Result<(), InitError> {
         folder
     };
     check_private_folder(folder).map_err(|source| {
-        let folder = folder.to_owned();
-        if is_refused(&source) {
-            InitError::OpenFolder {
-                folder,
-                source,
-                flag,
-            }
-        } else {
-            InitError::Write {
-                path: folder,
-                source,
-            }
+        if !is_refused(&source) {
+            return not_written(folder, source);
+        }
+        InitError::OpenFolder {
+            folder: folder.to_owned(),
+            source,
+            flag,
         }
     })
 }
 
+fn not_written(path: &Path, source: io::Error) -> InitError {
+    InitError::Write {
+        path: path.to_owned(),
+        source,
+    }
+}
+
 /// Whether all of the files exist. It is an error if only some do.
 fn has_all(arguments: &InitArgs, names: &[&str]) -> Result<bool, InitError> {
-    let is_there = |name: &&&str| is_there(&file(arguments, name));
-    match names.iter().filter(is_there).count() {
+    let existing = names.iter().map(|name| file(arguments, name));
+    let mut existing: Vec<PathBuf> = existing.filter(|path| is_there(path)).collect();
+    match existing.len() {
         0 => Ok(false),
         count if count == names.len() => Ok(true),
-        _ => {
-            let path = names
-                .iter()
-                .find(is_there)
-                .map(|name| file(arguments, name))
-                .unwrap_or_default();
-            Err(InitError::Exists { path })
-        }
+        _ => Err(InitError::Exists {
+            path: existing.swap_remove(0),
+        }),
     }
 }
 
@@ -293,15 +287,13 @@ fn server(
     advertise: &[String],
     files: &mut Vec<NewFile>,
 ) -> Result<(), InitError> {
-    let own = host_name();
-    let names = ["localhost", "127.0.0.1", "::1", &own]
+    let local = ["localhost", "127.0.0.1", "::1"].map(str::to_owned);
+    let names: BTreeSet<String> = local
         .into_iter()
-        .map(str::to_owned)
-        .chain(advertise.iter().cloned());
-    let mut names: Vec<String> = names.collect();
-    names.sort();
-    names.dedup();
-    let mut params = CertificateParams::new(names)?;
+        .chain([host_name()])
+        .chain(advertise.iter().cloned())
+        .collect();
+    let mut params = CertificateParams::new(Vec::from_iter(names))?;
     params
         .distinguished_name
         .push(DnType::CommonName, "imagenet coordinator");
@@ -331,10 +323,11 @@ fn tokens(authority: &Signer, files: &mut Vec<NewFile>) {
         admin.reveal()
     );
     let alone = [worker, viewer, admin].map(|token| format!("{}\n", token.reveal()));
+    let contents = [all].into_iter().chain(alone);
     files.extend(
         TOKENS
             .into_iter()
-            .zip([all].into_iter().chain(alone))
+            .zip(contents)
             .map(|(name, content)| (name, content, false)),
     );
 }
@@ -357,36 +350,21 @@ fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {
             io::ErrorKind::AlreadyExists => InitError::Exists {
                 path: path.to_owned(),
             },
-            _ => InitError::Write {
-                path: path.to_owned(),
-                source,
-            },
+            _ => not_written(path, source),
         })
 }
 
 fn next_steps(arguments: &InitArgs, files: &[NewFile]) -> String {
-    let made = files
-        .iter()
-        .map(|(name, ..)| *name)
-        .collect::<Vec<_>>()
-        .join(", ");
+    let made: Vec<&str> = files.iter().map(|(name, ..)| *name).collect();
+    let made = made.join(", ");
     let folder = arguments.dir.display();
     let worker_token = file(arguments, WORKER_TOKEN);
     let worker_token = worker_token.display();
-    let host = arguments
-        .advertise
-        .iter()
-        .find(|host| can_be_reached(host))
-        .cloned()
-        .unwrap_or_else(host_name);
-    let host = if host
-        .parse::<IpAddr>()
-        .is_ok_and(|address| address.is_ipv6())
-    {
-        format!("[{host}]")
-    } else {
-        host
-    };
+    let host = arguments.advertise.iter().find(|host| can_be_reached(host));
+    let mut host = host.cloned().unwrap_or_else(host_name);
+    if host.parse::<Ipv6Addr>().is_ok() {
+        host = format!("[{host}]");
+    }
     format!(
         "Made in {folder}: {made}.\n\
          \n\
@@ -400,7 +378,7 @@ fn next_steps(arguments: &InitArgs, files: &[NewFile]) -> String {
          \n    coordinator status --connect https://{host}:{DEFAULT_PORT} --token-file {folder}/viewer.token\n\
          \n\
          admin.token is for `coordinator retry` and `coordinator drain`. Keep ca.key on another machine: anyone\n\
-         with ca.key can impersonate the coordinator.\n"
+         with ca.key can impersonate the coordinator."
     )
 }
 
@@ -433,9 +411,7 @@ mod tests {
     }
 
     fn run_with(arguments: &InitArgs) -> Result<String, InitError> {
-        let mut out = Vec::new();
-        init(arguments, &mut out)?;
-        Ok(String::from_utf8(out).unwrap())
+        init(arguments)
     }
 
     #[test]

@@ -17,10 +17,7 @@ use shared::{
 };
 use tokio::time::{sleep, timeout};
 
-use super::{
-    AdminError, CommandError, bytes, classes, json, tell,
-    workers_table::{self, state_name},
-};
+use super::{AdminError, CommandError, classes, json, workers_table, write_line};
 use crate::{
     concurrency::ConcurrencyStatus,
     config::StatusArgs,
@@ -29,6 +26,7 @@ use crate::{
         admin::client::{Client, Overview},
         conversions::milliseconds,
     },
+    wording::bytes,
 };
 
 /// Interval of `--watch`.
@@ -48,13 +46,10 @@ pub(super) async fn run(
     shutdown: &Shutdown,
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
-    let mut client = Client::new(&arguments.coordinator)?;
+    let client = Client::new(&arguments.coordinator)?;
     // Without a terminal and with `--json`, the outputs follow one another.
-    let clear = if arguments.watch && !arguments.json && io::stdout().is_terminal() {
-        CLEAR
-    } else {
-        ""
-    };
+    let clears = arguments.watch && !arguments.json && io::stdout().is_terminal();
+    let clear = if clears { CLEAR } else { "" };
     let columns = workers_table::columns_of_terminal();
     let show = |overview: &Overview, out: &mut _| {
         let text = if arguments.json {
@@ -62,7 +57,7 @@ pub(super) async fn run(
         } else {
             text(overview, columns)
         };
-        tell(out, &format!("{clear}{text}")).map_err(CommandError::Say)
+        write_line(out, &format!("{clear}{text}"))
     };
     let mut interrupted = pin!(shutdown.drain.cancelled());
     let mut overview = tokio::select! {
@@ -74,7 +69,7 @@ pub(super) async fn run(
         show(&overview, out)?;
         if arguments.classes {
             tokio::select! {
-                listed = classes::list(&mut watcher.client, &overview.fleet.job, arguments.json, out) => listed?,
+                listed = classes::list(&watcher.client, &overview.fleet.job, arguments.json, out) => listed?,
                 () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
             }
         }
@@ -88,12 +83,15 @@ pub(super) async fn run(
     }
 }
 
+/// The job's final counts; `None` if the coordinator stops before.
+type JobEnd = Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>;
+
 /// Follows a job until it is done.
 struct Watcher {
     client: Client,
     /// The job's end, as reported by the coordinator that responded last. A coordinator exits with
     /// its job, so it may not respond again.
-    end: Option<Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>>,
+    end: Option<JobEnd>,
 }
 
 impl Watcher {
@@ -142,9 +140,7 @@ impl Watcher {
 }
 
 /// Waits for the job's end. Never returns if the coordinator stops before that.
-async fn ended(
-    end: &mut Option<Pin<Box<dyn Future<Output = Option<JobStatus>> + Send>>>,
-) -> JobStatus {
+async fn ended(end: &mut Option<JobEnd>) -> JobStatus {
     if let Some(done) = end {
         if let Some(job) = done.await {
             return job;
@@ -155,28 +151,24 @@ async fn ended(
 }
 
 /// The final state of a job that is done.
-async fn fetch_final(client: &mut Client, before: Overview, job: JobStatus) -> Overview {
-    let answer = timeout(POLL_INTERVAL, client.fleet())
-        .await
-        .ok()
-        .and_then(Result::ok);
-    final_overview(before, job, answer)
+async fn fetch_final(client: &Client, before: Overview, job: JobStatus) -> Overview {
+    let answer = timeout(POLL_INTERVAL, client.fleet()).await;
+    final_overview(before, job, answer.ok().and_then(Result::ok))
 }
 
 /// Combines the final counts with the last response. If the coordinator has already exited, the
 /// workers' last seconds are unknown; the former rows are omitted, because they would contradict
 /// the counts.
 fn final_overview(before: Overview, job: JobStatus, answer: Option<Overview>) -> Overview {
-    let workers = answer
-        .filter(|answer| answer.fleet.job.is_done())
-        .map_or_else(Vec::new, |answer| answer.fleet.workers);
-    let origin = before.fleet.origin;
+    let answer = answer.filter(|answer| answer.fleet.job.is_done());
     Overview {
         fleet: Fleet {
             job,
             phase: Phase::Done,
-            origin,
-            workers,
+            origin: before.fleet.origin,
+            workers: answer
+                .map(|answer| answer.fleet.workers)
+                .unwrap_or_default(),
         },
         ..before
     }
@@ -233,7 +225,7 @@ fn in_words(phase: Phase) -> &'static str {
 struct StatusJson<'overview> {
     run_id: &'overview str,
     epoch: u32,
-    phase: &'static str,
+    phase: Phase,
     total: u64,
     success: u64,
     skipped: u64,
@@ -243,38 +235,8 @@ struct StatusJson<'overview> {
     received_bytes: u64,
     time_left_ms: Option<u64>,
     done: bool,
-    origin: OriginJson,
-    workers: Vec<WorkerJson<'overview>>,
-}
-
-/// The state of the concurrency controller in the JSON output.
-#[derive(Serialize)]
-struct OriginJson {
-    connections: u32,
-    limit: u32,
-    wanted: u32,
-    quiet_ms: u64,
-    bytes_per_second: u64,
-    requests: u64,
-    cuts: u64,
-    refusals: u64,
-    overloads: u64,
-}
-
-/// One worker in the JSON output.
-#[derive(Serialize)]
-struct WorkerJson<'overview> {
-    name: &'overview str,
-    state: &'static str,
-    slots: u32,
-    leased: u32,
-    success: u64,
-    skipped: u64,
-    failed: u64,
-    received_bytes: u64,
-    silent_ms: u64,
-    storage_id: &'overview str,
-    build: &'overview str,
+    origin: ConcurrencyStatus,
+    workers: &'overview [WorkerView],
 }
 
 impl<'overview> From<&'overview Overview> for StatusJson<'overview> {
@@ -283,14 +245,7 @@ impl<'overview> From<&'overview Overview> for StatusJson<'overview> {
         Self {
             run_id: &overview.run_id,
             epoch: overview.epoch,
-            phase: match overview.fleet.phase {
-                Phase::Running => "running",
-                Phase::Recovering => "recovering",
-                Phase::WaitingForWorkers => "waiting_for_workers",
-                Phase::OriginPaused => "origin_paused",
-                Phase::Done => "done",
-                Phase::Stopping => "stopping",
-            },
+            phase: overview.fleet.phase,
             total: job.total,
             success: job.success,
             skipped: job.skipped,
@@ -300,42 +255,8 @@ impl<'overview> From<&'overview Overview> for StatusJson<'overview> {
             received_bytes: job.received_bytes,
             time_left_ms: job.time_left.map(milliseconds),
             done: job.is_done(),
-            origin: overview.fleet.origin.into(),
-            workers: overview.fleet.workers.iter().map(Into::into).collect(),
-        }
-    }
-}
-
-impl From<ConcurrencyStatus> for OriginJson {
-    fn from(origin: ConcurrencyStatus) -> Self {
-        Self {
-            connections: origin.open,
-            limit: origin.limit,
-            wanted: origin.wanted,
-            quiet_ms: milliseconds(origin.quiet),
-            bytes_per_second: origin.bytes_per_second,
-            requests: origin.requests,
-            cuts: origin.cuts,
-            refusals: origin.refusals,
-            overloads: origin.overloads,
-        }
-    }
-}
-
-impl<'overview> From<&'overview WorkerView> for WorkerJson<'overview> {
-    fn from(worker: &'overview WorkerView) -> Self {
-        Self {
-            name: &worker.name,
-            state: state_name(worker.state),
-            slots: worker.slots,
-            leased: worker.leased,
-            success: worker.success,
-            skipped: worker.skipped,
-            failed: worker.failed,
-            received_bytes: worker.received_bytes,
-            silent_ms: milliseconds(worker.silent),
-            storage_id: &worker.storage,
-            build: &worker.build,
+            origin: overview.fleet.origin,
+            workers: &overview.fleet.workers,
         }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     io::{self, Write},
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
@@ -28,8 +28,11 @@ use tokio::{
 };
 use worker::verify::{Difference, FolderState, VerifiedClass, Verifier, classes};
 
-use super::{bytes, json, tell};
-use crate::config::VerifyArgs;
+use super::{CommandError, json, write_line};
+use crate::{
+    config::VerifyArgs,
+    wording::{bytes, counted},
+};
 
 /// More threads do not make a disk faster, and the limit bounds the memory.
 const MOST_THREADS: usize = 16;
@@ -37,6 +40,9 @@ const MOST_THREADS: usize = 16;
 const QUEUE: usize = 256;
 /// Interval of the progress lines.
 const PROGRESS: Duration = Duration::from_secs(10);
+
+/// The `difference` of a folder that has no usable manifest.
+const NOT_PROVED: &str = "not_proved";
 
 /// Why the verification could not start or was not finished.
 #[derive(Debug, thiserror::Error)]
@@ -61,9 +67,6 @@ pub enum VerifyError {
     /// No thread could be started.
     #[error(transparent)]
     Thread(#[from] NoThread),
-    /// Standard output cannot be written.
-    #[error("write to standard output: {0}")]
-    Output(#[from] io::Error),
 }
 
 /// A finding of a verification thread.
@@ -96,7 +99,7 @@ struct Line<'found> {
     class: String,
     file: Option<&'found str>,
     difference: &'static str,
-    text: &'found str,
+    text: String,
 }
 
 /// Verifies the classes in the target.
@@ -105,19 +108,20 @@ pub(super) async fn run(
     screen: &Screen,
     shutdown: &Shutdown,
     out: &mut impl Write,
-) -> Result<Exit, VerifyError> {
+) -> Result<Exit, CommandError> {
     let path = &arguments.target;
     let classes = classes(path).map_err(|source| VerifyError::Target {
         path: path.clone(),
         source,
     })?;
     if classes.is_empty() {
-        return Err(VerifyError::NoClass { path: path.clone() });
+        return Err(VerifyError::NoClass { path: path.clone() }.into());
     }
     let count = classes.len();
     let stop = Arc::new(AtomicBool::new(false));
     let mut threads = JoinSet::new();
-    let mut findings = start(classes, path, arguments.repair, &stop, &mut threads)?;
+    let findings = start(classes, path, arguments.repair, &stop, &mut threads);
+    let mut findings = findings.map_err(VerifyError::from)?;
     let mut progress = interval_at(Instant::now() + PROGRESS, PROGRESS);
     let mut totals = Totals::default();
     let verified = loop {
@@ -149,7 +153,7 @@ pub(super) async fn run(
     } else {
         totals.text()
     };
-    tell(out, &text)?;
+    write_line(out, &text)?;
     if arguments.repair && totals.different > 0 {
         screen.say(&totals.repair_advice());
     }
@@ -160,7 +164,7 @@ pub(super) async fn run(
 /// threads.
 fn start(
     classes: Vec<Wnid>,
-    target: &std::path::Path,
+    target: &Path,
     repair: bool,
     stop: &Arc<AtomicBool>,
     set: &mut JoinSet<()>,
@@ -201,34 +205,31 @@ fn start(
     Ok(receiver)
 }
 
+impl Line<'_> {
+    fn text(&self) -> String {
+        let Self { class, text, .. } = self;
+        match self.file {
+            Some(file) => format!("{class}/{} {text}", printable(file)),
+            None if self.difference == NOT_PROVED => format!("{class} is not proved: {text}"),
+            None => format!("{class} {text}"),
+        }
+    }
+}
+
 impl Totals {
     /// Counts a finding and prints it if it is a difference or cannot be proved.
     fn report(&mut self, found: &Found, as_json: bool, out: &mut impl Write) -> io::Result<()> {
-        match found {
+        let line = match found {
             Found::Difference {
                 wnid,
                 file,
                 difference,
-            } => {
-                let text = difference.to_string();
-                if as_json {
-                    let class = wnid.to_string();
-                    let file = file.as_deref();
-                    return tell(
-                        out,
-                        &json(&Line {
-                            class,
-                            file,
-                            difference: difference.word(),
-                            text: &text,
-                        }),
-                    );
-                }
-                match file {
-                    Some(file) => tell(out, &format!("{wnid}/{} {text}", printable(file))),
-                    None => tell(out, &format!("{wnid} {text}")),
-                }
-            }
+            } => Line {
+                class: wnid.to_string(),
+                file: file.as_deref(),
+                difference: difference.word(),
+                text: difference.to_string(),
+            },
             Found::Class { wnid, checked } => {
                 let counter = match checked.verdict {
                     FolderState::Right => &mut self.right,
@@ -240,47 +241,30 @@ impl Totals {
                 self.classes += 1;
                 self.files += checked.files;
                 self.bytes += checked.bytes;
-                match checked.verdict {
-                    FolderState::NotProved(text) if as_json => {
-                        let class = wnid.to_string();
-                        tell(
-                            out,
-                            &json(&Line {
-                                class,
-                                file: None,
-                                difference: "not_proved",
-                                text,
-                            }),
-                        )
-                    }
-                    FolderState::NotProved(why) => {
-                        tell(out, &format!("{wnid} is not proved: {why}"))
-                    }
-                    _ => Ok(()),
+                let FolderState::NotProved(why) = checked.verdict else {
+                    return Ok(());
+                };
+                Line {
+                    class: wnid.to_string(),
+                    file: None,
+                    difference: NOT_PROVED,
+                    text: why.to_owned(),
                 }
             }
-        }
+        };
+        let line = if as_json { json(&line) } else { line.text() };
+        write_line(out, &line)
     }
 
     fn text(&self) -> String {
         let Self {
-            classes,
             right,
             different,
             not_proved,
-            files,
             ..
         } = self;
-        let classes = if *classes == 1 {
-            "1 class".to_owned()
-        } else {
-            format!("{classes} classes")
-        };
-        let files = if *files == 1 {
-            "1 file".to_owned()
-        } else {
-            format!("{files} files")
-        };
+        let classes = counted(self.classes, "class", "classes");
+        let files = counted(self.files, "file", "files");
         let counts =
             format!("{classes}: {right} right, {different} different, {not_proved} not proved");
         format!("{counts}; {files}, {} compared", bytes(self.bytes))
@@ -288,10 +272,8 @@ impl Totals {
 
     /// How to repair the classes that differ.
     fn repair_advice(&self) -> String {
-        let (classes, them) = match self.different {
-            1 => ("1 class is".to_owned(), "it"),
-            different => (format!("{different} classes are"), "them"),
-        };
+        let classes = counted(self.different, "class is", "classes are");
+        let them = if self.different == 1 { "it" } else { "them" };
         format!("{classes} marked as different; run the same job again: it downloads {them} again")
     }
 

@@ -1,13 +1,15 @@
 //! The workers of `coordinator status` as a table. On a narrow terminal it has fewer columns and
 //! truncates long names, because the terminal would wrap the lines.
 
-use std::io::{self, IsTerminal as _};
+use std::io;
 
 use comfy_table::{CellAlignment, Table, presets};
 use shared::job_line::clock;
 
-use super::bytes;
-use crate::fleet::{WorkerState, WorkerView};
+use crate::{
+    fleet::{WorkerState, WorkerView},
+    wording::bytes,
+};
 
 const ALL_COLUMNS: [&str; 9] = [
     "worker",
@@ -29,36 +31,24 @@ const MIN_NAME_LENGTH: usize = 8;
 
 /// The number of columns of the terminal on standard output, if it is one.
 pub(super) fn columns_of_terminal() -> Option<usize> {
-    let size = io::stdout()
-        .is_terminal()
-        .then(|| rustix::termios::tcgetwinsize(io::stdout()).ok())
-        .flatten()?;
+    let stdout = io::stdout();
+    let size = rustix::termios::tcgetwinsize(&stdout).ok()?;
     (size.ws_col > 0).then_some(usize::from(size.ws_col))
 }
 
 /// The table, without a line end after the last line.
 pub(super) fn text(workers: &[WorkerView], columns: Option<usize>) -> String {
-    let all = lines(
-        &ALL_COLUMNS,
-        workers.iter().map(|worker| full_row(worker).to_vec()),
-    );
+    let all = lines(&ALL_COLUMNS, workers.iter().map(full_row));
     let Some(columns) = columns.filter(|columns| width(&all) > *columns) else {
         return all.join("\n");
     };
     let narrow = |longest| {
-        lines(
-            &NARROW_COLUMNS,
-            workers
-                .iter()
-                .map(|worker| narrow_row(worker, longest).to_vec()),
-        )
+        let rows = workers.iter().map(|worker| narrow_row(worker, longest));
+        lines(&NARROW_COLUMNS, rows)
     };
     let untruncated = narrow(usize::MAX);
-    let longest = workers
-        .iter()
-        .map(|worker| worker.name.chars().count())
-        .max()
-        .unwrap_or_default();
+    let names = workers.iter().map(|worker| worker.name.chars().count());
+    let longest = names.max().unwrap_or_default();
     let excess = width(&untruncated).saturating_sub(columns);
     if excess == 0 {
         untruncated
@@ -68,7 +58,10 @@ pub(super) fn text(workers: &[WorkerView], columns: Option<usize>) -> String {
     .join("\n")
 }
 
-fn lines(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String> {
+fn lines<const COLUMNS: usize>(
+    header: &[&str; COLUMNS],
+    rows: impl Iterator<Item = [String; COLUMNS]>,
+) -> Vec<String> {
     let mut table = Table::new();
     table.load_preset(presets::NOTHING).set_header(header);
     table.add_rows(rows);
@@ -79,83 +72,50 @@ fn lines(header: &[&str], rows: impl Iterator<Item = Vec<String>>) -> Vec<String
 }
 
 fn width(lines: &[String]) -> usize {
-    lines
-        .iter()
-        .map(|line| line.chars().count())
-        .max()
-        .unwrap_or_default()
+    let widths = lines.iter().map(|line| line.chars().count());
+    widths.max().unwrap_or_default()
 }
 
 fn full_row(worker: &WorkerView) -> [String; ALL_COLUMNS.len()] {
-    let WorkerView {
-        name,
-        state,
-        slots,
-        leased,
-        success,
-        skipped,
-        failed,
-        received_bytes,
-        ..
-    } = worker;
     [
-        name.clone(),
-        state_name(*state).to_owned(),
-        slots.to_string(),
-        leased.to_string(),
-        success.to_string(),
-        skipped.to_string(),
-        failed.to_string(),
-        bytes(*received_bytes),
+        worker.name.clone(),
+        state_name(worker.state).to_owned(),
+        worker.slots.to_string(),
+        worker.leased.to_string(),
+        worker.success.to_string(),
+        worker.skipped.to_string(),
+        worker.failed.to_string(),
+        bytes(worker.received_bytes),
         last_seen(worker),
     ]
 }
 
 fn narrow_row(worker: &WorkerView, longest_name: usize) -> [String; NARROW_COLUMNS.len()] {
-    let WorkerView {
-        name,
-        state,
-        slots,
-        leased,
-        success,
-        skipped,
-        failed,
-        received_bytes,
-        ..
-    } = worker;
-    let name = if name.chars().count() > longest_name {
-        name.chars()
-            .take(longest_name.saturating_sub(1))
-            .chain(['…'])
-            .collect()
-    } else {
-        name.clone()
-    };
+    let mut name = worker.name.clone();
+    if let Some((cut, _)) = name.char_indices().nth(longest_name) {
+        name.truncate(cut);
+        name.pop();
+        name.push('…');
+    }
     [
         name,
-        state_name(*state).to_owned(),
-        format!("{leased}/{slots}"),
-        success.saturating_add(*skipped).to_string(),
-        failed.to_string(),
-        bytes(*received_bytes),
+        state_name(worker.state).to_owned(),
+        format!("{}/{}", worker.leased, worker.slots),
+        worker.success.saturating_add(worker.skipped).to_string(),
+        worker.failed.to_string(),
+        bytes(worker.received_bytes),
         last_seen(worker),
     ]
 }
 
 fn last_seen(worker: &WorkerView) -> String {
-    let seconds = worker.silent.as_secs();
-    format!(
-        "{} ago",
-        if seconds < 60 {
-            format!("{seconds}s")
-        } else {
-            clock(worker.silent)
-        }
-    )
+    match worker.silent.as_secs() {
+        seconds @ ..60 => format!("{seconds}s ago"),
+        _ => format!("{} ago", clock(worker.silent)),
+    }
 }
 
-/// The name of a state in both output formats.
-pub(super) fn state_name(state: WorkerState) -> &'static str {
+fn state_name(state: WorkerState) -> &'static str {
     match state {
         WorkerState::Active => "active",
         WorkerState::Draining => "draining",

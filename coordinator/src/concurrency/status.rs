@@ -2,21 +2,27 @@
 
 use std::time::Duration;
 
-/// The state of the concurrency controller for status displays and metrics.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+use serde::{Serialize, Serializer};
+
+/// The state of the concurrency controller for status displays and metrics. Its JSON form is that
+/// of `coordinator status --json`, whose help documents the names of the fields, so they are stable.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ConcurrencyStatus {
+    /// Connections with a request in flight.
+    #[serde(rename = "connections")]
+    pub open: u32,
     /// Connections allowed to all workers together.
     pub limit: u32,
-    /// Connections with a request in flight.
-    pub open: u32,
     /// Connections that the workers could use.
     pub wanted: u32,
     /// No request is sent for this long.
+    #[serde(rename = "quiet_ms", serialize_with = "as_milliseconds")]
     pub quiet: Duration,
     /// Throughput, averaged over the last seconds.
     pub bytes_per_second: u64,
     /// The highest number of connections below the level at which the origin failed, while it is
     /// remembered.
+    #[serde(skip)]
     pub upper_bound: Option<u32>,
     /// Requests since the coordinator's process started.
     pub requests: u64,
@@ -26,4 +32,12 @@ pub struct ConcurrencyStatus {
     pub refusals: u64,
     /// Detected overloads: bursts of failed requests.
     pub overloads: u64,
+}
+
+/// Serializes a duration as whole milliseconds.
+pub(crate) fn as_milliseconds<S: Serializer>(
+    duration: &Duration,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u128(duration.as_millis())
 }

@@ -33,23 +33,23 @@ pub(super) struct Closing {
 impl Job {
     /// Collects the closing report while the ledger can still be read.
     pub(super) async fn closing(&self, classes: &ClassList) -> Closing {
-        let log = self.target.join(failure_log::NAME);
         let mut closing = Closing {
             duplicates: classes.duplicates,
-            log,
+            log: self.target.join(failure_log::NAME),
             ..Closing::default()
         };
-        let status = self.handle.status();
+        let status = self.status();
         if status.is_done() && status.failed > 0 {
             let causes = timeout(READ_LIMIT, self.writer.read(Ledger::causes)).await;
             closing.causes = causes.ok().flatten().unwrap_or_default();
-            let invalid = classes.invalid.len() as u64;
-            let rows = Cause {
-                classes: invalid,
-                text: FailureKind::InvalidWnid.to_string(),
-            };
-            closing.advice = self.handle.advice().await.ok().flatten();
-            closing.causes.extend((invalid > 0).then_some(rows));
+            if !classes.invalid.is_empty() {
+                closing.causes.push(Cause {
+                    classes: classes.invalid.len() as u64,
+                    text: FailureKind::InvalidWnid.to_string(),
+                });
+            }
+            let advice = self.service.dispatcher.advice().await;
+            closing.advice = advice.ok().flatten();
         }
         closing
     }

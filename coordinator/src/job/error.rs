@@ -1,6 +1,6 @@
 //! Errors for which the coordinator cannot run or cannot continue.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, path::PathBuf};
 
 use shared::{
     class_list::ClassListError, http::HttpError, telemetry::TelemetryError, threads::NoThread,
@@ -63,23 +63,10 @@ pub enum CoordinatorError {
     /// `--retry-failed` was given and no class of the list failed in the last run.
     #[error(transparent)]
     NothingToRetry(#[from] NothingToRetry),
-    /// Another program uses the address.
-    #[error(
-        "listen on {0}: the address is in use; stop the other program, or give another address with --listen"
-    )]
-    AddressInUse(SocketAddr),
-    /// The address cannot be used.
-    #[error("listen on {address}: {source}; give another address with --listen")]
-    Listen {
-        /// The address.
-        address: SocketAddr,
-        /// The operating system's error.
-        source: io::Error,
-    },
     /// A command other than a job failed.
     #[error(transparent)]
     Command(#[from] CommandError),
-    /// The address of health and metrics cannot be used.
+    /// The address for workers, or that of health and metrics, cannot be used.
     #[error(transparent)]
     Http(#[from] HttpError),
     /// The gRPC server failed.

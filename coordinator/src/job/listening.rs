@@ -1,51 +1,43 @@
 //! The addresses on which workers and commands reach the coordinator.
 
-use std::{io, net::SocketAddr, path::Path};
+use std::net::SocketAddr;
 
-use shared::{connect::SOCKET, job::JobOptions, job_line::Screen, shutdown::Shutdown};
+use shared::{connect::SOCKET, http::HttpError, job_line::Screen, worker_name::host_name};
 use tokio::net::TcpListener;
 
-use super::Job;
-use crate::job::CoordinatorError;
+use super::{CoordinatorError, Job};
 use crate::{
     auth::{self, AuthLayer, ServerCredentials},
     config::Exposure,
-    rpc::service::LeaseTerms,
 };
 
 /// Prints the address and the command that starts a worker.
 pub(super) fn announce(
     screen: &Screen,
     address: SocketAddr,
-    door: &ServerCredentials,
+    credentials: &ServerCredentials,
     exposure: Exposure,
 ) {
-    let scheme = if door.has_tls() { "https" } else { "http" };
+    let has_tls = credentials.has_tls();
+    let scheme = if has_tls { "https" } else { "http" };
     // With TLS, workers verify the name. An unspecified address is not one to connect to.
-    let advertised = door
-        .advertised_name()
-        .filter(|_| !address.ip().is_loopback());
-    let host = match advertised {
-        Some(name) => format!("{name}:{}", address.port()),
-        None if address.ip().is_unspecified() => {
-            format!("{}:{}", shared::worker_name::host_name(), address.port())
-        }
-        None => address.to_string(),
-    };
+    let advertised = credentials.advertised_name();
+    let advertised = advertised.filter(|_| !address.ip().is_loopback());
+    let name = advertised.or_else(|| address.ip().is_unspecified().then(host_name));
+    let host = name.map_or_else(
+        || address.to_string(),
+        |name| format!("{name}:{}", address.port()),
+    );
     let note = match exposure {
         Exposure::Loopback => " (local only)",
         Exposure::Closed => "",
         Exposure::Insecure => " (INSECURE)",
     };
-    let flags = door.worker_flags(exposure == Exposure::Loopback);
+    let flags = credentials.worker_flags(exposure == Exposure::Loopback);
     screen.say(&format!("listening on {address}{note}; start workers with: worker --connect {scheme}://{host}{flags}"));
     if exposure == Exposure::Insecure {
-        let wire = if door.has_tls() {
-            "encrypted"
-        } else {
-            "plaintext"
-        };
-        let who = if door.requires_credential() {
+        let wire = if has_tls { "encrypted" } else { "plaintext" };
+        let who = if credentials.requires_credential() {
             "with a credential"
         } else {
             "that reaches the port"
@@ -63,47 +55,27 @@ pub(super) async fn listen(
     let Some(address) = address else {
         return Ok(None);
     };
-    let bound = async {
-        let listener = TcpListener::bind(address).await?;
-        let address = listener.local_addr()?;
-        Ok(Some((listener, address)))
-    };
-    bound
-        .await
-        .map_err(|source: io::Error| match source.kind() {
-            io::ErrorKind::AddrInUse => CoordinatorError::AddressInUse(address),
-            _ => CoordinatorError::Listen { address, source },
-        })
+    let listener = TcpListener::bind(address).await;
+    let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
+    let (bound, listener) = bound.map_err(|source| HttpError::at(address, "--listen", source))?;
+    Ok(Some((listener, bound)))
 }
 
 impl Job {
     /// Listens on the socket in the target, for commands of this user. If that fails, the job runs
     /// without it; commands then need `--listen`.
-    pub(super) fn listen_in(
-        &mut self,
-        target: &Path,
-        options: &JobOptions,
-        terms: LeaseTerms,
-        stop: Shutdown,
-        has_address: bool,
-    ) {
-        match auth::bind_socket(target) {
+    pub(super) fn listen_in_target(&mut self) {
+        match auth::bind_socket(&self.target) {
             Ok((socket, listener)) => {
                 self.socket = Some(socket);
-                self.serve(
-                    options,
-                    terms,
-                    AuthLayer::operator(),
-                    auth::local_connections(listener),
-                    stop,
-                );
+                self.serve(AuthLayer::operator(), auth::local_connections(listener));
             }
             Err(error) => {
                 let line = format!(
                     "no socket {SOCKET} in the target: {error}; for `coordinator status` and other commands, start this \
                      program with --listen and give them --connect"
                 );
-                if has_address {
+                if self.is_open {
                     tracing::info!("{line}");
                 } else {
                     tracing::warn!("{line}");

@@ -8,24 +8,74 @@ use shared::{
     job_line::Screen,
     outcome::{Failure, FailureKind, Outcome},
 };
-use tokio::time::Instant;
+use tokio::{task::JoinSet, time::Instant};
 
-use super::retry_failed::JobClasses;
+use super::{
+    CoordinatorError, digest,
+    retry_failed::{self, JobClasses},
+};
 use crate::{
     config::Plan,
     failure_lines::FailureLines,
-    failure_log::{self, FailureLog},
+    failure_log::{self, FailureLog, FailureLogError},
     lease_table::{Expected, LeaseTable},
-    ledger::{Ledger, LedgerError, Record, Run},
+    ledger::{Ledger, LedgerError, Record, Run, Writer},
     rpc::service::LeaseTerms,
+    wording::first_names,
 };
 
-/// Maximum number of workers that a log line names.
-const MAX_NAMES: usize = 20;
+/// A job with everything that the ledger knows about it.
+pub(super) struct RestoredJob {
+    pub(super) table: LeaseTable,
+    pub(super) terms: LeaseTerms,
+    pub(super) writer: Writer,
+    /// The ledger's thread.
+    pub(super) writers: JoinSet<Result<(), LedgerError>>,
+}
 
-/// The lease table of a job with the known states of its classes. Writes the failures to the
-/// failure log too.
-pub(super) fn restored_table(
+impl RestoredJob {
+    /// Opens the ledger and begins or continues a run, whose id the plan gets. `None` if there is
+    /// nothing to do; then no run begins. `may_come_back`: whether workers of an earlier process of
+    /// the run may return.
+    pub(super) async fn open(
+        plan: &mut Plan,
+        classes: &ClassList,
+        may_come_back: bool,
+        screen: &Screen,
+    ) -> Result<Option<Self>, CoordinatorError> {
+        let mut ledger = retry_failed::open_ledger(plan)?;
+        let digest = digest(classes, &plan.job.url, plan.retry_failed);
+        let url = plan.job.url.to_string();
+        let job_classes = JobClasses::of(plan, classes, &ledger, &digest, screen).await?;
+        let Some(job_classes) = job_classes else {
+            return Ok(None);
+        };
+        let terms = LeaseTerms {
+            epoch: ledger.next_epoch()?,
+            ttl: plan.lease_ttl,
+        };
+        let run = ledger.run(&digest, &url, plan.stay)?;
+        plan.job.run_id.clone_from(&run.run_id);
+        let mut log = FailureLog::open(&plan.target)?;
+        let table = restored_table(plan, classes, &job_classes, &ledger, &run, terms, &mut log)?;
+        let job_classes = job_classes.still_skipped(&table);
+        let table = restore_workers(&ledger, &run, table, may_come_back, screen)?;
+        let mut writers = JoinSet::new();
+        let writer = ledger.start_writer(run, terms.ttl, log, &mut writers)?;
+        job_classes.keep(&writer).await;
+        Ok(Some(Self {
+            table,
+            terms,
+            writer,
+            writers,
+        }))
+    }
+}
+
+/// The lease table of a job with the known states of its classes, also of those that a previous run
+/// left complete, and with the workers that are waited for. Writes the failures to the failure log
+/// too.
+fn restored_table(
     plan: &Plan,
     classes: &ClassList,
     job_classes: &JobClasses<'_>,
@@ -43,12 +93,14 @@ pub(super) fn restored_table(
     .expecting_progress_within(plan.job.longest_silence())
     .expecting_bytes_within(plan.job.timeout.saturating_add(terms.ttl))
     .checking_first_answers(ledger.failed_before(run, &plan.job.url.to_string())?);
-    job_classes
-        .there
-        .iter()
-        .for_each(|Record { wnid, outcome, .. }| table.restore(*wnid, outcome));
+    for Record { wnid, outcome, .. } in &job_classes.there {
+        table.restore(*wnid, outcome);
+    }
     restore(ledger, run, &mut table, log, plan.stay)?;
-    restore_elsewhere(ledger, run, &mut table, &plan.expect)?;
+    ledger.complete_before(run, |wnid, worker| {
+        table.was_complete_on(wnid, worker, run.resumed);
+    })?;
+    table.expect(&plan.expect, Instant::now());
     log_invalid(&classes.invalid, log);
     Ok(table)
 }
@@ -71,15 +123,10 @@ fn restore(
             if aloud {
                 lines.tell(&wnid.to_string(), failure, Instant::now());
             }
-            if let Err(error) = log.note(wnid, failure) {
-                tracing::warn!("failed to {error}");
-            }
+            warn_if_failed(log.note(wnid, failure));
         }
     })?;
-    lines
-        .rest(Instant::now())
-        .iter()
-        .for_each(|line| tracing::warn!("{line}"));
+    warn_of_rest(lines);
     if run.resumed {
         tracing::info!(
             run = run.run_id,
@@ -93,7 +140,7 @@ fn restore(
 /// Restores what an earlier process of the run has promised to workers: the owners of names, the
 /// processes that are drained, and the classes that may be leased. If workers may return, prints
 /// which are waited for.
-pub(super) fn restore_workers(
+fn restore_workers(
     ledger: &Ledger,
     run: &Run,
     mut table: LeaseTable,
@@ -121,7 +168,10 @@ pub(super) fn restore_workers(
 fn waiting_for(expected: &Expected, now: Instant, time: SystemTime) -> String {
     let workers = match expected.workers.as_slice() {
         [worker] => format!("worker {worker}"),
-        workers => format!("workers {}", named(workers)),
+        workers => format!(
+            "workers {}",
+            first_names(workers.iter().map(String::as_str))
+        ),
     };
     let until = time + expected.until.saturating_duration_since(now);
     let until = humantime::format_rfc3339_seconds(until).to_string();
@@ -135,35 +185,6 @@ fn waiting_for(expected: &Expected, now: Instant, time: SystemTime) -> String {
     )
 }
 
-/// The first names, and the number of the others.
-fn named(workers: &[String]) -> String {
-    let names = workers
-        .iter()
-        .take(MAX_NAMES)
-        .map(String::as_str)
-        .collect::<Vec<_>>()
-        .join(", ");
-    match workers.len().saturating_sub(MAX_NAMES) {
-        0 => names,
-        more => format!("{names} and {more} more"),
-    }
-}
-
-/// Restores the classes that a previous run left complete, with their workers, and the workers that
-/// are waited for.
-fn restore_elsewhere(
-    ledger: &Ledger,
-    run: &Run,
-    table: &mut LeaseTable,
-    expected: &[String],
-) -> Result<(), LedgerError> {
-    ledger.complete_before(run, |wnid, worker| {
-        table.was_complete_on(wnid, worker, run.resumed);
-    })?;
-    table.expect(expected, Instant::now());
-    Ok(())
-}
-
 /// Notes the rows without a class id, which the table counts as failed from the start, and writes
 /// the log.
 fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
@@ -174,16 +195,21 @@ fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
             format!("line {}: {InvalidWnid}", row.line),
         );
         lines.tell(failure_log::shown(row), &failure, Instant::now());
-        if let Err(error) = log.note_invalid(row, &failure) {
-            tracing::warn!("failed to {error}");
-        }
+        warn_if_failed(log.note_invalid(row, &failure));
     }
-    lines
-        .rest(Instant::now())
-        .iter()
-        .for_each(|line| tracing::warn!("{line}"));
-    if let Err(error) = log.catch_up() {
+    warn_of_rest(lines);
+    warn_if_failed(log.catch_up());
+}
+
+fn warn_if_failed(logged: Result<(), FailureLogError>) {
+    if let Err(error) = logged {
         tracing::warn!("failed to {error}");
+    }
+}
+
+fn warn_of_rest(mut lines: FailureLines) {
+    for line in lines.rest(Instant::now()) {
+        tracing::warn!("{line}");
     }
 }
 

@@ -3,8 +3,7 @@
 
 use shared::{job_line::Screen, shutdown::Shutdown};
 
-use super::{End, Job};
-use crate::job::CoordinatorError;
+use super::{CoordinatorError, End, Job};
 use crate::ledger::Entry;
 
 impl Job {
@@ -22,7 +21,7 @@ impl Job {
             })
             .await;
         screen.say("the job is done; this stays to tell, until it is told to stop");
-        let mut status = self.handle.watch();
+        let mut status = self.service.dispatcher.watch();
         loop {
             tokio::select! {
                 () = shutdown.drain.cancelled() => return Ok(End::Stayed),

@@ -46,11 +46,12 @@ impl Job {
         grace: Grace,
         abort: &CancellationToken,
     ) -> Result<JobStatus, LedgerError> {
-        let mut status = self.handle.watch();
+        let dispatcher = &self.service.dispatcher;
+        let mut status = dispatcher.watch();
         let all_left = async {
             match grace {
                 Grace::Finished => {
-                    let elsewhere = all_have_been_told(self.handle.clone(), self.lease_ttl);
+                    let elsewhere = all_have_been_told(dispatcher.clone(), self.service.terms.ttl);
                     let cleaned_up = async { while self.worker.join_next().await.is_some() {} };
                     tokio::join!(elsewhere, cleaned_up).0
                 }
@@ -65,11 +66,11 @@ impl Job {
         };
         tokio::select! {
             all_left = all_left => if !all_left {
-                tracing::info!(workers = self.handle.status().workers, "workers did not leave in time");
+                tracing::info!(workers = dispatcher.status().workers, "workers did not leave in time");
             },
             () = abort.cancelled() => {}
         }
-        self.close.cancel();
+        self.service.shutdown.abort.cancel();
         let closed = async { while self.servers.join_next().await.is_some() {} };
         if timeout(CLOSE_TIMEOUT, closed).await.is_err() {
             tracing::info!("connections did not close in time");
@@ -77,8 +78,8 @@ impl Job {
         self.servers.shutdown().await;
         // The worker's tasks must end first: the end of the runtime would cancel them at any point.
         drop(timeout(CLOSE_TIMEOUT, self.worker.shutdown()).await);
-        let status = self.handle.status();
-        drop(self.handle);
+        let status = self.status();
+        drop(self.service);
         self.dispatcher.shutdown().await;
         self.writer
             .write(Entry {

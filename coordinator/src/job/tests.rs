@@ -6,7 +6,7 @@ use hyper_util::rt::TokioIo;
 use proto::coordinator_client::CoordinatorClient;
 use shared::{
     ids::SessionId,
-    job::{Durability, Existing},
+    job::{Durability, Existing, JobOptions},
 };
 use tokio::time::{Instant, sleep, timeout};
 use tonic::transport::Endpoint;
@@ -85,7 +85,7 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
     let mut client = CoordinatorClient::new(channel);
     let register = proto::RegisterRequest {
         protocol_version: 1,
-        worker_name: worker.single_host.name,
+        worker_name: worker.config.name,
         instance_nonce: vec![1],
         ..proto::RegisterRequest::default()
     };
@@ -251,7 +251,12 @@ async fn an_address_in_use_is_refused_before_the_last_failure_log_is_emptied() {
         none,
     )
     .await;
-    assert!(matches!(result, Err(CoordinatorError::AddressInUse(busy)) if busy == address));
+    let error = result.unwrap_err().to_string();
+    assert!(
+        error.starts_with(&format!("listen on {address}: the address is in use; "))
+            && error.ends_with(" with --listen"),
+        "{error}"
+    );
     assert!(
         std::fs::read_to_string(log)
             .unwrap()
@@ -362,20 +367,9 @@ async fn remote_workers_are_waited_for_until_they_have_left_or_are_disconnected(
 async fn a_job_whose_dispatcher_has_ended_does_not_count_as_finished() {
     let folder = tempfile::tempdir().unwrap();
     let shutdown = Shutdown::default();
-    let waits = |worker: DevWorker| async move {
-        let _worker = worker;
-        std::future::pending().await
-    };
-    let job = Job::start(
-        plan(folder.path(), None),
-        &classes(),
-        &Screen::Silent,
-        &shutdown,
-        waits,
-    )
-    .await
-    .unwrap();
-    let mut job = job.expect("there is something to do");
+    let plan = plan(folder.path(), None);
+    let job = Job::start(plan, &classes(), &Screen::Silent, &shutdown).await;
+    let (mut job, _worker) = job.unwrap().expect("there is something to do");
     job.dispatcher.abort_all();
     let end = job.until_end(&Screen::Silent, &shutdown).await;
     assert!(

@@ -2,36 +2,24 @@
 //! allowed.
 
 use proto::admin_server::Admin;
-use shared::shutdown::Shutdown;
 use tonic::{Request, Response, Status};
 
 use crate::{
-    dispatcher::{DispatchError, DispatcherHandle, Retried},
+    dispatcher::Retried,
     fleet::{Fleet, Phase, WorkerView},
-    rpc::conversions::{at_most, milliseconds, shown, wnid},
+    rpc::{
+        conversions::{at_most, milliseconds, shown, wnid},
+        service::CoordinatorService,
+    },
+    wording::first_names,
 };
 
 pub(crate) mod client;
 mod wire;
 
-/// Maximum number of workers that a message names.
-const MAX_NAMES: usize = 20;
-
-/// Implements the calls of the service `Admin`.
-pub(crate) struct AdminService {
-    /// The owner of the job's state.
-    pub(crate) dispatcher: DispatcherHandle,
-    /// Id of the run, as in each manifest.
-    pub(crate) run_id: String,
-    /// Number of this start of the coordinator.
-    pub(crate) epoch: u32,
-    /// Whether the coordinator is stopping. The dispatcher does not know this.
-    pub(crate) shutdown: Shutdown,
-}
-
-impl AdminService {
+impl CoordinatorService {
     async fn fleet(&self) -> Result<Fleet, Status> {
-        let mut fleet = self.dispatcher.fleet().await.map_err(refused)?;
+        let mut fleet = self.dispatcher.fleet().await?;
         if self.shutdown.drain.is_cancelled() && fleet.phase != Phase::Done {
             fleet.phase = Phase::Stopping;
         }
@@ -40,16 +28,14 @@ impl AdminService {
 }
 
 #[tonic::async_trait]
-impl Admin for AdminService {
+impl Admin for CoordinatorService {
     async fn get_fleet(
         &self,
         _: Request<proto::GetFleetRequest>,
     ) -> Result<Response<proto::Fleet>, Status> {
-        Ok(Response::new(wire::fleet(
-            self.fleet().await?,
-            &self.run_id,
-            self.epoch,
-        )))
+        let fleet = self.fleet().await?;
+        let fleet = wire::fleet(fleet, &self.job.run_id, self.terms.epoch);
+        Ok(Response::new(fleet))
     }
 
     async fn list_classes(
@@ -58,14 +44,8 @@ impl Admin for AdminService {
     ) -> Result<Response<proto::ListClassesReply>, Status> {
         let request = request.into_inner();
         let state = request.state().into();
-        let after = (!request.after.is_empty())
-            .then(|| wnid(&request.after))
-            .transpose()?;
-        let page = self
-            .dispatcher
-            .classes(state, after)
-            .await
-            .map_err(refused)?;
+        let after = (!request.after.is_empty()).then(|| wnid(&request.after));
+        let page = self.dispatcher.classes(state, after.transpose()?).await?;
         Ok(Response::new(page.into()))
     }
 
@@ -74,14 +54,12 @@ impl Admin for AdminService {
         request: Request<proto::RetryFailedRequest>,
     ) -> Result<Response<proto::RetryFailedReply>, Status> {
         let named = at_most(request.into_inner().wnids)?;
-        let wnids = named
-            .iter()
-            .map(|text| wnid(text))
-            .collect::<Result<_, _>>()?;
+        let wnids = named.iter().map(|text| wnid(text));
+        let wnids = wnids.collect::<Result<_, _>>()?;
         let Retried {
             classes,
             invalid_rows,
-        } = self.dispatcher.retry_failed(wnids).await.map_err(refused)?;
+        } = self.dispatcher.retry_failed(wnids).await?;
         Ok(Response::new(proto::RetryFailedReply {
             retried: classes,
             invalid_rows,
@@ -93,12 +71,7 @@ impl Admin for AdminService {
         request: Request<proto::DrainWorkerRequest>,
     ) -> Result<Response<proto::DrainWorkerReply>, Status> {
         let name = request.into_inner().worker_name;
-        if self
-            .dispatcher
-            .drain_worker(name.clone())
-            .await
-            .map_err(refused)?
-        {
+        if self.dispatcher.drain_worker(name.clone()).await? {
             return Ok(Response::new(proto::DrainWorkerReply {}));
         }
         let known = known(&self.fleet().await?.workers);
@@ -112,10 +85,8 @@ impl Admin for AdminService {
         &self,
         _: Request<proto::ResumeRequest>,
     ) -> Result<Response<proto::ResumeReply>, Status> {
-        let left = self.dispatcher.resume().await.map_err(refused)?;
-        Ok(Response::new(proto::ResumeReply {
-            left_ms: milliseconds(left),
-        }))
+        let left_ms = milliseconds(self.dispatcher.resume().await?);
+        Ok(Response::new(proto::ResumeReply { left_ms }))
     }
 }
 
@@ -124,34 +95,15 @@ fn known(workers: &[WorkerView]) -> String {
     if workers.is_empty() {
         return "no worker is there now".to_owned();
     }
-    let names = workers
-        .iter()
-        .take(MAX_NAMES)
-        .map(|worker| worker.name.as_str())
-        .collect::<Vec<_>>()
-        .join(", ");
-    match workers.len().saturating_sub(MAX_NAMES) {
-        0 => format!("these are there: {names}"),
-        more => format!("these are there: {names} and {more} more"),
-    }
-}
-
-#[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
-fn refused(error: DispatchError) -> Status {
-    match error {
-        DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
-        DispatchError::NotInList(_) => Status::not_found(error.to_string()),
-        DispatchError::UnknownSession(_) | DispatchError::Refused(_) => {
-            Status::internal(error.to_string())
-        }
-    }
+    let names = workers.iter().map(|worker| worker.name.as_str());
+    format!("these are there: {}", first_names(names))
 }
 
 #[cfg(test)]
 mod tests {
     use std::time::Duration;
 
-    use shared::{Wnid, protocol::MAX_BATCH};
+    use shared::{Wnid, protocol::MAX_BATCH, shutdown::Shutdown};
     use tokio::{task::JoinSet, time::Instant};
 
     use super::*;
@@ -160,9 +112,10 @@ mod tests {
         dispatcher::Dispatcher,
         lease_table::LeaseTable,
         ledger::Writer,
+        rpc::service::{LeaseTerms, tests::job},
     };
 
-    fn service(tasks: &mut JoinSet<()>) -> AdminService {
+    fn service(tasks: &mut JoinSet<()>) -> CoordinatorService {
         let wnids: Vec<Wnid> = (1..=2)
             .map(|number| format!("n{number:08}").parse().unwrap())
             .collect();
@@ -174,10 +127,13 @@ mod tests {
             ledger,
         );
         tasks.spawn(owner.run());
-        AdminService {
+        CoordinatorService {
             dispatcher,
-            run_id: "run".to_owned(),
-            epoch: 7,
+            job: job(),
+            terms: LeaseTerms {
+                epoch: 7,
+                ttl: Duration::from_secs(30),
+            },
             shutdown: Shutdown::default(),
         }
     }

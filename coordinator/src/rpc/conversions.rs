@@ -14,12 +14,30 @@ use tonic::Status;
 use tracing::Span;
 
 use crate::{
-    dispatcher::Reported,
-    lease_table::{Lease, ReportedLease},
+    dispatcher::{DispatchError, Reported},
+    lease_table::{Lease, Refused, ReportedLease},
 };
 
 /// Longer names are cut, in characters; they are shown, nothing else.
 const MAX_NAME: usize = 128;
+
+impl From<DispatchError> for Status {
+    fn from(error: DispatchError) -> Self {
+        let message = error.to_string();
+        match error {
+            DispatchError::UnknownSession(_) | DispatchError::NotInList(_) => {
+                Self::not_found(message)
+            }
+            // The operator of the worker must act. A retry does not help.
+            DispatchError::Refused(Refused::NameTaken { .. }) => Self::already_exists(message),
+            DispatchError::Refused(Refused::NameOfAnother { .. }) => {
+                Self::permission_denied(message)
+            }
+            DispatchError::Refused(Refused::TooMany) => Self::unavailable(message),
+            DispatchError::Stopped => Self::unavailable("the coordinator is at its end"),
+        }
+    }
+}
 
 /// Refuses a batch that is longer than [`MAX_BATCH`].
 pub(crate) fn at_most<T>(batch: Vec<T>) -> Result<Vec<T>, Status> {
@@ -52,9 +70,8 @@ fn lease(named: &str, token: u64) -> Result<Lease, Status> {
 /// Parses the leases that a worker holds.
 pub(crate) fn held(held: Vec<proto::Held>) -> Result<Vec<ReportedLease>, Status> {
     let known = |held: proto::Held| {
-        let lease = lease(&held.wnid, held.token)?;
         Ok(ReportedLease {
-            lease,
+            lease: lease(&held.wnid, held.token)?,
             bytes: held.bytes,
             length: held.length,
             is_local: held.is_local,
@@ -86,14 +103,12 @@ pub(crate) fn reported(result: proto::Result) -> Result<(Reported, Span), Status
         Outcome::try_from(outcome).map_err(|error| Status::invalid_argument(error.to_string()))?;
     let lease = lease(&result.wnid, result.token)?;
     let span = trace::settling(lease.wnid, lease.token, &outcome, &result.traceparent);
-    Ok((
-        Reported {
-            lease,
-            outcome,
-            needs_lease: result.needs_lease,
-        },
-        span,
-    ))
+    let reported = Reported {
+        lease,
+        outcome,
+        needs_lease: result.needs_lease,
+    };
+    Ok((reported, span))
 }
 
 /// Leases as message entries.

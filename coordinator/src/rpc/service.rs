@@ -6,7 +6,7 @@
 //! directive.
 
 use std::{
-    mem,
+    io, mem,
     pin::{Pin, pin},
     sync::Arc,
     time::Duration,
@@ -16,11 +16,8 @@ use crate::{
     auth::{AuthLayer, Caller, MAX_STREAMS},
     dispatcher::{DispatchError, DispatcherHandle, Renewal, Reporter},
     fleet::Phase,
-    lease_table::{Granted, Refused, WorkerInfo},
-    rpc::{
-        admin::AdminService,
-        conversions::{at_most, held, leases, milliseconds, reported, sentence, shown},
-    },
+    lease_table::{Granted, WorkerInfo},
+    rpc::conversions::{at_most, held, leases, milliseconds, reported, sentence, shown},
 };
 use futures_util::{Stream, StreamExt as _};
 use proto::{
@@ -81,41 +78,35 @@ pub(crate) struct LeaseTerms {
     pub ttl: Duration,
 }
 
+/// The implementation of both services: `Coordinator` for workers, and `Admin` for status commands
+/// and tools.
+#[derive(Debug, Clone)]
+pub(crate) struct CoordinatorService {
+    /// The owner of the job's state.
+    pub(crate) dispatcher: DispatcherHandle,
+    /// The options that workers receive.
+    pub(crate) job: JobOptions,
+    pub(crate) terms: LeaseTerms,
+    /// Whether the coordinator is stopping. The dispatcher does not know this.
+    pub(crate) shutdown: Shutdown,
+}
+
 /// Serves the connections that the auth layer accepts, over any stream of connections, until
-/// `shutdown.abort`. From `shutdown.drain` on workers receive the stop directive.
+/// `shutdown.abort` of the service. From `shutdown.drain` on workers receive the stop directive.
 ///
 /// # Errors
 /// If the stream of connections fails.
-pub(crate) async fn serve<I, IO, E>(
-    dispatcher: DispatcherHandle,
-    job: JobOptions,
-    terms: LeaseTerms,
+pub(crate) async fn serve<IO>(
+    service: CoordinatorService,
     auth_layer: AuthLayer,
-    incoming: I,
-    shutdown: Shutdown,
+    incoming: impl Stream<Item = io::Result<IO>>,
 ) -> Result<(), ServeError>
 where
-    I: Stream<Item = Result<IO, E>>,
     IO: AsyncRead + AsyncWrite + Connected + Unpin + Send + 'static,
-    E: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
-    let abort = shutdown.abort.clone();
+    let abort = service.shutdown.abort.clone();
     let (reporter, health) = health::health().await;
-    let following = reporter.follow(dispatcher.watch_phase(), shutdown.clone());
-    let counted = CallMetricsLayer(Arc::clone(dispatcher.counters()));
-    let admin = AdminService {
-        dispatcher: dispatcher.clone(),
-        run_id: job.run_id.clone(),
-        epoch: terms.epoch,
-        shutdown: shutdown.clone(),
-    };
-    let admin = AdminServer::new(admin);
-    let coordinator = CoordinatorServer::new(CoordinatorService {
-        dispatcher,
-        job,
-        terms,
-        shutdown,
-    });
+    let following = reporter.follow(service.dispatcher.watch_phase(), service.shutdown.clone());
     // The connection of a host that vanished without closing it must end.
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -126,12 +117,12 @@ where
         .http2_max_local_error_reset_streams(Some(MAX_ERRORS))
         .http2_max_header_list_size(MAX_HEADERS)
         .trace_fn(calls::traced)
-        .layer(counted)
+        .layer(CallMetricsLayer(Arc::clone(service.dispatcher.counters())))
         .layer(auth_layer)
         .layer(MessageLimits::default())
         .add_service(health)
-        .add_service(coordinator)
-        .add_service(admin)
+        .add_service(AdminServer::new(service.clone()))
+        .add_service(CoordinatorServer::new(service))
         .serve_with_incoming_shutdown(incoming, abort.cancelled_owned());
     let mut served = pin!(served);
     tokio::select! {
@@ -141,18 +132,13 @@ where
     Ok(served.await?)
 }
 
-/// The implementation of the service for workers.
-struct CoordinatorService {
-    dispatcher: DispatcherHandle,
-    job: JobOptions,
-    terms: LeaseTerms,
-    shutdown: Shutdown,
-}
-
 impl CoordinatorService {
-    fn directive(&self) -> proto::Directive {
+    /// The directive for a worker that may be drained.
+    fn directive(&self, drain: bool) -> proto::Directive {
         if self.shutdown.drain.is_cancelled() || self.shutdown.abort.is_cancelled() {
             proto::Directive::Stop
+        } else if drain {
+            proto::Directive::Drain
         } else {
             proto::Directive::Continue
         }
@@ -164,19 +150,9 @@ impl CoordinatorService {
 
     /// The reason that accompanies [`proto::Directive::Stop`].
     fn stop_reason(&self, directive: proto::Directive) -> String {
-        let reason = self
-            .dispatcher
-            .stop_reason()
-            .filter(|_| directive == proto::Directive::Stop);
-        reason.map_or_else(String::new, sentence)
-    }
-
-    /// Like [`Self::directive`], for a worker that may be drained.
-    fn directive_for(&self, drain: bool) -> proto::Directive {
-        match self.directive() {
-            proto::Directive::Continue if drain => proto::Directive::Drain,
-            directive => directive,
-        }
+        let reason = self.dispatcher.stop_reason();
+        let reason = reason.filter(|_| directive == proto::Directive::Stop);
+        reason.map(sentence).unwrap_or_default()
     }
 
     fn acquired(
@@ -185,10 +161,8 @@ impl CoordinatorService {
         directive: proto::Directive,
     ) -> Response<proto::AcquireReply> {
         let Granted { leases, probe, .. } = granted;
-        self.dispatcher
-            .counters()
-            .grants
-            .inc_by(leases.len() as u64);
+        let grants = &self.dispatcher.counters().grants;
+        grants.inc_by(leases.len() as u64);
         let leases = leases.into_iter().map(|lease| proto::Lease {
             wnid: lease.wnid.to_string(),
             token: lease.token.0,
@@ -230,11 +204,7 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<proto::RegisterRequest>,
     ) -> Result<Response<proto::RegisterReply>, Status> {
-        let caller = request
-            .extensions()
-            .get::<Caller>()
-            .cloned()
-            .unwrap_or_default();
+        let caller = caller(&request);
         let request = request.into_inner();
         if request.protocol_version != VERSION {
             return Err(Status::failed_precondition(format!(
@@ -261,11 +231,7 @@ impl Coordinator for CoordinatorService {
             credential: caller.credential(),
             valid: caller.valid(),
         };
-        let registered = self
-            .dispatcher
-            .register(worker_info, held)
-            .await
-            .map_err(refused)?;
+        let registered = self.dispatcher.register(worker_info, held).await?;
         Ok(Response::new(proto::RegisterReply {
             session_id: registered.session.0,
             epoch: self.terms.epoch,
@@ -282,10 +248,7 @@ impl Coordinator for CoordinatorService {
         &self,
         request: Request<proto::RenewRequest>,
     ) -> Result<Response<proto::RenewReply>, Status> {
-        let credential = request
-            .extensions()
-            .get::<Caller>()
-            .and_then(Caller::credential);
+        let credential = caller(&request).credential();
         let request = request.into_inner();
         let renewal = Renewal {
             session: SessionId(request.session_id),
@@ -293,11 +256,12 @@ impl Coordinator for CoordinatorService {
             held: held(request.held)?,
             received: request.received_bytes,
         };
-        let renewed = self.dispatcher.renew(renewal).await;
-        let (drop, directive) = match renewed {
-            Ok(renewed) => (renewed.drop, self.directive_for(renewed.drain)),
+        let (drop, directive) = match self.dispatcher.renew(renewal).await {
             Err(DispatchError::UnknownSession(_)) => (Vec::new(), proto::Directive::Reregister),
-            Err(error) => return Err(refused(error)),
+            renewed => {
+                let renewed = renewed?;
+                (renewed.drop, self.directive(renewed.drain))
+            }
         };
         Ok(Response::new(proto::RenewReply {
             epoch: self.terms.epoch,
@@ -314,74 +278,54 @@ impl Coordinator for CoordinatorService {
         let until = Instant::now() + LONG_POLL;
         let request = request.into_inner();
         let session = SessionId(request.session_id);
-        let max = usize::try_from(request.max)
-            .unwrap_or(MAX_BATCH)
-            .min(MAX_BATCH);
+        let max = usize::try_from(request.max).map_or(MAX_BATCH, |max| max.min(MAX_BATCH));
         // The leases named in the call become outdated while it waits, so they are processed once.
         let mut named = held(request.held)?;
         let mut turn = self.dispatcher.watch_turn();
-        loop {
-            if self.directive() == proto::Directive::Stop {
-                return Ok(self.acquired(Granted::default(), proto::Directive::Stop));
+        let granted = loop {
+            if self.directive(false) == proto::Directive::Stop {
+                break Granted::default();
             }
             // Changes from here on are seen below.
             turn.mark_unchanged();
-            match self
-                .dispatcher
-                .acquire(session, max, mem::take(&mut named))
-                .await
-            {
-                Ok(granted)
-                    if granted.leases.is_empty()
-                        && !granted.drain
-                        && !self.dispatcher.status().is_done() => {}
-                Ok(granted) => {
-                    let directive = self.directive_for(granted.drain);
-                    return Ok(self.acquired(granted, directive));
-                }
+            let acquired = self.dispatcher.acquire(session, max, mem::take(&mut named));
+            let granted = match acquired.await {
                 Err(DispatchError::UnknownSession(_)) => {
                     return Ok(self.acquired(Granted::default(), proto::Directive::Reregister));
                 }
-                Err(error) => return Err(refused(error)),
+                granted => granted?,
+            };
+            let is_answer =
+                !granted.leases.is_empty() || granted.drain || self.dispatcher.status().is_done();
+            if is_answer || !self.wait_for_wake_up(&mut turn, until).await {
+                break granted;
             }
-            if !self.wait_for_wake_up(&mut turn, until).await {
-                return Ok(self.acquired(Granted::default(), self.directive()));
-            }
-        }
+        };
+        let directive = self.directive(granted.drain);
+        Ok(self.acquired(granted, directive))
     }
 
     async fn report(
         &self,
         request: Request<proto::ReportRequest>,
     ) -> Result<Response<proto::ReportReply>, Status> {
-        let caller = request
-            .extensions()
-            .get::<Caller>()
-            .cloned()
-            .unwrap_or_default();
+        let caller = caller(&request);
         let request = request.into_inner();
         let name = Some(shown(&request.worker_name)).filter(|name| !name.is_empty());
-        let name = name.filter(|name| caller.may_be_named(name).is_ok());
         let reporter = Reporter {
             session: SessionId(request.session_id),
-            name,
+            name: name.filter(|name| caller.may_be_named(name).is_ok()),
             requests: request.requests,
         };
-        let results = at_most(request.results)?
-            .into_iter()
-            .map(reported)
-            .collect::<Result<Vec<_>, _>>()?;
+        let results = at_most(request.results)?.into_iter().map(reported);
+        let results = results.collect::<Result<Vec<_>, _>>()?;
         let (results, _settling): (Vec<_>, Vec<_>) = results.into_iter().unzip();
         for reported in results.iter().filter(|reported| !reported.needs_lease) {
             self.dispatcher.counters().reported(&reported.outcome);
         }
-        let receipt = self
-            .dispatcher
-            .report(reporter, results)
-            .await
-            .map_err(refused)?;
+        let receipt = self.dispatcher.report(reporter, results).await?;
         let directive = if receipt.is_known {
-            self.directive()
+            self.directive(false)
         } else {
             proto::Directive::Reregister
         };
@@ -399,10 +343,8 @@ impl Coordinator for CoordinatorService {
     ) -> Result<Response<proto::LeaveReply>, Status> {
         let request = request.into_inner();
         let reason = Some(sentence(&request.reason)).filter(|reason| !reason.is_empty());
-        self.dispatcher
-            .leave(SessionId(request.session_id), reason)
-            .await
-            .map_err(refused)?;
+        let session = SessionId(request.session_id);
+        self.dispatcher.leave(session, reason).await?;
         Ok(Response::new(proto::LeaveReply {}))
     }
 
@@ -423,29 +365,17 @@ impl Coordinator for CoordinatorService {
     ) -> Result<Response<Self::PaceStream>, Status> {
         let opened = BudgetStream::open(self.dispatcher.clone(), observations.into_inner());
         let opened = self.shutdown.abort.run_until_cancelled(opened).await;
-        let stream = opened.unwrap_or_else(|| Err(refused(DispatchError::Stopped)))?;
+        let stream = opened.unwrap_or_else(|| Err(DispatchError::Stopped.into()))?;
         let until = self.shutdown.abort.clone().cancelled_owned();
         Ok(Response::new(Box::pin(stream.budgets().take_until(until))))
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "stands in map_err")]
-fn refused(error: DispatchError) -> Status {
-    match error {
-        DispatchError::UnknownSession(_) | DispatchError::NotInList(_) => {
-            Status::not_found(error.to_string())
-        }
-        // The operator of the worker must act. A retry does not help.
-        DispatchError::Refused(Refused::NameTaken { .. }) => {
-            Status::already_exists(error.to_string())
-        }
-        DispatchError::Refused(Refused::NameOfAnother { .. }) => {
-            Status::permission_denied(error.to_string())
-        }
-        DispatchError::Refused(Refused::TooMany) => Status::unavailable(error.to_string()),
-        DispatchError::Stopped => Status::unavailable("the coordinator is at its end"),
-    }
+/// The caller, as the auth layer has authenticated it.
+fn caller<T>(request: &Request<T>) -> Caller {
+    let caller = request.extensions().get::<Caller>();
+    caller.cloned().unwrap_or_default()
 }
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

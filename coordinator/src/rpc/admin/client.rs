@@ -69,14 +69,10 @@ pub enum AdminError {
 
 /// A connection to a coordinator.
 pub(crate) struct Client {
-    stub: AdminClient<CoordinatorChannel>,
     channel: CoordinatorChannel,
-    endpoint: Endpoint,
-}
-
-/// The coordinator's address and advice, for error messages.
-struct Endpoint {
+    /// The coordinator's address, for error messages.
     coordinator: String,
+    /// Advice if it does not respond.
     advice: String,
 }
 
@@ -84,64 +80,51 @@ impl Client {
     /// Connects at the first call: to the given address, otherwise to the socket in the target or,
     /// if no coordinator listens there, to the default address on this machine.
     pub(crate) fn new(arguments: &CoordinatorArgs) -> Result<Self, AdminError> {
-        let (connector, advice) = match arguments.socket() {
-            Some(Ok(socket)) => (
-                Connector::Socket(socket.into()),
-                "is it still running?".to_owned(),
+        let socket = arguments.socket();
+        let advice = match &socket {
+            Some(Ok(_)) => "is it still running?".to_owned(),
+            Some(Err(none)) => format!(
+                "is it running? Give its target with --target (as far as is known, {none}), or its address with --connect"
             ),
-            Some(Err(none)) => (
-                arguments.address.connector()?,
-                format!(
-                    "is it running? Give its target with --target (as far as is known, {none}), or its address with --connect"
-                ),
-            ),
-            None => (
-                arguments.address.connector()?,
-                "is it running, and is this its address? Give another with --connect".to_owned(),
-            ),
+            None => {
+                "is it running, and is this its address? Give another with --connect".to_owned()
+            }
         };
-        let channel = connector.channel();
-        // The response has a row for each of up to ten thousand workers.
-        let stub = AdminClient::new(channel.clone()).max_decoding_message_size(usize::MAX);
+        let connector = match socket {
+            Some(Ok(socket)) => Connector::Socket(socket.into()),
+            _ => arguments.address.connector()?,
+        };
         Ok(Self {
-            stub,
-            channel,
-            endpoint: Endpoint {
-                coordinator: connector.end(),
-                advice,
-            },
+            channel: connector.channel(),
+            coordinator: connector.end(),
+            advice,
         })
     }
 
+    fn stub(&self) -> AdminClient<CoordinatorChannel> {
+        // The response has a row for each of up to ten thousand workers.
+        AdminClient::new(self.channel.clone()).max_decoding_message_size(usize::MAX)
+    }
+
     /// Gets the state of the fleet.
-    pub(crate) async fn fleet(&mut self) -> Result<Overview, AdminError> {
-        Ok(call_within(
-            &self.endpoint,
-            "tell of the fleet",
-            self.stub.get_fleet(proto::GetFleetRequest {}),
-        )
-        .await?
-        .into())
+    pub(crate) async fn fleet(&self) -> Result<Overview, AdminError> {
+        let mut stub = self.stub();
+        let call = stub.get_fleet(proto::GetFleetRequest {});
+        Ok(self.answer("tell of the fleet", call).await?.into())
     }
 
     /// Gets one page of the classes that are leased or have failed.
     pub(crate) async fn classes(
-        &mut self,
+        &self,
         state: ListedState,
         after: Option<Wnid>,
     ) -> Result<ClassPage, AdminError> {
-        let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
-        let request = proto::ListClassesRequest {
+        let mut stub = self.stub();
+        let call = stub.list_classes(proto::ListClassesRequest {
             state: proto::ListedState::from(state).into(),
-            after,
-        };
-        Ok(call_within(
-            &self.endpoint,
-            "list the classes",
-            self.stub.list_classes(request),
-        )
-        .await?
-        .into())
+            after: after.map(|wnid| wnid.to_string()).unwrap_or_default(),
+        });
+        Ok(self.answer("list the classes", call).await?.into())
     }
 
     /// The job's final counts, once it is done; `None` if the coordinator stops before.
@@ -159,7 +142,7 @@ impl Client {
     }
 
     /// Makes failed classes pending again; all of them if `wnids` is empty.
-    pub(crate) async fn retry(&mut self, wnids: &[Wnid]) -> Result<Retried, AdminError> {
+    pub(crate) async fn retry(&self, wnids: &[Wnid]) -> Result<Retried, AdminError> {
         let mut retried = Retried::default();
         // An empty list is one batch; it means all failed classes.
         let batches = wnids
@@ -167,8 +150,9 @@ impl Client {
             .chain(wnids.is_empty().then_some(wnids));
         for batch in batches {
             let wnids = batch.iter().map(Wnid::to_string).collect();
-            let call = self.stub.retry_failed(proto::RetryFailedRequest { wnids });
-            let reply = call_within(&self.endpoint, "try failed classes again", call).await?;
+            let mut stub = self.stub();
+            let call = stub.retry_failed(proto::RetryFailedRequest { wnids });
+            let reply = self.answer("try failed classes again", call).await?;
             retried.classes += reply.retried;
             retried.invalid_rows = reply.invalid_rows;
         }
@@ -176,63 +160,63 @@ impl Client {
     }
 
     /// Asks a worker to finish its leases and exit.
-    pub(crate) async fn drain(&mut self, name: &str) -> Result<(), AdminError> {
-        let request = proto::DrainWorkerRequest {
+    pub(crate) async fn drain(&self, name: &str) -> Result<(), AdminError> {
+        let mut stub = self.stub();
+        let call = stub.drain_worker(proto::DrainWorkerRequest {
             worker_name: name.to_owned(),
+        });
+        self.answer("drain a worker", call).await.map(drop)
+    }
+
+    /// Ends the waits that the origin has asked for and returns the time left of the longest one.
+    pub(crate) async fn resume(&self) -> Result<Duration, AdminError> {
+        let mut stub = self.stub();
+        let call = stub.resume(proto::ResumeRequest {});
+        let reply = self.answer("resume requests to the origin", call).await?;
+        Ok(Duration::from_millis(reply.left_ms))
+    }
+
+    /// The answer to a call, within [`CALL_TIMEOUT`].
+    async fn answer<T>(
+        &self,
+        request: &'static str,
+        call: impl Future<Output = Result<Response<T>, Status>>,
+    ) -> Result<T, AdminError> {
+        let status = match timeout(CALL_TIMEOUT, call).await {
+            Err(_) => {
+                let why = format!("no answer for {}s", CALL_TIMEOUT.as_secs());
+                return Err(self.unreachable(why));
+            }
+            Ok(Ok(reply)) => return Ok(reply.into_inner()),
+            Ok(Err(status)) => status,
         };
-        call_within(
-            &self.endpoint,
-            "drain a worker",
-            self.stub.drain_worker(request),
-        )
-        .await?;
-        Ok(())
+        let why = connect::reason(&status);
+        Err(match status.code() {
+            Code::PermissionDenied | Code::Unauthenticated => self.denied(why),
+            _ if connect::mismatched(&status) => self.denied(why),
+            Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => {
+                AdminError::Refused { request, why }
+            }
+            Code::Unimplemented => AdminError::Refused {
+                request,
+                why: "the coordinator is of an older release".to_owned(),
+            },
+            _ => self.unreachable(why),
+        })
     }
 
-    /// Ends the waits that the origin has request for and returns the time left of the longest one.
-    pub(crate) async fn resume(&mut self) -> Result<Duration, AdminError> {
-        let call = self.stub.resume(proto::ResumeRequest {});
-        Ok(Duration::from_millis(
-            call_within(&self.endpoint, "resume requests to the origin", call)
-                .await?
-                .left_ms,
-        ))
+    fn denied(&self, why: String) -> AdminError {
+        AdminError::Denied {
+            coordinator: self.coordinator.clone(),
+            why,
+        }
     }
-}
 
-async fn call_within<T>(
-    Endpoint {
-        coordinator,
-        advice,
-    }: &Endpoint,
-    request: &'static str,
-    call: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, AdminError> {
-    let refused = |why| AdminError::Refused { request, why };
-    let unreachable = |why| AdminError::Unreachable {
-        coordinator: coordinator.clone(),
-        why,
-        advice: advice.clone(),
-    };
-    let denied = |why| AdminError::Denied {
-        coordinator: coordinator.clone(),
-        why,
-    };
-    match timeout(CALL_TIMEOUT, call).await {
-        Err(_) => Err(unreachable(format!(
-            "no answer for {}s",
-            CALL_TIMEOUT.as_secs()
-        ))),
-        Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => {
-            let why = connect::reason(&status);
-            Err(match status.code() {
-                Code::PermissionDenied | Code::Unauthenticated => denied(why),
-                _ if connect::mismatched(&status) => denied(why),
-                Code::NotFound | Code::InvalidArgument | Code::FailedPrecondition => refused(why),
-                Code::Unimplemented => refused("the coordinator is of an older release".to_owned()),
-                _ => unreachable(why),
-            })
+    fn unreachable(&self, why: String) -> AdminError {
+        AdminError::Unreachable {
+            coordinator: self.coordinator.clone(),
+            why,
+            advice: self.advice.clone(),
         }
     }
 }

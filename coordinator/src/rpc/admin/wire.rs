@@ -110,38 +110,17 @@ impl From<proto::ListClassesReply> for ClassPage {
                 Some(Outcome::Failed(failure)) => Some(failure),
                 Some(Outcome::Success(_) | Outcome::Skipped(_)) | None => None,
             };
-            let wnid = class.wnid.parse().ok()?;
-            let bytes = class.bytes;
-            let length = class.length;
             Some(ClassView {
-                wnid,
+                wnid: class.wnid.parse().ok()?,
                 worker: text(&class.worker),
-                bytes,
-                length,
+                bytes: class.bytes,
+                length: class.length,
                 failure,
             })
         };
         Self {
             classes: wire.classes.into_iter().filter_map(class).collect(),
             more: wire.more,
-        }
-    }
-}
-
-impl From<ListedState> for proto::ListedState {
-    fn from(state: ListedState) -> Self {
-        match state {
-            ListedState::Leased => Self::Leased,
-            ListedState::Failed => Self::Failed,
-        }
-    }
-}
-
-impl From<proto::ListedState> for ListedState {
-    fn from(wire: proto::ListedState) -> Self {
-        match wire {
-            proto::ListedState::Unspecified | proto::ListedState::Leased => Self::Leased,
-            proto::ListedState::Failed => Self::Failed,
         }
     }
 }
@@ -179,52 +158,41 @@ impl From<proto::OriginStatus> for ConcurrencyStatus {
     }
 }
 
-impl From<Phase> for proto::Phase {
-    fn from(phase: Phase) -> Self {
-        match phase {
-            Phase::Running => Self::Running,
-            Phase::Recovering => Self::Recovering,
-            Phase::WaitingForWorkers => Self::WaitingForWorkers,
-            Phase::OriginPaused => Self::OriginPaused,
-            Phase::Done => Self::Done,
-            Phase::Stopping => Self::Stopping,
+/// Conversions between two enums of the same name and variants. What the other side does not name, or
+/// what a newer coordinator names, becomes `$unspecified`.
+macro_rules! same_variants {
+    ($enum:ident, $unspecified:ident, $($variant:ident),+) => {
+        impl From<$enum> for proto::$enum {
+            fn from(value: $enum) -> Self {
+                match value {
+                    $($enum::$variant => Self::$variant,)+
+                }
+            }
         }
-    }
+
+        impl From<proto::$enum> for $enum {
+            fn from(wire: proto::$enum) -> Self {
+                match wire {
+                    proto::$enum::Unspecified => Self::$unspecified,
+                    $(proto::$enum::$variant => Self::$variant,)+
+                }
+            }
+        }
+    };
 }
 
-impl From<proto::Phase> for Phase {
-    fn from(wire: proto::Phase) -> Self {
-        match wire {
-            // Phases of newer coordinators are shown as running.
-            proto::Phase::Unspecified | proto::Phase::Running => Self::Running,
-            proto::Phase::Recovering => Self::Recovering,
-            proto::Phase::WaitingForWorkers => Self::WaitingForWorkers,
-            proto::Phase::OriginPaused => Self::OriginPaused,
-            proto::Phase::Done => Self::Done,
-            proto::Phase::Stopping => Self::Stopping,
-        }
-    }
-}
-
-impl From<WorkerState> for proto::WorkerState {
-    fn from(state: WorkerState) -> Self {
-        match state {
-            WorkerState::Active => Self::Active,
-            WorkerState::Draining => Self::Draining,
-            WorkerState::Quarantined => Self::Quarantined,
-        }
-    }
-}
-
-impl From<proto::WorkerState> for WorkerState {
-    fn from(wire: proto::WorkerState) -> Self {
-        match wire {
-            proto::WorkerState::Unspecified | proto::WorkerState::Active => Self::Active,
-            proto::WorkerState::Draining => Self::Draining,
-            proto::WorkerState::Quarantined => Self::Quarantined,
-        }
-    }
-}
+same_variants!(ListedState, Leased, Leased, Failed);
+same_variants!(WorkerState, Active, Active, Draining, Quarantined);
+same_variants!(
+    Phase,
+    Running,
+    Running,
+    Recovering,
+    WaitingForWorkers,
+    OriginPaused,
+    Done,
+    Stopping
+);
 
 #[cfg(test)]
 pub(crate) mod tests {

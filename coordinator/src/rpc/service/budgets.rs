@@ -12,10 +12,9 @@ use shared::{
 use tokio::sync::watch;
 use tonic::{Status, Streaming};
 
-use super::refused;
 use crate::{
     concurrency::{Budget, Observation},
-    dispatcher::DispatcherHandle,
+    dispatcher::{DispatchError, DispatcherHandle},
     rpc::conversions::milliseconds,
 };
 
@@ -52,16 +51,7 @@ impl BudgetStream {
         let session = SessionId(first.session_id);
         // Subscribed before the first budget is read, so that no later change is missed.
         let changes = dispatcher.watch_budgets();
-        let budget = dispatcher
-            .observe(session, observation(&first))
-            .await
-            .map_err(refused)?;
-        if let Some(trouble) = first_trouble(&first) {
-            dispatcher
-                .first_trouble(session, trouble)
-                .await
-                .map_err(refused)?;
-        }
+        let budget = observed(&dispatcher, &first).await?;
         Ok(Self {
             dispatcher,
             session,
@@ -83,13 +73,11 @@ impl BudgetStream {
     /// The next budget whose version the worker does not have.
     async fn changed(&mut self) -> Result<Option<proto::Budget>, Status> {
         loop {
-            let budget = match self.next.take() {
-                Some(budget) => budget,
-                None => match self.next_budget().await? {
-                    Some(budget) => budget,
-                    None => return Ok(None),
-                },
+            let next = match self.next.take() {
+                None => self.next_budget().await?,
+                next => next,
             };
+            let Some(budget) = next else { return Ok(None) };
             if self.sent.replace(budget.version) != Some(budget.version) {
                 return Ok(Some(message(budget)));
             }
@@ -99,25 +87,40 @@ impl BudgetStream {
     /// The budget after the next observation, or after a change caused by another worker.
     async fn next_budget(&mut self) -> Result<Option<Budget>, Status> {
         let budget = tokio::select! {
-            observed = self.observations.message() => {
-                let Some(observed) = observed? else { return Ok(None) };
-                if observed.session_id != self.session.0 {
+            observation = self.observations.message() => {
+                let Some(observation) = observation? else { return Ok(None) };
+                if observation.session_id != self.session.0 {
                     return Err(Status::invalid_argument("a stream for the pace stays with one session"));
                 }
-                if let Some(trouble) = first_trouble(&observed) {
-                    self.dispatcher.first_trouble(self.session, trouble).await.map_err(refused)?;
-                }
-                self.dispatcher.observe(self.session, observation(&observed)).await
+                observed(&self.dispatcher, &observation).await?
             }
             changed = self.changes.changed() => {
                 if changed.is_err() {
                     return Ok(None);
                 }
-                self.dispatcher.budget(self.session).await
+                self.dispatcher.budget(self.session).await?
             }
         };
-        budget.map(Some).map_err(refused)
+        Ok(Some(budget))
     }
+}
+
+/// Passes on an observation, and the worker's message on why the origin has not responded yet.
+async fn observed(
+    dispatcher: &DispatcherHandle,
+    wire: &proto::Observation,
+) -> Result<Budget, DispatchError> {
+    let session = SessionId(wire.session_id);
+    let budget = dispatcher.observe(session, observation(wire)).await?;
+    if let Some(trouble) = first_trouble(wire) {
+        dispatcher.first_trouble(session, trouble).await?;
+    }
+    Ok(budget)
+}
+
+/// The worker's message on why the origin has not responded yet.
+fn first_trouble(wire: &proto::Observation) -> Option<String> {
+    (!wire.first_trouble.is_empty()).then(|| printable_within(&wire.first_trouble, MAX_MESSAGE))
 }
 
 /// Clamps the reported values to plausible ones, so that a faulty worker cannot pause the others
@@ -135,11 +138,6 @@ fn observation(wire: &proto::Observation) -> Observation {
         retry_after: (wire.retry_after_ms > 0)
             .then(|| Duration::from_millis(wire.retry_after_ms).min(MAX_RETRY_AFTER)),
     }
-}
-
-/// The worker's message on why the origin has not responded yet.
-fn first_trouble(wire: &proto::Observation) -> Option<String> {
-    (!wire.first_trouble.is_empty()).then(|| printable_within(&wire.first_trouble, MAX_MESSAGE))
 }
 
 fn message(budget: Budget) -> proto::Budget {

@@ -38,7 +38,8 @@ struct Running {
     _dispatcher: JoinSet<()>,
 }
 
-fn job() -> JobOptions {
+/// The options of a job in tests.
+pub(crate) fn job() -> JobOptions {
     JobOptions {
         run_id: "run".to_owned(),
         url: UrlTemplate::parse("http://127.0.0.1/x").unwrap(),
@@ -74,14 +75,13 @@ impl Running {
         let shutdown = Shutdown::default();
         let incoming = tokio_stream::wrappers::ReceiverStream::new(connections);
         let mut server = JoinSet::new();
-        server.spawn(serve(
-            handle.clone(),
-            job(),
-            TERMS,
-            AuthLayer::open(),
-            incoming,
-            shutdown.clone(),
-        ));
+        let service = CoordinatorService {
+            dispatcher: handle.clone(),
+            job: job(),
+            terms: TERMS,
+            shutdown: shutdown.clone(),
+        };
+        server.spawn(serve(service, AuthLayer::open(), incoming));
         let channel = Endpoint::from_static("http://in-process")
             .connect_with_connector(tower::service_fn(move |_| {
                 let connect = connect.clone();
