@@ -110,19 +110,15 @@ async fn execute(
             write_line(&mut out, &init::init(&arguments)?)?;
             Exit::Done
         }
-        Command::Status(arguments) => status::run(&arguments, screen, shutdown, &mut out).await?,
-        Command::Retry(arguments) => {
-            interruptible(admin::retry(&arguments, &mut out), shutdown).await?
+        Command::Status(arguments) => {
+            until(shutdown, status::run(&arguments, screen, &mut out)).await?
         }
-        Command::Drain(arguments) => {
-            interruptible(admin::drain(&arguments, &mut out), shutdown).await?
-        }
-        Command::Resume(arguments) => {
-            interruptible(admin::resume(&arguments, &mut out), shutdown).await?
-        }
+        Command::Retry(arguments) => until(shutdown, admin::retry(&arguments, &mut out)).await?,
+        Command::Drain(arguments) => until(shutdown, admin::drain(&arguments, &mut out)).await?,
+        Command::Resume(arguments) => until(shutdown, admin::resume(&arguments, &mut out)).await?,
         Command::Verify(arguments) => verify::run(&arguments, screen, shutdown, &mut out).await?,
         Command::DemoOrigin(arguments) => {
-            interruptible(demo_origin::run(&arguments, &mut out), shutdown).await?
+            until(shutdown, demo_origin::run(&arguments, &mut out)).await?
         }
         Command::Manual(manual) => {
             write_manual(&manual, &mut out)?;
@@ -142,14 +138,13 @@ fn write_manual(manual: &Manual, out: &mut impl Write) -> Result<(), CommandErro
     Ok(out.flush()?)
 }
 
-async fn interruptible(
-    command: impl Future<Output = Result<Exit, CommandError>>,
+/// Runs a command until it ends or a shutdown is requested.
+async fn until(
     shutdown: &Shutdown,
+    command: impl Future<Output = Result<Exit, CommandError>>,
 ) -> Result<Exit, CommandError> {
-    tokio::select! {
-        exit = command => exit,
-        () = shutdown.drain.cancelled() => Ok(Exit::Interrupted),
-    }
+    let ended = shutdown.drain.run_until_cancelled(command).await;
+    ended.unwrap_or(Ok(Exit::Interrupted))
 }
 
 /// Writes one line of the results and flushes it, because a reader may wait for it.

@@ -98,13 +98,12 @@ impl Demo {
             .map_err(|source| DemoError::Bind { address, source })?;
         let url = UrlTemplate::parse(&format!("http://{}", listener.local_addr()?))?;
         let classes = wnids();
+        let wnids = classes.iter().map(|(wnid, _)| *wnid).collect();
         let build_router = move || origin::router(&classes, download_time);
-        let router = tokio::task::spawn_blocking(build_router)
-            .await
-            .map_err(io::Error::other)?;
+        let router = tokio::task::spawn_blocking(build_router).await;
+        let router = router.map_err(io::Error::other)?;
         let mut server = JoinSet::new();
         server.spawn(async move { axum::serve(listener, router).await });
-        let wnids = wnids().into_iter().map(|(wnid, _)| wnid).collect();
         Ok(Self { url, wnids, server })
     }
 

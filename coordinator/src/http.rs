@@ -16,6 +16,7 @@ use crate::{
     dispatcher::DispatcherHandle,
     fleet::{Phase, in_words},
     ledger::Commits,
+    version::VERSION,
 };
 
 mod metrics;
@@ -53,11 +54,7 @@ impl HttpEndpoint {
             stopping,
         });
         Self {
-            metrics: Metrics::new(
-                "coordinator",
-                crate::version::VERSION,
-                Arc::clone(&coordinator),
-            ),
+            metrics: Metrics::new("coordinator", VERSION, Arc::clone(&coordinator)),
             coordinator,
         }
     }
@@ -69,9 +66,9 @@ impl HttpEndpoint {
         tasks: &mut JoinSet<()>,
     ) -> Result<(Arc<Self>, SocketAddr), HttpError> {
         let (listener, address) = http::listen(address)?;
-        let outside = Arc::new(Self::new(stopping));
-        tasks.spawn(http::serve(listener, "coordinator", Arc::clone(&outside)));
-        Ok((outside, address))
+        let endpoint = Arc::new(Self::new(stopping));
+        tasks.spawn(http::serve(listener, "coordinator", Arc::clone(&endpoint)));
+        Ok((endpoint, address))
     }
 
     /// The job has begun.
@@ -97,7 +94,7 @@ impl CoordinatorState {
 impl ProgramStatus for HttpEndpoint {
     async fn is_alive(&self) -> bool {
         match self.coordinator.running_job.get() {
-            Some(running_job) => running_job.handle.answers().await,
+            Some(job) => job.handle.answers().await,
             None => true,
         }
     }
@@ -107,10 +104,8 @@ impl ProgramStatus for HttpEndpoint {
     }
 
     fn now(&self) -> String {
-        self.coordinator
-            .running_job
-            .get()
-            .map(|running_job| in_words(&running_job.handle.pace()))
+        let job = self.coordinator.running_job.get();
+        job.map(|job| in_words(&job.handle.pace()))
             .unwrap_or_default()
     }
 

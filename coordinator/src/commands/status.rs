@@ -3,7 +3,7 @@
 use std::{
     future::pending,
     io::{self, IsTerminal as _, Write},
-    pin::{Pin, pin},
+    pin::Pin,
     time::Duration,
 };
 
@@ -13,7 +13,6 @@ use shared::{
     exit_code::Exit,
     job::JobStatus,
     job_line::{Screen, clock},
-    shutdown::Shutdown,
 };
 use tokio::time::{sleep, timeout};
 
@@ -43,7 +42,6 @@ const CLEAR: &str = "\u{1b}[H\u{1b}[2J";
 pub(super) async fn run(
     arguments: &StatusArgs,
     screen: &Screen,
-    shutdown: &Shutdown,
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
     let client = Client::new(&arguments.coordinator)?;
@@ -51,35 +49,23 @@ pub(super) async fn run(
     let clears = arguments.watch && !arguments.json && io::stdout().is_terminal();
     let clear = if clears { CLEAR } else { "" };
     let columns = workers_table::columns_of_terminal();
-    let show = |overview: &Overview, out: &mut _| {
-        let text = if arguments.json {
-            json(&StatusJson::from(overview))
-        } else {
-            text(overview, columns)
-        };
-        write_line(out, &format!("{clear}{text}"))
-    };
-    let mut interrupted = pin!(shutdown.drain.cancelled());
-    let mut overview = tokio::select! {
-        overview = client.fleet() => overview?,
-        () = &mut interrupted => return Ok(Exit::Interrupted),
-    };
+    let mut overview = client.fleet().await?;
     let mut watcher = Watcher { client, end: None };
     loop {
-        show(&overview, out)?;
+        let text = if arguments.json {
+            json(&StatusJson::from(&overview))
+        } else {
+            text(&overview, columns)
+        };
+        write_line(out, &format!("{clear}{text}"))?;
         if arguments.classes {
-            tokio::select! {
-                listed = classes::list(&watcher.client, &overview.fleet.job, arguments.json, out) => listed?,
-                () = shutdown.drain.cancelled() => return Ok(Exit::Interrupted),
-            }
+            let job = &overview.fleet.job;
+            classes::list(&watcher.client, job, arguments.json, out).await?;
         }
         if !arguments.watch || overview.fleet.phase == Phase::Done {
             return Ok(Exit::Done);
         }
-        overview = tokio::select! {
-            next = watcher.next(overview, screen) => next?,
-            () = &mut interrupted => return Ok(Exit::Interrupted),
-        };
+        overview = watcher.next(overview, screen).await?;
     }
 }
 
@@ -177,8 +163,14 @@ fn final_overview(before: Overview, job: JobStatus, answer: Option<Overview>) ->
 /// The state as text, on a terminal with `columns` columns.
 fn text(overview: &Overview, columns: Option<usize>) -> String {
     let job = &overview.fleet.job;
+    let origin = if overview.fleet.phase == Phase::Done {
+        String::new()
+    } else {
+        let left = job.time_left.map(|left| format!("; {} left", clock(left)));
+        fleet::in_words(&overview.fleet.origin) + &left.unwrap_or_default() + "\n"
+    };
     let text = format!(
-        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received\n{}run {}, start {}",
+        "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received\n{origin}run {}, start {}\n",
         in_words(overview.fleet.phase),
         job.total,
         job.success,
@@ -187,22 +179,13 @@ fn text(overview: &Overview, columns: Option<usize>) -> String {
         job.leased,
         job.pending,
         bytes(job.received_bytes),
-        if overview.fleet.phase == Phase::Done {
-            String::new()
-        } else {
-            let left = job
-                .time_left
-                .map(|left| format!("; {} left", clock(left)))
-                .unwrap_or_default();
-            fleet::in_words(&overview.fleet.origin) + &left + "\n"
-        },
         overview.run_id,
         overview.epoch,
     );
     if overview.fleet.workers.is_empty() {
-        return text + "\nno workers";
+        return text + "no workers";
     }
-    text + "\n" + &workers_table::text(&overview.fleet.workers, columns)
+    text + &workers_table::text(&overview.fleet.workers, columns)
 }
 
 fn in_words(phase: Phase) -> &'static str {

@@ -172,10 +172,10 @@ fn start(
     let (sender, receiver) = mpsc::channel(QUEUE);
     let classes = Arc::new(classes);
     let next = Arc::new(AtomicUsize::new(0));
-    for _ in 0..available_parallelism()
+    let count = available_parallelism()
         .map_or(1, usize::from)
-        .min(MOST_THREADS)
-    {
+        .min(MOST_THREADS);
+    for _ in 0..count {
         let verifier = Verifier::new(target, Arc::clone(stop), repair);
         let sender = sender.clone();
         let classes = Arc::clone(&classes);

@@ -169,27 +169,14 @@ impl Config {
             timeout: origin.timeout,
             existing: target.existing,
             durability: target.durability,
-            ca_pem: origin
-                .cacert
-                .as_deref()
-                .map(certificates)
-                .transpose()?
-                .unwrap_or_default(),
-            headers: origin
-                .header_file
-                .as_deref()
-                .map(headers)
-                .transpose()?
-                .unwrap_or_default(),
+            ca_pem: given(origin.cacert.as_deref(), certificates)?,
+            headers: given(origin.header_file.as_deref(), headers)?,
         };
         let (files, exposure) = auth.check(listen, job.has_secrets())?;
         let secret_files = files.secret_paths().chain(&origin.header_file);
-        let warnings = secret_files
-            .filter_map(|path| readable_warning(path))
-            .collect();
-        let folder = target
-            .target
-            .unwrap_or_else(|| if single_host.demo { DEMO_TARGET } else { "." }.into());
+        let warnings = secret_files.filter_map(|path| readable_warning(path));
+        let default_folder = if single_host.demo { DEMO_TARGET } else { "." };
+        let folder = target.target.unwrap_or_else(|| default_folder.into());
         let slots = single_host.slots;
         Ok(Plan {
             source: if single_host.demo {
@@ -208,7 +195,7 @@ impl Config {
             listen,
             credentials: files.open()?,
             exposure,
-            warnings,
+            warnings: warnings.collect(),
             http: http::Address {
                 address: endpoint.http.unwrap_or(DEFAULT_HTTP),
                 or_any_port: dev && endpoint.http.is_none(),
@@ -228,22 +215,28 @@ impl Config {
 /// The argument of `coordinator init` for an address. Without the argument its certificates are
 /// valid for `127.0.0.1` and `::1`.
 fn advertised(address: IpAddr) -> String {
-    let is_known = address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST;
-    if is_known {
-        String::new()
-    } else {
-        format!(" --advertise {address}")
+    if address == Ipv4Addr::LOCALHOST || address == Ipv6Addr::LOCALHOST {
+        return String::new();
     }
+    format!(" --advertise {address}")
 }
 
 /// The address at which workers reach a coordinator that listens on `address`. For port 0 the
 /// system chooses a port, which the coordinator prints.
 fn connected(address: SocketAddr) -> String {
-    if address.port() != 0 {
-        return address.to_string();
-    }
     let text = address.to_string();
-    format!("{}:PORT", text.trim_end_matches(":0"))
+    match text.strip_suffix(":0") {
+        Some(host) => format!("{host}:PORT"),
+        None => text,
+    }
+}
+
+/// What `read` makes of a file, if one is given.
+fn given<T: Default>(
+    path: Option<&Path>,
+    read: impl FnOnce(&Path) -> Result<T, ConfigError>,
+) -> Result<T, ConfigError> {
+    path.map_or_else(|| Ok(T::default()), read)
 }
 
 /// Reads a file named by a flag. The content is erased from memory when it is dropped.
@@ -270,20 +263,17 @@ fn certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
 fn headers(path: &Path) -> Result<Vec<SecretHeader>, ConfigError> {
     let flag = "--header-file";
     let bytes = read(flag, path)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| {
-        let source = io::Error::new(
+    let text = std::str::from_utf8(&bytes).map_err(|_| ConfigError::File {
+        flag,
+        path: path.to_owned(),
+        source: io::Error::new(
             io::ErrorKind::InvalidData,
             "stream did not contain valid UTF-8",
-        );
-        ConfigError::File {
-            flag,
-            path: path.to_owned(),
-            source,
-        }
+        ),
     })?;
-    let lines = text.trim_start_matches('\u{feff}').lines().enumerate();
+    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
+    let lines = (1..).zip(lines);
     lines
-        .map(|(number, line)| (number + 1, line.trim()))
         .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
         .map(|(line, text)| {
             header(text).ok_or_else(|| ConfigError::Header {
@@ -441,9 +431,19 @@ mod tests {
         );
     }
 
+    fn assert_refused(cases: &[(&[&str], &str)]) {
+        for (flags, said) in cases {
+            let error = plan(flags).unwrap_err();
+            assert!(
+                error.contains(said) && !error.contains("secret"),
+                "{flags:?}: {error}"
+            );
+        }
+    }
+
     #[test]
     fn unusable_settings_are_refused_in_one_sentence() {
-        for (flags, said) in [
+        assert_refused(&[
             (
                 &["--listen", "0.0.0.0:50051"][..],
                 "stay on this machine with --listen 127.0.0.1:50051",
@@ -465,6 +465,31 @@ mod tests {
                 &["--max-rate", "fast"],
                 "a number of bytes a second, like 10MiB/s",
             ),
+            (
+                &["--existing", "delete"],
+                "invalid value 'delete' for '--existing <HOW>'",
+            ),
+            (&["--dev", "--name", "../x"], "a name has 1 to 64 letters"),
+            (
+                &["--cacert", "/nowhere/ca.pem"],
+                "read /nowhere/ca.pem, given with --cacert: No such file",
+            ),
+        ]);
+        let ceilings = plan(&["--max-connections", "8", "--max-rate", "10MiB/s"])
+            .unwrap()
+            .ceilings;
+        assert_eq!(
+            ceilings,
+            Ceilings {
+                connections: Some(8),
+                bytes_per_second: Some(10 << 20)
+            }
+        );
+    }
+
+    #[test]
+    fn a_duration_is_at_most_a_day_and_a_lease_at_least_three_seconds() {
+        assert_refused(&[
             (&["--timeout", "0s"], "it must be longer than nothing"),
             (&["--timeout", "soon"], "expected number at 0"),
             (&["--lease-ttl", "2s"], "the shortest is 3s"),
@@ -478,37 +503,12 @@ mod tests {
                 "the longest is one day, 24h",
             ),
             (&["--timeout", "86401s"], "the longest is one day, 24h"),
-            (
-                &["--existing", "delete"],
-                "invalid value 'delete' for '--existing <HOW>'",
-            ),
-            (&["--dev", "--name", "../x"], "a name has 1 to 64 letters"),
-            (
-                &["--cacert", "/nowhere/ca.pem"],
-                "read /nowhere/ca.pem, given with --cacert: No such file",
-            ),
-        ] {
-            let error = plan(flags).unwrap_err();
-            assert!(
-                error.contains(said) && !error.contains("secret"),
-                "{flags:?}: {error}"
-            );
-        }
+        ]);
         assert_eq!(
             plan(&["--lease-ttl", "24h", "--timeout", "1day"])
                 .unwrap()
                 .lease_ttl,
             Duration::from_hours(24)
-        );
-        let ceilings = plan(&["--max-connections", "8", "--max-rate", "10MiB/s"])
-            .unwrap()
-            .ceilings;
-        assert_eq!(
-            ceilings,
-            Ceilings {
-                connections: Some(8),
-                bytes_per_second: Some(10 << 20)
-            }
         );
         assert_eq!(
             plan(&["--timeout", "500ms"]).unwrap().job.timeout,

@@ -49,15 +49,13 @@ pub(super) fn router(classes: &[(Wnid, Script)], class_takes: Duration) -> Route
         let tar = Bytes::from(pictures::tar_of(*wnid, seed));
         let etag = HeaderValue::try_from(format!("\"{wnid}-{:x}\"", tar.len()))
             .expect("an id and a number are text");
-        (
-            format!("{wnid}.tar"),
-            DemoClass {
-                script: *script,
-                tar,
-                etag,
-                requests: AtomicU32::new(0),
-            },
-        )
+        let class = DemoClass {
+            script: *script,
+            tar,
+            etag,
+            requests: AtomicU32::new(0),
+        };
+        (format!("{wnid}.tar"), class)
     };
     let classes = DemoClasses {
         by_file: (0..).zip(classes).map(class).collect(),
@@ -74,30 +72,20 @@ async fn answer(
     method: Method,
     headers: HeaderMap,
 ) -> Response {
-    let Some(class) = classes
-        .by_file
-        .get(&file)
-        .filter(|class| class.script != Script::Missing)
-    else {
+    let class = classes.by_file.get(&file);
+    let Some(class) = class.filter(|class| class.script != Script::Missing) else {
         return StatusCode::NOT_FOUND.into_response();
     };
     let is_first = method == Method::GET && class.requests.fetch_add(1, Ordering::Relaxed) == 0;
     if is_first && class.script == Script::BusyFirst {
-        return (
-            StatusCode::SERVICE_UNAVAILABLE,
-            [(header::RETRY_AFTER, "1")],
-        )
-            .into_response();
+        let busy = StatusCode::SERVICE_UNAVAILABLE;
+        return (busy, [(header::RETRY_AFTER, "1")]).into_response();
     }
     let length = class.tar.len();
     let start = match range_start(&headers, &class.etag) {
         Some(start) if start >= length => {
-            let range = format!("bytes */{length}");
-            return (
-                StatusCode::RANGE_NOT_SATISFIABLE,
-                [(header::CONTENT_RANGE, range)],
-            )
-                .into_response();
+            let range = [(header::CONTENT_RANGE, format!("bytes */{length}"))];
+            return (StatusCode::RANGE_NOT_SATISFIABLE, range).into_response();
         }
         start => start,
     };
@@ -111,37 +99,33 @@ async fn answer(
     } else {
         Body::from_stream(paced(body))
     };
-    let mut response = Response::new(body);
-    let head = response.headers_mut();
-    head.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    head.insert(
-        header::CONTENT_TYPE,
-        HeaderValue::from_static("application/x-tar"),
-    );
-    head.insert(header::CONTENT_LENGTH, size.into());
-    head.insert(header::ETAG, class.etag.clone());
-    head.insert(header::LAST_MODIFIED, LAST_MODIFIED);
-    if let Some(start) = start {
-        let range = format!("bytes {start}-{}/{length}", length - 1);
-        head.insert(
-            header::CONTENT_RANGE,
-            HeaderValue::try_from(range).expect("numbers are text"),
-        );
-        *response.status_mut() = StatusCode::PARTIAL_CONTENT;
-    }
-    response
+    let head = [
+        (header::ACCEPT_RANGES, HeaderValue::from_static("bytes")),
+        (
+            header::CONTENT_TYPE,
+            HeaderValue::from_static("application/x-tar"),
+        ),
+        (header::CONTENT_LENGTH, size.into()),
+        (header::ETAG, class.etag.clone()),
+        (header::LAST_MODIFIED, LAST_MODIFIED),
+    ];
+    let Some(start) = start else {
+        return (head, body).into_response();
+    };
+    let range = format!("bytes {start}-{}/{length}", length - 1);
+    let range = [(header::CONTENT_RANGE, range)];
+    (StatusCode::PARTIAL_CONTENT, head, range, body).into_response()
 }
 
 /// Parses `Range: bytes=N-`, unless `If-Range` names another version. A server may ignore other
 /// forms of ranges (RFC 9110 §14.2).
 fn range_start(headers: &HeaderMap, etag: &HeaderValue) -> Option<usize> {
-    let is_current = headers
-        .get(header::IF_RANGE)
-        .is_none_or(|version| version == etag || version == LAST_MODIFIED);
-    let range = headers.get(header::RANGE).filter(|_| is_current)?;
+    let version = headers.get(header::IF_RANGE);
+    if version.is_some_and(|version| version != etag && version != LAST_MODIFIED) {
+        return None;
+    }
+    let range = headers.get(header::RANGE)?.to_str().ok()?;
     range
-        .to_str()
-        .ok()?
         .strip_prefix("bytes=")?
         .strip_suffix('-')?
         .parse()

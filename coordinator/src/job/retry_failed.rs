@@ -15,12 +15,13 @@ use shared::{
     outcome::Outcome,
 };
 
-use crate::job::CoordinatorError;
+use super::CoordinatorError;
 use crate::{
     config::Plan,
     failure_log::shown,
     lease_table::LeaseTable,
     ledger::{Entry, LastRun, Ledger, NoLastRun, Record, Writer},
+    wording::counted,
 };
 
 /// Records are queued in batches of this size.
@@ -50,11 +51,7 @@ pub enum NothingToRetry {
 }
 
 fn classes(count: usize) -> String {
-    if count == 1 {
-        "1 class".to_owned()
-    } else {
-        format!("{count} classes")
-    }
+    counted(count as u64, "class", "classes")
 }
 
 /// The classes of the list that the job is about, and their known outcomes.
@@ -102,20 +99,20 @@ impl<'list> JobClasses<'list> {
             }
             .into());
         }
-        let say = |line: &str| {
+        let say = |line: String| {
             tracing::info!("{line}");
-            screen.say(line);
+            screen.say(&line);
         };
         match job_classes.wnids.len() - job_classes.there.len() {
             0 if never > 0 => return Err(NothingToRetry::NotComeTo { never }.into()),
             0 => {
-                all_there(&classes.invalid, plan.single_host.is_some()).for_each(|line| say(&line));
+                all_there(&classes.invalid, plan.single_host.is_some()).for_each(say);
                 if !plan.stay {
                     return Ok(None);
                 }
             }
             failed => {
-                trying_again(failed - missing.min(failed), never).for_each(|line| say(&line));
+                trying_again(failed - missing.min(failed), never).for_each(say);
                 if missing > 0 {
                     tracing::warn!("{}", not_there(missing));
                 }
@@ -144,31 +141,19 @@ impl<'list> JobClasses<'list> {
     }
 
     /// Drops classes that an earlier process of this run has settled differently.
-    pub(super) fn still_skipped(self, table: &LeaseTable) -> Self {
-        let there = self
-            .there
-            .into_iter()
-            .filter(|record| table.is_skipped(record.wnid));
-        Self {
-            there: there.collect(),
-            wnids: self.wnids,
-        }
+    pub(super) fn still_skipped(mut self, table: &LeaseTable) -> Self {
+        self.there.retain(|record| table.is_skipped(record.wnid));
+        self
     }
 
     /// Stores the complete classes for the next retry.
     pub(super) async fn keep(self, writer: &Writer) {
-        let mut there = self.there.into_iter();
-        loop {
-            let records: Vec<Record> = there.by_ref().take(BATCH).collect();
-            if records.is_empty() {
-                return;
-            }
-            writer
-                .write(Entry {
-                    records,
-                    ..Entry::default()
-                })
-                .await;
+        for records in self.there.chunks(BATCH) {
+            let entry = Entry {
+                records: records.to_vec(),
+                ..Entry::default()
+            };
+            writer.write(entry).await;
         }
     }
 }
@@ -193,38 +178,35 @@ async fn check_target(plan: &Plan, last: &mut LastRun) -> usize {
 }
 
 fn not_there(missing: usize) -> String {
-    let of = classes(missing);
     let are = if missing == 1 { "is" } else { "are" };
     format!(
-        "{of} that the last run has left complete {are} not there any more or damaged, and {are} part of this job"
+        "{} that the last run has left complete {are} not there any more or damaged, and {are} part of this job",
+        classes(missing)
     )
 }
 
 /// The messages about what is retried, and what is not part of the job.
 fn trying_again(failed: usize, never: usize) -> impl Iterator<Item = String> {
     let rest = "not part of this job; the same command without --retry-failed downloads";
-    let never = match never {
-        0 => None,
-        1 => Some(format!(
-            "1 class of the list, which the last run did not come to, is {rest} it"
-        )),
-        never => Some(format!(
-            "{never} classes of the list, which the last run did not come to, are {rest} them"
-        )),
+    let (are, them) = if never == 1 {
+        ("is", "it")
+    } else {
+        ("are", "them")
     };
-    std::iter::once(format!(
-        "trying again the {} that the last run has left failed",
-        classes(failed)
-    ))
-    .chain(never)
+    let of = classes(never);
+    let never = (never > 0).then(|| {
+        format!("{of} of the list, which the last run did not come to, {are} {rest} {them}")
+    });
+    let failed = classes(failed);
+    let again = format!("trying again the {failed} that the last run has left failed");
+    std::iter::once(again).chain(never)
 }
 
 /// The messages that there is nothing to do. Rows without a class id still count as failed.
 /// `has_looked`: the folders were compared with their manifests. Only workers can compare folders
 /// of their own, and this job waits for no worker.
 fn all_there(invalid: &[InvalidRow], has_looked: bool) -> impl Iterator<Item = String> {
-    let nothing =
-        "nothing to try again: the last run has left every class of the list complete".to_owned();
+    let nothing = "nothing to try again: the last run has left every class of the list complete";
     let unseen = "whether the folders are still complete was not checked; the same command without --retry-failed \
                   has each worker look";
     let unseen = (!has_looked).then(|| unseen.to_owned());
@@ -238,7 +220,9 @@ fn all_there(invalid: &[InvalidRow], has_looked: bool) -> impl Iterator<Item = S
             ),
         }
     });
-    std::iter::once(nothing).chain(unseen).chain(rows)
+    std::iter::once(nothing.to_owned())
+        .chain(unseen)
+        .chain(rows)
 }
 
 /// The counts of a job that has nothing to do.

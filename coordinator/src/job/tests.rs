@@ -67,6 +67,30 @@ fn classes() -> ClassList {
     }
 }
 
+/// The result of a class: the last one of the list has failed.
+fn result(lease: proto::Lease) -> proto::Result {
+    let kind = if lease.wnid == "n00000003" {
+        proto::outcome::Kind::Failure(proto::Failure {
+            kind: proto::FailureKind::HttpError.into(),
+            message: "404 Client Error".to_owned(),
+            suspect: 1,
+            ..proto::Failure::default()
+        })
+    } else {
+        proto::outcome::Kind::Success(proto::Published {
+            files: 1,
+            bytes: 10_240,
+        })
+    };
+    proto::Result {
+        wnid: lease.wnid,
+        token: lease.token,
+        outcome: Some(proto::Outcome { kind: Some(kind) }),
+        traceparent: lease.traceparent,
+        needs_lease: false,
+    }
+}
+
 /// Reports every leased class: the last one of the list as failed, the others as success. Leaves
 /// with a reason if one is given.
 async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
@@ -105,29 +129,7 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
         if acquired.job_done || acquired.directive() == proto::Directive::Stop {
             break;
         }
-        let results = acquired.leases.into_iter().map(|lease| {
-            let kind = if lease.wnid == "n00000003" {
-                let kind = proto::FailureKind::HttpError.into();
-                proto::outcome::Kind::Failure(proto::Failure {
-                    kind,
-                    message: "404 Client Error".to_owned(),
-                    suspect: 1,
-                    ..proto::Failure::default()
-                })
-            } else {
-                proto::outcome::Kind::Success(proto::Published {
-                    files: 1,
-                    bytes: 10_240,
-                })
-            };
-            proto::Result {
-                wnid: lease.wnid,
-                token: lease.token,
-                outcome: Some(proto::Outcome { kind: Some(kind) }),
-                traceparent: lease.traceparent,
-                needs_lease: false,
-            }
-        });
+        let results = acquired.leases.into_iter().map(result);
         let report = proto::ReportRequest {
             session_id,
             results: results.collect(),
