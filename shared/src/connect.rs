@@ -32,6 +32,7 @@ use crate::{
     flag::yes_or_no,
     private_file::readable_warning,
     protocol::DEFAULT_PORT,
+    threads::NoThread,
     tls::{TlsError, Watched},
 };
 use channel::TcpConnector;
@@ -179,10 +180,7 @@ impl ConnectArgs {
             pair: self.tls_cert.clone().zip(self.tls_key.clone()),
         };
         let credentials = Watched::new(files.paths(), move |sources| files.credentials(sources))?;
-        Ok(Connector::Tcp(Arc::new(TcpConnector::new(
-            &address,
-            credentials,
-        )?)))
+        Ok(Connector::Tcp(TcpConnector::new(&address, credentials)?))
     }
 }
 
@@ -287,6 +285,9 @@ pub enum ConnectError {
     /// One of the files is unusable.
     #[error(transparent)]
     Files(#[from] TlsError),
+    /// The thread that checks the files for changes cannot be started.
+    #[error(transparent)]
+    Thread(#[from] NoThread),
 }
 
 /// The way to connect to the coordinator.

@@ -13,6 +13,7 @@ pub mod limits;
 pub mod listing;
 pub mod manual;
 pub mod metrics;
+pub mod observed_stream;
 pub mod origin_address;
 pub mod outcome;
 pub mod output;

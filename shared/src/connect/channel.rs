@@ -4,22 +4,18 @@
 
 use std::{
     error::Error,
-    fmt,
-    future::Future,
+    fmt, io,
     path::Path,
     pin::Pin,
-    sync::{
-        Arc, Mutex, PoisonError,
-        mpsc::{Receiver, sync_channel},
-    },
+    sync::{Arc, Mutex, PoisonError, Weak},
     task::{Context, Poll},
-    thread::{self, JoinHandle},
+    thread,
     time::Duration,
 };
 
 use http::{Request, Response, Uri, header::AUTHORIZATION};
 use hyper_util::rt::TokioIo;
-use tokio::{io::DuplexStream, sync::mpsc, time::Instant};
+use tokio::{io::DuplexStream, sync::mpsc};
 use tonic::{
     body::Body,
     transport::{Channel, Endpoint},
@@ -29,42 +25,32 @@ use tower::{Service, ServiceExt as _};
 use super::{
     Address, ConnectError,
     credentials::Credentials,
-    dial::{DialError, Security, dial},
+    dial::{DialError, dial},
     line::LastCloseReason,
     socket,
 };
-use crate::tls::Watched;
+use crate::{threads, tls::Watched};
 
 /// Interval at which the files are checked for changes.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Buffer of an in-process connection, in bytes for each direction.
 const IN_PROCESS_BUFFER: usize = 64 << 10;
 
-/// Time that a call waits for a check of the files. A check is fast unless its mount hangs. It then
-/// must block neither other calls nor the end of the program, so it runs on a separate thread that
-/// is not joined.
-const CHECK_TIMEOUT: Duration = Duration::from_millis(100);
-
-/// State of the last check of the files.
-struct FileCheck {
-    begun: Instant,
-    under_way: Option<JoinHandle<()>>,
-}
-
 /// Makes connections over TCP to one address, with the current credentials.
+#[derive(Debug)]
 pub struct TcpConnector {
     endpoint: Endpoint,
     address: Uri,
     credentials: Watched<Credentials>,
-    last_check: Mutex<FileCheck>,
     close_reason: LastCloseReason,
 }
 
 impl TcpConnector {
+    /// Checks the files for changes until the connector is dropped.
     pub(super) fn new(
         address: &Address,
         credentials: Watched<Credentials>,
-    ) -> Result<Self, ConnectError> {
+    ) -> Result<Arc<Self>, ConnectError> {
         let address = Uri::try_from(address.0.as_str()).map_err(|_| ConnectError::Address)?;
         // This module does TLS itself. With an https endpoint tonic would require its own.
         let endpoint = Endpoint::from_static("http://coordinator")
@@ -72,53 +58,17 @@ impl TcpConnector {
             .http2_keep_alive_interval(Duration::from_secs(20))
             .keep_alive_timeout(Duration::from_secs(10))
             .keep_alive_while_idle(true);
-        Ok(Self {
+        let connector = Arc::new(Self {
             endpoint,
             address,
             credentials,
-            last_check: Mutex::new(FileCheck {
-                begun: Instant::now(),
-                under_way: None,
-            }),
             close_reason: LastCloseReason::default(),
-        })
-    }
-
-    /// The current credentials. They may be older than a change of the files by [`CHECK_INTERVAL`].
-    fn credentials(self: &Arc<Self>) -> Arc<Credentials> {
-        if let Some(checked) = self.start_check() {
-            checked.recv_timeout(CHECK_TIMEOUT).ok();
+        });
+        if connector.credentials.has_files() {
+            let connector = Arc::downgrade(&connector);
+            threads::spawn("credentials", move || check_files(&connector))?;
         }
-        self.credentials.get()
-    }
-
-    /// Starts a check of the files if one is due. The returned channel signals its end.
-    fn start_check(self: &Arc<Self>) -> Option<Receiver<()>> {
-        let mut check = self
-            .last_check
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner);
-        let is_under_way = check
-            .under_way
-            .as_ref()
-            .is_some_and(|thread| !thread.is_finished());
-        if is_under_way || check.begun.elapsed() < CHECK_INTERVAL || !self.credentials.has_files() {
-            return None;
-        }
-        check.begun = Instant::now();
-        let connector = Arc::clone(self);
-        let (done, checked) = sync_channel(1);
-        let thread = thread::Builder::new()
-            .name("credentials".to_owned())
-            .spawn(move || {
-                connector.credentials.look();
-                done.send(()).ok();
-            });
-        match thread {
-            Ok(thread) => check.under_way = Some(thread),
-            Err(error) => tracing::warn!(%error, "the files of the credentials were not looked at"),
-        }
-        Some(checked)
+        Ok(connector)
     }
 
     /// The address without a trailing slash, for messages.
@@ -128,24 +78,24 @@ impl TcpConnector {
 
     fn connect(&self, credentials: &Credentials) -> Channel {
         let address = self.address.clone();
-        let security = match &credentials.tls {
-            Some(tls) => Security::Tls(Arc::clone(tls)),
-            None => Security::Plaintext,
-        };
+        let tls = credentials.tls.clone();
         let close_reason = self.close_reason.clone();
         let connect = tower::service_fn(move |_: Uri| {
-            dial(address.clone(), security.clone(), close_reason.clone())
+            dial(address.clone(), tls.clone(), close_reason.clone())
         });
         self.endpoint.connect_with_connector_lazy(connect)
     }
 }
 
-impl fmt::Debug for TcpConnector {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter
-            .debug_struct("TcpConnector")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
+/// Checks the files until the connector is dropped. A check is fast unless its mount hangs. It then
+/// must block neither calls nor the end of the program, so it has a thread that is not joined.
+fn check_files(connector: &Weak<TcpConnector>) {
+    loop {
+        thread::sleep(CHECK_INTERVAL);
+        let Some(connector) = connector.upgrade() else {
+            return;
+        };
+        connector.credentials.look();
     }
 }
 
@@ -179,7 +129,7 @@ impl fmt::Debug for Connection {
 
 impl CoordinatorChannel {
     pub(super) fn over(connector: Arc<TcpConnector>) -> Self {
-        let credentials = connector.credentials();
+        let credentials = connector.credentials.get();
         let connection = Connection {
             channel: connector.connect(&credentials),
             credentials,
@@ -195,15 +145,14 @@ impl CoordinatorChannel {
             let coordinator = coordinator.clone();
             async move {
                 let (near, far) = tokio::io::duplex(IN_PROCESS_BUFFER);
-                let gone = |_| std::io::Error::from(std::io::ErrorKind::ConnectionRefused);
+                let gone = |_| io::Error::from(io::ErrorKind::ConnectionRefused);
                 coordinator.send(far).await.map_err(gone)?;
-                Ok::<_, std::io::Error>(TokioIo::new(near))
+                Ok::<_, io::Error>(TokioIo::new(near))
             }
         });
         let endpoint = Endpoint::from_static("http://in-process");
-        Self(Transport::Local(
-            endpoint.connect_with_connector_lazy(connect),
-        ))
+        let channel = endpoint.connect_with_connector_lazy(connect);
+        Self(Transport::Local(channel))
     }
 
     pub(super) fn over_socket(path: Arc<Path>) -> Self {
@@ -212,9 +161,8 @@ impl CoordinatorChannel {
             async move { socket::connect(&path).await.map(TokioIo::new) }
         });
         let endpoint = Endpoint::from_static("http://coordinator");
-        Self(Transport::Local(
-            endpoint.connect_with_connector_lazy(connect),
-        ))
+        let channel = endpoint.connect_with_connector_lazy(connect);
+        Self(Transport::Local(channel))
     }
 }
 
@@ -236,7 +184,7 @@ impl Service<Request<Body>> for CoordinatorChannel {
                 connection,
             } => {
                 let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
-                let credentials = connector.credentials();
+                let credentials = connector.credentials.get();
                 if !Arc::ptr_eq(&credentials, &connection.credentials) {
                     *connection = Connection {
                         channel: connector.connect(&credentials),
@@ -246,10 +194,8 @@ impl Service<Request<Body>> for CoordinatorChannel {
                 if let Some(bearer) = &connection.credentials.bearer {
                     request.headers_mut().insert(AUTHORIZATION, bearer.clone());
                 }
-                (
-                    connection.channel.clone(),
-                    Some(connector.close_reason.clone()),
-                )
+                let close_reason = connector.close_reason.clone();
+                (connection.channel.clone(), Some(close_reason))
             }
         };
         Box::pin(async move {
@@ -266,24 +212,32 @@ impl Service<Request<Body>> for CoordinatorChannel {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::{
+        atomic::{AtomicBool, Ordering},
+        mpsc::sync_channel,
+    };
 
     use http::HeaderValue;
+    use tokio::time::Instant;
 
     use super::*;
 
-    #[tokio::test(start_paused = true)]
+    const DEADLINE: Duration = Duration::from_secs(20);
+
+    #[tokio::test]
     async fn files_on_a_hung_mount_block_no_call() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("token");
         std::fs::write(&path, "old").unwrap();
         let (mount_is_back, hangs) = sync_channel::<()>(0);
+        let (check_has_begun, check_begun) = sync_channel(1);
         let hangs = Mutex::new(hangs);
         let call_was_held_up = Arc::new(AtomicBool::new(false));
         let held_up = Arc::clone(&call_was_held_up);
         let credentials = Watched::new(vec![path.clone()], move |sources| {
             if *sources[0].bytes == b"new" {
-                let waited = hangs.lock().unwrap().recv_timeout(Duration::from_secs(20));
+                check_has_begun.send(()).unwrap();
+                let waited = hangs.lock().unwrap().recv_timeout(DEADLINE);
                 held_up.store(
                     waited == Err(std::sync::mpsc::RecvTimeoutError::Timeout),
                     Ordering::SeqCst,
@@ -294,27 +248,25 @@ mod tests {
                 bearer: HeaderValue::from_bytes(&sources[0].bytes).ok(),
             })
         });
-        let connector = Arc::new(
-            TcpConnector::new(&"http://127.0.0.1:1".parse().unwrap(), credentials.unwrap())
-                .unwrap(),
-        );
-        let bearer = || connector.credentials().bearer.clone().unwrap();
+        let address = "http://127.0.0.1:1".parse().unwrap();
+        let connector = TcpConnector::new(&address, credentials.unwrap()).unwrap();
+        let bearer = || connector.credentials.get().bearer.clone().unwrap();
+        let channel = CoordinatorChannel::over(Arc::clone(&connector));
 
         std::fs::write(&path, "new").unwrap();
+        check_begun.recv_timeout(DEADLINE).unwrap();
         for _ in 0..3 {
-            tokio::time::advance(CHECK_INTERVAL).await;
+            // Nothing listens there, so the call fails; it uses the credentials nevertheless.
+            let refused = channel.clone().call(Request::new(Body::empty())).await;
+            assert!(refused.is_err());
             assert_eq!(bearer(), "old");
         }
         assert!(!call_was_held_up.load(Ordering::SeqCst));
         drop(mount_is_back);
-        let check = connector
-            .last_check
-            .lock()
-            .unwrap()
-            .under_way
-            .take()
-            .unwrap();
-        check.join().unwrap();
-        assert_eq!(bearer(), "new");
+        let end = Instant::now() + DEADLINE;
+        while bearer() != "new" {
+            assert!(Instant::now() < end, "the new content is used");
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
     }
 }

@@ -3,7 +3,7 @@
 
 use std::{
     error::Error,
-    io,
+    io, iter,
     net::{SocketAddr, ToSocketAddrs as _},
     sync::Arc,
     time::Duration,
@@ -22,18 +22,11 @@ use tokio::{task::JoinSet, time::timeout};
 use tokio_rustls::TlsConnector;
 use tower::Service as _;
 
-use super::line::{ByteStream, CloseReason, LastCloseReason, RecordingStream, alert};
-use crate::{outcome::printable_within, threads};
+use super::line::{ByteStream, CloseReason, CloseReasonObserver, LastCloseReason, alert};
+use crate::{observed_stream::ObservedStream, outcome::printable_within, threads};
 
 /// Limit for the TCP connection and the TLS handshake together.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
-
-/// Whether a connection uses TLS.
-#[derive(Debug, Clone)]
-pub(super) enum Security {
-    Tls(Arc<ClientConfig>),
-    Plaintext,
-}
 
 /// Reasons for which a connection cannot be made.
 #[derive(Debug, thiserror::Error)]
@@ -78,41 +71,38 @@ impl From<CloseReason> for DialError {
     fn from(reason: CloseReason) -> Self {
         match reason {
             CloseReason::SpeaksTls => Self::SpeaksTls,
-            CloseReason::Alert(AlertDescription::CertificateExpired) => {
-                Self::CertificateRefused("it has ended")
-            }
-            CloseReason::Alert(AlertDescription::UnknownCA | AlertDescription::DecryptError) => {
-                Self::CertificateRefused("it is not by the authority of its --tls-client-ca")
-            }
-            CloseReason::Alert(AlertDescription::CertificateRevoked) => {
-                Self::CertificateRefused("it was revoked")
-            }
-            CloseReason::Alert(
+            CloseReason::Alert(alert) => Self::CertificateRefused(match alert {
+                AlertDescription::CertificateExpired => "it has ended",
+                AlertDescription::UnknownCA | AlertDescription::DecryptError => {
+                    "it is not by the authority of its --tls-client-ca"
+                }
+                AlertDescription::CertificateRevoked => "it was revoked",
                 AlertDescription::BadCertificate
                 | AlertDescription::UnsupportedCertificate
                 | AlertDescription::CertificateUnknown
                 | AlertDescription::CertificateRequired
-                | AlertDescription::AccessDenied,
-            ) => Self::CertificateRefused("it is not one that it takes; its log says why"),
-            CloseReason::Alert(other) => Self::Alert(other),
+                | AlertDescription::AccessDenied => "it is not one that it takes; its log says why",
+                other => return Self::Alert(other),
+            }),
         }
     }
 }
 
+/// Makes a connection, with TLS if it has a configuration.
 pub(super) async fn dial(
     address: Uri,
-    security: Security,
+    tls: Option<Arc<ClientConfig>>,
     close_reason: LastCloseReason,
 ) -> Result<TokioIo<Box<dyn ByteStream>>, DialError> {
-    close_reason.clear();
-    timeout(CONNECT_TIMEOUT, connect(address, security, close_reason))
+    close_reason.set(None);
+    timeout(CONNECT_TIMEOUT, connect(address, tls, close_reason))
         .await
         .unwrap_or(Err(DialError::Timeout))
 }
 
 async fn connect(
     address: Uri,
-    security: Security,
+    tls: Option<Arc<ClientConfig>>,
     close_reason: LastCloseReason,
 ) -> Result<TokioIo<Box<dyn ByteStream>>, DialError> {
     let mut connector = HttpConnector::new_with_resolver(tower::service_fn(resolve));
@@ -128,23 +118,14 @@ async fn connect(
         .await
         .map_err(|error| DialError::Connect(error.into()))?
         .into_inner();
-    let tls = match security {
-        Security::Tls(tls) => tls,
-        Security::Plaintext => {
-            return Ok(TokioIo::new(Box::new(RecordingStream::plain(
-                line,
-                close_reason,
-            ))));
-        }
+    let observer = CloseReasonObserver::new(tls.is_none(), close_reason);
+    let Some(tls) = tls else {
+        return Ok(TokioIo::new(Box::new(ObservedStream::new(line, observer))));
     };
     let name = ServerName::try_from(host).map_err(|error| DialError::Connect(error.into()))?;
-    match TlsConnector::from(tls).connect(name, line).await {
-        Ok(line) => Ok(TokioIo::new(Box::new(RecordingStream::encrypted(
-            line,
-            close_reason,
-        )))),
-        Err(error) => Err(refusal(error)),
-    }
+    let line = TlsConnector::from(tls).connect(name, line).await;
+    let line = line.map_err(refusal)?;
+    Ok(TokioIo::new(Box::new(ObservedStream::new(line, observer))))
 }
 
 /// Resolves a name on a thread of its own. The runtime of the heartbeats has no other threads, and
@@ -191,39 +172,32 @@ fn refusal(error: io::Error) -> DialError {
 /// Whether the call was never sent: its connection had ended without this being noticed. The call
 /// may be retried at once on a new connection.
 pub fn was_not_sent(status: &tonic::Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref::<hyper::Error>() {
-            return error.is_canceled();
-        }
-        source = error.source();
-    }
-    false
+    let error = sources(status).find_map(|error| error.downcast_ref::<hyper::Error>());
+    error.is_some_and(hyper::Error::is_canceled)
+}
+
+/// The errors behind a status, from the outermost one.
+fn sources(status: &tonic::Status) -> impl Iterator<Item = &(dyn Error + 'static)> {
+    iter::successors(status.source(), |&error| error.source())
 }
 
 /// Whether a call failed because client and server do not match: the server could not authenticate
 /// itself, or it rejects the program's certificate, or only one of them uses TLS. The server then
 /// received nothing that it could read as a call.
 pub fn mismatched(status: &tonic::Status) -> bool {
-    let mut source = status.source();
-    while let Some(error) = source {
-        if let Some(error) = error.downcast_ref() {
-            return match error {
-                DialError::Untrusted(_)
-                | DialError::OtherName(_)
-                | DialError::OutOfDate(_)
-                | DialError::CertificateRefused(_)
-                | DialError::SpeaksTls
-                | DialError::SpeaksPlaintext => true,
-                DialError::Connect(_)
-                | DialError::Timeout
-                | DialError::Handshake(_)
-                | DialError::Alert(_) => false,
-            };
-        }
-        source = error.source();
-    }
-    false
+    let error = sources(status).find_map(|error| error.downcast_ref());
+    error.is_some_and(|error| match error {
+        DialError::Untrusted(_)
+        | DialError::OtherName(_)
+        | DialError::OutOfDate(_)
+        | DialError::CertificateRefused(_)
+        | DialError::SpeaksTls
+        | DialError::SpeaksPlaintext => true,
+        DialError::Connect(_)
+        | DialError::Timeout
+        | DialError::Handshake(_)
+        | DialError::Alert(_) => false,
+    })
 }
 
 /// Generic messages of the layers in between, which are left out.
@@ -247,8 +221,7 @@ pub fn reason(status: &tonic::Status) -> String {
 fn raw_reason(status: &tonic::Status) -> String {
     let mut parts = Vec::<String>::new();
     let mut innermost = None;
-    let mut source = status.source();
-    while let Some(error) = source {
+    for error in sources(status) {
         let part = error.to_string();
         // Many errors repeat the messages of their sources.
         if !GENERIC_MESSAGES.contains(&part.as_str())
@@ -258,14 +231,13 @@ fn raw_reason(status: &tonic::Status) -> String {
             parts.push(part.clone());
         }
         innermost = Some(part);
-        source = error.source();
     }
-    match parts.as_slice() {
-        [] => innermost
-            .filter(|_| GENERIC_MESSAGES.contains(&status.message()))
-            .unwrap_or_else(|| status.message().to_owned()),
-        parts => parts.join(": "),
+    if !parts.is_empty() {
+        return parts.join(": ");
     }
+    innermost
+        .filter(|_| GENERIC_MESSAGES.contains(&status.message()))
+        .unwrap_or_else(|| status.message().to_owned())
 }
 
 #[cfg(test)]

@@ -3,13 +3,13 @@
 
 use std::{
     io, mem,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll, ready},
 };
 
 use rustls::AlertDescription;
-use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::io::{AsyncRead, AsyncWrite};
+
+use crate::observed_stream::StreamObserver;
 
 /// First byte of the alert with which a TLS server answers anything but a handshake.
 const TLS_ALERT: u8 = 21;
@@ -38,68 +38,44 @@ impl LastCloseReason {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Called when a new connection begins.
-    pub(super) fn clear(&self) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = None;
-    }
-
-    fn set(&self, reason: CloseReason) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(reason);
+    /// `None` when a new connection begins.
+    pub(super) fn set(&self, reason: Option<CloseReason>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
     }
 }
 
-/// A byte stream that records its close reason.
-pub(super) struct RecordingStream<L> {
-    stream: L,
+/// Records the close reason of a byte stream.
+pub(super) struct CloseReasonObserver {
     close_reason: LastCloseReason,
-    /// Whether no byte was received yet. The first one tells whether the other side is a TLS
-    /// server.
-    is_first: bool,
+    /// Whether the stream is plaintext and no byte was received yet. The first one tells whether the
+    /// other side is a TLS server: its alert differs from HTTP/2, whose first byte is the high byte
+    /// of a small length.
+    awaits_first: bool,
 }
 
-impl<L> RecordingStream<L> {
-    /// In plaintext. A TLS alert differs from HTTP/2, whose first byte is the high byte of a small
-    /// length.
-    pub(super) fn plain(stream: L, close_reason: LastCloseReason) -> Self {
+impl CloseReasonObserver {
+    pub(super) fn new(is_plaintext: bool, close_reason: LastCloseReason) -> Self {
         Self {
-            stream,
             close_reason,
-            is_first: true,
-        }
-    }
-
-    /// After the TLS handshake.
-    pub(super) fn encrypted(stream: L, close_reason: LastCloseReason) -> Self {
-        Self {
-            stream,
-            close_reason,
-            is_first: false,
+            awaits_first: is_plaintext,
         }
     }
 }
 
-impl<L: AsyncRead + Unpin> AsyncRead for RecordingStream<L> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        let before = buffer.filled().len();
-        let read = ready!(Pin::new(&mut self.stream).poll_read(context, buffer));
-        match &read {
-            Ok(()) => {
-                if mem::take(&mut self.is_first) && buffer.filled().get(before) == Some(&TLS_ALERT)
-                {
-                    self.close_reason.set(CloseReason::SpeaksTls);
-                }
+impl StreamObserver for CloseReasonObserver {
+    fn after_read(&mut self, read: Result<&[u8], &io::Error>) -> io::Result<()> {
+        let reason = match read {
+            Ok(bytes) => {
+                let is_alert =
+                    mem::take(&mut self.awaits_first) && bytes.first() == Some(&TLS_ALERT);
+                is_alert.then_some(CloseReason::SpeaksTls)
             }
-            Err(error) => {
-                if let Some(alert) = alert(error) {
-                    self.close_reason.set(CloseReason::Alert(alert));
-                }
-            }
+            Err(error) => alert(error).map(CloseReason::Alert),
+        };
+        if reason.is_some() {
+            self.close_reason.set(reason);
         }
-        Poll::Ready(read)
+        Ok(())
     }
 }
 
@@ -108,35 +84,5 @@ pub(super) fn alert(error: &io::Error) -> Option<AlertDescription> {
     match error.get_ref()?.downcast_ref()? {
         rustls::Error::AlertReceived(alert) => Some(*alert),
         _ => None,
-    }
-}
-
-impl<L: AsyncWrite + Unpin> AsyncWrite for RecordingStream<L> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
     }
 }

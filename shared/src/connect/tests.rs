@@ -100,37 +100,68 @@ fn an_address_without_a_port_has_the_coordinators_own() {
     }
 }
 
+/// Paths of files with credentials.
+struct Files {
+    /// A token that names no authority.
+    word: String,
+    empty: String,
+    /// A token that names an authority.
+    join: String,
+    _folder: tempfile::TempDir,
+}
+
+impl Files {
+    fn write() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let path = |name: &str, content: &str| {
+            let path = folder.path().join(name);
+            std::fs::write(&path, content).unwrap();
+            path.to_str().unwrap().to_owned()
+        };
+        let join = crate::tls::Token::new(
+            crate::tls::Authority::of(&rustls::pki_types::CertificateDer::from(b"x".to_vec())),
+            [7; 32],
+        );
+        Self {
+            word: path("word", "0123456789abcdef\n"),
+            empty: path("empty", ""),
+            join: path("join", join.reveal()),
+            _folder: folder,
+        }
+    }
+}
+
+/// Each of the connections is refused with these words, and without a secret.
+fn assert_refused<'flag>(cases: impl IntoIterator<Item = (Vec<&'flag str>, &'flag str)>) {
+    for (flags, words) in cases {
+        let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
+        let error = connector(&flags).unwrap_err();
+        assert!(error.contains(words), "{flags:?}: {error}");
+        assert!(!error.contains("0123456789abcdef"), "{error}");
+    }
+}
+
 #[tokio::test]
 async fn flags_that_exclude_each_other_are_reported_in_one_sentence() {
-    let folder = tempfile::tempdir().unwrap();
-    let path = |name: &str, content: &str| {
-        let path = folder.path().join(name);
-        std::fs::write(&path, content).unwrap();
-        path.to_str().unwrap().to_owned()
-    };
-    let word = path("word", "0123456789abcdef\n");
-    let empty = path("empty", "");
-    let join = crate::tls::Token::new(
-        crate::tls::Authority::of(&rustls::pki_types::CertificateDer::from(b"x".to_vec())),
-        [7; 32],
-    );
-    let join = path("join", join.reveal());
-    for (flags, words) in [
+    let Files {
+        word, empty, join, ..
+    } = &Files::write();
+    assert_refused([
         (vec!["https://h:1"], "without proof: give the token"),
         (
-            vec!["https://h:1", "--token-file", &word],
+            vec!["https://h:1", "--token-file", word],
             "names no certificate authority; give the coordinator's with --tls-ca",
         ),
         (
-            vec!["https://h:1", "--tls-ca", &empty],
+            vec!["https://h:1", "--tls-ca", empty],
             "holds no PEM certificate",
         ),
         (
-            vec!["http://h:1", "--tls-ca", &empty],
+            vec!["http://h:1", "--tls-ca", empty],
             "give --connect https://",
         ),
         (
-            vec!["http://h:1", "--token-file", &empty],
+            vec!["http://h:1", "--token-file", empty],
             "it must hold one token",
         ),
         (
@@ -138,68 +169,70 @@ async fn flags_that_exclude_each_other_are_reported_in_one_sentence() {
             "read /nowhere: No such file or directory (os error 2); name a file that is there",
         ),
         (
-            vec!["http://h:1", "--token-file", &join],
-            "is never sent in plaintext over a network; give --connect https://",
-        ),
-        (
-            vec!["http://10.0.0.5:1", "--token-file", &join],
-            "or a tunnel's end at http://127.0.0.1",
-        ),
-        (
-            vec!["http://[fd00::1]:1", "--token-file", &join],
-            "is never sent in plaintext",
-        ),
-        (
-            vec!["http://localhost.example.org:1", "--token-file", &join],
-            "is never sent in plaintext",
-        ),
-        (
-            vec!["http://h:1", "--token-file", &join, "--insecure"],
-            "is never sent in plaintext over a network",
-        ),
-        (
-            vec!["http://127.0.0.1:1", "--token-file", &join],
-            "any user of this machine can listen",
-        ),
-        (
-            vec!["http://[::1]:1", "--token-file", &join],
-            "give --connect https://…, or --insecure if",
-        ),
-        (
-            vec!["http://localhost:1", "--token-file", &join],
-            "any user of this machine can listen",
-        ),
-        (
-            vec!["https://h:1", "--token-file", &join, "--tls-cert", &empty],
+            vec!["https://h:1", "--token-file", join, "--tls-cert", empty],
             "--tls-key",
         ),
         (
             vec![
                 "https://h:1",
                 "--token-file",
-                &join,
+                join,
                 "--tls-cert",
-                &empty,
+                empty,
                 "--tls-key",
-                &empty,
+                empty,
             ],
             "holds no PEM",
         ),
-    ] {
-        let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
-        let error = connector(&flags).unwrap_err();
-        assert!(error.contains(words), "{flags:?}: {error}");
-        assert!(!error.contains("0123456789abcdef"), "{error}");
-    }
+    ]);
+}
+
+#[tokio::test]
+async fn a_token_that_names_an_authority_is_never_sent_in_plaintext_over_a_network() {
+    let Files { word, join, .. } = &Files::write();
+    assert_refused([
+        (
+            vec!["http://h:1", "--token-file", join],
+            "is never sent in plaintext over a network; give --connect https://",
+        ),
+        (
+            vec!["http://10.0.0.5:1", "--token-file", join],
+            "or a tunnel's end at http://127.0.0.1",
+        ),
+        (
+            vec!["http://[fd00::1]:1", "--token-file", join],
+            "is never sent in plaintext",
+        ),
+        (
+            vec!["http://localhost.example.org:1", "--token-file", join],
+            "is never sent in plaintext",
+        ),
+        (
+            vec!["http://h:1", "--token-file", join, "--insecure"],
+            "is never sent in plaintext over a network",
+        ),
+        (
+            vec!["http://127.0.0.1:1", "--token-file", join],
+            "any user of this machine can listen",
+        ),
+        (
+            vec!["http://[::1]:1", "--token-file", join],
+            "give --connect https://…, or --insecure if",
+        ),
+        (
+            vec!["http://localhost:1", "--token-file", join],
+            "any user of this machine can listen",
+        ),
+    ]);
     for flags in [
         vec!["http://h:1"],
-        vec!["http://h:1", "--token-file", &word],
-        vec!["http://127.0.0.1:1", "--token-file", &join, "--insecure"],
-        vec!["http://127.9.9.9:1", "--token-file", &join, "--insecure"],
-        vec!["http://[::1]:1", "--token-file", &join, "--insecure"],
-        vec!["http://LOCALHOST:1", "--token-file", &join, "--insecure"],
-        vec!["http://127.0.0.1:1", "--token-file", &word],
-        vec!["https://h:1", "--token-file", &join],
+        vec!["http://h:1", "--token-file", word],
+        vec!["http://127.0.0.1:1", "--token-file", join, "--insecure"],
+        vec!["http://127.9.9.9:1", "--token-file", join, "--insecure"],
+        vec!["http://[::1]:1", "--token-file", join, "--insecure"],
+        vec!["http://LOCALHOST:1", "--token-file", join, "--insecure"],
+        vec!["http://127.0.0.1:1", "--token-file", word],
+        vec!["https://h:1", "--token-file", join],
     ] {
         let flags: Vec<&str> = std::iter::once("--connect").chain(flags).collect();
         let connector = connector(&flags).unwrap();
