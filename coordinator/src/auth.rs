@@ -22,7 +22,7 @@ mod tokens;
 
 pub use connection::{Connection, Peer};
 pub use incoming::incoming;
-pub use layer::{AuthLayer, Caller};
+pub use layer::{AuthLayer, Caller, authenticated};
 pub use local::{SocketFile, bind_socket, local_connections};
 pub use role::Role;
 pub use server_credentials::{ServerCredentialFiles, ServerCredentials, TlsFiles};

@@ -9,15 +9,12 @@ use std::{
     net::IpAddr,
     pin::Pin,
     sync::{Arc, atomic::AtomicUsize},
-    task::{Context, Poll, ready},
+    task::{Context, Poll},
 };
 
 use rustls::pki_types::CertificateDer;
-use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
-    net::TcpStream,
-    time::Instant,
-};
+use shared::observed_stream::{ObservedStream, StreamObserver};
+use tokio::{net::TcpStream, time::Instant};
 use tokio_rustls::server::TlsStream;
 use tokio_util::{
     either::Either,
@@ -31,7 +28,7 @@ use x509_parser::{
 
 use super::{
     Role,
-    connections::{Begun, ConnectionEntry, MAX_COST},
+    connections::{ConnectionEntry, MAX_COST, TooManyCalls},
     frame_cost::FrameCost,
 };
 
@@ -91,17 +88,10 @@ impl Peer {
     /// # Errors
     /// If the connection has too many calls already.
     pub(super) fn call(&self) -> Result<Option<OpenCall>, TooManyCalls> {
-        match self.0.entry.begin_call(Instant::now()) {
-            Begun::CallMetricsLayer => Ok(Some(OpenCall(self.clone()))),
-            Begun::Uncounted => Ok(None),
-            Begun::TooMany => Err(TooManyCalls),
-        }
+        let is_counted = self.0.entry.begin_call(Instant::now())?;
+        Ok(is_counted.then(|| OpenCall(self.clone())))
     }
 }
-
-/// An observer's connection has too many concurrent calls.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct TooManyCalls;
 
 /// A call on a connection, from its head to the last byte of its response.
 #[derive(Debug)]
@@ -113,77 +103,67 @@ impl Drop for OpenCall {
     }
 }
 
-/// Removes the entry when the connection is closed, even while one of its calls is still being
-/// answered.
-struct Registered(Peer);
+/// A connection from outside.
+pub type Connection = ObservedStream<Either<TcpStream, TlsStream<TcpStream>>, ConnectionObserver>;
 
-impl Drop for Registered {
-    fn drop(&mut self) {
-        self.0.0.entry.remove();
-    }
+pub(super) fn plain(stream: TcpStream, address: IpAddr, entry: ConnectionEntry) -> Connection {
+    let peer = Peer::new(address, None, entry);
+    Connection::new(Either::Left(stream), ConnectionObserver::new(peer))
 }
 
-/// A connection from outside.
-pub struct Connection {
-    stream: Either<TcpStream, TlsStream<TcpStream>>,
-    /// Dropped after the stream.
-    peer: Registered,
+/// A connection after its TLS handshake.
+pub(super) fn encrypted(
+    stream: TlsStream<TcpStream>,
+    address: IpAddr,
+    entry: ConnectionEntry,
+) -> Connection {
+    let certificates = stream.get_ref().1.peer_certificates();
+    let names = certificates.and_then(|chain| chain.first()).map(names);
+    let peer = Peer::new(address, names, entry);
+    Connection::new(Either::Right(stream), ConnectionObserver::new(peer))
+}
+
+/// Counts what a connection carries, and ends it when it has to be closed.
+#[derive(Debug)]
+pub struct ConnectionObserver {
+    peer: Peer,
     cut: Pin<Box<WaitForCancellationFutureOwned>>,
     frames: FrameCost,
     /// Cost of what an admitted peer has sent since the last complete flush of responses.
     unanswered: u64,
 }
 
-impl Connection {
-    pub(super) fn plain(stream: TcpStream, address: IpAddr, entry: ConnectionEntry) -> Self {
-        Self::new(Either::Left(stream), address, None, entry)
-    }
-
-    /// A connection after its TLS handshake.
-    pub(super) fn encrypted(
-        stream: TlsStream<TcpStream>,
-        address: IpAddr,
-        entry: ConnectionEntry,
-    ) -> Self {
-        let certificate = stream
-            .get_ref()
-            .1
-            .peer_certificates()
-            .and_then(|chain| chain.first());
-        let names = certificate.map(names);
-        Self::new(Either::Right(stream), address, names, entry)
-    }
-
-    fn new(
-        stream: Either<TcpStream, TlsStream<TcpStream>>,
-        address: IpAddr,
-        names: Option<Vec<String>>,
-        entry: ConnectionEntry,
-    ) -> Self {
-        let cut = Box::pin(entry.cut().clone().cancelled_owned());
-        let peer = Registered(Peer::new(address, names, entry));
+impl ConnectionObserver {
+    fn new(peer: Peer) -> Self {
         Self {
-            stream,
+            cut: Box::pin(peer.0.entry.cut().clone().cancelled_owned()),
             peer,
-            cut,
             frames: FrameCost::default(),
             unanswered: 0,
         }
     }
+}
 
-    /// Returns an error when the connection has to be closed.
-    fn poll_cut(&mut self, context: &mut Context<'_>) -> io::Result<()> {
+impl Drop for ConnectionObserver {
+    /// Removes the entry when the connection is closed, even while one of its calls is still being
+    /// answered.
+    fn drop(&mut self) {
+        self.peer.0.entry.remove();
+    }
+}
+
+impl StreamObserver for ConnectionObserver {
+    fn before(&mut self, context: &mut Context<'_>) -> io::Result<()> {
         match self.cut.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
         }
     }
 
-    /// Counts bytes that were read. Returns an error if they exceed a limit.
-    fn count(&mut self, bytes: &[u8]) -> io::Result<()> {
-        let cost = self.frames.of(bytes);
-        let entry = &self.peer.0.0.entry;
-        if self.peer.0.is_pending() {
+    fn after_read(&mut self, read: Result<&[u8], &io::Error>) -> io::Result<()> {
+        let cost = self.frames.of(read.unwrap_or_default());
+        let entry = &self.peer.0.entry;
+        if self.peer.is_pending() {
             entry.charge(cost);
             self.unanswered = 0;
         } else {
@@ -193,6 +173,18 @@ impl Connection {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         Ok(())
+    }
+
+    fn after_flush(&mut self) {
+        self.unanswered = 0;
+    }
+}
+
+impl Connected for ConnectionObserver {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
     }
 }
 
@@ -215,60 +207,4 @@ fn names(certificate: &CertificateDer<'_>) -> Vec<String> {
         _ => None,
     });
     common.chain(dns).map(str::to_owned).collect()
-}
-
-impl Connected for Connection {
-    type ConnectInfo = Peer;
-
-    fn connect_info(&self) -> Peer {
-        self.peer.0.clone()
-    }
-}
-
-impl AsyncRead for Connection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        self.poll_cut(context)?;
-        let before = buffer.filled().len();
-        ready!(Pin::new(&mut self.stream).poll_read(context, buffer))?;
-        Poll::Ready(self.count(&buffer.filled()[before..]))
-    }
-}
-
-impl AsyncWrite for Connection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_cut(context)?;
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        self.poll_cut(context)?;
-        ready!(Pin::new(&mut self.stream).poll_flush(context))?;
-        self.unanswered = 0;
-        Poll::Ready(Ok(()))
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
-
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        slices: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
-        self.poll_cut(context)?;
-        Pin::new(&mut self.stream).poll_write_vectored(context, slices)
-    }
-
-    fn is_write_vectored(&self) -> bool {
-        self.stream.is_write_vectored()
-    }
 }

@@ -154,15 +154,9 @@ pub(super) struct ConnectionEntry {
     signals: Arc<Signals>,
 }
 
-/// Whether a call was counted.
+/// An observer's connection has [`MAX_OBSERVER_CALLS`] calls already.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Begun {
-    CallMetricsLayer,
-    /// The connection is not admitted.
-    Uncounted,
-    /// An observer has [`MAX_OBSERVER_CALLS`] already.
-    TooMany,
-}
+pub(super) struct TooManyCalls;
 
 impl Connections {
     pub(super) fn new(limits: Limits) -> Self {
@@ -205,14 +199,7 @@ impl Connections {
         let mut state = self.lock();
         let number = state.next;
         state.next += 1;
-        state.pending.insert(
-            number,
-            Pending {
-                since: now,
-                cost: 0,
-                signals: Arc::clone(&signals),
-            },
-        );
+        state.insert_pending(number, Arc::clone(&signals), now);
         drop(state);
         ConnectionEntry {
             connections: Arc::clone(self),
@@ -225,12 +212,9 @@ impl Connections {
     /// revoked become pending again.
     pub(super) fn sweep(&self, now: Instant) {
         let mut state = self.lock();
-        let late = state
-            .pending
-            .iter()
-            .filter(|(_, pending)| now - pending.since >= AUTH_TIMEOUT);
-        let late: Vec<u64> = late.map(|(number, _)| *number).collect();
-        for number in late {
+        let is_late = |pending: &Pending| now - pending.since >= AUTH_TIMEOUT;
+        let late = state.pending.iter().filter(|(_, pending)| is_late(pending));
+        for number in late.map(|(number, _)| *number).collect::<Vec<_>>() {
             state.cut(number);
         }
         let revoked: Vec<(u64, Admitted)> = state
@@ -239,14 +223,7 @@ impl Connections {
             .collect();
         for (number, Admitted { signals, .. }) in revoked {
             signals.is_pending.store(true, Ordering::Release);
-            state.pending.insert(
-                number,
-                Pending {
-                    since: now,
-                    cost: 0,
-                    signals,
-                },
-            );
+            state.insert_pending(number, signals, now);
         }
     }
 
@@ -257,16 +234,23 @@ impl Connections {
 }
 
 impl Entries {
+    fn insert_pending(&mut self, number: u64, signals: Arc<Signals>, since: Instant) {
+        let pending = Pending {
+            since,
+            cost: 0,
+            signals,
+        };
+        self.pending.insert(number, pending);
+    }
+
     /// The oldest pending connection that was not cut and has sent more than `cost`.
     fn oldest_above(&self, cost: Option<u64>) -> Option<(u64, Instant)> {
-        let entries = self
-            .pending
-            .iter()
-            .filter(|(_, pending)| !pending.signals.cut.is_cancelled());
-        let above = entries.filter(|(_, pending)| cost.is_none_or(|cost| pending.cost > cost));
-        above
-            .map(|(number, pending)| (*number, pending.since))
-            .min_by_key(|(_, since)| *since)
+        let is_above = |pending: &Pending| {
+            !pending.signals.cut.is_cancelled() && cost.is_none_or(|cost| pending.cost > cost)
+        };
+        let above = self.pending.iter().filter(|(_, pending)| is_above(pending));
+        let since = above.map(|(number, pending)| (*number, pending.since));
+        since.min_by_key(|(_, since)| *since)
     }
 
     /// Cuts a pending connection. What it has sent is no longer counted.
@@ -322,11 +306,8 @@ impl Entries {
         };
         let count = self.admitted.values().filter(same).count();
         for _ in limits.of(role)..=count {
-            let idlest = self
-                .admitted
-                .values()
-                .filter(same)
-                .min_by_key(|admitted| admitted.order());
+            let admitted = self.admitted.values().filter(same);
+            let idlest = admitted.min_by_key(|admitted| admitted.order());
             idlest.inspect(|admitted| admitted.signals.cut.cancel());
         }
     }
@@ -372,18 +353,19 @@ impl ConnectionEntry {
         &self.signals.cut
     }
 
-    /// Counts a call that begins. An admitted connection with a call is not idle.
-    pub(super) fn begin_call(&self, now: Instant) -> Begun {
+    /// Counts a call that begins. An admitted connection with a call is not idle. Returns whether
+    /// the call was counted, which it is only on an admitted connection.
+    pub(super) fn begin_call(&self, now: Instant) -> Result<bool, TooManyCalls> {
         let mut state = self.connections.lock();
         let Some(admitted) = state.admitted.get_mut(&self.number) else {
-            return Begun::Uncounted;
+            return Ok(false);
         };
         if admitted.role != Role::Worker && admitted.calls >= MAX_OBSERVER_CALLS {
-            return Begun::TooMany;
+            return Err(TooManyCalls);
         }
         admitted.calls += 1;
         admitted.used = now;
-        Begun::CallMetricsLayer
+        Ok(true)
     }
 
     /// A counted call has ended.

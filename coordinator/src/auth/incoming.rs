@@ -15,9 +15,10 @@ use tokio_rustls::TlsAcceptor;
 
 use super::{
     Connection, ServerCredentials,
+    connection::{encrypted, plain},
     connections::{ConnectionEntry, Connections, Limits},
+    log_limiter::LogLimiter,
 };
-use crate::auth::log_limiter::LogLimiter;
 
 /// Timeout of a whole TLS handshake.
 const HANDSHAKE_TIMEOUT: Duration = Duration::from_secs(5);
@@ -32,32 +33,31 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(100);
 /// connections are only logged.
 pub fn incoming(
     listener: TcpListener,
-    door: Arc<ServerCredentials>,
+    credentials: Arc<ServerCredentials>,
 ) -> impl Stream<Item = io::Result<Connection>> {
     let mut watch = JoinSet::new();
-    watch.spawn(Arc::clone(&door).watch());
-    let acceptor_state = Acceptor {
+    watch.spawn(Arc::clone(&credentials).watch());
+    let limits = Limits::within(limits::raise_open_files(None));
+    let acceptor = Acceptor {
         listener,
-        door,
-        connections: Arc::new(Connections::new(Limits::within(limits::raise_open_files(
-            None,
-        )))),
+        credentials,
+        connections: Arc::new(Connections::new(limits)),
         handshakes: JoinSet::new(),
         sweep: interval(SWEEP_INTERVAL),
         accept_after: Instant::now(),
         log_limiter: LogLimiter::default(),
         _watch: watch,
     };
-    stream::unfold(acceptor_state, |mut acceptor_state| async move {
-        let connection = acceptor_state.next().await;
-        Some((Ok(connection), acceptor_state))
+    stream::unfold(acceptor, |mut acceptor| async move {
+        let connection = acceptor.next().await;
+        Some((Ok(connection), acceptor))
     })
 }
 
 /// A listener and the handshakes in progress.
 struct Acceptor {
     listener: TcpListener,
-    door: Arc<ServerCredentials>,
+    credentials: Arc<ServerCredentials>,
     connections: Arc<Connections>,
     handshakes: JoinSet<Result<Connection, FailedHandshake>>,
     sweep: Interval,
@@ -115,8 +115,8 @@ impl Acceptor {
             tracing::debug!(%address, %error, "the connection was lost at once");
             return None;
         }
-        let Some(tls) = &self.door.tls else {
-            return Some(Connection::plain(stream, address.ip(), entry));
+        let Some(tls) = &self.credentials.tls else {
+            return Some(plain(stream, address.ip(), entry));
         };
         self.handshakes.spawn(handshake(
             TlsAcceptor::from(Arc::clone(&tls.get().config)),
@@ -141,13 +141,9 @@ async fn handshake(
     entry: ConnectionEntry,
 ) -> Result<Connection, FailedHandshake> {
     let cut = entry.cut().clone();
-    match timeout(
-        HANDSHAKE_TIMEOUT,
-        cut.run_until_cancelled(acceptor.accept(stream).into_fallible()),
-    )
-    .await
-    {
-        Ok(Some(Ok(stream))) => Ok(Connection::encrypted(stream, address.ip(), entry)),
+    let accepted = cut.run_until_cancelled(acceptor.accept(stream).into_fallible());
+    match timeout(HANDSHAKE_TIMEOUT, accepted).await {
+        Ok(Some(Ok(stream))) => Ok(encrypted(stream, address.ip(), entry)),
         Ok(Some(Err((error, stream)))) => {
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
             if matches!(inner, Some(rustls::Error::InvalidCertificate(_))) {

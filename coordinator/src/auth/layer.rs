@@ -1,23 +1,19 @@
 //! The auth layer: authenticates and authorizes each call before its body is read.
 
 use std::{
-    convert::Infallible,
-    future::Future,
     net::IpAddr,
-    pin::Pin,
     sync::{Arc, Mutex, PoisonError},
-    task::{Context, Poll},
 };
 
+use axum::{body::Body, extract::State, middleware::Next};
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
 use shared::{ids::CredentialId, tls::Watched};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
-use tonic::{Status, body::Body};
-use tower::{Layer, Service};
+use tonic::Status;
 
 use super::{
-    Peer, Role, ServerCredentials, call::until_revoked, connection::TooManyCalls,
+    Peer, Role, ServerCredentials, call::until_revoked, connections::TooManyCalls,
     log_limiter::LogLimiter, role::needs_no_credential, tokens::Authenticated,
 };
 
@@ -28,7 +24,7 @@ pub struct Caller {
     /// The credential that the caller has shown.
     credential: Option<CredentialId>,
     /// The valid credentials.
-    door: Option<Arc<ServerCredentials>>,
+    credentials: Option<Arc<ServerCredentials>>,
 }
 
 impl Caller {
@@ -39,18 +35,14 @@ impl Caller {
 
     /// All credentials of workers that are valid now.
     pub fn valid(&self) -> Vec<CredentialId> {
-        let Some(door) = &self.door else {
+        let Some(credentials) = &self.credentials else {
             return Vec::new();
         };
-        let tokens = door.tokens.as_ref().map(Watched::get);
-        let certificates = door
-            .has_client_authority
-            .then_some(CredentialId::CERTIFICATE);
-        tokens
-            .iter()
-            .flat_map(|tokens| tokens.of_workers())
-            .chain(certificates)
-            .collect()
+        let tokens = credentials.tokens.as_ref().map(Watched::get);
+        let certificates = credentials.has_client_authority;
+        let certificates = certificates.then_some(CredentialId::CERTIFICATE);
+        let tokens = tokens.iter().flat_map(|tokens| tokens.of_workers());
+        tokens.chain(certificates).collect()
     }
 
     /// Whether the caller may register as a worker of this name. A certificate is valid only for
@@ -88,7 +80,7 @@ enum Rules {
     /// user.
     Operator,
     Credentials {
-        door: Arc<ServerCredentials>,
+        credentials: Arc<ServerCredentials>,
         limiter: Mutex<LogLimiter>,
     },
 }
@@ -122,12 +114,12 @@ impl AuthLayer {
     }
 
     /// For connections from outside.
-    pub fn of(door: Arc<ServerCredentials>) -> Self {
-        if !door.requires_credential() {
+    pub fn of(credentials: Arc<ServerCredentials>) -> Self {
+        if !credentials.requires_credential() {
             return Self::open();
         }
         Self(Arc::new(Rules::Credentials {
-            door,
+            credentials,
             limiter: Mutex::default(),
         }))
     }
@@ -147,53 +139,35 @@ impl Rules {
         if needs_no_credential(path) {
             return Ok((Caller::default(), never));
         }
-        let admit = |role, revoked: &CancellationToken| {
-            peer.inspect(|peer| peer.admit(role, revoked));
-        };
-        if let Self::Operator = self {
-            let role = Role::Admin;
-            let needed = Role::needed_for(path);
-            return if role.includes(needed) {
-                Ok((Caller::default(), never))
-            } else {
-                Err(Refusal::Forbidden { role, needed })
-            };
-        }
-        let Self::Credentials { door, .. } = self else {
-            admit(Role::Worker, &never);
-            return Ok((Caller::default(), never));
-        };
-        let names = peer.and_then(Peer::names);
-        let shown = bearer(headers);
-        let Authenticated {
-            role,
-            credential,
-            revoked,
-        } = match (shown, &door.tokens, &names) {
-            (Some(shown), Some(tokens), _) => tokens
-                .get()
-                .authenticate(shown)
-                .ok_or(Refusal::Unknown(WRONG_TOKEN))?,
-            (Some(_), None, None) => return Err(Refusal::Unknown(WRONG_TOKEN)),
-            (_, _, Some(_)) => Authenticated {
-                role: Role::Worker,
-                credential: CredentialId::CERTIFICATE,
-                revoked: never,
-            },
-            (None, _, None) => return Err(Refusal::Unknown(NO_TOKEN)),
-        };
-        admit(role, &revoked);
         let needed = Role::needed_for(path);
-        // A certificate takes precedence over a token, because it carries the worker's name.
-        let credential = Some(if names.is_some() {
-            CredentialId::CERTIFICATE
-        } else {
-            credential
-        });
-        let caller = Caller {
-            names,
-            credential,
-            door: Some(Arc::clone(door)),
+        let (caller, role, revoked) = match self {
+            // Every caller may make every call; its connection counts as a worker's.
+            Self::NoCredentials => {
+                peer.inspect(|peer| peer.admit(Role::Worker, &never));
+                return Ok((Caller::default(), never));
+            }
+            Self::Operator => (Caller::default(), Role::Admin, never),
+            Self::Credentials { credentials, .. } => {
+                let names = peer.and_then(Peer::names);
+                let shown = authenticate(credentials, bearer(headers), names.is_some())?;
+                let Authenticated {
+                    role,
+                    mut credential,
+                    revoked,
+                } = shown;
+                // A certificate takes precedence over a token, because it carries the worker's
+                // name.
+                if names.is_some() {
+                    credential = CredentialId::CERTIFICATE;
+                }
+                let caller = Caller {
+                    names,
+                    credential: Some(credential),
+                    credentials: Some(Arc::clone(credentials)),
+                };
+                peer.inspect(|peer| peer.admit(role, &revoked));
+                (caller, role, revoked)
+            }
         };
         if role.includes(needed) {
             Ok((caller, revoked))
@@ -224,6 +198,27 @@ impl Rules {
     }
 }
 
+/// The token that the caller has shown, or its certificate.
+fn authenticate(
+    credentials: &ServerCredentials,
+    shown: Option<&[u8]>,
+    has_certificate: bool,
+) -> Result<Authenticated, Refusal> {
+    match (shown, &credentials.tokens) {
+        (Some(shown), Some(tokens)) => {
+            let found = tokens.get().authenticate(shown);
+            found.ok_or(Refusal::Unknown(WRONG_TOKEN))
+        }
+        _ if has_certificate => Ok(Authenticated {
+            role: Role::Worker,
+            credential: CredentialId::CERTIFICATE,
+            revoked: CancellationToken::new(),
+        }),
+        (Some(_), None) => Err(Refusal::Unknown(WRONG_TOKEN)),
+        (None, _) => Err(Refusal::Unknown(NO_TOKEN)),
+    }
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     headers
         .get(AUTHORIZATION)?
@@ -231,58 +226,27 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
         .strip_prefix(b"Bearer ")
 }
 
-impl<S> Layer<S> for AuthLayer {
-    type Service = AuthService<S>;
-
-    fn layer(&self, inner: S) -> AuthService<S> {
-        AuthService {
-            rules: Arc::clone(&self.0),
-            inner,
+/// Answers a call if its caller may make it. The [`Caller`] is in the extensions of the request.
+pub async fn authenticated(
+    State(AuthLayer(rules)): State<AuthLayer>,
+    mut request: Request<Body>,
+    next: Next,
+) -> Response<Body> {
+    let peer = request.extensions().get::<Peer>().cloned();
+    let checked = rules.check(request.uri().path(), request.headers(), peer.as_ref());
+    let begun = checked.and_then(|(caller, revoked)| {
+        let call = peer.as_ref().map(Peer::call).transpose();
+        let call = call.map_err(|TooManyCalls| Refusal::Busy)?;
+        Ok((caller, revoked, call.flatten()))
+    });
+    match begun {
+        Ok((caller, revoked, call)) => {
+            request.extensions_mut().insert(caller);
+            until_revoked(next.run(request), revoked, call).await
         }
-    }
-}
-
-/// The services behind the auth layer.
-#[derive(Debug, Clone)]
-pub struct AuthService<S> {
-    rules: Arc<Rules>,
-    inner: S,
-}
-
-impl<S> Service<Request<Body>> for AuthService<S>
-where
-    S: Service<Request<Body>, Response = Response<Body>, Error = Infallible>,
-    S::Future: Send + 'static,
-{
-    type Response = Response<Body>;
-    type Error = Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, mut request: Request<Body>) -> Self::Future {
-        let peer = request.extensions().get::<Peer>().cloned();
-        let checked = self
-            .rules
-            .check(request.uri().path(), request.headers(), peer.as_ref());
-        let begun = checked.and_then(|(caller, revoked)| {
-            let call = peer
-                .as_ref()
-                .map_or(Ok(None), Peer::call)
-                .map_err(|TooManyCalls| Refusal::Busy)?;
-            Ok((caller, revoked, call))
-        });
-        match begun {
-            Ok((caller, revoked, call)) => {
-                request.extensions_mut().insert(caller);
-                Box::pin(until_revoked(self.inner.call(request), revoked, call))
-            }
-            Err(refusal) => {
-                let refused = self.rules.refuse(&refusal, peer.map(|peer| peer.address()));
-                Box::pin(std::future::ready(Ok(refused.into_http())))
-            }
+        Err(refusal) => {
+            let address = peer.map(|peer| peer.address());
+            rules.refuse(&refusal, address).into_http()
         }
     }
 }

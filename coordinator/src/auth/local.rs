@@ -15,9 +15,7 @@ use std::{
         net,
     },
     path::{Path, PathBuf},
-    pin::Pin,
     sync::Arc,
-    task::{Context, Poll},
     time::Duration,
 };
 
@@ -26,9 +24,11 @@ use nix::sys::socket::{
     AddressFamily, Backlog, SockFlag, SockType, UnixAddr, bind, listen, socket,
 };
 use rustix::fs::{Mode, fchmod};
-use shared::connect::{SOCKET, SocketPath, is_trusted_peer};
+use shared::{
+    connect::{SOCKET, SocketPath, is_trusted_peer},
+    observed_stream::{ObservedStream, StreamObserver},
+};
 use tokio::{
-    io::{AsyncRead, AsyncWrite, ReadBuf},
     net::{UnixListener, UnixStream},
     sync::{OwnedSemaphorePermit, Semaphore},
     time::sleep,
@@ -82,16 +82,14 @@ fn remove_stale(path: &Path, address: &Path) -> io::Result<()> {
         existing => existing?,
     };
     if !existing.file_type().is_socket() {
-        return Err(io::Error::new(
-            ErrorKind::AlreadyExists,
-            "another file has its name; remove that",
-        ));
+        let why = "another file has its name; remove that";
+        return Err(io::Error::new(ErrorKind::AlreadyExists, why));
     }
     match net::UnixStream::connect(address) {
-        Ok(_) => Err(io::Error::new(
-            ErrorKind::AddrInUse,
-            "another program listens at it",
-        )),
+        Ok(_) => {
+            let why = "another program listens at it";
+            Err(io::Error::new(ErrorKind::AddrInUse, why))
+        }
         Err(_) => fs::remove_file(path),
     }
 }
@@ -114,20 +112,12 @@ pub fn local_connections(
     let permits = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     stream::unfold((listener, permits), |(listener, permits)| async move {
         let connection = loop {
-            let permit = Arc::clone(&permits)
-                .acquire_owned()
-                .await
-                .expect("it is never closed");
-            match listener
-                .accept()
-                .await
-                .and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream)))
-            {
+            let permit = Arc::clone(&permits).acquire_owned().await;
+            let permit = permit.expect("it is never closed");
+            let accepted = listener.accept().await;
+            match accepted.and_then(|(stream, _)| Ok((stream.peer_cred()?.uid(), stream))) {
                 Ok((user, stream)) if is_trusted_peer(user) => {
-                    break LocalConnection {
-                        stream,
-                        _permit: permit,
-                    };
+                    break LocalConnection::new(stream, LocalPeer(permit));
                 }
                 Ok((user, _)) => {
                     tracing::info!(
@@ -146,44 +136,20 @@ pub fn local_connections(
 }
 
 /// A connection over the Unix socket.
-#[derive(Debug)]
-pub struct LocalConnection {
-    stream: UnixStream,
-    _permit: OwnedSemaphorePermit,
-}
+type LocalConnection = ObservedStream<UnixStream, LocalPeer>;
 
-impl Connected for LocalConnection {
+/// The client of a [`LocalConnection`], which takes one of its permits.
+#[derive(Debug)]
+pub struct LocalPeer(
+    #[expect(dead_code, reason = "held until it is dropped")] OwnedSemaphorePermit,
+);
+
+impl StreamObserver for LocalPeer {}
+
+impl Connected for LocalPeer {
     type ConnectInfo = ();
 
     fn connect_info(&self) {}
-}
-
-impl AsyncRead for LocalConnection {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_read(context, buffer)
-    }
-}
-
-impl AsyncWrite for LocalConnection {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        context: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.stream).poll_write(context, bytes)
-    }
-
-    fn poll_flush(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_flush(context)
-    }
-
-    fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(context)
-    }
 }
 
 #[cfg(test)]

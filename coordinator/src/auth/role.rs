@@ -1,7 +1,7 @@
 //! Which role may call which method. Methods that are not listed require the admin role; the
 //! service answers `UNIMPLEMENTED`.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
 
 use shared::protocol::method;
 
@@ -16,12 +16,21 @@ pub enum Role {
     Admin,
 }
 
-/// The text names no role.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the roles are worker, viewer and admin")]
-pub struct InvalidRole;
-
 impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Worker => "worker",
+            Self::Viewer => "viewer",
+            Self::Admin => "admin",
+        }
+    }
+
+    /// The role of this name.
+    pub(super) fn named(name: &str) -> Option<Self> {
+        let mut roles = [Self::Worker, Self::Viewer, Self::Admin].into_iter();
+        roles.find(|role| role.name() == name)
+    }
+
     /// The role that the method of this path (`/package.Service/Method`) requires.
     pub fn needed_for(path: &str) -> Self {
         match path.strip_prefix('/') {
@@ -52,24 +61,7 @@ pub(super) fn needs_no_credential(path: &str) -> bool {
 
 impl fmt::Display for Role {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::Worker => "worker",
-            Self::Viewer => "viewer",
-            Self::Admin => "admin",
-        })
-    }
-}
-
-impl FromStr for Role {
-    type Err = InvalidRole;
-
-    fn from_str(text: &str) -> Result<Self, InvalidRole> {
-        match text {
-            "worker" => Ok(Self::Worker),
-            "viewer" => Ok(Self::Viewer),
-            "admin" => Ok(Self::Admin),
-            _ => Err(InvalidRole),
-        }
+        formatter.write_str(self.name())
     }
 }
 

@@ -112,11 +112,8 @@ fn reload(source: &tls::SourceFile, earlier: Option<&Tokens>) -> Result<Tokens, 
 impl MetricsSource for ServerCredentials {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         if let Some(tls) = &self.tls {
-            let ends = tls
-                .get()
-                .ends
-                .duration_since(SystemTime::UNIX_EPOCH)
-                .unwrap_or_default();
+            let ends = tls.get().ends.duration_since(SystemTime::UNIX_EPOCH);
+            let ends = ends.unwrap_or_default();
             let help = "When the coordinator's certificate ends, in seconds since 1970.";
             page.gauge("certificate_expiry_timestamp_seconds", help, ends.as_secs())?;
         }
@@ -125,14 +122,10 @@ impl MetricsSource for ServerCredentials {
             ("tokens", self.tokens.as_ref().map(Watched::refused)),
         ];
         let help = "Changes of the certificate's or the tokens' files that were of no use; the old content stays in use.";
-        let refused = refused
-            .into_iter()
-            .filter_map(|(file, refused)| Some((("file", file), refused?)));
-        page.counters(
-            "credential_reload_failures",
-            help,
-            &refused.collect::<Vec<_>>(),
-        )
+        let refused = refused.into_iter();
+        let refused = refused.filter_map(|(file, refused)| Some((("file", file), refused?)));
+        let refused: Vec<_> = refused.collect();
+        page.counters("credential_reload_failures", help, &refused)
     }
 }
 
@@ -183,12 +176,12 @@ impl ServerCredentials {
                 );
             }
             sleep(CHECK_INTERVAL).await;
-            let door = Arc::clone(&self);
+            let credentials = Arc::clone(&self);
             let checked = spawn_blocking(move || {
-                if let Some(tls) = &door.tls {
+                if let Some(tls) = &credentials.tls {
                     tls.look();
                 }
-                if let Some(tokens) = &door.tokens {
+                if let Some(tokens) = &credentials.tokens {
                     tokens.look();
                 }
             });

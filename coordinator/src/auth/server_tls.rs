@@ -8,7 +8,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::{ServerConfig, pki_types::CertificateDer, server::WebPkiClientVerifier};
+use rustls::{ServerConfig, server::WebPkiClientVerifier};
 use shared::outcome::printable;
 use shared::tls::{HTTP2, SourceFile, TlsError, certificates, certified_key, provider, roots};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
@@ -47,22 +47,20 @@ pub(super) fn server_tls(sources: &[SourceFile]) -> Result<ServerTls, TlsError> 
         None => builder.with_no_client_auth(),
         Some(authority) => {
             // A client without a certificate can still have a token.
-            let verifier = WebPkiClientVerifier::builder_with_provider(
-                Arc::new(roots(authority)?),
-                provider(),
-            )
-            .allow_unauthenticated()
-            .build()
-            .map_err(|error| TlsError::Authority {
+            let roots = Arc::new(roots(authority)?);
+            let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
+            let verifier = verifier.allow_unauthenticated().build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| TlsError::Authority {
                 path: authority.path.clone(),
                 reason: error.to_string(),
-            })?;
-            builder.with_client_cert_verifier(verifier)
+            })?)
         }
     };
     let leaf = &certificates(certificate)?[0];
-    let ends = end_of(leaf);
-    let name = advertised_name(leaf);
+    let leaf = X509Certificate::from_der(leaf).ok().map(|(_, leaf)| leaf);
+    // A certificate that cannot be parsed counts as expired, which causes a warning.
+    let ends = leaf.as_ref().map_or(SystemTime::UNIX_EPOCH, end_of);
+    let name = leaf.as_ref().and_then(advertised_name);
     let mut config = builder.with_cert_resolver(certified_key(certificate, key)?);
     config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(ServerTls {
@@ -74,8 +72,7 @@ pub(super) fn server_tls(sources: &[SourceFile]) -> Result<ServerTls, TlsError> 
 
 /// The first name that is neither specific to this host (`localhost`, a loopback address, or the
 /// host's own short name, which `init` puts first) nor a wildcard.
-fn advertised_name(certificate: &CertificateDer<'_>) -> Option<String> {
-    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+fn advertised_name(certificate: &X509Certificate<'_>) -> Option<String> {
     let names = certificate.subject_alternative_name().ok()??;
     let own = shared::worker_name::host_name();
     let name = |name: &GeneralName<'_>| match name {
@@ -87,30 +84,23 @@ fn advertised_name(certificate: &CertificateDer<'_>) -> Option<String> {
         GeneralName::DNSName(name) => Some(printable(name)),
         GeneralName::IPAddress(bytes) => {
             let v4 = <[u8; 4]>::try_from(*bytes).map(IpAddr::from);
-            let address = v4
-                .or_else(|_| <[u8; 16]>::try_from(*bytes).map(IpAddr::from))
-                .ok()?;
-            let shown = if address.is_ipv6() {
+            let v6 = <[u8; 16]>::try_from(*bytes).map(IpAddr::from);
+            let address = v4.or(v6).ok().filter(|address| !address.is_loopback())?;
+            Some(if address.is_ipv6() {
                 format!("[{address}]")
             } else {
                 address.to_string()
-            };
-            (!address.is_loopback()).then_some(shown)
+            })
         }
         _ => None,
     };
     names.value.general_names.iter().find_map(name)
 }
 
-/// The expiry date. A certificate that cannot be parsed counts as expired, which causes a warning.
-fn end_of(certificate: &CertificateDer<'_>) -> SystemTime {
-    let end = X509Certificate::from_der(certificate)
-        .ok()
-        .map(|(_, certificate)| certificate.validity().not_after);
-    let seconds = end
-        .and_then(|end| u64::try_from(end.timestamp()).ok())
-        .unwrap_or_default();
-    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)
+/// The expiry date.
+fn end_of(certificate: &X509Certificate<'_>) -> SystemTime {
+    let seconds = u64::try_from(certificate.validity().not_after.timestamp());
+    SystemTime::UNIX_EPOCH + Duration::from_secs(seconds.unwrap_or_default())
 }
 
 #[cfg(test)]
@@ -129,7 +119,7 @@ mod tests {
                 .unwrap()
                 .self_signed(&key)
                 .unwrap();
-            advertised_name(certificate.der())
+            advertised_name(&X509Certificate::from_der(certificate.der()).unwrap().1)
         };
         assert_eq!(name(&["localhost", "127.0.0.1", "::1", &own]), None);
         assert_eq!(

@@ -45,18 +45,17 @@ pub(super) struct Authenticated {
 impl Tokens {
     /// Parses the file. It must contain at least one token.
     pub(super) fn read(source: &SourceFile) -> Result<Self, TlsError> {
+        let path = || source.path.clone();
         let tokens = source.lines().map(|(line, text)| {
-            entry(text).map_err(|error| TlsError::TokenLine {
-                path: source.path.clone(),
+            entry(text).map_err(|source| TlsError::TokenLine {
+                path: path(),
                 line,
-                source: error,
+                source,
             })
         });
         let tokens = tokens.collect::<Result<Vec<_>, _>>()?;
         if tokens.is_empty() {
-            return Err(TlsError::NoTokens {
-                path: source.path.clone(),
-            });
+            return Err(TlsError::NoTokens { path: path() });
         }
         Ok(Self(tokens))
     }
@@ -137,7 +136,7 @@ fn entry(line: &str) -> Result<TokenEntry, InvalidToken> {
     let role = if role.is_empty() {
         Role::Worker
     } else {
-        role.parse().map_err(|_| InvalidToken::NoRole)?
+        Role::named(role).ok_or(InvalidToken::NoRole)?
     };
     let token: Token = token.parse()?;
     Ok(TokenEntry {

@@ -9,7 +9,7 @@ use crate::{
     fleet::{Fleet, Phase, WorkerView},
     rpc::{
         conversions::{at_most, milliseconds, shown, wnid},
-        service::CoordinatorService,
+        service::{CoordinatorService, Reply},
     },
     wording::first_names,
 };
@@ -29,10 +29,7 @@ impl CoordinatorService {
 
 #[tonic::async_trait]
 impl Admin for CoordinatorService {
-    async fn get_fleet(
-        &self,
-        _: Request<proto::GetFleetRequest>,
-    ) -> Result<Response<proto::Fleet>, Status> {
+    async fn get_fleet(&self, _: Request<proto::GetFleetRequest>) -> Reply<proto::Fleet> {
         let fleet = self.fleet().await?;
         let fleet = wire::fleet(fleet, &self.job.run_id, self.terms.epoch);
         Ok(Response::new(fleet))
@@ -41,7 +38,7 @@ impl Admin for CoordinatorService {
     async fn list_classes(
         &self,
         request: Request<proto::ListClassesRequest>,
-    ) -> Result<Response<proto::ListClassesReply>, Status> {
+    ) -> Reply<proto::ListClassesReply> {
         let request = request.into_inner();
         let state = request.state().into();
         let after = (!request.after.is_empty()).then(|| wnid(&request.after));
@@ -52,7 +49,7 @@ impl Admin for CoordinatorService {
     async fn retry_failed(
         &self,
         request: Request<proto::RetryFailedRequest>,
-    ) -> Result<Response<proto::RetryFailedReply>, Status> {
+    ) -> Reply<proto::RetryFailedReply> {
         let named = at_most(request.into_inner().wnids)?;
         let wnids = named.iter().map(|text| wnid(text));
         let wnids = wnids.collect::<Result<_, _>>()?;
@@ -69,7 +66,7 @@ impl Admin for CoordinatorService {
     async fn drain_worker(
         &self,
         request: Request<proto::DrainWorkerRequest>,
-    ) -> Result<Response<proto::DrainWorkerReply>, Status> {
+    ) -> Reply<proto::DrainWorkerReply> {
         let name = request.into_inner().worker_name;
         if self.dispatcher.drain_worker(name.clone()).await? {
             return Ok(Response::new(proto::DrainWorkerReply {}));
@@ -81,10 +78,7 @@ impl Admin for CoordinatorService {
         )))
     }
 
-    async fn resume(
-        &self,
-        _: Request<proto::ResumeRequest>,
-    ) -> Result<Response<proto::ResumeReply>, Status> {
+    async fn resume(&self, _: Request<proto::ResumeRequest>) -> Reply<proto::ResumeReply> {
         let left_ms = milliseconds(self.dispatcher.resume().await?);
         Ok(Response::new(proto::ResumeReply { left_ms }))
     }

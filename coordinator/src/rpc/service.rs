@@ -13,12 +13,13 @@ use std::{
 };
 
 use crate::{
-    auth::{AuthLayer, Caller, MAX_STREAMS},
+    auth::{AuthLayer, Caller, MAX_STREAMS, authenticated},
     dispatcher::{DispatchError, DispatcherHandle, Renewal, Reporter},
     fleet::Phase,
     lease_table::{Granted, WorkerInfo},
     rpc::conversions::{at_most, held, leases, milliseconds, reported, sentence, shown},
 };
+use axum::middleware::from_fn_with_state;
 use futures_util::{Stream, StreamExt as _};
 use proto::{
     admin_server::AdminServer,
@@ -39,6 +40,7 @@ use tokio::{
 };
 use tonic::{
     Request, Response, Status, Streaming,
+    service::Routes,
     transport::{Server, server::Connected},
 };
 
@@ -50,8 +52,8 @@ mod message_limits;
 mod request_memory;
 
 use budgets::BudgetStream;
-use calls::CallMetricsLayer;
-use message_limits::MessageLimits;
+use message_limits::limited;
+use request_memory::RequestMemory;
 
 /// The list of a request's header fields, decoded; hyper's own default.
 const MAX_HEADERS: u32 = 16 << 10;
@@ -107,6 +109,15 @@ where
     let abort = service.shutdown.abort.clone();
     let (reporter, health) = health::health().await;
     let following = reporter.follow(service.dispatcher.watch_phase(), service.shutdown.clone());
+    let counters = Arc::clone(service.dispatcher.counters());
+    let routes = Routes::new(health)
+        .add_service(AdminServer::new(service.clone()))
+        .add_service(CoordinatorServer::new(service))
+        .into_axum_router()
+        // A call passes through the last one first.
+        .layer(from_fn_with_state(RequestMemory::default(), limited))
+        .layer(from_fn_with_state(auth_layer, authenticated))
+        .layer(from_fn_with_state(counters, calls::counted));
     // The connection of a host that vanished without closing it must end.
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))
@@ -117,12 +128,7 @@ where
         .http2_max_local_error_reset_streams(Some(MAX_ERRORS))
         .http2_max_header_list_size(MAX_HEADERS)
         .trace_fn(calls::traced)
-        .layer(CallMetricsLayer(Arc::clone(service.dispatcher.counters())))
-        .layer(auth_layer)
-        .layer(MessageLimits::default())
-        .add_service(health)
-        .add_service(AdminServer::new(service.clone()))
-        .add_service(CoordinatorServer::new(service))
+        .add_routes(routes.into())
         .serve_with_incoming_shutdown(incoming, abort.cancelled_owned());
     let mut served = pin!(served);
     tokio::select! {
@@ -193,6 +199,8 @@ impl CoordinatorService {
     }
 }
 
+/// The answer to a call.
+pub(super) type Reply<T> = Result<Response<T>, Status>;
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]
@@ -203,7 +211,7 @@ impl Coordinator for CoordinatorService {
     async fn register(
         &self,
         request: Request<proto::RegisterRequest>,
-    ) -> Result<Response<proto::RegisterReply>, Status> {
+    ) -> Reply<proto::RegisterReply> {
         let caller = caller(&request);
         let request = request.into_inner();
         if request.protocol_version != VERSION {
@@ -244,10 +252,7 @@ impl Coordinator for CoordinatorService {
         }))
     }
 
-    async fn renew(
-        &self,
-        request: Request<proto::RenewRequest>,
-    ) -> Result<Response<proto::RenewReply>, Status> {
+    async fn renew(&self, request: Request<proto::RenewRequest>) -> Reply<proto::RenewReply> {
         let credential = caller(&request).credential();
         let request = request.into_inner();
         let renewal = Renewal {
@@ -271,10 +276,7 @@ impl Coordinator for CoordinatorService {
         }))
     }
 
-    async fn acquire(
-        &self,
-        request: Request<proto::AcquireRequest>,
-    ) -> Result<Response<proto::AcquireReply>, Status> {
+    async fn acquire(&self, request: Request<proto::AcquireRequest>) -> Reply<proto::AcquireReply> {
         let until = Instant::now() + LONG_POLL;
         let request = request.into_inner();
         let session = SessionId(request.session_id);
@@ -305,10 +307,7 @@ impl Coordinator for CoordinatorService {
         Ok(self.acquired(granted, directive))
     }
 
-    async fn report(
-        &self,
-        request: Request<proto::ReportRequest>,
-    ) -> Result<Response<proto::ReportReply>, Status> {
+    async fn report(&self, request: Request<proto::ReportRequest>) -> Reply<proto::ReportReply> {
         let caller = caller(&request);
         let request = request.into_inner();
         let name = Some(shown(&request.worker_name)).filter(|name| !name.is_empty());
@@ -337,10 +336,7 @@ impl Coordinator for CoordinatorService {
         }))
     }
 
-    async fn leave(
-        &self,
-        request: Request<proto::LeaveRequest>,
-    ) -> Result<Response<proto::LeaveReply>, Status> {
+    async fn leave(&self, request: Request<proto::LeaveRequest>) -> Reply<proto::LeaveReply> {
         let request = request.into_inner();
         let reason = Some(sentence(&request.reason)).filter(|reason| !reason.is_empty());
         let session = SessionId(request.session_id);
@@ -348,10 +344,7 @@ impl Coordinator for CoordinatorService {
         Ok(Response::new(proto::LeaveReply {}))
     }
 
-    async fn watch(
-        &self,
-        _: Request<proto::WatchRequest>,
-    ) -> Result<Response<Self::WatchStream>, Status> {
+    async fn watch(&self, _: Request<proto::WatchRequest>) -> Reply<Self::WatchStream> {
         let changes = counts::changes(self.dispatcher.watch());
         let until = self.shutdown.abort.clone().cancelled_owned();
         Ok(Response::new(Box::pin(
@@ -362,7 +355,7 @@ impl Coordinator for CoordinatorService {
     async fn pace(
         &self,
         observations: Request<Streaming<proto::Observation>>,
-    ) -> Result<Response<Self::PaceStream>, Status> {
+    ) -> Reply<Self::PaceStream> {
         let opened = BudgetStream::open(self.dispatcher.clone(), observations.into_inner());
         let opened = self.shutdown.abort.run_until_cancelled(opened).await;
         let stream = opened.unwrap_or_else(|| Err(DispatchError::Stopped.into()))?;

@@ -147,8 +147,8 @@ fn too_many_observers_displace_the_longest_idle_observer_and_no_worker() {
         .map(|(second, role)| admitted(&connections, role, at(second)))
         .collect();
     // The first observer has a call in progress; the second one had one recently.
-    assert_eq!(observers[0].begin_call(at(10)), Begun::CallMetricsLayer);
-    assert_eq!(observers[1].begin_call(at(20)), Begun::CallMetricsLayer);
+    assert_eq!(observers[0].begin_call(at(10)), Ok(true));
+    assert_eq!(observers[1].begin_call(at(20)), Ok(true));
     observers[1].end_call(at(21));
     let more = admitted(&connections, Role::Viewer, at(30));
     assert_eq!(
@@ -177,12 +177,12 @@ fn concurrent_calls_are_limited_for_observers_and_not_for_workers() {
             .map(|_| entry.begin_call(now))
             .collect::<Vec<_>>()
     };
-    assert_eq!(begin(&worker), [Begun::CallMetricsLayer; 5]);
-    let few = [Begun::CallMetricsLayer; MAX_OBSERVER_CALLS];
-    assert_eq!(begin(&viewer), [&few[..], &[Begun::TooMany]].concat());
+    assert_eq!(begin(&worker), [Ok(true); 5]);
+    let few = [Ok(true); MAX_OBSERVER_CALLS];
+    assert_eq!(begin(&viewer), [&few[..], &[Err(TooManyCalls)]].concat());
     viewer.end_call(now);
-    assert_eq!(viewer.begin_call(now), Begun::CallMetricsLayer);
-    assert_eq!(connections.enter(now).begin_call(now), Begun::Uncounted);
+    assert_eq!(viewer.begin_call(now), Ok(true));
+    assert_eq!(connections.enter(now).begin_call(now), Ok(false));
 }
 
 #[test]

@@ -6,19 +6,19 @@
 //! limit. Its entries are counted while the bytes pass on their way to the decoder.
 
 use std::{
-    future::Future,
     pin::Pin,
     sync::Arc,
     task::{Context, Poll, ready},
     time::Duration,
 };
 
+use axum::{BoxError, body::Body, extract::State, middleware::Next};
 use bytes::Bytes;
+use http::{Request, Response};
 use http_body::{Body as HttpBody, Frame, SizeHint};
 use shared::protocol::{MAX_BATCH, MAX_REPORT, method};
 use tokio::time::{Sleep, sleep};
-use tonic::{Status, body::Body, codegen::http::Request};
-use tower::{Layer, Service};
+use tonic::Status;
 
 use super::request_memory::{RequestMemory, Reservation};
 use crate::{auth::Peer, rpc::conversions::too_many};
@@ -74,56 +74,23 @@ impl Limit {
     }
 }
 
-/// The layer that limits the messages of a server's services.
-#[derive(Debug, Clone, Default)]
-pub(super) struct MessageLimits(RequestMemory);
-
-/// A service whose messages are limited.
-#[derive(Debug, Clone)]
-pub(super) struct LimitedService<S> {
-    memory: RequestMemory,
-    inner: S,
-}
-
-impl<S> Layer<S> for MessageLimits {
-    type Service = LimitedService<S>;
-
-    fn layer(&self, inner: S) -> LimitedService<S> {
-        LimitedService {
-            memory: self.0.clone(),
-            inner,
-        }
-    }
-}
-
-impl<S: Service<Request<Body>>> Service<Request<Body>> for LimitedService<S>
-where
-    S::Future: Send + 'static,
-{
-    type Response = S::Response;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<S::Response, S::Error>> + Send>>;
-
-    fn poll_ready(&mut self, context: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(context)
-    }
-
-    fn call(&mut self, request: Request<Body>) -> Self::Future {
-        let reservation = Arc::new(self.memory.reservation(request.extensions().get::<Peer>()));
-        let messages = Messages::new(Limit::of(request.uri().path()), Arc::clone(&reservation));
-        let answered = self.inner.call(request.map(|body| {
-            Body::new(Limited {
-                body,
-                messages,
-                timeout: None,
-            })
-        }));
-        Box::pin(async move {
-            let answer = answered.await;
-            drop(reservation);
-            answer
+/// Answers a call whose messages are limited.
+pub(super) async fn limited(
+    State(memory): State<RequestMemory>,
+    request: Request<Body>,
+    next: Next,
+) -> Response<Body> {
+    // The memory is reserved until the call is answered.
+    let reservation = Arc::new(memory.reservation(request.extensions().get::<Peer>()));
+    let messages = Messages::new(Limit::of(request.uri().path()), Arc::clone(&reservation));
+    let limited = request.map(|body| {
+        Body::new(Limited {
+            body,
+            messages,
+            timeout: None,
         })
-    }
+    });
+    next.run(limited).await
 }
 
 /// A request body whose messages are counted while they are read.
@@ -136,33 +103,32 @@ struct Limited {
 
 impl HttpBody for Limited {
     type Data = Bytes;
-    type Error = Status;
+    type Error = BoxError;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<Bytes>, Status>>> {
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
             let Some(timeout) = &mut self.timeout else {
                 return Poll::Pending;
             };
             ready!(timeout.as_mut().poll(context));
-            return Poll::Ready(Some(Err(Status::deadline_exceeded(
-                "the message did not end in time",
-            ))));
+            let late = Status::deadline_exceeded("the message did not end in time");
+            return Poll::Ready(Some(Err(late.into())));
         };
         if let Some(Ok(frame)) = &frame
             && let Some(bytes) = frame.data_ref()
             && let Err(refused) = self.messages.take(bytes)
         {
-            return Poll::Ready(Some(Err(refused)));
+            return Poll::Ready(Some(Err(refused.into())));
         }
         if !self.messages.is_in_the_middle() {
             self.timeout = None;
         } else if self.timeout.is_none() {
             self.timeout = Some(Box::pin(sleep(MESSAGE_TIMEOUT)));
         }
-        Poll::Ready(frame)
+        Poll::Ready(frame.map(|frame| frame.map_err(Into::into)))
     }
 
     fn is_end_stream(&self) -> bool {
@@ -201,6 +167,16 @@ enum Position {
     Content(u64),
 }
 
+impl Position {
+    /// Before a message.
+    const START: Self = Self::Prefix {
+        known: 0,
+        length: 0,
+    };
+    /// Before a field of a message.
+    const FIELD: Self = Self::Tag(Varint { value: 0, bits: 0 });
+}
+
 /// A partly received varint.
 #[derive(Clone, Copy, Default)]
 struct Varint {
@@ -221,10 +197,7 @@ impl Messages {
     fn new(limit: Limit, reservation: Arc<Reservation>) -> Self {
         Self {
             limit,
-            at: Position::Prefix {
-                known: 0,
-                length: 0,
-            },
+            at: Position::START,
             left: 0,
             entries: 0,
             reservation,
@@ -258,10 +231,7 @@ impl Messages {
             self.left -= used;
             self.at = self.after(byte, used)?;
             if self.left == 0 {
-                self.at = Position::Prefix {
-                    known: 0,
-                    length: 0,
-                };
+                self.at = Position::START;
             }
         }
         Ok(())
@@ -290,19 +260,16 @@ impl Messages {
         self.left = length;
         self.entries = 0;
         self.at = if length == 0 {
-            Position::Prefix {
-                known: 0,
-                length: 0,
-            }
+            Position::START
         } else {
-            Position::Tag(Varint::default())
+            Position::FIELD
         };
         Ok(())
     }
 
     /// The position in the message after `used` bytes, of which `byte` was the first.
     fn after(&mut self, byte: u8, used: usize) -> Result<Position, Status> {
-        let next = Position::Tag(Varint::default());
+        let next = Position::FIELD;
         Ok(match self.at {
             Position::Prefix { .. } => next,
             Position::Tag(varint) => match varint.with(byte) {
@@ -338,7 +305,7 @@ impl Messages {
                 Position::Length(Varint::default())
             }
             // Groups have no content of their own; their fields count like fields outside.
-            3 | 4 => Position::Tag(Varint::default()),
+            3 | 4 => Position::FIELD,
             5 => Position::Content(4),
             // This type does not exist: the decoder refuses the message at this position.
             _ => Position::Content(u64::MAX),
