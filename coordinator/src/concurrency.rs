@@ -9,7 +9,7 @@
 //!
 //! Invariant: the limits given by `--max-connections` and `--max-rate` are never exceeded.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
@@ -28,7 +28,7 @@ mod upper_bound;
 mod wait_probe;
 mod waits;
 
-use allocation::{Allocation, divide};
+use allocation::{Allocation, Allocations, divide};
 pub use budget::{Budget, Ceilings};
 use controller::LimitController;
 pub use notice::ConcurrencyNotice;
@@ -38,7 +38,7 @@ use refusals::Refusals;
 pub use status::ConcurrencyStatus;
 pub(crate) use status::as_milliseconds;
 use throughput_meter::ThroughputMeter;
-use totals::FleetTotals;
+use totals::{FleetTotals, Sample};
 use wait_probe::WaitProbes;
 use waits::{JITTER, Waits};
 
@@ -63,7 +63,7 @@ const FEW_WORKERS: u32 = 64;
 #[derive(Debug)]
 pub struct ConcurrencyController {
     ceilings: Ceilings,
-    allocations: BTreeMap<SessionId, Allocation>,
+    allocations: Allocations,
     totals: FleetTotals,
     controller: LimitController,
     refusals: Refusals,
@@ -73,15 +73,15 @@ pub struct ConcurrencyController {
     waits: Waits,
     wait_probes: WaitProbes,
     /// The end of the pause after the last overload.
+    backoff_until: Instant,
+    /// The later one of `backoff_until` and the end of the waits.
     pause_until: Instant,
-    /// The later one of `pause_until` and the end of the waits.
-    quiet_until: Instant,
     resumed: u64,
-    pause: Duration,
+    backoff: Duration,
     overload: Option<Overload>,
     observe_every: Duration,
     throughput_meter: ThroughputMeter,
-    counts: Counts,
+    overloads: u64,
     notices: Vec<ConcurrencyNotice>,
     /// The limit that was announced last.
     announced_limit: u32,
@@ -99,22 +99,13 @@ struct Overload {
     lowered_to: u32,
 }
 
-/// Counters since this coordinator started.
-#[derive(Debug, Clone, Copy, Default)]
-struct Counts {
-    requests: u64,
-    cuts: u64,
-    refusals: u64,
-    overloads: u64,
-}
-
 impl ConcurrencyController {
     /// Starts at one connection, or at `--max-connections` if it is given.
     pub fn new(ceilings: Ceilings, now: Instant) -> Self {
         let controller = LimitController::new(ceilings.connections, now);
         Self {
             ceilings,
-            allocations: BTreeMap::new(),
+            allocations: Allocations::default(),
             totals: FleetTotals::default(),
             announced_limit: controller.limit(),
             announced_until: now,
@@ -125,14 +116,14 @@ impl ConcurrencyController {
             divided_at: now,
             waits: Waits::default(),
             wait_probes: WaitProbes::default(),
+            backoff_until: now,
             pause_until: now,
-            quiet_until: now,
             resumed: 0,
-            pause: FIRST_PAUSE,
+            backoff: FIRST_PAUSE,
             overload: None,
             observe_every: OBSERVE_CLOSELY,
             throughput_meter: ThroughputMeter::default(),
-            counts: Counts::default(),
+            overloads: 0,
             notices: Vec::new(),
             budget_generation: 0,
         }
@@ -140,8 +131,7 @@ impl ConcurrencyController {
 
     /// Records a worker's report.
     pub fn observed(&mut self, id: SessionId, observation: &Observation, now: Instant) {
-        let open_before = self.totals.open;
-        let workers_before = self.totals.workers;
+        let before = self.totals;
         // What the process did before this session was counted in an earlier session, or is no
         // longer counted.
         let allocation = self
@@ -149,52 +139,26 @@ impl ConcurrencyController {
             .entry(id)
             .or_insert_with(|| Allocation::of_new_session(observation));
         let last = allocation.record(*observation);
-        let since =
-            |number: fn(&Observation) -> u64| number(observation).saturating_sub(number(&last));
-        let requests = since(|is| is.requests);
-        let cuts = since(|is| is.cuts);
-        let refusals = since(|is| is.refusals);
         self.totals.replace(&last, observation);
-        let counts = &mut self.counts;
-        counts.requests = counts.requests.saturating_add(requests);
-        counts.cuts = counts.cuts.saturating_add(cuts);
-        counts.refusals = counts.refusals.saturating_add(refusals);
-        let is_quiet = now < self.quiet_until;
+        let cuts = self.totals.cuts - before.cuts;
+        let refusals = self.totals.refusals - before.refusals;
         let is_in_force = |wait: &Duration| self.waits.reported(id, now + *wait, refusals > 0);
         if let Some(wait) = observation.retry_after.filter(is_in_force) {
-            if refusals > 0 {
-                self.refusals.refused(
-                    refusals,
-                    self.controller.limit(),
-                    self.controller.is_above_bound(),
-                    &self.totals,
-                );
-            }
-            let until = now + wait;
-            if (refusals > 0 && !is_quiet) || until > self.announced_until + ANNOUNCE_AGAIN {
-                self.announced_until = until;
-                self.notices.push(ConcurrencyNotice::Refused { rest: wait });
-            }
-            self.extend_pause(until);
-        } else if !is_quiet {
+            self.wait_reported(wait, refusals, now);
+        } else if now >= self.pause_until {
             // A refusal without `Retry-After` is handled like a failed request. If the origin
             // refuses only this worker, its refusals are not evidence about the number of
             // connections.
-            let refused = if self.waits.is_exclusive(id) {
-                0
-            } else {
-                refusals
-            };
+            let is_evidence = !self.waits.is_exclusive(id);
             let report = CutReport {
+                at: now,
                 worker: id,
-                cuts: cuts.saturating_add(refused),
-                open: open_before,
-                workers: workers_before,
+                cuts: cuts.saturating_add(if is_evidence { refusals } else { 0 }),
+                open: before.open,
+                workers: before.workers,
             };
-            match self
-                .overload_detector
-                .observed(report, self.controller.limit(), now)
-            {
+            let limit = self.controller.limit();
+            match self.overload_detector.observed(report, limit) {
                 Diagnosis::None if cuts > 0 => self.controller.postpone(&self.totals, now),
                 Diagnosis::None => {}
                 Diagnosis::Overload { open } => self.back_off(open, now),
@@ -204,15 +168,35 @@ impl ConcurrencyController {
         self.update(now);
     }
 
+    /// A worker reports a wait that is in force, and the requests that were refused with it.
+    fn wait_reported(&mut self, wait: Duration, refusals: u64, now: Instant) {
+        if refusals > 0 {
+            self.refusals.refused(
+                refusals,
+                self.controller.limit(),
+                self.controller.is_above_bound(),
+                &self.totals,
+            );
+        }
+        let until = now + wait;
+        let is_first = refusals > 0 && now >= self.pause_until;
+        if is_first || until > self.announced_until + ANNOUNCE_AGAIN {
+            self.announced_until = until;
+            self.notices.push(ConcurrencyNotice::Refused { rest: wait });
+        }
+        self.extend_pause(until);
+    }
+
     /// A session has ended. Its allocation becomes free, and a wait that only this session reported
     /// ends.
     pub fn left(&mut self, id: SessionId, now: Instant) {
+        self.budget_generation += 1;
         if self.waits.session_ended(id) {
             self.shorten_pause(now);
         }
         if let Some(allocation) = self.allocations.remove(&id) {
             self.totals
-                .replace(&allocation.last(), &Observation::default());
+                .replace(&allocation.last, &Observation::default());
             self.controller.worker_left(&self.totals, now);
             self.update(now);
         }
@@ -220,17 +204,13 @@ impl ConcurrencyController {
 
     /// Ends the waits that the origin has asked for and returns the time left of the longest one.
     pub fn resume(&mut self, now: Instant) -> Duration {
-        let left = self
-            .waits
-            .until()
-            .map(|until| until.saturating_duration_since(now))
-            .unwrap_or_default();
+        let until = self.waits.until().unwrap_or(now);
         self.waits.end_all();
         self.resumed += 1;
         self.shorten_pause(now);
         self.renew_all_budgets();
         self.update(now);
-        left
+        until.saturating_duration_since(now)
     }
 
     /// Rotates allocations and samples the throughput. The caller calls it once per second.
@@ -246,13 +226,13 @@ impl ConcurrencyController {
             version: allocation.version,
             connections: self.connections(id, &allocation),
             bytes_per_second: allocation.rate,
-            quiet: self.quiet_until(id).saturating_duration_since(now),
+            pause: self.pause_until(id).saturating_duration_since(now),
             observe_every: self.observe_every,
             resumed: self.resumed,
         }
     }
 
-    /// A generation number. It increases when any worker's budget changes.
+    /// A generation number. It increases when any worker's budget changes, or its session ends.
     pub fn turn(&self) -> u64 {
         self.budget_generation
     }
@@ -264,23 +244,17 @@ impl ConcurrencyController {
 
     /// The state for status displays and metrics.
     pub fn status(&self, now: Instant) -> ConcurrencyStatus {
-        let Counts {
-            requests,
-            cuts,
-            refusals,
-            overloads,
-        } = self.counts;
         ConcurrencyStatus {
             limit: self.controller.limit(),
             open: self.totals.open,
             wanted: self.totals.wanted,
-            quiet: self.quiet_until.saturating_duration_since(now),
+            quiet: self.pause_until.saturating_duration_since(now),
             bytes_per_second: self.throughput_meter.bytes_per_second(),
             upper_bound: self.controller.upper_bound(now),
-            requests,
-            cuts,
-            refusals,
-            overloads,
+            requests: self.totals.requests,
+            cuts: self.totals.cuts,
+            refusals: self.totals.refusals,
+            overloads: self.overloads,
         }
     }
 
@@ -289,28 +263,28 @@ impl ConcurrencyController {
         // If fewer connections fail again, the origin needs a longer pause. If a higher level is
         // retried and fails, the first pause is enough.
         let again = last.is_some_and(|last| open <= last.lowered_to);
-        self.pause = if again {
-            (self.pause * 2).min(LONGEST_PAUSE)
+        self.backoff = if again {
+            (self.backoff * 2).min(LONGEST_PAUSE)
         } else {
             FIRST_PAUSE
         };
         let first_limit = last.map_or(self.controller.limit(), |last| last.first_limit);
         self.controller
-            .back_off(open, again, self.pause, &self.totals, now);
+            .back_off(open, again, self.backoff, &self.totals, now);
         let limit = self.controller.limit();
         self.overload = Some(Overload {
             at: now,
             first_limit,
             lowered_to: limit,
         });
-        self.counts.overloads += 1;
+        self.overloads += 1;
         self.overload_detector.reset();
-        self.pause_until = now + self.pause;
-        self.extend_pause(self.pause_until);
+        self.backoff_until = now + self.backoff;
+        self.extend_pause(self.backoff_until);
         self.notices.push(ConcurrencyNotice::Overload {
             open,
             limit,
-            rest: self.pause,
+            rest: self.backoff,
         });
     }
 
@@ -322,22 +296,19 @@ impl ConcurrencyController {
     }
 
     fn extend_pause(&mut self, until: Instant) {
-        if until > self.quiet_until + JITTER {
-            self.quiet_until = until;
+        if until > self.pause_until + JITTER {
+            self.pause_until = until;
             self.renew_all_budgets();
         }
     }
 
     /// Recomputes the end of the pause after waits have ended early.
     fn shorten_pause(&mut self, now: Instant) {
-        let until = self
-            .waits
-            .until()
-            .map_or(self.pause_until, |until| until.max(self.pause_until))
-            .max(now);
-        if until + JITTER < self.quiet_until {
-            let rest = self.quiet_until - until;
-            self.quiet_until = until;
+        let wait = self.waits.until().unwrap_or(now);
+        let until = wait.max(self.backoff_until).max(now);
+        if until + JITTER < self.pause_until {
+            let rest = self.pause_until - until;
+            self.pause_until = until;
             self.announced_until = until;
             self.notices.push(ConcurrencyNotice::EndedEarly { rest });
             self.renew_all_budgets();
@@ -345,22 +316,23 @@ impl ConcurrencyController {
     }
 
     fn renew_all_budgets(&mut self) {
-        self.allocations
-            .values_mut()
-            .for_each(|allocation| allocation.version += 1);
+        for allocation in self.allocations.values_mut() {
+            allocation.version += 1;
+        }
         self.budget_generation += 1;
     }
 
     fn update(&mut self, now: Instant) {
         self.probe_waits(now);
-        self.throughput_meter.observed(self.totals.received, now);
+        self.throughput_meter
+            .observed(Sample::of(&self.totals, now));
         if let Some(limit) = self
             .refusals
             .observed(self.controller.limit(), &self.totals)
         {
             self.controller.lower(limit);
         }
-        if now >= self.quiet_until {
+        if now >= self.pause_until {
             if let Some(after) = self.refusals.ended(&self.totals) {
                 self.controller.wait_ended(after, &self.totals, now);
             }
@@ -401,4 +373,4 @@ impl ConcurrencyController {
 }
 
 #[cfg(test)]
-mod simulation;
+mod tests;

@@ -41,18 +41,16 @@ impl FailureLines {
         if self.causes.len() >= MOST_CAUSES && !self.causes.contains_key(&text) {
             text = format!("{} (of various causes)", failure.kind);
         }
-        if let Some(cause) = self.causes.get_mut(&text) {
-            cause.not_shown += 1;
-            return false;
-        }
-        self.causes.insert(
-            text,
+        let mut is_first = false;
+        let cause = self.causes.entry(text).or_insert_with(|| {
+            is_first = true;
             Cause {
                 shown_at: now,
                 not_shown: 0,
-            },
-        );
-        true
+            }
+        });
+        cause.not_shown += u64::from(!is_first);
+        is_first
     }
 
     /// Logs a failure: as a warning, which the screen shows, if it is the first of its cause,
@@ -78,11 +76,10 @@ impl FailureLines {
 
     fn lines(&mut self, is_due: impl Fn(&Cause) -> bool, now: Instant) -> Vec<String> {
         let mut lines = Vec::new();
-        for (text, cause) in self
-            .causes
-            .iter_mut()
-            .filter(|(_, cause)| cause.not_shown > 0 && is_due(cause))
-        {
+        for (text, cause) in &mut self.causes {
+            if cause.not_shown == 0 || !is_due(cause) {
+                continue;
+            }
             cause.shown_at = now;
             let count = mem::take(&mut cause.not_shown);
             let classes = if count == 1 { "class" } else { "classes" };
@@ -117,10 +114,10 @@ mod tests {
     fn a_cause_is_shown_once_and_then_counted() {
         let mut lines = FailureLines::default();
         let start = Instant::now();
-        let told: Vec<u32> = (1..=1000)
+        let shown: Vec<u32> = (1..=1000)
             .filter(|number| lines.is_first(&wnid(*number), &missing(*number), start))
             .collect();
-        assert_eq!(told, [1]);
+        assert_eq!(shown, [1]);
         assert_eq!(lines.due(start), [] as [String; 0]);
         let said = "999 more classes failed: HTTPError: 404 Client Error: Not Found for url: http://h/<wnid>.tar";
         assert_eq!(lines.due(start + REPORT_EVERY), [said]);
@@ -143,10 +140,10 @@ mod tests {
                 format!("truncated archive: it ends at byte {number}"),
             )
         };
-        let told = (1..=1000)
+        let shown = (1..=1000)
             .filter(|number| lines.is_first(&wnid(*number), &odd(*number), now))
             .count();
-        assert_eq!(told, MOST_CAUSES + 1);
+        assert_eq!(shown, MOST_CAUSES + 1);
         assert_eq!(
             lines.rest(now),
             ["979 more classes failed: TarError (of various causes)"]

@@ -63,21 +63,19 @@ impl FailureLog {
     /// The file system's error.
     pub fn open(target: &Path) -> Result<Self, FailureLogError> {
         let path = target.join(NAME);
-        match open_log(&path) {
-            Ok(_) => Ok(Self {
-                path,
-                is_begun: false,
-                is_cleared: false,
-                missing: Vec::new(),
-                noted: 0,
-                withdrawn: HashSet::new(),
-                is_behind: false,
-            }),
-            Err(source) => Err(FailureLogError {
-                source: explained(source, [&path]),
-                path,
-            }),
+        if let Err(source) = open_log(&path) {
+            let source = explained(source, [&path]);
+            return Err(FailureLogError { path, source });
         }
+        Ok(Self {
+            path,
+            is_begun: false,
+            is_cleared: false,
+            missing: Vec::new(),
+            noted: 0,
+            withdrawn: HashSet::new(),
+            is_behind: false,
+        })
     }
 
     /// The run has an outcome: from now on the log is written, without the lines of the previous
@@ -124,13 +122,7 @@ impl FailureLog {
         if !self.is_begun {
             return Ok(());
         }
-        let written = if !self.is_cleared {
-            self.overwrite()
-        } else if self.is_behind || !self.withdrawn.is_empty() {
-            self.rewrite()
-        } else {
-            self.append()
-        };
+        let written = self.write();
         let was_behind = std::mem::replace(&mut self.is_behind, written.is_err());
         match written {
             Ok(()) => {
@@ -160,43 +152,39 @@ impl FailureLog {
         }
     }
 
-    fn overwrite(&mut self) -> io::Result<()> {
-        let mut file = open_log(&self.path)?;
-        clear(&file)?;
-        self.is_cleared = true;
-        file.write_all(self.missing.concat().as_bytes())
-    }
-
-    fn append(&mut self) -> io::Result<()> {
-        if self.missing.is_empty() {
+    /// Appends the missing lines. Rewrites the file if it has lines of the previous run, of
+    /// withdrawn classes, or in part.
+    fn write(&mut self) -> io::Result<()> {
+        let is_wrong = self.is_behind || !self.withdrawn.is_empty();
+        if self.is_cleared && is_wrong {
+            let valid = self.valid_lines()?;
+            // From here on the file may lose lines that it had.
+            self.missing.splice(..0, valid);
+        } else if self.is_cleared && self.missing.is_empty() {
             return Ok(());
         }
         let mut file = open_log(&self.path)?;
+        if is_wrong || !self.is_cleared {
+            clear(&file)?;
+            self.is_cleared = true;
+        }
         file.write_all(self.missing.concat().as_bytes())
     }
 
-    /// Puts the valid lines of the file in front of the missing ones and writes them all.
-    fn rewrite(&mut self) -> io::Result<()> {
+    /// The lines of the file that are whole and not withdrawn, without the missing ones.
+    fn valid_lines(&self) -> io::Result<Vec<String>> {
         let text = match read_log(&self.path) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             // A partial line may end in the middle of a character.
             text => String::from_utf8_lossy(&text?).into_owned(),
         };
         let missing: HashSet<&str> = self.missing.iter().map(String::as_str).collect();
-        let counts = |line: &&str| {
-            let is_whole = line.ends_with('\n');
-            is_whole && !missing.contains(line) && !self.withdrawn.contains(class_of(line))
-        };
-        let kept: Vec<String> = text
-            .split_inclusive('\n')
-            .filter(counts)
-            .map(str::to_owned)
-            .collect();
-        // From here on the file may lose lines that it had.
-        self.missing.splice(..0, kept);
-        let mut file = open_log(&self.path)?;
-        clear(&file)?;
-        file.write_all(self.missing.concat().as_bytes())
+        let lines = text.split_inclusive('\n').filter(|line| {
+            line.ends_with('\n')
+                && !missing.contains(line)
+                && !self.withdrawn.contains(class_of(line))
+        });
+        Ok(lines.map(str::to_owned).collect())
     }
 }
 

@@ -118,20 +118,15 @@ pub enum WorkerState {
 /// The state of the concurrency controller as one line.
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 pub(crate) fn in_words(origin: &ConcurrencyStatus) -> String {
-    let ConcurrencyStatus {
-        open,
-        limit,
-        quiet,
-        bytes_per_second,
-        ..
-    } = *origin;
     let line = format!(
-        "origin: {open} of at most {limit} connections, {}B/s",
-        short(bytes_per_second as f64)
+        "origin: {} of at most {} connections, {}B/s",
+        origin.open,
+        origin.limit,
+        short(origin.bytes_per_second as f64)
     );
-    if quiet.is_zero() {
-        line
-    } else {
-        format!("{line}, left alone for {}s", quiet.as_secs_f64().ceil())
+    if origin.quiet.is_zero() {
+        return line;
     }
+    let seconds = origin.quiet.as_secs_f64().ceil();
+    format!("{line}, left alone for {seconds}s")
 }

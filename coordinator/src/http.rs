@@ -105,7 +105,7 @@ impl ProgramStatus for HttpEndpoint {
 
     fn now(&self) -> String {
         let job = self.coordinator.running_job.get();
-        job.map(|job| in_words(&job.handle.pace()))
+        job.map(|job| in_words(&job.handle.concurrency_status()))
             .unwrap_or_default()
     }
 

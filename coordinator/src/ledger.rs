@@ -6,20 +6,16 @@
 //! Pending classes have no row: the CSV holds the list, and a class without a row is pending.
 
 use std::{
+    fs::TryLockError,
     path::{Path, PathBuf},
     time::Duration,
 };
 
-use crate::lease_table::Renamed;
-use connection::{Format, check_beside, connect, format, owner, resolved, restrict_beside};
-use file_lock::{FileLock, NotLocked};
-use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+use connection::{Format, check_beside, connect, owner, resolved, restrict_beside};
+use error::Problem;
+use file_lock::FileLock;
+use rusqlite::{Connection, OptionalExtension as _, Params, Row, Transaction, params};
 use schema::VERSION;
-use shared::{
-    Wnid,
-    outcome::{Failure, FailureKind, Outcome, Published},
-    owner::explained,
-};
 
 mod connection;
 mod continuation;
@@ -27,12 +23,14 @@ mod error;
 mod failures;
 mod file_lock;
 mod last_run;
+mod record;
 mod schema;
 mod writer;
 
 pub use error::LedgerError;
 pub use failures::Cause;
-pub use last_run::{LastRun, NoLastRun};
+pub use last_run::LastRun;
+pub use record::Record;
 pub use writer::{Commits, Entry, Reading, Writer};
 
 /// An open ledger, locked for this process.
@@ -54,115 +52,19 @@ pub struct Run {
     pub resumed: bool,
 }
 
-/// A class that is settled.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Record {
-    /// The class.
-    pub wnid: Wnid,
-    /// The outcome.
-    pub outcome: Outcome,
-    /// The worker that reported it; `None` if it is not known.
-    pub worker: Option<String>,
-}
-
 impl Ledger {
     /// Opens the ledger, creates it if it is missing, and locks it for this process.
     ///
     /// # Errors
     /// [`LedgerError`], one sentence with the remedy.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
-        match std::fs::symlink_metadata(path).map(|metadata| metadata.file_type()) {
-            Ok(kind) if kind.is_dir() => {
-                return Err(LedgerError::Directory {
-                    path: path.to_owned(),
-                });
-            }
-            Ok(kind) if !kind.is_file() && !kind.is_symlink() => {
-                return Err(LedgerError::NotAFile {
-                    path: path.to_owned(),
-                });
-            }
-            _ => {}
-        }
-        let lock = FileLock::take(path).map_err(|error| match error {
-            NotLocked::Busy => {
-                let owner = owner(path).unwrap_or_else(|| "another coordinator".to_owned());
-                LedgerError::Busy {
-                    path: path.to_owned(),
-                    owner,
-                }
-            }
-            NotLocked::File(source) => LedgerError::File {
-                path: path.to_owned(),
-                source: explained(source, [path]),
-            },
-        })?;
+        let lock = locked(path).map_err(|problem| LedgerError::new(path, problem))?;
         Self::open_locked(path, lock)
     }
 
     fn open_locked(path: &Path, lock: FileLock) -> Result<Self, LedgerError> {
-        let file = |source| LedgerError::File {
-            path: path.to_owned(),
-            source: explained(source, [path]),
-        };
-        let read = |source| LedgerError::Read {
-            path: path.to_owned(),
-            source,
-        };
-        let write = |source| LedgerError::Write {
-            path: path.to_owned(),
-            source,
-        };
-        // An absolute path is a file for `SQLite` too, whatever its name: the names `:memory:` and
-        // `file:x?mode=memory` would store nothing.
-        let absolute = resolved(path).map_err(file)?;
-        check_beside(&absolute).map_err(file)?;
-        // The format is checked before anything changes: the tables of this program and their
-        // version are created in one transaction.
-        let refused = |format| match format {
-            Format {
-                version: 0,
-                has_tables: true,
-            } => Some(LedgerError::Foreign {
-                path: path.to_owned(),
-            }),
-            Format {
-                version: 0..=VERSION,
-                ..
-            } => None,
-            Format { version: found, .. } => Some(LedgerError::TooNew {
-                path: path.to_owned(),
-                found,
-            }),
-        };
-        if let Some(error) = format(&absolute).and_then(refused) {
-            return Err(error);
-        }
-        lock.restrict(&absolute)
-            .and_then(|()| restrict_beside(&absolute))
-            .map_err(file)?;
-        let connection = connect(&absolute, lock.sharing).map_err(read)?;
-        let number = |select| {
-            connection
-                .query_row(select, [], |row| row.get::<_, i64>(0))
-                .map_err(read)
-        };
-        let found = number("PRAGMA user_version")?;
-        let has_tables = number("SELECT count(*) FROM sqlite_schema")? > 0;
-        if let Some(error) = refused(Format {
-            version: found,
-            has_tables,
-        }) {
-            return Err(error);
-        }
-        connection
-            .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
-            .map_err(read)?;
-        match found {
-            0 => schema::create(&connection).map_err(write)?,
-            VERSION => {}
-            _ => schema::migrate(&connection, &absolute, found).map_err(write)?,
-        }
+        let connection =
+            prepared(path, &lock).map_err(|problem| LedgerError::new(path, problem))?;
         Ok(Self {
             connection,
             path: path.to_owned(),
@@ -173,7 +75,7 @@ impl Ledger {
     /// The epoch of this start: higher than every earlier one, and durable before it is used.
     ///
     /// # Errors
-    /// [`LedgerError::Write`].
+    /// [`LedgerError`] of a write.
     pub fn next_epoch(&self) -> Result<u32, LedgerError> {
         let owner = format!(
             "process {} on {}",
@@ -198,7 +100,7 @@ impl Ledger {
     /// last one are removed.
     ///
     /// # Errors
-    /// [`LedgerError::Write`].
+    /// [`LedgerError`] of a write.
     pub fn run(
         &mut self,
         list_digest: &str,
@@ -218,7 +120,7 @@ impl Ledger {
         let transaction = self.connection.transaction()?;
         let last = "SELECT id, run_id FROM run WHERE id = (SELECT max(id) FROM run)
                     AND (finished_at IS NULL OR ?3) AND list_digest = ?1 AND url = ?2";
-        let found = |row: &rusqlite::Row<'_>| {
+        let found = |row: &Row<'_>| {
             Ok(Run {
                 row: row.get(0)?,
                 run_id: row.get(1)?,
@@ -250,44 +152,41 @@ impl Ledger {
         })
     }
 
-    /// Calls `each` with every settled class of a run, in the order of settlement.
-    ///
-    /// # Errors
-    /// [`LedgerError::Read`].
-    pub fn settled(&self, run: &Run, each: impl FnMut(Record)) -> Result<(), LedgerError> {
-        self.read_settled(run, each)
-            .map_err(|source| LedgerError::Read {
-                path: self.path.clone(),
-                source,
-            })
+    /// Calls `each` with every row of a query.
+    fn each_row(
+        &self,
+        select: &str,
+        about: impl Params,
+        mut each: impl FnMut(&Row<'_>) -> rusqlite::Result<()>,
+    ) -> Result<(), LedgerError> {
+        let read = || {
+            let mut statement = self.connection.prepare(select)?;
+            let mut rows = statement.query(about)?;
+            while let Some(row) = rows.next()? {
+                each(row)?;
+            }
+            Ok(())
+        };
+        read().map_err(|source| LedgerError::new(&self.path, Problem::Read { source }))
     }
 
-    fn read_settled(&self, run: &Run, mut each: impl FnMut(Record)) -> rusqlite::Result<()> {
-        let select =
-            "SELECT wnid, outcome, kind, message, files, bytes, worker FROM result WHERE run = ?1
-                      ORDER BY settled_at";
-        let mut statement = self.connection.prepare(select)?;
-        let mut rows = statement.query([run.row])?;
-        let mut unknown = 0_u64;
-        while let Some(row) = rows.next()? {
-            match record(row)? {
-                Some(record) => each(record),
-                None => unknown += 1,
-            }
-        }
-        if unknown > 0 {
-            tracing::warn!(
-                "passed over {unknown} rows of the ledger that make no sense; their classes are looked at again"
-            );
-        }
-        Ok(())
+    /// The rows of a query.
+    fn rows<T>(
+        &self,
+        select: &str,
+        about: impl Params,
+        mut row: impl FnMut(&Row<'_>) -> rusqlite::Result<T>,
+    ) -> Result<Vec<T>, LedgerError> {
+        let mut rows = Vec::new();
+        self.each_row(select, about, |found| {
+            rows.push(row(found)?);
+            Ok(())
+        })?;
+        Ok(rows)
     }
 
     fn not_written(&self, source: rusqlite::Error) -> LedgerError {
-        LedgerError::Write {
-            path: self.path.clone(),
-            source,
-        }
+        LedgerError::new(&self.path, Problem::Write { source })
     }
 
     fn write(&mut self, run: &Run, lease_ttl: Duration, entries: &[Entry]) -> rusqlite::Result<()> {
@@ -296,32 +195,31 @@ impl Ledger {
         // In the order of the entries: a class can be settled, removed and settled again in one
         // commit.
         for entry in entries {
-            insert(&transaction, run, &entry.records)?;
+            for record in &entry.records {
+                record.insert(&transaction, run.row)?;
+            }
             for wnid in &entry.forgotten {
-                let mut forget = transaction
-                    .prepare_cached("DELETE FROM result WHERE run = ?1 AND wnid = ?2")?;
-                forget.execute(params![run.row, wnid.to_string()])?;
+                let forget = "DELETE FROM result WHERE run = ?1 AND wnid = ?2";
+                execute(&transaction, forget, params![run.row, wnid.to_string()])?;
             }
             for worker in &entry.opened {
                 // Also replaces the session of an earlier coordinator: the new time to live applies
                 // to this worker now.
                 let open = "INSERT OR REPLACE INTO session (worker, ttl_ms) VALUES (?1, ?2)";
-                transaction
-                    .prepare_cached(open)?
-                    .execute(params![worker, ttl])?;
+                execute(&transaction, open, params![worker, ttl])?;
             }
-            entry
-                .renamed
-                .iter()
-                .try_for_each(|renamed| rename(&transaction, renamed))?;
-            entry
-                .drains
-                .iter()
-                .try_for_each(|drain| continuation::write_drain(&transaction, drain))?;
+            for renamed in &entry.renamed {
+                continuation::write_name(&transaction, renamed)?;
+            }
+            for drain in &entry.drains {
+                continuation::write_drain(&transaction, drain)?;
+            }
             for worker in &entry.closed {
-                transaction
-                    .prepare_cached("DELETE FROM session WHERE worker = ?1")?
-                    .execute([worker])?;
+                execute(
+                    &transaction,
+                    "DELETE FROM session WHERE worker = ?1",
+                    [worker],
+                )?;
             }
         }
         if let Some(mark) = entries
@@ -341,54 +239,57 @@ impl Ledger {
     }
 }
 
-fn rename(
-    transaction: &Transaction<'_>,
-    Renamed { bound, freed }: &Renamed,
-) -> rusqlite::Result<()> {
-    if let Some(name) = freed {
-        transaction
-            .prepare_cached("DELETE FROM name WHERE worker = ?1")?
-            .execute([name])?;
+/// Locks the file, and creates it if it is missing.
+fn locked(path: &Path) -> Result<FileLock, Problem> {
+    match std::fs::symlink_metadata(path).map(|metadata| metadata.file_type()) {
+        Ok(kind) if kind.is_dir() => return Err(Problem::Directory),
+        Ok(kind) if !kind.is_file() && !kind.is_symlink() => return Err(Problem::NotAFile),
+        _ => {}
     }
-    if let Some((name, credential)) = bound {
-        let bind = "INSERT OR REPLACE INTO name (worker, credential) VALUES (?1, ?2)";
-        transaction
-            .prepare_cached(bind)?
-            .execute(params![name, credential.0.cast_signed()])?;
-    }
-    Ok(())
+    FileLock::take(path).map_err(|error| match error {
+        TryLockError::WouldBlock => Problem::Busy {
+            owner: owner(path).unwrap_or_else(|| "another coordinator".to_owned()),
+        },
+        TryLockError::Error(source) => source.into(),
+    })
 }
 
-fn insert(transaction: &Transaction<'_>, run: &Run, records: &[Record]) -> rusqlite::Result<()> {
-    if records.is_empty() {
-        return Ok(());
+/// Connects to the file, and brings its tables up to date.
+fn prepared(path: &Path, lock: &FileLock) -> Result<Connection, Problem> {
+    let read = |source| Problem::Read { source };
+    // An absolute path is a file for `SQLite` too, whatever its name: the names `:memory:` and
+    // `file:x?mode=memory` would store nothing.
+    let absolute = resolved(path)?;
+    check_beside(&absolute)?;
+    // The format is checked before anything changes: the tables of this program and their
+    // version are created in one transaction.
+    if let Some(format) = Format::without_change(&absolute) {
+        format.check()?;
     }
-    let insert =
-        "INSERT OR REPLACE INTO result (run, wnid, outcome, kind, message, files, bytes, worker)
-                  VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)";
-    let mut insert = transaction.prepare_cached(insert)?;
-    for Record {
-        wnid,
-        outcome,
-        worker,
-    } in records
-    {
-        let (outcome, published, failure) = match outcome {
-            Outcome::Success(published) => ("success", Some(published), None),
-            Outcome::Skipped(published) => ("skipped", Some(published), None),
-            Outcome::Failed(failure) => ("failed", None, Some(failure)),
-        };
-        insert.execute(params![
-            run.row,
-            wnid.to_string(),
-            outcome,
-            failure.map(|failure| failure.kind.to_string()),
-            failure.map(|failure| &failure.message),
-            published.map(|published| published.files.cast_signed()),
-            published.map(|published| published.bytes.cast_signed()),
-            worker,
-        ])?;
+    lock.restrict(&absolute)?;
+    restrict_beside(&absolute)?;
+    let connection = connect(&absolute, lock.sharing).map_err(read)?;
+    let format = Format::of(&connection).map_err(read)?;
+    format.check()?;
+    connection
+        .execute_batch("PRAGMA journal_mode=WAL; PRAGMA synchronous=FULL;")
+        .map_err(read)?;
+    match format.version {
+        0 => schema::create(&connection),
+        VERSION => Ok(()),
+        found => schema::migrate(&connection, &absolute, found),
     }
+    .map_err(|source| Problem::Write { source })?;
+    Ok(connection)
+}
+
+/// Executes a statement that is prepared once for each connection.
+fn execute(
+    transaction: &Transaction<'_>,
+    statement: &str,
+    about: impl Params,
+) -> rusqlite::Result<()> {
+    transaction.prepare_cached(statement)?.execute(about)?;
     Ok(())
 }
 
@@ -401,46 +302,17 @@ pub fn list_digest(part_ids: impl Iterator<Item = String>) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// Converts a row into a record; `None` if this version does not know its values.
-fn record(row: &rusqlite::Row<'_>) -> rusqlite::Result<Option<Record>> {
-    let wnid: String = row.get(0)?;
-    let outcome: String = row.get(1)?;
-    let Ok(wnid) = wnid.parse() else {
-        return Ok(None);
-    };
-    let count = |column| {
-        row.get::<_, Option<i64>>(column)
-            .map(|count| count.unwrap_or_default().cast_unsigned())
-    };
-    let published = Published {
-        files: count(4)?,
-        bytes: count(5)?,
-    };
-    let outcome = match outcome.as_str() {
-        "success" => Outcome::Success(published),
-        "skipped" => Outcome::Skipped(published),
-        _ => {
-            let Ok(kind) = row.get::<_, String>(2)?.parse::<FailureKind>() else {
-                return Ok(None);
-            };
-            Outcome::Failed(Failure::new(kind, row.get::<_, String>(3)?))
-        }
-    };
-    Ok(Some(Record {
-        wnid,
-        outcome,
-        worker: row.get(6)?,
-    }))
-}
-
 #[cfg(test)]
 mod tests {
     use file_lock::Sharing;
-    use shared::ids::CredentialId;
+    use shared::{
+        ids::CredentialId,
+        outcome::{Failure, FailureKind, Outcome, Published},
+    };
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::failure_log::FailureLog;
+    use crate::{failure_log::FailureLog, lease_table::Renamed};
 
     const TTL: Duration = Duration::from_secs(30);
 
@@ -823,7 +695,10 @@ mod tests {
             .unwrap();
         assert!(matches!(
             Ledger::open(&path),
-            Err(LedgerError::TooNew { found: 6, .. })
+            Err(LedgerError {
+                problem: Problem::TooNew { found: 6 },
+                ..
+            })
         ));
         std::fs::write(&path, [b'x'; 4096]).unwrap();
         let refused = Ledger::open(&path).unwrap_err().to_string();
@@ -846,7 +721,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         assert!(matches!(
             Ledger::open(folder.path()),
-            Err(LedgerError::Directory { .. })
+            Err(LedgerError {
+                problem: Problem::Directory,
+                ..
+            })
         ));
         let fifo = folder.path().join("fifo");
         // Created by a system call: a child process would for a moment hold the locks of every
@@ -854,7 +732,13 @@ mod tests {
         rustix::fs::mkfifoat(rustix::fs::CWD, &fifo, rustix::fs::Mode::RUSR).unwrap();
         for path in [&fifo, Path::new("/dev/null")] {
             assert!(
-                matches!(Ledger::open(path), Err(LedgerError::NotAFile { .. })),
+                matches!(
+                    Ledger::open(path),
+                    Err(LedgerError {
+                        problem: Problem::NotAFile,
+                        ..
+                    })
+                ),
                 "{}",
                 path.display()
             );
@@ -901,12 +785,7 @@ mod tests {
         let ended = tokio::runtime::Runtime::new().unwrap().block_on(async {
             let log = FailureLog::open(folder.path()).unwrap();
             let writer = ledger.start_writer(run, TTL, log, &mut threads).unwrap();
-            writer
-                .write(Entry {
-                    records: many,
-                    ..Entry::confirmed(durable)
-                })
-                .await;
+            writer.write(entry(many, false).confirming(durable)).await;
             threads.join_next().await.unwrap().unwrap()
         });
         let said = ended.unwrap_err().to_string();
@@ -951,7 +830,8 @@ mod tests {
                     "{said}"
                 );
                 assert!(
-                    said.contains("move it away") || matches!(error, LedgerError::TooNew { .. }),
+                    said.contains("move it away")
+                        || matches!(error.problem, Problem::TooNew { .. }),
                     "{start}: {said}"
                 );
                 refused += 1;

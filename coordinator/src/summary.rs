@@ -46,21 +46,12 @@ pub fn failures_in_words(
     log: &Path,
     advice: Option<&str>,
 ) -> Option<String> {
-    causes.sort_by(|one, other| {
-        other
-            .classes
-            .cmp(&one.classes)
-            .then_with(|| one.text.cmp(&other.text))
-    });
-    let named = causes
+    causes.sort_by(|one, other| (other.classes, &one.text).cmp(&(one.classes, &other.text)));
+    let (named, others) = causes.split_at(causes.len().min(NAMED_CAUSES));
+    let named = named
         .iter()
-        .take(NAMED_CAUSES)
         .map(|cause| format!("{} {}", cause.classes, cause.text));
-    let others: u64 = causes
-        .iter()
-        .skip(NAMED_CAUSES)
-        .map(|cause| cause.classes)
-        .sum();
+    let others: u64 = others.iter().map(|cause| cause.classes).sum();
     let others = (others > 0).then(|| format!("{others} for other causes"));
     let named = named.chain(others).collect::<Vec<_>>().join(", ");
     let advice = advice.map_or_else(String::new, |advice| format!(". {advice}"));

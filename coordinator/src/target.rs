@@ -71,17 +71,12 @@ impl Target {
     /// # Errors
     /// [`TargetError`], one sentence with the remedy.
     pub fn prepare(path: &Path) -> Result<Self, TargetError> {
-        let read_only = |source| TargetError::ReadOnly {
-            path: path.to_owned(),
-            source: explained(source, [path]),
-        };
+        let given = || path.to_owned();
         if fs::metadata(path).is_ok_and(|metadata| !metadata.is_dir()) {
-            return Err(TargetError::File {
-                path: path.to_owned(),
-            });
+            return Err(TargetError::File { path: given() });
         }
         fs::create_dir_all(path).map_err(|source| TargetError::Create {
-            path: path.to_owned(),
+            path: given(),
             source,
         })?;
         // A check of permissions is not enough: quotas, full disks and network file systems refuse
@@ -89,21 +84,21 @@ impl Target {
         let probe = path.join(format!("{PROBE}{:016x}", rand::random::<u64>()));
         let written = File::create_new(&probe).and_then(|mut file| file.write_all(b"?"));
         let removed = remove_probe(&probe);
-        written.and(removed).map_err(read_only)?;
+        written
+            .and(removed)
+            .map_err(|source| TargetError::ReadOnly {
+                path: given(),
+                source: explained(source, [path]),
+            })?;
         let log_path = path.join(LOG_NAME);
-        let log = own_file::open_log(&log_path).map_err(|source| {
-            let source = explained(source, [&log_path]);
-            TargetError::Log {
-                path: log_path,
-                source,
-            }
+        let log = own_file::open_log(&log_path).map_err(|source| TargetError::Log {
+            source: explained(source, [&log_path]),
+            path: log_path,
         })?;
         let unlocked = match log.try_lock() {
             Ok(()) => None,
             Err(TryLockError::WouldBlock) => {
-                return Err(TargetError::Busy {
-                    path: path.to_owned(),
-                });
+                return Err(TargetError::Busy { path: given() });
             }
             Err(TryLockError::Error(error)) => Some(error),
         };

@@ -34,7 +34,6 @@ pub(crate) struct TimeLeft {
     rate: Rate,
     stalls: Stalls,
     window: f64,
-    left: Option<Duration>,
 }
 
 /// Bytes that one worker has received.
@@ -89,7 +88,6 @@ impl TimeLeft {
             rate: Rate::default(),
             stalls: Stalls::default(),
             window: *WINDOW.start(),
-            left: None,
         }
     }
 
@@ -137,10 +135,9 @@ impl TimeLeft {
         let is_known = (more > 0 || since_progress < STALL_THRESHOLD)
             && self.rate.seconds >= MIN_OBSERVED_SECONDS
             && self.rate.bytes > 0.0;
-        self.left = remaining
+        remaining
             .filter(|_| is_known)
-            .and_then(|remaining| self.estimate(remaining));
-        self.left
+            .and_then(|remaining| self.estimate(remaining))
     }
 
     fn note(&mut self, bytes: f64, since_last: Duration) {
@@ -151,12 +148,12 @@ impl TimeLeft {
             self.stalls.seconds += seconds;
             self.stalls.longest = self.stalls.longest.max(seconds);
         }
-        let seconds = if is_stall || is_first {
+        let counted = if is_stall || is_first {
             since_last.min(FIRST_INTERVAL)
         } else {
             since_last
-        }
-        .as_secs_f64();
+        };
+        let seconds = counted.as_secs_f64();
         self.stalls.between += seconds;
         self.rate.note(bytes, seconds, self.window);
     }

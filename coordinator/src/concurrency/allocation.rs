@@ -19,10 +19,14 @@ const ROUND: Duration = Duration::from_secs(5);
 /// tar of 1.3 GB takes 11 MB/s, and one of the usual 110 MB takes 0.9 MB/s.
 const GRACE: Duration = Duration::from_mins(2);
 
+/// The allocations of all workers.
+pub(super) type Allocations = BTreeMap<SessionId, Allocation>;
+
 /// One worker's allocation, with its last report.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Allocation {
-    last: Observation,
+    /// The last report.
+    pub(super) last: Observation,
     /// Connections in the current budget.
     pub(super) connections: u32,
     /// Bytes per second in the current budget; `None`: no limit.
@@ -61,22 +65,14 @@ impl Allocation {
         std::mem::replace(&mut self.last, observation)
     }
 
-    /// The last report.
-    pub(super) fn last(&self) -> Observation {
-        self.last
-    }
-
     /// Connections that the worker may have open, given the version that it has acknowledged.
     /// Connections beyond every budget of this session can only come from a former session; they
     /// are accepted up to the fair share.
     fn reserved(&self, fair: u32, now: Duration) -> u32 {
-        if self
-            .excess_since
-            .is_some_and(|since| now.saturating_sub(since) > GRACE)
-        {
-            return self.connections;
+        match self.excess_since {
+            Some(since) if now.saturating_sub(since) > GRACE => self.connections,
+            _ => self.possible(fair),
         }
-        self.possible(fair)
     }
 
     fn possible(&self, fair: u32) -> u32 {
@@ -105,20 +101,18 @@ impl Allocation {
 /// Divides `limit` connections and `rate` among the workers. Returns whether any budget has
 /// changed.
 pub(super) fn divide(
-    allocations: &mut BTreeMap<SessionId, Allocation>,
+    allocations: &mut Allocations,
     limit: u32,
     rate: Option<u64>,
     elapsed: Duration,
 ) -> bool {
-    let before: u64 = allocations
-        .values()
-        .map(|allocation| allocation.version)
-        .sum();
+    let versions =
+        |allocations: &Allocations| -> u64 { allocations.values().map(|is| is.version).sum() };
+    let before = versions(allocations);
     let fair = fair_parts(allocations, limit, elapsed);
     // Budgets that become smaller are set first; connections that are not in use go to the others.
     for (allocation, fair) in allocations.values_mut().zip(&fair) {
-        let less = allocation.connections.min(*fair);
-        allocation.assign(less);
+        allocation.assign(allocation.connections.min(*fair));
         allocation.note_excess(*fair, elapsed);
     }
     let reserved = allocations
@@ -135,24 +129,13 @@ pub(super) fn divide(
         allocation.assign(assigned);
     }
     divide_rate(allocations, rate);
-    allocations
-        .values()
-        .map(|allocation| allocation.version)
-        .sum::<u64>()
-        != before
+    versions(allocations) != before
 }
 
 /// Max-min fairness: each worker gets an equal part, or what it wants if that is less. The
 /// remainder rotates every [`ROUND`].
-fn fair_parts(
-    allocations: &BTreeMap<SessionId, Allocation>,
-    limit: u32,
-    elapsed: Duration,
-) -> Vec<u32> {
-    let wanted: Vec<u32> = allocations
-        .values()
-        .map(|allocation| allocation.last.wanted)
-        .collect();
+fn fair_parts(allocations: &Allocations, limit: u32, elapsed: Duration) -> Vec<u32> {
+    let wanted: Vec<u32> = allocations.values().map(|is| is.last.wanted).collect();
     let mut parts = vec![0; wanted.len()];
     let mut left = limit;
     loop {
@@ -181,21 +164,17 @@ fn fair_parts(
 
 /// Divides the rate in proportion to the connections. Each part is at least 1 byte per second,
 /// because 0 means "no limit" in the protocol.
-fn divide_rate(allocations: &mut BTreeMap<SessionId, Allocation>, rate: Option<u64>) {
+fn divide_rate(allocations: &mut Allocations, rate: Option<u64>) {
     let Some(rate) = rate else { return };
     let weight = |allocation: &Allocation| {
-        u64::from(
-            allocation
-                .connections
-                .max(allocation.last.open.min(allocation.most_ever)),
-        )
+        let open = allocation.last.open.min(allocation.most_ever);
+        u128::from(allocation.connections.max(open))
     };
-    let all: u64 = allocations.values().map(weight).sum();
+    let all: u128 = allocations.values().map(weight).sum();
     for allocation in allocations.values_mut() {
-        let part = (rate * weight(allocation))
-            .checked_div(all)
-            .unwrap_or(0)
-            .max(1);
+        // A part is at most the rate, but the product may exceed 64 bits.
+        let part = (u128::from(rate) * weight(allocation)).checked_div(all);
+        let part = part.map_or(1, |part| u64::try_from(part).unwrap_or(rate).max(1));
         if allocation.rate != Some(part) {
             allocation.rate = Some(part);
             allocation.version += 1;
@@ -398,5 +377,12 @@ mod tests {
             .map(|allocation| allocation.rate.unwrap())
             .collect();
         assert_eq!(rates, [4000, 1], "0 would mean no limit");
+        let mut allocations = wanting(&[3, 1]);
+        divide(&mut allocations, 4, Some(u64::MAX), Duration::ZERO);
+        let rates: Vec<_> = allocations
+            .values()
+            .map(|allocation| allocation.rate.unwrap())
+            .collect();
+        assert_eq!(rates, [u64::MAX / 4 * 3 + 2, u64::MAX / 4]);
     }
 }

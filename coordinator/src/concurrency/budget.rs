@@ -12,7 +12,7 @@ pub struct Budget {
     /// Bytes per second over all connections of the worker.
     pub bytes_per_second: Option<u64>,
     /// The worker sends no request to the origin for this long.
-    pub quiet: Duration,
+    pub pause: Duration,
     /// Interval of the worker's observations, if they change.
     pub observe_every: Duration,
     /// Number of times that an admin has ended the waits. When it increases, the worker also ends

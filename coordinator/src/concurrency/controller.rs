@@ -13,13 +13,11 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{
-    refusals::{After, Lower},
-    upper_bound::UpperBound,
-};
-use crate::concurrency::totals::{FleetTotals, Sample, per_second};
+use super::upper_bound::UpperBound;
+use crate::concurrency::totals::{FleetTotals, Sample};
 
 mod measurement;
+mod setbacks;
 
 use measurement::{ENOUGH_BYTES, SHORTEST_WINDOW};
 
@@ -94,6 +92,8 @@ pub(super) struct LimitController {
     upper_bound: Option<UpperBound>,
     /// The level at which throughput dropped to zero.
     stalled_at: Option<u32>,
+    /// Each worker reports at least once in this time.
+    report_interval: Duration,
 }
 
 impl LimitController {
@@ -107,11 +107,12 @@ impl LimitController {
                 since: Sample::of(&FleetTotals::default(), now),
                 report_interval: Duration::ZERO,
             },
-            stalled_at: None,
             below: None,
             step: FIRST_STEP,
             hold: FIRST_HOLD,
             upper_bound: None,
+            stalled_at: None,
+            report_interval: Duration::ZERO,
         }
     }
 
@@ -128,7 +129,7 @@ impl LimitController {
 
     /// Whether a level is being measured, so that workers must report often.
     pub(super) fn is_measuring(&self, totals: &FleetTotals) -> bool {
-        totals.wanted > self.limit && !matches!(self.phase, LevelPhase::Holding { .. })
+        self.is_limited(totals) && !matches!(self.phase, LevelPhase::Holding { .. })
     }
 
     /// Takes the fleet's totals. Each worker reports at least once per `report_interval`.
@@ -139,51 +140,37 @@ impl LimitController {
         now: Instant,
     ) {
         self.most_wanted = self.most_wanted.max(totals.wanted);
-        // If the workers have all connections that they want, more of them cannot be measured.
-        let is_limited = totals.wanted > self.limit;
+        self.report_interval = report_interval;
         let sample = Sample::of(totals, now);
         match self.phase {
-            LevelPhase::Settling {
-                report_interval, ..
-            } if !is_limited => {
-                self.phase = LevelPhase::Settling {
-                    since: sample,
-                    report_interval,
-                };
-            }
-            LevelPhase::Measuring { .. } if !is_limited => {
-                self.phase = LevelPhase::Settling {
-                    since: sample,
-                    report_interval,
-                }
+            LevelPhase::Settling { .. } | LevelPhase::Measuring { .. }
+                if !self.is_limited(totals) =>
+            {
+                self.wait_for_demand(sample);
             }
             LevelPhase::Settling { since, .. } | LevelPhase::Measuring { from: since, .. }
-                if since.is_stalled(totals, now) =>
+                if since.is_stalled(&sample) =>
             {
-                self.add_after_stall(sample, report_interval);
+                self.add_after_stall(sample);
             }
             LevelPhase::Settling { since, .. } | LevelPhase::Measuring { since, .. }
-                if self.is_fast(since, totals, now) =>
+                if self.is_fast(since, &sample) =>
             {
-                self.measured(since.rate(totals, now), sample, report_interval);
+                self.measured(since.rate(&sample), sample);
             }
             LevelPhase::Settling { since, .. } | LevelPhase::Measuring { since, .. }
-                if self.is_single_and_fast(since, totals, now) =>
+                if self.is_single_and_fast(since, &sample) =>
             {
                 // The measurement starts anew with two connections: the first MiB of a connection
                 // does not predict the rate of others.
                 self.limit = PARALLEL_MINIMUM;
-                self.phase = LevelPhase::Settling {
-                    since: sample,
-                    report_interval,
-                };
+                self.settle(sample);
             }
             LevelPhase::Settling {
                 since,
                 report_interval: before,
             } => {
-                if let Some(warm_up) = self.warm_up(since, before.max(report_interval), totals, now)
-                {
+                if let Some(warm_up) = self.warm_up(since, before.max(report_interval), &sample) {
                     self.phase = LevelPhase::Measuring {
                         since,
                         from: sample,
@@ -194,53 +181,72 @@ impl LimitController {
             }
             // The connections of this level are still in TCP slow start.
             LevelPhase::Measuring {
-                since,
-                from,
-                begins,
-                least,
-            } if from.at < begins => {
-                if now >= begins {
-                    self.phase = LevelPhase::Measuring {
-                        since,
-                        from: sample,
-                        begins: now,
-                        least,
-                    };
+                ref mut from,
+                ref mut begins,
+                ..
+            } if from.at < *begins => {
+                if now >= *begins {
+                    (*from, *begins) = (sample, now);
                 }
             }
             LevelPhase::Measuring { from, least, .. } => {
-                let bytes = totals.received.saturating_sub(from.received);
+                let bytes = from.bytes_until(&sample);
                 let time = now - from.at;
-                let is_long = time >= self.window(totals, report_interval).max(least);
+                let is_long = time >= self.window(totals).max(least);
                 let is_enough_received = self.step() >= 2.0
                     && bytes >= ENOUGH_BYTES
                     && time >= SHORTEST_WINDOW.max(least);
                 if bytes > 0 && (is_long || is_enough_received) {
-                    self.measured(per_second(bytes, time), sample, report_interval);
+                    self.measured(from.rate(&sample), sample);
                 }
             }
             LevelPhase::Holding {
                 until,
                 checked,
                 rate,
-            } => {
-                self.check_hold(until, checked, rate, is_limited, sample, report_interval);
-            }
+            } => self.check_hold(until, checked, rate, sample),
+        }
+    }
+
+    /// Whether the workers want more connections than they have. Otherwise more connections cannot
+    /// be measured.
+    fn is_limited(&self, totals: &FleetTotals) -> bool {
+        totals.wanted > self.limit
+    }
+
+    fn settle(&mut self, since: Sample) {
+        self.phase = LevelPhase::Settling {
+            since,
+            report_interval: self.report_interval,
+        };
+    }
+
+    /// Settles without regard to a former report interval.
+    fn settle_now(&mut self, since: Sample) {
+        self.phase = LevelPhase::Settling {
+            since,
+            report_interval: Duration::ZERO,
+        };
+    }
+
+    /// Settles again from now on, and waits for the former report interval if it was longer.
+    fn wait_for_demand(&mut self, sample: Sample) {
+        if let LevelPhase::Settling { since, .. } = &mut self.phase {
+            *since = sample;
+        } else {
+            self.settle(sample);
         }
     }
 
     /// No connection receives data: allows one more, up to twice as many.
-    fn add_after_stall(&mut self, sample: Sample, report_interval: Duration) {
+    fn add_after_stall(&mut self, sample: Sample) {
         let most = self.stalled_at.get_or_insert(self.limit).saturating_mul(2);
         self.limit = (self.limit + 1)
             .min(most)
             .min(self.highest(sample.at))
             .max(self.limit);
         (self.below, self.step) = (None, FIRST_STEP);
-        self.phase = LevelPhase::Settling {
-            since: sample,
-            report_interval,
-        };
+        self.settle(sample);
     }
 
     /// Factor from the level below to this one or, if the level below is not measured, from this
@@ -251,56 +257,40 @@ impl LimitController {
         })
     }
 
-    fn check_hold(
-        &mut self,
-        until: Instant,
-        checked: Sample,
-        rate: Option<f64>,
-        is_limited: bool,
-        sample: Sample,
-        report_interval: Duration,
-    ) {
+    fn check_hold(&mut self, until: Instant, checked: Sample, rate: Option<f64>, sample: Sample) {
+        let is_limited = self.is_limited(&sample.totals);
         if is_limited && sample.at >= until {
             // This level is measured again before the next one, so that both are measured under the
             // same conditions.
             (self.below, self.step) = (None, SMALL_STEP);
-            self.phase = LevelPhase::Settling {
-                since: sample,
-                report_interval,
+            self.settle(sample);
+        } else if sample.at - checked.at >= RATE_CHECK_INTERVAL {
+            let now_rate = checked.rate(&sample);
+            let has_changed = rate.is_some_and(|rate| (now_rate - rate).abs() > rate * RATE_CHANGE);
+            self.phase = LevelPhase::Holding {
+                until: if has_changed && is_limited {
+                    sample.at
+                } else {
+                    until
+                },
+                checked: sample,
+                rate: Some(now_rate),
             };
-            return;
         }
-        let time = sample.at - checked.at;
-        if time < RATE_CHECK_INTERVAL {
-            return;
-        }
-        let now_rate = per_second(sample.received.saturating_sub(checked.received), time);
-        let has_changed = rate.is_some_and(|rate| (now_rate - rate).abs() > rate * RATE_CHANGE);
-        let until = if has_changed && is_limited {
-            sample.at
-        } else {
-            until
-        };
-        self.phase = LevelPhase::Holding {
-            until,
-            checked: sample,
-            rate: Some(now_rate),
-        };
     }
 
-    fn measured(&mut self, rate: f64, sample: Sample, report_interval: Duration) {
+    fn measured(&mut self, rate: f64, sample: Sample) {
         self.stalled_at = None;
-        let level = Level {
-            connections: self.limit,
-            rate,
-        };
         if let Some(upper_bound) = &mut self.upper_bound {
             upper_bound.raise(self.limit);
         }
-        let below = self.below.replace(level);
+        let below = self.below.replace(Level {
+            connections: self.limit,
+            rate,
+        });
         if rate >= self.fast_rate() {
             (self.step, self.hold) = (FAST_STEP, FIRST_HOLD);
-            return self.raise(sample, report_interval);
+            return self.raise(sample);
         }
         let Some(below) = below else {
             if self.limit == PARALLEL_MINIMUM && self.upper_bound.is_none() {
@@ -308,10 +298,10 @@ impl LimitController {
                 // be the maximum.
                 self.step = SMALL_STEP;
             }
-            return self.raise(sample, report_interval);
+            return self.raise(sample);
         };
-        let gain = (rate / below.rate - 1.0)
-            / (f64::from(self.limit) / f64::from(below.connections) - 1.0);
+        let more_connections = f64::from(self.limit) / f64::from(below.connections) - 1.0;
+        let gain = (rate / below.rate - 1.0) / more_connections;
         tracing::debug!(
             self.limit,
             rate,
@@ -320,7 +310,7 @@ impl LimitController {
         );
         if let Some((_, step)) = STEPS.into_iter().find(|(enough, _)| gain >= *enough) {
             (self.step, self.hold) = (step, FIRST_HOLD);
-            return self.raise(sample, report_interval);
+            return self.raise(sample);
         }
         self.below = Some(below);
         self.limit = below
@@ -330,7 +320,7 @@ impl LimitController {
         self.hold(sample);
     }
 
-    fn raise(&mut self, sample: Sample, report_interval: Duration) {
+    fn raise(&mut self, sample: Sample) {
         let step = if self.upper_bound.is_some() {
             SMALL_STEP
         } else {
@@ -343,19 +333,20 @@ impl LimitController {
             return self.hold(sample);
         }
         self.limit = next;
-        self.phase = LevelPhase::Settling {
-            since: sample,
-            report_interval,
-        };
+        self.settle(sample);
     }
 
     fn hold(&mut self, sample: Sample) {
+        self.hold_until(sample.at + self.hold, sample);
+        self.hold = (self.hold * 2).min(LONGEST_HOLD);
+    }
+
+    fn hold_until(&mut self, until: Instant, checked: Sample) {
         self.phase = LevelPhase::Holding {
-            until: sample.at + self.hold,
-            checked: sample,
+            until,
+            checked,
             rate: None,
         };
-        self.hold = (self.hold * 2).min(LONGEST_HOLD);
     }
 
     fn highest(&self, now: Instant) -> u32 {
@@ -363,118 +354,6 @@ impl LimitController {
             .upper_bound
             .map_or(u32::MAX, |upper_bound| upper_bound.highest(now));
         self.ceiling.unwrap_or(u32::MAX).min(bound)
-    }
-
-    /// Lowers the limit after an overload with `open` connections: to the level below if it is
-    /// measured, otherwise to half. It is held for `pause` and a hold; levels above are avoided for
-    /// a while and then tried in small steps. After a repeated overload (`again`) one connection is
-    /// left, which shows soonest whether the number of connections is the cause.
-    pub(super) fn back_off(
-        &mut self,
-        open: u32,
-        again: bool,
-        pause: Duration,
-        totals: &FleetTotals,
-        now: Instant,
-    ) {
-        // While a level is being reached, the reports do not show yet how many connections are
-        // open.
-        let open = if matches!(self.phase, LevelPhase::Settling { .. }) {
-            self.limit
-        } else {
-            open
-        };
-        let too_many = open.clamp(1, self.limit);
-        self.upper_bound = Some(UpperBound::new(
-            (too_many - 1).max(1),
-            self.upper_bound,
-            now,
-        ));
-        let served = self
-            .below
-            .take()
-            .map(|level| level.connections)
-            .filter(|served| *served < too_many);
-        self.limit = if again {
-            1
-        } else {
-            served.unwrap_or(too_many / 2).max(1)
-        };
-        self.hold = (self.hold * 2).clamp(FIRST_HOLD * 4, LONGEST_HOLD);
-        let checked = Sample::of(totals, now);
-        self.phase = LevelPhase::Holding {
-            until: now + pause + self.hold,
-            checked,
-            rate: None,
-        };
-    }
-
-    /// Whether the limit is above the known upper bound, because a higher level is being retried.
-    pub(super) fn is_above_bound(&self) -> bool {
-        self.upper_bound
-            .is_some_and(|upper_bound| upper_bound.is_exceeded_by(self.limit))
-    }
-
-    /// Lowers the limit until [`LimitController::wait_ended`].
-    pub(super) fn lower(&mut self, limit: u32) {
-        self.limit = limit;
-    }
-
-    /// The wait of a refusal is over: returns to the level before it, or to a lower one.
-    pub(super) fn wait_ended(&mut self, after: After, totals: &FleetTotals, now: Instant) {
-        let checked = Sample::of(totals, now);
-        if let After::Lower(Lower { limit, highest }) = after {
-            self.upper_bound = Some(UpperBound::new(highest, self.upper_bound, now));
-            self.limit = limit;
-            (self.below, self.hold) = (None, FIRST_HOLD);
-            return self.hold(checked);
-        }
-        self.phase = match self.phase {
-            LevelPhase::Holding { until, .. } => LevelPhase::Holding {
-                until,
-                checked,
-                rate: None,
-            },
-            _ => LevelPhase::Settling {
-                since: checked,
-                report_interval: Duration::ZERO,
-            },
-        };
-    }
-
-    /// A worker has left, so measurements that included it are no longer valid.
-    pub(super) fn worker_left(&mut self, totals: &FleetTotals, now: Instant) {
-        self.most_wanted = totals.wanted.max(1);
-        if self.upper_bound.is_none() {
-            (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
-            self.phase = LevelPhase::Settling {
-                since: Sample::of(totals, now),
-                report_interval: Duration::ZERO,
-            };
-        }
-    }
-
-    /// A request failed on the only connection. A second connection waits until the cause is known.
-    pub(super) fn postpone(&mut self, totals: &FleetTotals, now: Instant) {
-        if self.limit == 1 && self.upper_bound.is_some() {
-            let checked = Sample::of(totals, now);
-            self.phase = LevelPhase::Holding {
-                until: now + RATE_CHECK_INTERVAL * 2,
-                checked,
-                rate: None,
-            };
-        }
-    }
-
-    /// The failures do not depend on the number of connections: returns to the limit before them.
-    pub(super) fn independent_failures(&mut self, to: u32, totals: &FleetTotals, now: Instant) {
-        self.upper_bound = None;
-        self.limit = self.limit.max(to);
-        (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
-        self.phase = LevelPhase::Settling {
-            since: Sample::of(totals, now),
-            report_interval: Duration::ZERO,
-        };
     }
 }
 
@@ -504,6 +383,7 @@ mod tests {
                 received: 20_000,
                 requests: 5,
                 workers: 1,
+                ..FleetTotals::default()
             };
             controller.observed(
                 &totals,
@@ -670,6 +550,24 @@ mod tests {
             start + report_interval / 2,
         );
         assert_eq!(controller.limit(), 3);
+    }
+
+    #[test]
+    fn totals_that_went_back_do_not_overflow() {
+        let start = Instant::now();
+        let report_interval = Duration::from_millis(20);
+        let mut controller = LimitController::new(None, start);
+        let totals = |received, requests| FleetTotals {
+            open: 1,
+            wanted: 10,
+            received,
+            requests,
+            workers: 1,
+            ..FleetTotals::default()
+        };
+        controller.worker_left(&totals(100, 100), start);
+        controller.observed(&totals(50, 50), report_interval, start + report_interval);
+        assert_eq!(controller.limit(), 1);
     }
 
     #[test]

@@ -44,18 +44,10 @@ pub(super) enum Diagnosis {
     Independent,
 }
 
-/// One report with failed requests.
-#[derive(Debug, Clone, Copy)]
-struct CutEvent {
-    at: Instant,
-    worker: SessionId,
-    cuts: u64,
-    open: u32,
-}
-
 /// Failed requests of one worker since its last report.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct CutReport {
+    pub(super) at: Instant,
     pub(super) worker: SessionId,
     pub(super) cuts: u64,
     /// Open connections of all workers before the failures.
@@ -67,76 +59,57 @@ pub(super) struct CutReport {
 /// Detects overloads from the failed requests of the last seconds.
 #[derive(Debug, Default)]
 pub(super) struct OverloadDetector {
-    /// Failures within the last [`STEADY_WINDOW`].
-    events: VecDeque<CutEvent>,
+    /// Reports with failures within the last [`STEADY_WINDOW`].
+    reports: VecDeque<CutReport>,
     ignored_until: Option<Instant>,
 }
 
 impl OverloadDetector {
     /// Evaluates a worker's report. `limit`: connections that are allowed.
-    pub(super) fn observed(&mut self, report: CutReport, limit: u32, now: Instant) -> Diagnosis {
-        while self
-            .events
-            .front()
-            .is_some_and(|event| now - event.at > STEADY_WINDOW)
-        {
-            self.events.pop_front();
-        }
+    pub(super) fn observed(&mut self, report: CutReport, limit: u32) -> Diagnosis {
+        let now = report.at;
+        self.reports
+            .retain(|report| now - report.at <= STEADY_WINDOW);
         if report.cuts == 0 || self.ignored_until.is_some_and(|until| now < until) {
             return Diagnosis::None;
         }
-        let CutReport {
-            worker,
-            cuts,
-            open,
-            workers,
-        } = report;
-        self.events.push_back(CutEvent {
-            at: now,
-            worker,
-            cuts,
-            open,
-        });
+        self.reports.push_back(report);
         let (steady, _, steady_workers) = self.cuts(now, STEADY_WINDOW);
         if limit == 1 {
             if steady < INDEPENDENT_CUTS {
                 return Diagnosis::None;
             }
             self.ignored_until = Some(now + IGNORE_CUTS_FOR);
-            self.events.clear();
+            self.reset();
             return Diagnosis::Independent;
         }
         let (burst, most, burst_workers) = self.cuts(now, BURST_WINDOW);
-        let enough = workers.min(2);
+        let enough = report.workers.min(2);
         let is_burst =
             burst >= 2 && burst.saturating_mul(2) >= u64::from(most) && burst_workers >= enough;
-        let is_steady = steady >= STEADY_CUTS.max(open.into()) && steady_workers >= enough;
+        let is_steady = steady >= STEADY_CUTS.max(report.open.into()) && steady_workers >= enough;
+        if !is_burst && !is_steady {
+            return Diagnosis::None;
+        }
         // Connections that opened and failed between two reports were open as well.
         let open = most.max(u32::try_from(burst).unwrap_or(limit)).min(limit);
-        if is_burst || is_steady {
-            Diagnosis::Overload { open }
-        } else {
-            Diagnosis::None
-        }
+        Diagnosis::Overload { open }
     }
 
     /// Failures within `time`, the most connections that were open, and the number of workers that
     /// reported failures.
     fn cuts(&self, now: Instant, time: Duration) -> (u64, u32, usize) {
-        let recent = || self.events.iter().filter(|event| now - event.at <= time);
-        let workers: BTreeSet<SessionId> = recent().map(|event| event.worker).collect();
-        let cuts = recent()
-            .map(|event| event.cuts)
-            .fold(0, u64::saturating_add);
+        let recent = || self.reports.iter().filter(|report| now - report.at <= time);
+        let workers: BTreeSet<SessionId> = recent().map(|report| report.worker).collect();
         (
-            cuts,
-            recent().map(|event| event.open).max().unwrap_or(0),
+            recent().fold(0, |cuts, report| report.cuts.saturating_add(cuts)),
+            recent().map(|report| report.open).max().unwrap_or(0),
             workers.len(),
         )
     }
 
     /// Discards all failures.
     pub(super) fn reset(&mut self) {
-        self.events.clear();
+        self.reports.clear();
     }
 }

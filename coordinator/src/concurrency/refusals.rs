@@ -15,22 +15,14 @@ const MANY_REFUSED_ONE_IN: u64 = 4;
 /// refusal counts as a first one.
 const ROUNDS: u64 = 2;
 
-/// A lower level.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Lower {
-    /// Connections from now on.
-    pub(super) limit: u32,
-    /// The highest number of connections that the origin may serve: more were refused.
-    pub(super) highest: u32,
-}
-
 /// The level after a burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum After {
-    /// The level is unchanged.
-    Same,
-    /// The level is lowered.
-    Lower(Lower),
+pub(super) struct AfterBurst {
+    /// Connections from now on.
+    pub(super) limit: u32,
+    /// If the level is lowered: the highest number of connections that the origin may serve. More
+    /// were refused.
+    pub(super) highest: Option<u32>,
 }
 
 /// Refusals that belong together.
@@ -71,12 +63,13 @@ impl Refusals {
         let burst = self.burst.get_or_insert_with(|| RefusalBurst {
             limit,
             is_known,
-            is_rare: limit <= level && totals.requests - requests >= ROUNDS * u64::from(limit),
-            is_above_limit: u64::from(totals.open) + count > u64::from(limit),
+            is_rare: limit <= level
+                && totals.requests.saturating_sub(requests) >= ROUNDS * u64::from(limit),
+            is_above_limit: count.saturating_add(totals.open.into()) > u64::from(limit),
             refused: 0,
             tried: 0,
         });
-        burst.refused += count;
+        burst.refused = burst.refused.saturating_add(count);
     }
 
     /// Takes the fleet's totals. During a burst it returns the level that will follow, once all
@@ -89,54 +82,53 @@ impl Refusals {
         } else if limit > self.level.0 {
             self.level = (limit, totals.requests);
         }
-        let burst = self.burst.filter(|_| totals.open <= totals.flowing)?;
-        Some(self.lower().map_or(burst.limit, |lower| lower.limit))
+        self.burst.filter(|_| totals.open <= totals.flowing)?;
+        Some(self.after()?.limit)
     }
 
     /// The wait is over. Returns `None` if there was no burst.
-    pub(super) fn ended(&mut self, totals: &FleetTotals) -> Option<After> {
-        let lower = self.lower();
+    pub(super) fn ended(&mut self, totals: &FleetTotals) -> Option<AfterBurst> {
+        let after = self.after()?;
         let burst = self.burst.take()?;
-        let is_certain = lower.is_some_and(|lower| lower.limit == lower.highest);
+        let is_certain = after.highest == Some(after.limit);
         self.is_in_doubt = burst.limit > 1
             && !burst.is_rare
             && !is_certain
             && (self.is_in_doubt || !burst.is_above_limit);
         self.served = 0;
-        self.level = (
-            lower.map_or(burst.limit, |lower| lower.limit),
-            totals.requests,
-        );
-        Some(lower.map_or(After::Same, After::Lower))
+        self.level = (after.limit, totals.requests);
+        Some(after)
     }
 
-    fn lower(&self) -> Option<Lower> {
+    /// The level that follows the current burst.
+    fn after(&self) -> Option<AfterBurst> {
+        let burst = self.burst?;
         let RefusalBurst {
             limit,
-            is_known,
-            is_rare,
-            is_above_limit,
             refused,
             tried,
-        } = self.burst?;
-        let is_burst_large =
-            refused > 1 && refused * MANY_REFUSED_ONE_IN > tried.into() && self.served < tried;
-        let is_cause = is_known || (!is_rare && (self.is_in_doubt || is_burst_large));
-        if limit == 1 || is_above_limit || !is_cause {
-            return None;
+            ..
+        } = burst;
+        let is_burst_large = refused > 1
+            && refused.saturating_mul(MANY_REFUSED_ONE_IN) > tried.into()
+            && self.served < tried;
+        let is_cause = burst.is_known || (!burst.is_rare && (self.is_in_doubt || is_burst_large));
+        if limit == 1 || burst.is_above_limit || !is_cause {
+            let highest = None;
+            return Some(AfterBurst { limit, highest });
         }
         let most = limit - 1;
         let half = (tried / 2).clamp(1, most);
         let served = self.served.min(most);
         // Half is an estimate, as in TCP; the number of served connections is measured.
-        let lower = if served < half {
+        let (limit, highest) = if served < half {
             (half, most)
         } else {
             (served, served)
         };
-        Some(Lower {
-            limit: lower.0,
-            highest: lower.1,
+        Some(AfterBurst {
+            limit,
+            highest: Some(highest),
         })
     }
 }
@@ -158,7 +150,7 @@ mod tests {
 
     /// A burst that refuses `refused` requests of a level and serves all others. `before`: requests
     /// since the last burst.
-    fn burst(refusals: &mut Refusals, limit: u32, refused: u32, before: u64) -> After {
+    fn burst(refusals: &mut Refusals, limit: u32, refused: u32, before: u64) -> AfterBurst {
         known_burst(refusals, limit, refused, before, false)
     }
 
@@ -168,41 +160,47 @@ mod tests {
         refused: u32,
         before: u64,
         known: bool,
-    ) -> After {
+    ) -> AfterBurst {
         let requests = refusals.level.1 + before;
         refusals.observed(limit, &flowing(0, refusals.level.1));
         let totals = flowing(limit - refused, requests);
         refusals.refused(refused.into(), limit, known, &totals);
         let level = refusals.observed(limit, &totals);
         let after = refusals.ended(&totals).unwrap();
-        let expected = if let After::Lower(lower) = after {
-            lower.limit
-        } else {
-            limit
-        };
         assert_eq!(
             level,
-            Some(expected),
+            Some(after.limit),
             "the level during the burst is the level after it"
         );
         after
     }
 
-    fn known(limit: u32) -> After {
-        After::Lower(Lower {
+    fn known(limit: u32) -> AfterBurst {
+        lowered(limit, limit)
+    }
+
+    fn lowered(limit: u32, highest: u32) -> AfterBurst {
+        AfterBurst {
             limit,
-            highest: limit,
-        })
+            highest: Some(highest),
+        }
+    }
+
+    fn same(limit: u32) -> AfterBurst {
+        AfterBurst {
+            limit,
+            highest: None,
+        }
     }
 
     #[test]
     fn a_level_is_lowered_when_it_is_refused_twice_in_a_row() {
         let mut refusals = Refusals::default();
-        assert_eq!(burst(&mut refusals, 8, 1, 8), After::Same);
+        assert_eq!(burst(&mut refusals, 8, 1, 8), same(8));
         assert_eq!(burst(&mut refusals, 8, 1, 8), known(7));
         assert_eq!(
             burst(&mut refusals, 7, 1, 7),
-            After::Same,
+            same(7),
             "the first refusal at the lower level"
         );
         assert_eq!(burst(&mut refusals, 7, 1, 7), known(6));
@@ -212,11 +210,11 @@ mod tests {
     fn a_level_is_confirmed_by_two_requests_per_connection() {
         let mut refusals = Refusals::default();
         for _ in 0..5 {
-            assert_eq!(burst(&mut refusals, 8, 1, 16), After::Same);
+            assert_eq!(burst(&mut refusals, 8, 1, 16), same(8));
         }
         assert_eq!(
             burst(&mut refusals, 8, 1, 15),
-            After::Same,
+            same(8),
             "the first refusal in a row"
         );
         assert_eq!(burst(&mut refusals, 8, 1, 15), known(7));
@@ -242,31 +240,25 @@ mod tests {
     fn many_refusals_at_a_level_never_served_lower_it_immediately() {
         assert_eq!(
             burst(&mut Refusals::default(), 8, 5, 8),
-            After::Lower(Lower {
-                limit: 4,
-                highest: 7
-            }),
+            lowered(4, 7),
             "half is an estimate"
         );
         assert_eq!(burst(&mut Refusals::default(), 8, 3, 8), known(5));
         assert_eq!(
             burst(&mut Refusals::default(), 8, 2, 8),
-            After::Same,
+            same(8),
             "a quarter may be caused by single classes"
         );
         let mut refusals = Refusals::default();
         refusals.observed(8, &flowing(8, 8));
         assert_eq!(
             burst(&mut refusals, 8, 5, 8),
-            After::Same,
+            same(8),
             "the level was served before"
         );
         assert_eq!(
             burst(&mut refusals, 8, 5, 8),
-            After::Lower(Lower {
-                limit: 4,
-                highest: 7
-            }),
+            lowered(4, 7),
             "the level is no longer served"
         );
     }
@@ -277,7 +269,7 @@ mod tests {
         burst(&mut refusals, 8, 5, 8);
         assert_eq!(burst(&mut refusals, 4, 1, 4), known(3));
         burst(&mut refusals, 8, 5, 8);
-        assert_eq!(burst(&mut refusals, 4, 1, 8), After::Same);
+        assert_eq!(burst(&mut refusals, 4, 1, 8), same(4));
     }
 
     #[test]
@@ -292,11 +284,11 @@ mod tests {
     fn a_single_connection_is_never_lowered() {
         let mut refusals = Refusals::default();
         for _ in 0..3 {
-            assert_eq!(burst(&mut refusals, 1, 1, 1), After::Same);
+            assert_eq!(burst(&mut refusals, 1, 1, 1), same(1));
         }
         assert_eq!(
             burst(&mut refusals, 2, 1, 2),
-            After::Same,
+            same(2),
             "refusals of one connection do not count against two"
         );
     }
@@ -327,8 +319,18 @@ mod tests {
         refusals.refused(1, 3, false, &totals);
         assert_eq!(
             (refusals.observed(3, &totals), refusals.ended(&totals)),
-            (Some(3), Some(After::Same))
+            (Some(3), Some(same(3)))
         );
+    }
+
+    #[test]
+    fn totals_that_went_back_and_the_largest_counts_do_not_overflow() {
+        let mut refusals = Refusals::default();
+        refusals.observed(8, &flowing(8, 100));
+        refusals.refused(u64::MAX, 8, false, &flowing(8, 50));
+        refusals.refused(u64::MAX, 8, false, &flowing(8, 50));
+        let after = refusals.ended(&flowing(8, 50));
+        assert_eq!(after, Some(same(8)), "more requests than allowed");
     }
 
     #[test]

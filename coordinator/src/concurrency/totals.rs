@@ -23,6 +23,10 @@ pub(super) struct FleetTotals {
     pub(super) received: u64,
     /// Requests sent so far.
     pub(super) requests: u64,
+    /// Failed requests so far.
+    pub(super) cuts: u64,
+    /// Responses with status 429 or 503 so far.
+    pub(super) refusals: u64,
     /// Workers with an open connection.
     pub(super) workers: usize,
 }
@@ -34,47 +38,42 @@ impl FleetTotals {
         self.open = change(self.open, last.open, observation.open);
         self.flowing = change(self.flowing, last.flowing, observation.flowing);
         self.wanted = change(self.wanted, last.wanted, observation.wanted);
-        self.received = self
-            .received
-            .saturating_add(observation.received.saturating_sub(last.received));
-        self.requests = self
-            .requests
-            .saturating_add(observation.requests.saturating_sub(last.requests));
+        let count = |all: u64, last: u64, now: u64| all.saturating_add(now.saturating_sub(last));
+        self.received = count(self.received, last.received, observation.received);
+        self.requests = count(self.requests, last.requests, observation.requests);
+        self.cuts = count(self.cuts, last.cuts, observation.cuts);
+        self.refusals = count(self.refusals, last.refusals, observation.refusals);
         self.workers =
             self.workers + usize::from(observation.open > 0) - usize::from(last.open > 0);
     }
 }
 
-/// Totals at one moment, for computing rates.
+/// The totals at one moment, for computing rates.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Sample {
     pub(super) at: Instant,
-    pub(super) received: u64,
-    pub(super) requests: u64,
+    pub(super) totals: FleetTotals,
 }
 
 impl Sample {
     pub(super) fn of(totals: &FleetTotals, at: Instant) -> Self {
-        Self {
-            at,
-            received: totals.received,
-            requests: totals.requests,
-        }
+        let totals = *totals;
+        Self { at, totals }
     }
 
-    /// Bytes per second since this sample.
-    pub(super) fn rate(self, totals: &FleetTotals, now: Instant) -> f64 {
-        per_second(totals.received.saturating_sub(self.received), now - self.at)
+    /// Bytes that have arrived from this sample to a later one.
+    pub(super) fn bytes_until(&self, later: &Self) -> u64 {
+        later.totals.received.saturating_sub(self.totals.received)
+    }
+
+    /// Bytes per second from this sample to a later one.
+    #[expect(clippy::cast_precision_loss, reason = "rates are compared roughly")]
+    pub(super) fn rate(&self, later: &Self) -> f64 {
+        self.bytes_until(later) as f64 / (later.at - self.at).as_secs_f64()
     }
 
     /// Whether connections are open and nothing has arrived on them for [`STALLED_AFTER`].
-    pub(super) fn is_stalled(self, totals: &FleetTotals, now: Instant) -> bool {
-        totals.open > 0 && totals.received == self.received && now - self.at >= STALLED_AFTER
+    pub(super) fn is_stalled(&self, later: &Self) -> bool {
+        later.totals.open > 0 && self.bytes_until(later) == 0 && later.at - self.at >= STALLED_AFTER
     }
-}
-
-/// Bytes per second.
-#[expect(clippy::cast_precision_loss, reason = "rates are compared roughly")]
-pub(super) fn per_second(bytes: u64, time: Duration) -> f64 {
-    bytes as f64 / time.as_secs_f64()
 }

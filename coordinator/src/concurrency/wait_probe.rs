@@ -7,13 +7,17 @@
 //! of their own, so the origin may mean only one of them; and a single worker may be faulty or
 //! malicious.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
 
-use super::{ConcurrencyController, Observation, notice::ConcurrencyNotice, waits::SOLO_HOLD};
-use crate::concurrency::allocation::Allocation;
+use super::{
+    ConcurrencyController, Observation,
+    allocation::{Allocation, Allocations},
+    notice::ConcurrencyNotice,
+    waits::SOLO_HOLD,
+};
 
 /// A request without a response within this time counts as not served.
 const PROBE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -43,6 +47,7 @@ struct WaitProbe {
 /// The result of the prober's request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum ProbeResult {
+    Pending,
     Served,
     /// The request was refused, failed, or got no response in time.
     NotServed,
@@ -54,19 +59,10 @@ impl WaitProbes {
     /// Starts a probe in the next session that wants a connection, if the other sessions have fewer
     /// open than the limit. It uses reported open connections, not allocations: the reporter's
     /// allocation may hold the last connection.
-    fn start(
-        &mut self,
-        allocations: &BTreeMap<SessionId, Allocation>,
-        reporter: SessionId,
-        limit: u32,
-        now: Instant,
-    ) {
+    fn start(&mut self, allocations: &Allocations, reporter: SessionId, limit: u32, now: Instant) {
         let others = || allocations.iter().filter(|(id, _)| **id != reporter);
-        let open = others()
-            .map(|(_, allocation)| allocation.last().open)
-            .fold(0, u32::saturating_add);
-        let mut free =
-            others().filter(|(_, allocation)| allocation.last().open < allocation.last().wanted);
+        let open = others().fold(0, |open, (_, is)| is.last.open.saturating_add(open));
+        let mut free = others().filter(|(_, is)| is.last.open < is.last.wanted);
         let follows = |id: SessionId| self.last_prober.is_none_or(|last| id.0 > last.0);
         let next = free
             .clone()
@@ -77,14 +73,15 @@ impl WaitProbes {
             self.running = Some(WaitProbe {
                 reporter,
                 prober: *prober,
-                before: allocation.last(),
+                before: allocation.last,
                 began: now,
             });
         }
     }
 
-    fn is_prober(&self, id: SessionId) -> bool {
-        self.running.is_some_and(|probe| probe.prober == id)
+    /// The running probe, if this session is the prober.
+    fn of_prober(&self, id: SessionId) -> Option<WaitProbe> {
+        self.running.filter(|probe| probe.prober == id)
     }
 
     fn is_confirmed(&self, reporter: SessionId, now: Instant) -> bool {
@@ -94,18 +91,18 @@ impl WaitProbes {
 }
 
 impl WaitProbe {
-    /// The result of the probe; `None` while it is in progress.
-    fn answer(&self, seen: &Observation, now: Instant) -> Option<ProbeResult> {
+    fn result(&self, seen: &Observation, now: Instant) -> ProbeResult {
         let has_sent = seen.requests > self.before.requests;
-        let is_over = now - self.began >= PROBE_TIMEOUT;
-        match () {
-            () if seen.cuts > self.before.cuts || seen.refusals > self.before.refusals => {
-                Some(ProbeResult::NotServed)
-            }
-            () if has_sent && seen.open <= seen.flowing => Some(ProbeResult::Served),
-            () if is_over && has_sent => Some(ProbeResult::NotServed),
-            () if is_over => Some(ProbeResult::NotSent),
-            () => None,
+        if seen.cuts > self.before.cuts || seen.refusals > self.before.refusals {
+            ProbeResult::NotServed
+        } else if has_sent && seen.open <= seen.flowing {
+            ProbeResult::Served
+        } else if now - self.began < PROBE_TIMEOUT {
+            ProbeResult::Pending
+        } else if has_sent {
+            ProbeResult::NotServed
+        } else {
+            ProbeResult::NotSent
         }
     }
 }
@@ -118,18 +115,20 @@ impl ConcurrencyController {
         let before = self.wait_probes.running;
         let running = before.filter(|probe| Some(probe.reporter) == reporter);
         let prober = running.and_then(|probe| Some((probe, self.allocations.get(&probe.prober)?)));
-        let answer = prober.map(|(probe, allocation)| probe.answer(&allocation.last(), now));
-        match (reporter, answer) {
-            (Some(_), Some(None)) => return,
-            (Some(reporter), Some(Some(ProbeResult::Served))) => {
-                self.waits.mark_exclusive(reporter);
-                self.notices.push(ConcurrencyNotice::OneWorkerOnly);
-                self.shorten_pause(now);
+        if let Some((probe, prober)) = prober {
+            let reporter = probe.reporter;
+            match probe.result(&prober.last, now) {
+                ProbeResult::Pending => return,
+                ProbeResult::Served => {
+                    self.waits.mark_exclusive(reporter);
+                    self.notices.push(ConcurrencyNotice::OneWorkerOnly);
+                    self.shorten_pause(now);
+                }
+                ProbeResult::NotServed => {
+                    self.wait_probes.confirmed = Some((reporter, now + SOLO_HOLD));
+                }
+                ProbeResult::NotSent => {}
             }
-            (Some(reporter), Some(Some(ProbeResult::NotServed))) => {
-                self.wait_probes.confirmed = Some((reporter, now + SOLO_HOLD));
-            }
-            _ => {}
         }
         self.wait_probes.running = None;
         if let Some(reporter) = self
@@ -146,19 +145,18 @@ impl ConcurrencyController {
     }
 
     /// The instant until which a session may not send requests to the origin.
-    pub(super) fn quiet_until(&self, id: SessionId) -> Instant {
-        if self.wait_probes.is_prober(id) {
-            self.pause_until
-        } else {
-            self.quiet_until
+    pub(super) fn pause_until(&self, id: SessionId) -> Instant {
+        match self.wait_probes.of_prober(id) {
+            Some(_) => self.backoff_until,
+            None => self.pause_until,
         }
     }
 
     /// Connections that a session may have; the prober has one more for its request.
     pub(super) fn connections(&self, id: SessionId, allocation: &Allocation) -> u32 {
-        let probe = self.wait_probes.running.filter(|probe| probe.prober == id);
-        probe.map_or(allocation.connections, |probe| {
-            probe.before.open.saturating_add(1)
-        })
+        match self.wait_probes.of_prober(id) {
+            Some(probe) => probe.before.open.saturating_add(1),
+            None => allocation.connections,
+        }
     }
 }

@@ -5,32 +5,22 @@ use std::{
     time::Duration,
 };
 
-use shared::{
-    Wnid,
-    ids::{CredentialId, SessionId},
-    job::JobStatus,
-    outcome::Outcome,
-    refused_sample::OriginRefuses,
+use shared::{Wnid, ids::SessionId, job::JobStatus, refused_sample::OriginRefuses};
+use tokio::{
+    sync::{mpsc, oneshot, watch},
+    time::Instant,
 };
-use tokio::sync::{mpsc, oneshot, watch};
 
+use super::{Dispatcher, NotInList, Receipt, Renewal, Reported, Reporter, Retried, WorkerStopped};
 use crate::{
     concurrency::{Budget, ConcurrencyStatus, Observation},
     counters::JobCounters,
     fleet::{ClassPage, Fleet, ListedState, Phase},
     lease_table::{
-        Granted, Lease, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo,
+        Granted, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo,
     },
+    ledger::Entry,
 };
-
-/// A worker that left because of an error.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct WorkerStopped {
-    /// The worker's name.
-    pub name: String,
-    /// The reason, as one sentence for users.
-    pub reason: String,
-}
 
 /// Why a command failed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -49,152 +39,44 @@ pub enum DispatchError {
     Stopped,
 }
 
-/// A class that is to be retried is not in the list of the job.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("{0} is not in the list of this job")]
-pub struct NotInList(pub Wnid);
-
-/// The result of a request to retry failed classes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct Retried {
-    /// Classes that are pending again.
-    pub classes: u64,
-    /// Rows of the list without a class id: they stay failed.
-    pub invalid_rows: u64,
-}
-
-/// The outcome of a class, as a worker reports it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reported {
-    /// The lease of the class.
-    pub lease: Lease,
-    /// The outcome.
-    pub outcome: Outcome,
-    /// The class is complete, but its lease still has work to do, so it is not settled yet.
-    pub needs_lease: bool,
-}
-
-/// The worker that reports.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reporter {
-    /// Its session, which may have ended.
-    pub session: SessionId,
-    /// The name that the worker sends. Used if the session is not known.
-    pub name: Option<String>,
-    /// Requests that the worker has sent to the origin in this session, including those that
-    /// followed redirects.
-    pub requests: u64,
-}
-
-/// Answer to a report.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Receipt {
-    /// Results that the worker need not send again.
-    pub acked: Vec<Wnid>,
-    /// Whether the session has not ended.
-    pub is_known: bool,
-}
-
-/// A heartbeat of a worker.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Renewal {
-    /// The session.
-    pub session: SessionId,
-    /// The credential that the worker has shown; `None` without authentication.
-    pub credential: Option<CredentialId>,
-    /// The leases that the worker holds.
-    pub held: Vec<ReportedLease>,
-    /// Bytes that the worker's process has received.
-    pub received: u64,
-}
-
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
-/// A command to the dispatcher, with the channel for its answer.
-pub(super) enum Command {
-    Register {
-        worker_info: WorkerInfo,
-        held: Vec<ReportedLease>,
-        reply: Reply<Result<Registered, Refused>>,
-    },
-    Renew {
-        renewal: Renewal,
-        reply: Reply<Result<Renewed, UnknownSession>>,
-    },
-    Acquire {
-        session: SessionId,
-        max: usize,
-        held: Vec<ReportedLease>,
-        reply: Reply<Result<Granted, UnknownSession>>,
-    },
-    Report {
-        reporter: Reporter,
-        results: Vec<Reported>,
-        reply: Reply<Receipt>,
-    },
-    Leave {
-        session: SessionId,
-        reason: Option<String>,
-        reply: Reply<()>,
-    },
-    Observe {
-        session: SessionId,
-        observation: Observation,
-        reply: Reply<Result<Budget, UnknownSession>>,
-    },
-    FirstFailure {
-        session: SessionId,
-        failure: String,
-    },
-    Budget {
-        session: SessionId,
-        reply: Reply<Result<Budget, UnknownSession>>,
-    },
-    HeardOf {
-        span: Duration,
-        reply: Reply<usize>,
-    },
-    Fleet {
-        reply: Reply<Fleet>,
-    },
-    Classes {
-        state: ListedState,
-        after: Option<Wnid>,
-        reply: Reply<ClassPage>,
-    },
-    RetryFailed {
-        wnids: Vec<Wnid>,
-        reply: Reply<Result<Retried, NotInList>>,
-    },
-    Advice {
-        reply: Reply<Option<&'static str>>,
-    },
-    DrainWorker {
-        name: String,
-        reply: Reply<bool>,
-    },
-    Resume {
-        reply: Reply<Duration>,
-    },
-}
+/// A command: changes the state, and returns what the ledger stores.
+pub(super) type Command = Box<dyn FnOnce(&mut Dispatcher) -> Entry + Send>;
 
 /// A handle to the dispatcher. Clones refer to the same dispatcher.
 #[derive(Debug, Clone)]
 pub struct DispatcherHandle {
     pub(super) commands: mpsc::Sender<Command>,
-    pub(super) status: watch::Receiver<JobStatus>,
-    pub(super) phase: watch::Receiver<Phase>,
-    pub(super) turn: watch::Receiver<u64>,
-    pub(super) stopped: watch::Receiver<Option<WorkerStopped>>,
-    pub(super) refuses: watch::Receiver<Option<OriginRefuses>>,
-    pub(super) budgets: watch::Receiver<()>,
-    pub(super) pace: watch::Receiver<ConcurrencyStatus>,
-    pub(super) counters: Arc<JobCounters>,
+    status: watch::Receiver<JobStatus>,
+    phase: watch::Receiver<Phase>,
+    turn: watch::Receiver<u64>,
+    stopped: watch::Receiver<Option<WorkerStopped>>,
+    refuses: watch::Receiver<Option<OriginRefuses>>,
+    budgets: watch::Receiver<u64>,
+    concurrency_status: watch::Receiver<ConcurrencyStatus>,
+    counters: Arc<JobCounters>,
     /// See [`DispatcherHandle::set_stop_reason`].
-    pub(super) stop_reason: Arc<OnceLock<String>>,
+    stop_reason: Arc<OnceLock<String>>,
 }
 
 impl DispatcherHandle {
+    pub(super) fn of(dispatcher: &Dispatcher, commands: mpsc::Sender<Command>) -> Self {
+        let published = &dispatcher.published;
+        Self {
+            commands,
+            status: published.status.subscribe(),
+            phase: published.phase.subscribe(),
+            turn: published.turn.subscribe(),
+            stopped: dispatcher.stopped.subscribe(),
+            refuses: dispatcher.refuses.subscribe(),
+            budgets: published.budgets.subscribe(),
+            concurrency_status: published.concurrency.subscribe(),
+            counters: Arc::clone(&dispatcher.counters),
+            stop_reason: Arc::default(),
+        }
+    }
+
     /// Opens a session, or returns the existing one, with the leases that the worker must give up.
     /// The registration is durable when this returns.
     ///
@@ -206,11 +88,7 @@ impl DispatcherHandle {
         held: Vec<ReportedLease>,
     ) -> Result<Registered, DispatchError> {
         Ok(self
-            .call(|reply| Command::Register {
-                worker_info,
-                held,
-                reply,
-            })
+            .command(move |dispatcher, reply| dispatcher.register(&worker_info, &held, reply))
             .await??)
     }
 
@@ -220,7 +98,7 @@ impl DispatcherHandle {
     /// [`DispatchError`].
     pub async fn renew(&self, renewal: Renewal) -> Result<Renewed, DispatchError> {
         Ok(self
-            .call(|reply| Command::Renew { renewal, reply })
+            .command(move |dispatcher, reply| dispatcher.renew(&renewal, reply))
             .await??)
     }
 
@@ -237,12 +115,7 @@ impl DispatcherHandle {
         held: Vec<ReportedLease>,
     ) -> Result<Granted, DispatchError> {
         Ok(self
-            .call(|reply| Command::Acquire {
-                session,
-                max,
-                held,
-                reply,
-            })
+            .command(move |dispatcher, reply| dispatcher.acquire(session, max, &held, reply))
             .await??)
     }
 
@@ -257,12 +130,8 @@ impl DispatcherHandle {
         results: Vec<Reported>,
     ) -> Result<Receipt, DispatchError> {
         let reporter = reporter.into();
-        self.call(|reply| Command::Report {
-            reporter,
-            results,
-            reply,
-        })
-        .await
+        self.command(move |dispatcher, reply| dispatcher.reported(&reporter, results, reply))
+            .await
     }
 
     /// Ends a session. Its leased classes become pending again. A reason means that the worker
@@ -275,12 +144,8 @@ impl DispatcherHandle {
         session: SessionId,
         reason: Option<String>,
     ) -> Result<(), DispatchError> {
-        self.call(|reply| Command::Leave {
-            session,
-            reason,
-            reply,
-        })
-        .await
+        self.command(move |dispatcher, reply| dispatcher.left(session, reason, reply))
+            .await
     }
 
     /// Passes on a worker's observation of its connections to the origin. Returns its budget.
@@ -293,11 +158,7 @@ impl DispatcherHandle {
         observation: Observation,
     ) -> Result<Budget, DispatchError> {
         Ok(self
-            .call(|reply| Command::Observe {
-                session,
-                observation,
-                reply,
-            })
+            .ask(move |dispatcher| dispatcher.observed(session, &observation))
             .await??)
     }
 
@@ -310,11 +171,8 @@ impl DispatcherHandle {
         session: SessionId,
         failure: String,
     ) -> Result<(), DispatchError> {
-        let sent = self
-            .commands
-            .send(Command::FirstFailure { session, failure })
-            .await;
-        sent.map_err(|_| DispatchError::Stopped)
+        self.ask(move |dispatcher| dispatcher.first_failure(session, failure))
+            .await
     }
 
     /// The current budget of a worker.
@@ -323,7 +181,7 @@ impl DispatcherHandle {
     /// [`DispatchError`].
     pub async fn budget(&self, session: SessionId) -> Result<Budget, DispatchError> {
         Ok(self
-            .call(|reply| Command::Budget { session, reply })
+            .ask(move |dispatcher| dispatcher.budget(session))
             .await??)
     }
 
@@ -332,7 +190,11 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn heard_of(&self, span: Duration) -> Result<usize, DispatchError> {
-        self.call(|reply| Command::HeardOf { span, reply }).await
+        self.ask(move |dispatcher| {
+            let running = dispatcher.running();
+            dispatcher.table.heard_of(span, running)
+        })
+        .await
     }
 
     /// The current state of the fleet.
@@ -340,7 +202,7 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn fleet(&self) -> Result<Fleet, DispatchError> {
-        self.call(|reply| Command::Fleet { reply }).await
+        self.ask(Dispatcher::fleet).await
     }
 
     /// A page of classes, ordered by id, starting behind `after`.
@@ -352,12 +214,8 @@ impl DispatcherHandle {
         state: ListedState,
         after: Option<Wnid>,
     ) -> Result<ClassPage, DispatchError> {
-        self.call(|reply| Command::Classes {
-            state,
-            after,
-            reply,
-        })
-        .await
+        self.command(move |dispatcher, reply| dispatcher.list(state, after, reply))
+            .await
     }
 
     /// Makes failed classes pending again, all of them if none is named. Returns how many were
@@ -367,7 +225,7 @@ impl DispatcherHandle {
     /// [`DispatchError::NotInList`]; then no class is retried.
     pub async fn retry_failed(&self, wnids: Vec<Wnid>) -> Result<Retried, DispatchError> {
         Ok(self
-            .call(|reply| Command::RetryFailed { wnids, reply })
+            .command(move |dispatcher, reply| dispatcher.retry_failed(&wnids, reply))
             .await??)
     }
 
@@ -377,7 +235,7 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn drain_worker(&self, name: String) -> Result<bool, DispatchError> {
-        self.call(|reply| Command::DrainWorker { name, reply })
+        self.command(move |dispatcher, reply| dispatcher.drain(&name, reply))
             .await
     }
 
@@ -387,7 +245,8 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn resume(&self) -> Result<Duration, DispatchError> {
-        self.call(|reply| Command::Resume { reply }).await
+        self.ask(|dispatcher| dispatcher.controller.resume(Instant::now()))
+            .await
     }
 
     /// The phase of the job.
@@ -407,13 +266,13 @@ impl DispatcherHandle {
     }
 
     /// Changes when a worker's budget may have changed, or a session has ended.
-    pub fn watch_budgets(&self) -> watch::Receiver<()> {
+    pub fn watch_budgets(&self) -> watch::Receiver<u64> {
         self.budgets.clone()
     }
 
     /// The state of the concurrency controller, at most a second old.
-    pub fn pace(&self) -> ConcurrencyStatus {
-        *self.pace.borrow()
+    pub fn concurrency_status(&self) -> ConcurrencyStatus {
+        *self.concurrency_status.borrow()
     }
 
     /// The job's current counts.
@@ -446,7 +305,12 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn advice(&self) -> Result<Option<&'static str>, DispatchError> {
-        self.call(|reply| Command::Advice { reply }).await
+        self.ask(|dispatcher| {
+            let status = dispatcher.table.status();
+            let rows = status.total - dispatcher.table.invalid_rows();
+            dispatcher.log.refusals.advice(&status, rows)
+        })
+        .await
     }
 
     /// Sets why the job cannot continue in this process: one sentence, which remote workers receive
@@ -467,10 +331,28 @@ impl DispatcherHandle {
         self.refuses.clone()
     }
 
-    async fn call<T>(&self, command: impl FnOnce(Reply<T>) -> Command) -> Result<T, DispatchError> {
+    /// Sends a command that is answered at once.
+    async fn ask<T: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Dispatcher) -> T + Send + 'static,
+    ) -> Result<T, DispatchError> {
+        self.command(|dispatcher, reply| {
+            let answer = question(dispatcher);
+            dispatcher.send(reply, answer);
+            Entry::default()
+        })
+        .await
+    }
+
+    /// Sends a command, which gets the channel of its answer.
+    async fn command<T: Send + 'static>(
+        &self,
+        command: impl FnOnce(&mut Dispatcher, Reply<T>) -> Entry + Send + 'static,
+    ) -> Result<T, DispatchError> {
         let (reply, answer) = oneshot::channel();
+        let command: Command = Box::new(|dispatcher| command(dispatcher, reply));
         self.commands
-            .send(command(reply))
+            .send(command)
             .await
             .map_err(|_| DispatchError::Stopped)?;
         answer.await.map_err(|_| DispatchError::Stopped)

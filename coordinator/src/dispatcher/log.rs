@@ -1,22 +1,27 @@
 //! The dispatcher's log lines: notices of the lease table, failed classes, and why the origin has
 //! not responded. Each line about the origin contains its host and port.
 
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use humantime::format_rfc3339_seconds;
 use shared::{
     Wnid,
-    job::JobStatus,
+    ids::SessionId,
     outcome::{Failure, Outcome, Suspect},
 };
 use tokio::time::Instant;
 
 use super::{Dispatcher, refusals::Refusals};
 use crate::{
+    concurrency::ConcurrencyNotice,
     failure_lines::FailureLines,
     lease_table::{LeaseNotice, PROBE_EVERY},
     ledger::Record,
 };
+
+/// A longer wait is announced on the screen, with its end in UTC as in the log file; a shorter one
+/// only in the log.
+const LONG_WAIT: Duration = Duration::from_mins(1);
 
 /// Maximum number of different messages about why the origin has not responded.
 const MAX_FIRST_FAILURES: usize = 8;
@@ -28,7 +33,7 @@ pub(super) struct DispatcherLog {
     /// Scheme, host and port of the origin.
     origin: String,
     failures: FailureLines,
-    refusals: Refusals,
+    pub(super) refusals: Refusals,
     logs_first_failure: bool,
     first_failures: Vec<String>,
 }
@@ -58,37 +63,14 @@ impl DispatcherLog {
             .tell(&wnid.to_string(), &named, Instant::now());
     }
 
-    /// A worker has received no response from the origin yet. Each message is logged once,
-    /// whichever worker sends it, and only until a first class is complete.
-    pub(super) fn first_failure(&mut self, worker: &str, failure: String, has_success: bool) {
-        let is_new = !self.first_failures.contains(&failure)
-            && self.first_failures.len() < MAX_FIRST_FAILURES;
-        if self.logs_first_failure && !has_success && is_new {
-            tracing::warn!("worker {worker}: {failure}");
-            self.first_failures.push(failure);
-        }
-    }
-
-    /// A remedy for the user if all classes were refused alike. `rows`: the rows of the list that
-    /// are class ids.
-    pub(super) fn advice(&self, status: &JobStatus, rows: u64) -> Option<&'static str> {
-        self.refusals.advice(status, rows)
-    }
-
     /// Logs the summarized failures that are due.
     pub(super) fn tick(&mut self, now: Instant) {
-        self.failures
-            .due(now)
-            .iter()
-            .for_each(|line| tracing::warn!("{line}"));
+        warn_each(self.failures.due(now));
     }
 
     /// Logs the remaining summarized failures at the end of the job.
     pub(super) fn rest(&mut self, now: Instant) {
-        self.failures
-            .rest(now)
-            .iter()
-            .for_each(|line| tracing::warn!("{line}"));
+        warn_each(self.failures.rest(now));
     }
 
     /// The failure; if the origin caused it, with the origin's address.
@@ -104,7 +86,30 @@ impl DispatcherLog {
     }
 }
 
+fn warn_each(lines: Vec<String>) {
+    for line in lines {
+        tracing::warn!("{line}");
+    }
+}
+
 impl Dispatcher {
+    /// A worker has received no response from the origin yet. Each message is logged once,
+    /// whichever worker sends it, and only until a first class is complete.
+    pub(super) fn first_failure(&mut self, session: SessionId, failure: String) {
+        let log = &mut self.log;
+        let is_new =
+            !log.first_failures.contains(&failure) && log.first_failures.len() < MAX_FIRST_FAILURES;
+        let worker = self.table.worker(session);
+        if let Some(worker) = worker
+            && log.logs_first_failure
+            && is_new
+            && self.table.status().success == 0
+        {
+            tracing::warn!("worker {worker}: {failure}");
+            log.first_failures.push(failure);
+        }
+    }
+
     /// The record of a class that failed without a report about it. Also logs the failure.
     pub(super) fn given_up_record(&mut self, wnid: Wnid, failure: Failure) -> Record {
         self.log.failed(wnid, &failure);
@@ -115,9 +120,19 @@ impl Dispatcher {
         }
     }
 
-    /// Logs the notices of the lease table, and publishes its phase and whether the origin refuses
-    /// all classes.
+    /// Logs the notices of the controller and of the lease table, and publishes the phase and
+    /// whether the origin refuses all classes.
     pub(super) fn log_notices(&mut self) {
+        let origin = &self.log.origin;
+        for notice in self.controller.take_notices() {
+            match notice {
+                ConcurrencyNotice::Refused { rest } if rest > LONG_WAIT => {
+                    let end = format_rfc3339_seconds(SystemTime::now() + rest);
+                    tracing::warn!("{notice} ({origin}), until {end}");
+                }
+                notice => tracing::info!("{notice} ({origin})"),
+            }
+        }
         for notice in self.table.take_notices() {
             match notice {
                 LeaseNotice::NotReturned(worker) => {
@@ -139,7 +154,6 @@ impl Dispatcher {
                     tracing::info!("worker {worker} {news}: {wnid}");
                 }
                 LeaseNotice::OriginUnavailable { failure, waits } => {
-                    let origin = &self.log.origin;
                     let every = PROBE_EVERY.as_secs();
                     let end = format_rfc3339_seconds(SystemTime::now() + waits);
                     tracing::warn!(
@@ -147,7 +161,7 @@ impl Dispatcher {
                          Classes fail only if it goes on until {end}"
                     );
                 }
-                LeaseNotice::OriginAvailable => tracing::warn!("{} answers again", self.log.origin),
+                LeaseNotice::OriginAvailable => tracing::warn!("{origin} answers again"),
                 LeaseNotice::Quarantined { worker, failure } => tracing::warn!(
                     "worker {worker} fails what others can do and gets nothing for a while; the last was {failure}"
                 ),

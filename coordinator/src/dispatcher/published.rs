@@ -1,18 +1,26 @@
-//! What the dispatcher publishes: the counts, the phase and the wake-up generation.
+//! What the dispatcher publishes: the counts, the phase, the generations of leases and budgets, and
+//! the state of the concurrency controller.
 //!
 //! Invariants: published counts never go back to an older snapshot. A snapshot that waits for the
 //! ledger keeps the number under which it was taken, and is discarded if a later one was published
 //! meanwhile. The end of the job is published only after the ledger has confirmed it.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicBool, AtomicU64, Ordering},
+use std::{
+    mem,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
 };
 
 use shared::job::JobStatus;
-use tokio::sync::watch;
+use tokio::{sync::watch, time::Instant};
 
-use crate::{fleet::Phase, lease_table::LeaseTable};
+use crate::{
+    concurrency::{ConcurrencyController, ConcurrencyStatus},
+    fleet::Phase,
+    lease_table::LeaseTable,
+};
 
 /// Counts, numbered in the order in which they were taken.
 #[derive(Debug, Clone, Copy)]
@@ -24,9 +32,12 @@ struct Snapshot {
 /// The published values. Clones publish to the same receivers.
 #[derive(Debug, Clone)]
 pub(super) struct Published {
-    status: watch::Sender<JobStatus>,
-    phase: watch::Sender<Phase>,
-    turn: watch::Sender<u64>,
+    pub(super) status: watch::Sender<JobStatus>,
+    pub(super) phase: watch::Sender<Phase>,
+    pub(super) turn: watch::Sender<u64>,
+    /// The generation of the budgets.
+    pub(super) budgets: watch::Sender<u64>,
+    pub(super) concurrency: watch::Sender<ConcurrencyStatus>,
     /// Whether the ledger has recorded the end of the job.
     is_done: Arc<AtomicBool>,
     /// Number of the published snapshot; changes only under the lock of `status`.
@@ -37,27 +48,17 @@ pub(super) struct Published {
 
 impl Published {
     /// The initial values, from the table.
-    pub(super) fn of(table: &LeaseTable) -> Self {
+    pub(super) fn of(table: &LeaseTable, controller: &ConcurrencyController) -> Self {
         Self {
-            status: watch::channel(table.status()).0,
-            phase: watch::channel(table.phase()).0,
-            turn: watch::channel(table.wake_ups()).0,
+            status: watch::Sender::new(table.status()),
+            phase: watch::Sender::new(table.phase()),
+            turn: watch::Sender::new(table.wake_ups()),
+            budgets: watch::Sender::new(controller.turn()),
+            concurrency: watch::Sender::new(controller.status(Instant::now())),
             is_done: Arc::new(AtomicBool::new(table.status().is_done())),
             newest: Arc::default(),
             taken: 0,
         }
-    }
-
-    pub(super) fn watch_status(&self) -> watch::Receiver<JobStatus> {
-        self.status.subscribe()
-    }
-
-    pub(super) fn watch_phase(&self) -> watch::Receiver<Phase> {
-        self.phase.subscribe()
-    }
-
-    pub(super) fn watch_turn(&self) -> watch::Receiver<u64> {
-        self.turn.subscribe()
     }
 
     /// Whether the ledger has recorded the end of the job.
@@ -72,19 +73,19 @@ impl Published {
         if self.may_publish(table) {
             self.publish(snapshot);
         }
-        let turn = table.wake_ups();
-        self.turn
-            .send_if_modified(|published| std::mem::replace(published, turn) != turn);
+        replace(&self.turn, table.wake_ups());
+    }
+
+    /// Publishes the generation of the budgets and the state of the concurrency controller.
+    pub(super) fn concurrency(&self, controller: &ConcurrencyController) {
+        replace(&self.budgets, controller.turn());
+        replace(&self.concurrency, controller.status(Instant::now()));
     }
 
     /// Publishes the phase under the same condition as [`Self::counts`]. Returns whether it has
     /// changed.
     pub(super) fn phase(&self, table: &LeaseTable) -> bool {
-        let phase = table.phase();
-        self.may_publish(table)
-            && self
-                .phase
-                .send_if_modified(|published| std::mem::replace(published, phase) != phase)
+        self.may_publish(table) && replace(&self.phase, table.phase())
     }
 
     /// Takes the counts of a finished job. The returned function publishes them, and that the job
@@ -117,7 +118,12 @@ impl Published {
                 return false;
             }
             self.newest.store(number, Ordering::Relaxed);
-            std::mem::replace(published, status) != status
+            mem::replace(published, status) != status
         });
     }
+}
+
+/// Publishes a value if it differs. Returns whether it does.
+fn replace<T: PartialEq + Copy>(published: &watch::Sender<T>, new: T) -> bool {
+    published.send_if_modified(|published| mem::replace(published, new) != new)
 }

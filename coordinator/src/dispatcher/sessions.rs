@@ -2,27 +2,51 @@
 //! the ledger.
 
 use shared::{
-    ids::SessionId,
+    ids::{CredentialId, SessionId},
     outcome::{Failure, FailureKind},
 };
 use tokio::time::Instant;
 
-use super::{Dispatcher, Reply, WorkerStopped};
+use super::{Dispatcher, Reply};
 use crate::{
-    lease_table::{Ended, MAX_LOSSES, Refused, Registered, ReportedLease, WorkerInfo},
+    lease_table::{
+        Ended, MAX_LOSSES, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo,
+    },
     ledger::{Entry, Record},
 };
+
+/// A heartbeat of a worker.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Renewal {
+    /// The session.
+    pub session: SessionId,
+    /// The credential that the worker has shown; `None` without authentication.
+    pub credential: Option<CredentialId>,
+    /// The leases that the worker holds.
+    pub held: Vec<ReportedLease>,
+    /// Bytes that the worker's process has received.
+    pub received: u64,
+}
+
+/// A worker that left because of an error.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct WorkerStopped {
+    /// The worker's name.
+    pub name: String,
+    /// The reason, as one sentence for users.
+    pub reason: String,
+}
 
 impl Dispatcher {
     /// Opens a session. The answer is sent after the ledger has confirmed the returned entry.
     pub(super) fn register(
         &mut self,
-        hello: &WorkerInfo,
+        worker_info: &WorkerInfo,
         held: &[ReportedLease],
         reply: Reply<Result<Registered, Refused>>,
-        running: Instant,
     ) -> Entry {
-        let registered = match self.table.register(hello, held, running) {
+        let running = self.running();
+        let registered = match self.table.register(worker_info, held, running) {
             Ok(registered) => registered,
             Err(refused) => {
                 tracing::warn!("a worker was refused: {refused}");
@@ -30,49 +54,74 @@ impl Dispatcher {
                 return Entry::default();
             }
         };
-        let Registered {
-            session,
-            replaced,
-            evicted,
-            renamed,
-            drain_over,
-            ..
-        } = &registered;
         tracing::info!(
-            worker = hello.worker,
-            session = session.0,
+            worker = worker_info.worker,
+            session = registered.session.0,
             held = held.len(),
             "registered"
         );
-        let again = replaced
-            .as_ref()
-            .map(|ended| self.session_ended(ended, "was restarted"));
-        let room = evicted
-            .as_ref()
-            .map(|ended| self.session_ended(ended, "was idle and made room for another"));
+        let mut records = Vec::new();
+        if let Some(ended) = &registered.replaced {
+            records.extend(self.session_ended(ended, "was restarted"));
+        }
+        let evicted = registered.evicted.as_ref();
+        if let Some(ended) = evicted {
+            records.extend(self.session_ended(ended, "was idle and made room for another"));
+        }
         let entry = Entry {
-            records: [again, room].into_iter().flatten().flatten().collect(),
-            opened: vec![hello.worker.clone()],
-            closed: evicted.iter().map(|ended| ended.worker.clone()).collect(),
-            renamed: vec![renamed.clone()],
-            drains: drain_over.iter().cloned().collect(),
+            records,
+            opened: vec![worker_info.worker.clone()],
+            closed: evicted
+                .map(|ended| ended.worker.clone())
+                .into_iter()
+                .collect(),
+            renamed: vec![registered.renamed.clone()],
+            drains: registered.drain_over.iter().cloned().collect(),
             ..Entry::default()
         };
-        entry.confirming(move || drop(reply.send(Ok(registered))))
+        entry.answering(reply, Ok(registered))
+    }
+
+    /// Keeps a session alive.
+    pub(super) fn renew(
+        &mut self,
+        renewal: &Renewal,
+        reply: Reply<Result<Renewed, UnknownSession>>,
+    ) -> Entry {
+        let Renewal {
+            session, received, ..
+        } = *renewal;
+        let running = self.running();
+        let renewed = self.table.renew(session, &renewal.held, received, running);
+        if renewed.is_ok() {
+            self.time_left.renewed(session, received);
+        }
+        let credential = renewal.credential;
+        let renamed = credential.map(|credential| self.table.bind_credential(session, credential));
+        self.send(reply, renewed);
+        Entry {
+            renamed: renamed.into_iter().collect(),
+            ..Entry::default()
+        }
     }
 
     /// Ends the session of a worker that leaves.
-    pub(super) fn left(&mut self, session: SessionId, reason: Option<String>) -> Entry {
-        let Ok(ended) = self.table.leave(session) else {
-            tracing::debug!(session = session.0, "a session left that had ended");
-            return Entry::default();
-        };
-        let drains = self.table.end_drain(&ended.worker).into_iter().collect();
-        Entry {
+    pub(super) fn left(
+        &mut self,
+        session: SessionId,
+        reason: Option<String>,
+        reply: Reply<()>,
+    ) -> Entry {
+        let entry = self.table.leave(session).map(|ended| Entry {
+            drains: self.table.end_drain(&ended.worker).into_iter().collect(),
             closed: vec![self.worker_left(ended, reason)],
-            drains,
             ..Entry::default()
-        }
+        });
+        self.send(reply, ());
+        entry.unwrap_or_else(|UnknownSession| {
+            tracing::debug!(session = session.0, "a session left that had ended");
+            Entry::default()
+        })
     }
 
     /// Drains a worker. The caller gets its answer after the ledger has recorded the drain, so that
@@ -83,16 +132,16 @@ impl Dispatcher {
             return Entry::default();
         };
         tracing::info!("worker {name} was told to finish what it holds and to end");
-        Entry {
+        let entry = Entry {
             drains,
-            ..Entry::confirmed(move || reply.send(true).unwrap_or_default())
-        }
+            ..Entry::default()
+        };
+        entry.answering(reply, true)
     }
 
     /// Logs the end of a session. Returns the records of the classes that it settles as failed.
     pub(super) fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
-        self.pacing.left(ended.session, Instant::now());
-        self.time_left.ended(ended.session);
+        self.forget_session(ended.session);
         if ended.returned > 0 || !ended.given_up.is_empty() {
             tracing::warn!(
                 "worker {} {why}: its {} leases are released",
@@ -111,10 +160,14 @@ impl Dispatcher {
         given_up.collect()
     }
 
+    fn forget_session(&mut self, session: SessionId) {
+        self.controller.left(session, Instant::now());
+        self.time_left.ended(session);
+    }
+
     /// Logs that a worker has left. Returns its name.
     fn worker_left(&mut self, ended: Ended, reason: Option<String>) -> String {
-        self.pacing.left(ended.session, Instant::now());
-        self.time_left.ended(ended.session);
+        self.forget_session(ended.session);
         if let Some(reason) = reason {
             if self.own_worker.as_ref() == Some(&ended.worker) {
                 // The job ends with this worker and reports the worker's error itself.

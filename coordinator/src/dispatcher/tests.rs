@@ -2,9 +2,10 @@
 //! memory.
 
 use shared::{
+    Wnid,
     ids::{LeaseToken, SessionId},
     job::JobStatus,
-    outcome::{Failure, FailureKind, Published},
+    outcome::{Failure, FailureKind, Outcome, Published},
 };
 use tokio::{sync::oneshot, task::JoinSet};
 
@@ -71,13 +72,17 @@ impl Running {
     }
 
     async fn session(&self, name: &str) -> SessionId {
-        let hello = WorkerInfo {
+        let worker_info = WorkerInfo {
             worker: name.to_owned(),
             instance: name.into(),
             slots: 100,
             ..WorkerInfo::default()
         };
-        self.handle.register(hello, vec![]).await.unwrap().session
+        self.handle
+            .register(worker_info, vec![])
+            .await
+            .unwrap()
+            .session
     }
 
     async fn leases(&self, session: SessionId, max: usize) -> Vec<Lease> {
@@ -214,12 +219,9 @@ async fn leases_whose_receiver_was_dropped_are_pending_at_once() {
     running
         .handle
         .commands
-        .send(Command::Acquire {
-            session,
-            max: 1,
-            held: Vec::new(),
-            reply,
-        })
+        .send(Box::new(move |dispatcher| {
+            dispatcher.acquire(session, 1, &[], reply)
+        }))
         .await
         .unwrap();
     running.handle.leave(SessionId(0), None).await.unwrap();
@@ -507,8 +509,8 @@ async fn the_largest_reported_counters_do_not_overflow() {
             refusals: u64::MAX,
             ..Observation::default()
         };
-        for told in [Observation::default(), most, Observation::default(), most] {
-            running.handle.observe(session, told).await.unwrap();
+        for reported in [Observation::default(), most, Observation::default(), most] {
+            running.handle.observe(session, reported).await.unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(

@@ -91,7 +91,7 @@ impl RunningJob {
 
     /// Metrics of the origin, over all workers that take part in the shared budget.
     fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
-        let origin = self.handle.pace();
+        let origin = self.handle.concurrency_status();
         let limit = "Connections to the origin that are allowed to all workers together.";
         let open = "Connections to the origin with a request on them.";
         let wanted = "Connections to the origin that the workers could use.";

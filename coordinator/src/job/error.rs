@@ -14,7 +14,7 @@ use crate::{
     dry_run::DryRunError,
     failure_log::FailureLogError,
     job::{NothingToRetry, OriginRefusesAll},
-    ledger::{LedgerError, NoLastRun},
+    ledger::LedgerError,
     rpc::service::ServeError,
     target::TargetError,
 };
@@ -57,9 +57,6 @@ pub enum CoordinatorError {
     /// The ledger cannot be used.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
-    /// `--retry-failed` was given and the ledger has no earlier run.
-    #[error(transparent)]
-    NoLastRun(#[from] NoLastRun),
     /// `--retry-failed` was given and no class of the list failed in the last run.
     #[error(transparent)]
     NothingToRetry(#[from] NothingToRetry),

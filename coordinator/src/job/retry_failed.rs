@@ -20,7 +20,7 @@ use crate::{
     config::Plan,
     failure_log::shown,
     lease_table::LeaseTable,
-    ledger::{Entry, LastRun, Ledger, NoLastRun, Record, Writer},
+    ledger::{Entry, LastRun, Ledger, Record, Writer},
     wording::counted,
 };
 
@@ -63,10 +63,12 @@ pub(super) struct JobClasses<'list> {
 
 /// Opens the ledger. Does not create one for a job that needs the results of an earlier run.
 pub(super) fn open_ledger(plan: &Plan) -> Result<Ledger, CoordinatorError> {
-    if plan.retry_failed {
-        NoLastRun::unless_there(&plan.ledger)?;
-    }
-    Ok(Ledger::open(&plan.ledger)?)
+    let open = if plan.retry_failed {
+        Ledger::open_existing
+    } else {
+        Ledger::open
+    };
+    Ok(open(&plan.ledger)?)
 }
 
 impl<'list> JobClasses<'list> {
@@ -85,7 +87,7 @@ impl<'list> JobClasses<'list> {
                 there: Vec::new(),
             }));
         }
-        let mut last = ledger.last_run(digest, &plan.job.url.to_string(), plan.stay)??;
+        let mut last = ledger.last_run(digest, &plan.job.url.to_string(), plan.stay)?;
         let missing = if plan.single_host.is_some() {
             check_target(plan, &mut last).await
         } else {

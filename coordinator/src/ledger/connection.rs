@@ -5,6 +5,7 @@
 //! recovered on any of them.
 
 use std::{
+    fs::File,
     io::{self, ErrorKind},
     path::{Path, PathBuf},
 };
@@ -12,7 +13,11 @@ use std::{
 use rusqlite::{Connection, OpenFlags, config::DbConfig};
 use shared::own_file::{self, Access};
 
-use super::file_lock::{MODE, Sharing};
+use super::{
+    error::Problem,
+    file_lock::{MODE, Sharing},
+    schema::VERSION,
+};
 
 /// Suffixes of the files that `SQLite` keeps beside a database.
 const SIDE_FILE_SUFFIXES: [&str; 3] = ["-wal", "-shm", "-journal"];
@@ -24,7 +29,48 @@ pub(super) struct Format {
     /// `PRAGMA user_version`.
     pub(super) version: i64,
     /// Whether it has tables or other objects.
-    pub(super) has_tables: bool,
+    has_tables: bool,
+}
+
+impl Format {
+    pub(super) fn of(connection: &Connection) -> rusqlite::Result<Self> {
+        let number = |select| connection.query_row(select, [], |row| row.get::<_, i64>(0));
+        Ok(Self {
+            version: number("PRAGMA user_version")?,
+            has_tables: number("SELECT count(*) FROM sqlite_schema")? > 0,
+        })
+    }
+
+    /// Reads the format without changing the file. The caller holds the ledger's lock. An ordinary
+    /// connection would recover the write-ahead log of a killed coordinator and remove it at its
+    /// end; this connection reads the log into its own memory. Returns `None` if the format cannot
+    /// be read this way, e.g. if a transaction has to be rolled back first.
+    pub(super) fn without_change(path: &Path) -> Option<Self> {
+        let log = side_file(path, "-wal").metadata();
+        let connection = if log.is_ok_and(|log| log.len() > 0) {
+            let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
+            let connection = Connection::open_with_flags_and_vfs(path, flags, c"unix-none").ok()?;
+            connection
+                .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
+                .ok()?;
+            connection
+                .execute_batch("PRAGMA locking_mode=EXCLUSIVE;")
+                .ok()?;
+            connection
+        } else {
+            open_immutable(path)?
+        };
+        Self::of(&connection).ok()
+    }
+
+    /// Whether this version can use the file, or create its tables in it.
+    pub(super) fn check(self) -> Result<(), Problem> {
+        match self.version {
+            0 if self.has_tables => Err(Problem::Foreign),
+            0..=VERSION => Ok(()),
+            found => Err(Problem::TooNew { found }),
+        }
+    }
 }
 
 /// The absolute path without symbolic links in its folders: `SQLite` is opened with `NOFOLLOW`.
@@ -42,24 +88,21 @@ pub(super) fn resolved(path: &Path) -> io::Result<PathBuf> {
 
 /// Rejects files beside the ledger that this program has not created, before `SQLite` reads them.
 pub(super) fn check_beside(path: &Path) -> io::Result<()> {
-    for suffix in SIDE_FILE_SUFFIXES {
-        let file = side_file(path, suffix);
-        match own_file::open(&file, Access::Read).and_then(|file| own_file::check_alone(&file)) {
-            Err(error) if error.kind() == ErrorKind::NotFound => {}
-            checked => checked.map_err(|error| about(&file, &error))?,
-        }
-    }
-    Ok(())
+    for_each_beside(path, own_file::check_alone)
 }
 
 /// Removes permissions of other users from the files beside a ledger of an earlier version.
 pub(super) fn restrict_beside(path: &Path) -> io::Result<()> {
     let mode = own_file::mode_in_folder_of(path, MODE)?;
+    for_each_beside(path, |file| own_file::restrict(file, mode))
+}
+
+fn for_each_beside(path: &Path, each: impl Fn(&File) -> io::Result<()>) -> io::Result<()> {
     for suffix in SIDE_FILE_SUFFIXES {
         let file = side_file(path, suffix);
-        match own_file::open(&file, Access::Read).and_then(|file| own_file::restrict(&file, mode)) {
+        match own_file::open(&file, Access::Read).and_then(|file| each(&file)) {
             Err(error) if error.kind() == ErrorKind::NotFound => {}
-            restricted => restricted.map_err(|error| about(&file, &error))?,
+            done => done.map_err(|error| about(&file, &error))?,
         }
     }
     Ok(())
@@ -73,39 +116,6 @@ fn side_file(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(suffix);
     name.into()
-}
-
-/// Reads the format without changing the file. The caller holds the ledger's lock. An ordinary
-/// connection would recover the write-ahead log of a killed coordinator and remove it at its end;
-/// this connection reads the log into its own memory. Returns `None` if the format cannot be read
-/// this way, e.g. if a transaction has to be rolled back first.
-pub(super) fn format(path: &Path) -> Option<Format> {
-    let has_log = side_file(path, "-wal")
-        .metadata()
-        .is_ok_and(|log| log.len() > 0);
-    let connection = if has_log {
-        let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NOFOLLOW;
-        let connection = Connection::open_with_flags_and_vfs(path, flags, c"unix-none").ok()?;
-        connection
-            .set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, true)
-            .ok()?;
-        connection
-            .execute_batch("PRAGMA locking_mode=EXCLUSIVE;")
-            .ok()?;
-        connection
-    } else {
-        open_immutable(path)?
-    };
-    let number = |select| {
-        connection
-            .query_row(select, [], |row| row.get::<_, i64>(0))
-            .ok()
-    };
-    let version = number("PRAGMA user_version")?;
-    Some(Format {
-        version,
-        has_tables: number("SELECT count(*) FROM sqlite_schema")? > 0,
-    })
 }
 
 /// A connection that takes no locks and does not read the write-ahead log.
@@ -141,10 +151,8 @@ pub(super) fn connect(path: &Path, sharing: Sharing) -> rusqlite::Result<Connect
 /// write-ahead log.
 pub(super) fn owner(path: &Path) -> Option<String> {
     let connection = open_immutable(&std::path::absolute(path).ok()?)?;
-    let owner: String = connection
-        .query_row("SELECT owner FROM coordinator", [], |row| row.get(0))
-        .ok()?;
-    Some(owner).filter(|owner| !owner.is_empty())
+    let select = "SELECT owner FROM coordinator WHERE owner <> ''";
+    connection.query_row(select, [], |row| row.get(0)).ok()
 }
 
 #[cfg(test)]
@@ -155,7 +163,7 @@ mod tests {
     use shared::outcome::{Outcome, Published};
 
     use super::*;
-    use crate::ledger::{Entry, Ledger, LedgerError, Record, Run, schema};
+    use crate::ledger::{Entry, Ledger, Record, Run, schema};
 
     const TTL: Duration = Duration::from_secs(30);
 
@@ -274,8 +282,8 @@ mod tests {
                     let before = contents(path.parent().unwrap());
                     let refused = Ledger::open(&path).unwrap_err();
                     let expected = match what {
-                        "newer" => matches!(refused, LedgerError::TooNew { found: 6, .. }),
-                        _ => matches!(refused, LedgerError::Foreign { .. }),
+                        "newer" => matches!(refused.problem, Problem::TooNew { found: 6 }),
+                        _ => matches!(refused.problem, Problem::Foreign),
                     };
                     assert!(expected, "{what}, {mode}, {state}: {refused}");
                     assert!(

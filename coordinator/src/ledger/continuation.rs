@@ -3,68 +3,43 @@
 
 use std::time::Duration;
 
-use rusqlite::{Row, Transaction, params};
+use rusqlite::{Transaction, params};
 use shared::ids::CredentialId;
 
-use super::{Ledger, LedgerError, Run};
-use crate::lease_table::{Drain, Mark};
+use super::{Ledger, LedgerError, Run, execute};
+use crate::lease_table::{Drain, Mark, Renamed};
 
 impl Ledger {
     /// Workers that had a session when the last coordinator of the run ended, and the TTL of their
     /// leases.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read.
     pub fn workers(&self) -> Result<Vec<(String, Duration)>, LedgerError> {
-        let workers = || -> rusqlite::Result<Vec<(String, Duration)>> {
-            let mut statement = self
-                .connection
-                .prepare("SELECT worker, ttl_ms FROM session")?;
-            let ttl = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or_default());
-            let workers = statement.query_map([], |row| Ok((row.get(0)?, ttl(row.get(1)?))))?;
-            workers.collect()
-        };
-        workers().map_err(|source| LedgerError::Read {
-            path: self.path.clone(),
-            source,
+        let ttl = |ms: i64| Duration::from_millis(ms.try_into().unwrap_or_default());
+        self.rows("SELECT worker, ttl_ms FROM session", [], |row| {
+            Ok((row.get(0)?, ttl(row.get(1)?)))
         })
     }
 
     /// The names that workers have used in the run, and the credential that owns each.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read.
     pub fn names(&self) -> Result<Vec<(String, CredentialId)>, LedgerError> {
-        let names = || -> rusqlite::Result<Vec<(String, CredentialId)>> {
-            let mut statement = self
-                .connection
-                .prepare("SELECT worker, credential FROM name")?;
-            let credential = |id: i64| CredentialId(id.cast_unsigned());
-            let names =
-                statement.query_map([], |row| Ok((row.get(0)?, credential(row.get(1)?))))?;
-            names.collect()
-        };
-        names().map_err(|source| LedgerError::Read {
-            path: self.path.clone(),
-            source,
+        let credential = |id: i64| CredentialId(id.cast_unsigned());
+        self.rows("SELECT worker, credential FROM name", [], |row| {
+            Ok((row.get(0)?, credential(row.get(1)?)))
         })
     }
 
     /// The worker processes that are being drained, by their nonces.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read.
     pub fn drains(&self) -> Result<Vec<(String, Vec<u8>)>, LedgerError> {
-        let drains = || -> rusqlite::Result<Vec<(String, Vec<u8>)>> {
-            let mut statement = self
-                .connection
-                .prepare("SELECT worker, instance FROM drain")?;
-            let drains = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?)))?;
-            drains.collect()
-        };
-        drains().map_err(|source| LedgerError::Read {
-            path: self.path.clone(),
-            source,
+        self.rows("SELECT worker, instance FROM drain", [], |row| {
+            row.try_into()
         })
     }
 
@@ -72,22 +47,19 @@ impl Ledger {
     /// an earlier version started the run.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read.
     pub fn granted(&self, run: &Run) -> Result<Option<Mark>, LedgerError> {
         let select = "SELECT granted, beyond FROM run WHERE id = ?1";
-        let columns = |row: &Row<'_>| Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, String>(1)?));
-        let (granted, beyond) = self
-            .connection
-            .query_row(select, [run.row], columns)
-            .map_err(|source| LedgerError::Read {
-                path: self.path.clone(),
-                source,
-            })?;
+        let marks = self.rows(select, [run.row], |row| {
+            Ok((row.get::<_, Option<i64>>(0)?, row.get::<_, String>(1)?))
+        })?;
         // A value that cannot be parsed counts as unknown.
-        let position = granted.and_then(|granted| granted.try_into().ok());
-        Ok(position
-            .zip(positions(&beyond))
-            .map(|(position, beyond)| Mark { position, beyond }))
+        Ok(marks.into_iter().next().and_then(|(granted, beyond)| {
+            Some(Mark {
+                position: granted?.try_into().ok()?,
+                beyond: positions(&beyond)?,
+            })
+        }))
     }
 }
 
@@ -99,21 +71,30 @@ fn positions(text: &str) -> Option<Vec<usize>> {
         .collect()
 }
 
+pub(super) fn write_name(
+    transaction: &Transaction<'_>,
+    Renamed { bound, freed }: &Renamed,
+) -> rusqlite::Result<()> {
+    if let Some(name) = freed {
+        execute(transaction, "DELETE FROM name WHERE worker = ?1", [name])?;
+    }
+    if let Some((name, credential)) = bound {
+        let bind = "INSERT OR REPLACE INTO name (worker, credential) VALUES (?1, ?2)";
+        execute(transaction, bind, params![name, credential.0.cast_signed()])?;
+    }
+    Ok(())
+}
+
 pub(super) fn write_drain(transaction: &Transaction<'_>, drain: &Drain) -> rusqlite::Result<()> {
     match drain {
         Drain::Told { worker, instance } => {
             let tell = "INSERT OR REPLACE INTO drain (worker, instance) VALUES (?1, ?2)";
-            transaction
-                .prepare_cached(tell)?
-                .execute(params![worker, instance])?;
+            execute(transaction, tell, params![worker, instance])
         }
         Drain::Over { worker } => {
-            transaction
-                .prepare_cached("DELETE FROM drain WHERE worker = ?1")?
-                .execute([worker])?;
+            execute(transaction, "DELETE FROM drain WHERE worker = ?1", [worker])
         }
     }
-    Ok(())
 }
 
 pub(super) fn write_mark(
@@ -124,10 +105,7 @@ pub(super) fn write_mark(
     let position = i64::try_from(mark.position).unwrap_or(i64::MAX);
     let beyond: Vec<String> = mark.beyond.iter().map(usize::to_string).collect();
     let raise = "UPDATE run SET granted = max(granted, ?2), beyond = ?3 WHERE id = ?1";
-    transaction
-        .prepare_cached(raise)?
-        .execute(params![run, position, beyond.join(",")])?;
-    Ok(())
+    execute(transaction, raise, params![run, position, beyond.join(",")])
 }
 
 #[cfg(test)]
@@ -139,7 +117,7 @@ mod tests {
 
     const TTL: Duration = Duration::from_secs(30);
 
-    fn told(worker: &str, instance: &[u8]) -> Drain {
+    fn drained(worker: &str, instance: &[u8]) -> Drain {
         Drain::Told {
             worker: worker.to_owned(),
             instance: instance.to_owned(),
@@ -158,8 +136,8 @@ mod tests {
             beyond: vec![300, 999],
         };
         let drains = vec![
-            told("one", b"1"),
-            told("other", b"2"),
+            drained("one", b"1"),
+            drained("other", b"2"),
             Drain::Over {
                 worker: "one".to_owned(),
             },
@@ -213,7 +191,7 @@ mod tests {
         assert!(again.resumed && schema::backup_of(&path, 4).exists());
         let entry = Entry {
             granted: Some(Mark::from(7)),
-            drains: vec![told("one", b"1")],
+            drains: vec![drained("one", b"1")],
             ..Entry::default()
         };
         ledger.write(&run, TTL, &[entry]).unwrap();

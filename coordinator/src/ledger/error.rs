@@ -1,76 +1,82 @@
 //! Errors of the ledger, with advice for the user.
 
-use std::{io, path::PathBuf};
+use std::{
+    io,
+    path::{Path, PathBuf},
+};
 
 use rusqlite::ErrorCode;
-use shared::limits;
+use shared::{limits, owner::explained};
 
 use super::schema::VERSION;
 
-/// Why the ledger cannot be used.
+/// Why the ledger cannot be used. The message is one sentence with the remedy.
 #[derive(Debug, thiserror::Error)]
-pub enum LedgerError {
-    /// Another coordinator uses it.
-    #[error("open the ledger {}: it is in use by {owner}; wait for it, or give another file with --ledger", path.display())]
-    Busy {
-        /// The ledger.
-        path: PathBuf,
-        /// The process that uses it, as stored in the ledger.
-        owner: String,
-    },
-    /// The path is a folder.
-    #[error("open the ledger {}: it is a folder; name a file with --ledger", path.display())]
-    Directory {
-        /// The path as given.
-        path: PathBuf,
-    },
+#[error("{} the ledger {}: {problem}", problem.step(), path.display())]
+pub struct LedgerError {
+    path: PathBuf,
+    pub(super) problem: Problem,
+}
+
+impl LedgerError {
+    pub(super) fn new(path: &Path, problem: Problem) -> Self {
+        let problem = match problem {
+            Problem::File { source } => explained(source, [path]).into(),
+            problem => problem,
+        };
+        Self {
+            path: path.to_owned(),
+            problem,
+        }
+    }
+}
+
+/// What is wrong with the ledger.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Problem {
+    /// Another coordinator uses it: the process that is named in it.
+    #[error("it is in use by {owner}; wait for it, or give another file with --ledger")]
+    Busy { owner: String },
+    #[error("it is a folder; name a file with --ledger")]
+    Directory,
     /// The path is a pipe or a device, which stores nothing.
-    #[error("open the ledger {}: it is no regular file; give another one with --ledger", path.display())]
-    NotAFile {
-        /// The path as given.
-        path: PathBuf,
-    },
+    #[error("it is no regular file; give another one with --ledger")]
+    NotAFile,
     /// The file cannot be opened.
-    #[error("open the ledger {}: {source}; give another file with --ledger", path.display())]
+    #[error("{source}; give another file with --ledger")]
     File {
-        /// The ledger.
-        path: PathBuf,
-        /// The operating system's error.
+        #[from]
         source: io::Error,
     },
-    /// The file is a database of another program.
-    #[error("open the ledger {}: it is a database of something else and no ledger; give another file with --ledger", path.display())]
-    Foreign {
-        /// The path as given.
-        path: PathBuf,
-    },
+    #[error("it is a database of something else and no ledger; give another file with --ledger")]
+    Foreign,
     /// The file was written by a later version.
     #[error(
-        "open the ledger {}: its format is {found}, and this version knows {VERSION}; use a newer coordinator, or give another file with --ledger",
-        path.display()
+        "its format is {found}, and this version knows {VERSION}; use a newer coordinator, or give another file with --ledger"
     )]
-    TooNew {
-        /// The ledger.
-        path: PathBuf,
-        /// Its format.
-        found: i64,
-    },
+    TooNew { found: i64 },
+    #[error(
+        "there is none; run the same command without --retry-failed, or give that run's ledger with --ledger"
+    )]
+    NoLastRun,
     /// The content cannot be read.
-    #[error("read the ledger {}: {source}{}", path.display(), advice(source))]
-    Read {
-        /// The ledger.
-        path: PathBuf,
-        /// `SQLite`'s error.
-        source: rusqlite::Error,
-    },
+    #[error("{source}{}", advice(source))]
+    Read { source: rusqlite::Error },
     /// A result could not be written. It was not acknowledged to the worker.
-    #[error("write the ledger {}: {source}{}", path.display(), advice(source))]
-    Write {
-        /// The ledger.
-        path: PathBuf,
-        /// `SQLite`'s error.
-        source: rusqlite::Error,
-    },
+    #[error("{source}{}", advice(source))]
+    Write { source: rusqlite::Error },
+}
+
+impl Problem {
+    /// The step that failed.
+    fn step(&self) -> &'static str {
+        match self {
+            Self::Read { .. } => "read",
+            Self::Write { .. } => "write",
+            Self::NoLastRun => "find the last run in",
+            _ => "open",
+        }
+    }
 }
 
 fn advice(error: &rusqlite::Error) -> &'static str {

@@ -3,7 +3,7 @@
 use rusqlite::params;
 use shared::{Wnid, outcome::FailureKind};
 
-use super::{Ledger, LedgerError, Record, Run, record};
+use super::{Ledger, LedgerError, Record, Run};
 
 /// Maximum number of distinct causes. For kinds with variable texts (paths, sizes) only the kind
 /// counts.
@@ -22,53 +22,36 @@ impl Ledger {
     /// Causes of the failures of a run, the most frequent first.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read.
     pub fn causes(&self, run: &Run) -> Result<Vec<Cause>, LedgerError> {
-        let causes = || -> rusqlite::Result<Vec<Cause>> {
-            // The message of an HTTP error ends with the URL, which differs for each class.
-            let select = "SELECT count(*), CASE WHEN kind = ?2 THEN kind || ': ' ||
-                              substr(message, 1, instr(message || ' for url: ', ' for url: ') - 1)
-                          ELSE kind END AS text
-                          FROM result WHERE run = ?1 AND outcome = 'failed' GROUP BY text ORDER BY 1 DESC LIMIT ?3";
-            let mut statement = self.connection.prepare(select)?;
-            let about = params![run.row, FailureKind::HttpError.to_string(), MAX_CAUSES];
-            let cause = |row: &rusqlite::Row<'_>| {
-                Ok(Cause {
-                    classes: row.get::<_, i64>(0)?.cast_unsigned(),
-                    text: row.get(1)?,
-                })
-            };
-            statement.query_map(about, cause)?.collect()
-        };
-        causes().map_err(|source| LedgerError::Read {
-            path: self.path.clone(),
-            source,
+        // The message of an HTTP error ends with the URL, which differs for each class.
+        let select = "SELECT count(*), CASE WHEN kind = ?2 THEN kind || ': ' ||
+                          substr(message, 1, instr(message || ' for url: ', ' for url: ') - 1)
+                      ELSE kind END AS text
+                      FROM result WHERE run = ?1 AND outcome = 'failed' GROUP BY text ORDER BY 1 DESC LIMIT ?3";
+        let about = params![run.row, FailureKind::HttpError.to_string(), MAX_CAUSES];
+        self.rows(select, about, |row| {
+            Ok(Cause {
+                classes: row.get::<_, i64>(0)?.cast_unsigned(),
+                text: row.get(1)?,
+            })
         })
     }
 
     /// Failed classes of a run with ids after `after`, ordered by id, at most `most`.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read.
     pub fn failed_after(
         &self,
         run: &Run,
         after: Option<Wnid>,
         most: u32,
     ) -> Result<Vec<Record>, LedgerError> {
-        let failed = || -> rusqlite::Result<Vec<Option<Record>>> {
-            let select = "SELECT wnid, outcome, kind, message, files, bytes, worker FROM result
-                          WHERE run = ?1 AND wnid > ?2 AND outcome = 'failed' ORDER BY wnid LIMIT ?3";
-            let mut statement = self.connection.prepare(select)?;
-            let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
-            statement
-                .query_map(params![run.row, after, most], record)?
-                .collect()
-        };
-        let failed = failed().map_err(|source| LedgerError::Read {
-            path: self.path.clone(),
-            source,
-        })?;
+        let select = "SELECT wnid, outcome, kind, message, files, bytes, worker FROM result
+                      WHERE run = ?1 AND wnid > ?2 AND outcome = 'failed' ORDER BY wnid LIMIT ?3";
+        let after = after.map(|wnid| wnid.to_string()).unwrap_or_default();
+        let failed = self.rows(select, params![run.row, after, most], Record::of_row)?;
         Ok(failed.into_iter().flatten().collect())
     }
 }

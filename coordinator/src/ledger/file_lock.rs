@@ -44,21 +44,13 @@ pub(super) struct FileLock {
     pub(super) sharing: Sharing,
 }
 
-/// Why the lock was not taken.
-#[derive(Debug)]
-pub(super) enum NotLocked {
-    /// Another process holds the lock.
-    Busy,
-    /// The file cannot be opened, created or locked, although its file system supports locks.
-    File(io::Error),
-}
-
 impl FileLock {
     /// Creates the file if it is missing, and locks it. Logs a warning if the file system has no
     /// locks.
-    pub(super) fn take(path: &Path) -> Result<Self, NotLocked> {
-        let mode = own_file::mode_in_folder_of(path, MODE).map_err(NotLocked::File)?;
-        let file = own_file::open_or_create(path, Access::Append, mode).map_err(NotLocked::File)?;
+    pub(super) fn take(path: &Path) -> Result<Self, TryLockError> {
+        let file = own_file::mode_in_folder_of(path, MODE)
+            .and_then(|mode| own_file::open_or_create(path, Access::Append, mode))
+            .map_err(TryLockError::Error)?;
         let sharing = match lock(&file) {
             Ok(()) if has_local_file_system(&file) => Sharing::Readers,
             Ok(()) => {
@@ -68,7 +60,6 @@ impl FileLock {
                 );
                 Sharing::Alone
             }
-            Err(TryLockError::WouldBlock) => return Err(NotLocked::Busy),
             Err(TryLockError::Error(error)) if has_no_locks(&error) => {
                 tracing::warn!(
                     "the ledger cannot be locked ({error}): make sure that no other program uses {}",
@@ -76,7 +67,7 @@ impl FileLock {
                 );
                 Sharing::Unlocked
             }
-            Err(TryLockError::Error(error)) => return Err(NotLocked::File(error)),
+            Err(error) => return Err(error),
         };
         Ok(Self { file, sharing })
     }
@@ -171,10 +162,13 @@ mod tests {
             Sharing::Readers,
             "temporary folders are on a local file system"
         );
-        assert!(matches!(FileLock::take(&path), Err(NotLocked::Busy)));
+        assert!(matches!(
+            FileLock::take(&path),
+            Err(TryLockError::WouldBlock)
+        ));
         drop(File::open(&path).unwrap());
         assert!(
-            matches!(FileLock::take(&path), Err(NotLocked::Busy)),
+            matches!(FileLock::take(&path), Err(TryLockError::WouldBlock)),
             "closing another descriptor does not release the lock"
         );
         drop(first);

@@ -2,7 +2,7 @@
 
 use std::{
     collections::{HashMap, HashSet},
-    path::{Path, PathBuf},
+    path::Path,
 };
 
 use rusqlite::params;
@@ -11,7 +11,7 @@ use shared::{
     outcome::{Outcome, Published},
 };
 
-use super::{Ledger, LedgerError, Record, Run};
+use super::{Ledger, LedgerError, Run, error::Problem};
 
 /// The classes of the last run. Classes that it did not settle are in neither map.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -24,53 +24,28 @@ pub struct LastRun {
     pub workers: HashMap<Wnid, String>,
 }
 
-/// The ledger contains no earlier run.
-#[derive(Debug, thiserror::Error)]
-#[error(
-    "find the last run in the ledger {}: there is none; run the same command without --retry-failed, or give that run's \
-     ledger with --ledger", path.display()
-)]
-pub struct NoLastRun {
-    path: PathBuf,
-}
-
-impl NoLastRun {
-    /// Checks that the ledger exists, so that opening it does not create one.
+impl Ledger {
+    /// As [`Ledger::open`], for a job that needs an earlier run: creates no ledger.
     ///
     /// # Errors
-    /// If there is no file under the path.
-    pub fn unless_there(path: &Path) -> Result<(), Self> {
-        if path.symlink_metadata().is_ok() {
-            Ok(())
-        } else {
-            Err(Self {
-                path: path.to_owned(),
-            })
+    /// [`LedgerError`], also if there is no file under the path.
+    pub fn open_existing(path: &Path) -> Result<Self, LedgerError> {
+        if path.symlink_metadata().is_err() {
+            return Err(LedgerError::new(path, Problem::NoLastRun));
         }
+        Self::open(path)
     }
-}
 
-impl Ledger {
     /// Classes that failed in the last run of `url` other than `run`.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read.
     pub fn failed_before(&self, run: &Run, url: &str) -> Result<Vec<Wnid>, LedgerError> {
-        let read = || -> rusqlite::Result<Vec<Wnid>> {
-            let select = "SELECT wnid FROM result WHERE outcome = 'failed' AND run = (
-                              SELECT max(id) FROM run WHERE url = ?1 AND id <> ?2
-                              AND EXISTS (SELECT 1 FROM result WHERE result.run = run.id))";
-            let mut statement = self.connection.prepare(select)?;
-            let failed =
-                statement.query_map(params![url, run.row], |row| row.get::<_, String>(0))?;
-            failed
-                .filter_map(|wnid| wnid.map(|wnid| wnid.parse().ok()).transpose())
-                .collect()
-        };
-        read().map_err(|source| LedgerError::Read {
-            path: self.path.clone(),
-            source,
-        })
+        let select = "SELECT wnid FROM result WHERE outcome = 'failed' AND run = (
+                          SELECT max(id) FROM run WHERE url = ?1 AND id <> ?2
+                          AND EXISTS (SELECT 1 FROM result WHERE result.run = run.id))";
+        let failed = self.rows(select, params![url, run.row], |row| row.get::<_, String>(0))?;
+        Ok(failed.iter().filter_map(|wnid| wnid.parse().ok()).collect())
     }
 
     /// The run that `--retry-failed` refers to. A run that settled nothing, e.g. because its URL
@@ -79,78 +54,55 @@ impl Ledger {
     /// before it.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read, also if there is no such run.
     pub fn last_run(
         &self,
         list_digest: &str,
         url: &str,
         or_finished: bool,
-    ) -> Result<Result<LastRun, NoLastRun>, LedgerError> {
+    ) -> Result<LastRun, LedgerError> {
         let select = "SELECT max(id) FROM run WHERE NOT (id = (SELECT max(id) FROM run)
                       AND (finished_at IS NULL OR ?3) AND list_digest = ?1 AND url = ?2)
                       AND (finished_at IS NOT NULL OR EXISTS (SELECT 1 FROM result WHERE result.run = run.id))";
         let about = params![list_digest, url, or_finished];
-        let found = self
-            .connection
-            .query_row(select, about, |row| row.get::<_, Option<i64>>(0));
-        let found = found.map_err(|source| LedgerError::Read {
-            path: self.path.clone(),
-            source,
-        })?;
-        let Some(row) = found else {
-            return Ok(Err(NoLastRun {
-                path: self.path.clone(),
-            }));
-        };
+        let found = self.rows(select, about, |row| row.get(0))?;
+        let found = found.into_iter().next().flatten();
+        let row = found.ok_or_else(|| LedgerError::new(&self.path, Problem::NoLastRun))?;
         let mut last = LastRun::default();
         let run = Run {
             row,
             run_id: String::new(),
             resumed: false,
         };
-        self.settled(
-            &run,
-            |Record {
-                 wnid,
-                 outcome,
-                 worker,
-             }| match outcome {
-                Outcome::Success(published) | Outcome::Skipped(published) => {
-                    last.there.insert(wnid, published);
-                    last.workers.extend(worker.map(|worker| (wnid, worker)));
-                }
-                Outcome::Failed(_) => drop(last.failed.insert(wnid)),
-            },
-        )?;
-        Ok(Ok(last))
+        self.settled(&run, |record| match record.outcome {
+            Outcome::Success(published) | Outcome::Skipped(published) => {
+                last.there.insert(record.wnid, published);
+                let worker = record.worker.map(|worker| (record.wnid, worker));
+                last.workers.extend(worker);
+            }
+            Outcome::Failed(_) => drop(last.failed.insert(record.wnid)),
+        })?;
+        Ok(last)
     }
 
     /// Calls `each` with every class that an earlier run completed, and the worker that has it.
     /// Classes that `--existing trust` accepted unread are excluded.
     ///
     /// # Errors
-    /// [`LedgerError::Read`].
+    /// [`LedgerError`] of a read.
     pub fn complete_before(
         &self,
         run: &Run,
         mut each: impl FnMut(Wnid, &str),
     ) -> Result<(), LedgerError> {
-        let mut read = || -> rusqlite::Result<()> {
-            let select = "SELECT wnid, worker FROM result WHERE run < ?1 AND outcome <> 'failed' AND files > 0
-                          AND worker IS NOT NULL ORDER BY run DESC";
-            let mut statement = self.connection.prepare(select)?;
-            let mut rows = statement.query([run.row])?;
-            while let Some(row) = rows.next()? {
-                let worker = row.get_ref(1)?.as_str()?;
-                if let Ok(wnid) = row.get_ref(0)?.as_str()?.parse() {
-                    each(wnid, worker);
-                }
+        let select =
+            "SELECT wnid, worker FROM result WHERE run < ?1 AND outcome <> 'failed' AND files > 0
+                      AND worker IS NOT NULL ORDER BY run DESC";
+        self.each_row(select, [run.row], |row| {
+            if let Ok(wnid) = row.get_ref(0)?.as_str()?.parse() {
+                each(wnid, row.get_ref(1)?.as_str()?);
             }
             Ok(())
-        };
-        read().map_err(|source| LedgerError::Read {
-            path: self.path.clone(),
-            source,
         })
     }
 }
@@ -160,7 +112,7 @@ mod tests {
     use shared::outcome::{Failure, FailureKind};
 
     use super::*;
-    use crate::ledger::Entry;
+    use crate::ledger::{Entry, Record};
 
     fn wnid(number: u32) -> Wnid {
         format!("n{number:08}").parse().unwrap()
@@ -211,7 +163,7 @@ mod tests {
         // The URL was wrong, so this run settled nothing and is not the last run.
         let wrong = ledger.run("list", "wrong", false).unwrap();
         assert_eq!(ledger.failed_before(&wrong, "wrong").unwrap(), []);
-        let left = ledger.last_run("retry", "url", false).unwrap().unwrap();
+        let left = ledger.last_run("retry", "url", false).unwrap();
         assert_eq!(left.failed, [2, 3].map(wnid).into());
         let next = ledger.run("another list", "url", false).unwrap();
         assert_eq!(
@@ -226,7 +178,6 @@ mod tests {
         let mut ledger = Ledger::open(&folder.path().join("ledger")).unwrap();
         let said = ledger
             .last_run("retry", "url", false)
-            .unwrap()
             .unwrap_err()
             .to_string();
         assert!(
@@ -259,10 +210,7 @@ mod tests {
             failed: [3, 4].map(wnid).into(),
             ..LastRun::default()
         };
-        assert_eq!(
-            ledger.last_run("retry", "url", false).unwrap().unwrap(),
-            left
-        );
+        assert_eq!(ledger.last_run("retry", "url", false).unwrap(), left);
 
         let retry = ledger.run("retry", "url", false).unwrap();
         write(
@@ -272,7 +220,7 @@ mod tests {
             false,
         );
         assert_eq!(
-            ledger.last_run("retry", "url", false).unwrap().unwrap(),
+            ledger.last_run("retry", "url", false).unwrap(),
             left,
             "the retry was killed and is resumed"
         );
@@ -285,7 +233,7 @@ mod tests {
             ..LastRun::default()
         };
         assert_eq!(
-            ledger.last_run("retry", "url", false).unwrap().unwrap(),
+            ledger.last_run("retry", "url", false).unwrap(),
             left,
             "the next retry refers to this one"
         );
@@ -294,7 +242,9 @@ mod tests {
     #[test]
     fn a_missing_ledger_is_not_created() {
         let folder = tempfile::tempdir().unwrap();
-        assert!(NoLastRun::unless_there(&folder.path().join("ledger")).is_err());
-        assert!(NoLastRun::unless_there(folder.path()).is_ok());
+        let path = folder.path().join("ledger");
+        assert!(Ledger::open_existing(&path).is_err() && !path.exists());
+        drop(Ledger::open(&path).unwrap());
+        assert!(Ledger::open_existing(&path).is_ok());
     }
 }

@@ -14,8 +14,10 @@ use super::file_lock::MODE;
 /// Version of the schema, in `PRAGMA user_version`.
 pub(super) const VERSION: i64 = 5;
 
-const SCHEMA: &str = "
-BEGIN;
+/// The steps to each version from the one before.
+const STEPS: [&str; 5] = [TO_1, TO_2, TO_3, TO_4, TO_5];
+
+const TO_1: &str = "
 CREATE TABLE coordinator (only_row INTEGER PRIMARY KEY CHECK (only_row = 1), epoch INTEGER NOT NULL, owner TEXT NOT NULL);
 INSERT INTO coordinator VALUES (1, 0, '');
 CREATE TABLE run (
@@ -24,9 +26,7 @@ CREATE TABLE run (
     list_digest TEXT NOT NULL,
     url TEXT NOT NULL,
     started_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    finished_at TEXT,
-    granted INTEGER,
-    beyond TEXT NOT NULL DEFAULT ''
+    finished_at TEXT
 );
 CREATE TABLE result (
     run INTEGER NOT NULL REFERENCES run (id),
@@ -36,56 +36,44 @@ CREATE TABLE result (
     message TEXT,
     files INTEGER,
     bytes INTEGER,
-    worker TEXT,
     settled_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
     PRIMARY KEY (run, wnid)
 ) WITHOUT ROWID;
-CREATE TABLE session (
-    worker TEXT PRIMARY KEY,
-    opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP,
-    ttl_ms INTEGER NOT NULL
-) WITHOUT ROWID;
-CREATE TABLE name (worker TEXT PRIMARY KEY, credential INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE drain (worker TEXT PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = 5;
-COMMIT;";
+";
 
 /// Version 2 stores the worker that settled a class, and the workers of the run.
-const FROM_1: &str = "
-BEGIN;
+const TO_2: &str = "
 ALTER TABLE result ADD COLUMN worker TEXT;
 CREATE TABLE session (worker TEXT PRIMARY KEY, opened_at TEXT NOT NULL DEFAULT CURRENT_TIMESTAMP) WITHOUT ROWID;
-PRAGMA user_version = 2;
-COMMIT;";
+";
 
 /// Version 3 stores the TTL of the workers' leases. For older files the flag's default is assumed.
-const FROM_2: &str = "
-BEGIN;
-ALTER TABLE session ADD COLUMN ttl_ms INTEGER NOT NULL DEFAULT 30000;
-PRAGMA user_version = 3;
-COMMIT;";
+const TO_3: &str = "ALTER TABLE session ADD COLUMN ttl_ms INTEGER NOT NULL DEFAULT 30000;";
 
 /// Version 4 stores the credential that owns each worker's name in this run.
-const FROM_3: &str = "
-BEGIN;
-CREATE TABLE name (worker TEXT PRIMARY KEY, credential INTEGER NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = 4;
-COMMIT;";
+const TO_4: &str =
+    "CREATE TABLE name (worker TEXT PRIMARY KEY, credential INTEGER NOT NULL) WITHOUT ROWID;";
 
 /// Version 5 stores the worker processes that are being drained, and the positions of the list that
 /// may have been granted: those before `granted`, and those in `beyond`, separated by commas. For a
 /// run of an earlier version `granted` is unknown (NULL): any class may have been granted.
-const FROM_4: &str = "
-BEGIN;
+const TO_5: &str = "
 ALTER TABLE run ADD COLUMN granted INTEGER;
 ALTER TABLE run ADD COLUMN beyond TEXT NOT NULL DEFAULT '';
 CREATE TABLE drain (worker TEXT PRIMARY KEY, instance BLOB NOT NULL) WITHOUT ROWID;
-PRAGMA user_version = 5;
-COMMIT;";
+";
 
 /// Creates the tables of a new file.
 pub(super) fn create(connection: &Connection) -> rusqlite::Result<()> {
-    connection.execute_batch(SCHEMA)
+    upgrade(connection, 0)
+}
+
+/// Makes the changes since a version, in one transaction.
+fn upgrade(connection: &Connection, found: usize) -> rusqlite::Result<()> {
+    let steps = STEPS[found..].concat();
+    connection.execute_batch(&format!(
+        "BEGIN; {steps} PRAGMA user_version = {VERSION}; COMMIT;"
+    ))
 }
 
 /// Migrates a file of an earlier version. A backup of it stays beside it.
@@ -115,12 +103,7 @@ pub(super) fn migrate(connection: &Connection, path: &Path, found: i64) -> rusql
             .map_err(cannot)?;
         fs::rename(&half, &backup).map_err(cannot)?;
     }
-    for (version, step) in [(1, FROM_1), (2, FROM_2), (3, FROM_3), (4, FROM_4)] {
-        if found <= version {
-            connection.execute_batch(step)?;
-        }
-    }
-    Ok(())
+    upgrade(connection, usize::try_from(found).unwrap_or(0))
 }
 
 /// The path of the backup of an earlier version's file.

@@ -57,10 +57,18 @@ pub struct Entry {
 }
 
 impl Entry {
-    /// An entry without changes, confirmed after all entries that were queued before it.
-    pub(crate) fn confirmed(confirm: impl FnOnce() + Send + 'static) -> Self {
+    /// An entry without changes. Sends what is read after all entries that were queued before. If
+    /// the ledger cannot be read, that is logged.
+    pub(crate) fn reading<T: Send + 'static>(
+        read: impl FnOnce(&Ledger, &Run) -> Result<T, LedgerError> + Send + 'static,
+        answer: oneshot::Sender<T>,
+    ) -> Self {
+        let read: Reading = Box::new(move |ledger, run| match read(ledger, run) {
+            Ok(found) => drop(answer.send(found)),
+            Err(error) => tracing::warn!("failed to {error}"),
+        });
         Self {
-            durable: Some(Box::new(confirm)),
+            read: Some(read),
             ..Self::default()
         }
     }
@@ -71,6 +79,11 @@ impl Entry {
             durable: Some(Box::new(confirm)),
             ..self
         }
+    }
+
+    /// Sends the answer once the entry is stored. A caller that is gone by then gets none.
+    pub(crate) fn answering<T: Send + 'static>(self, reply: oneshot::Sender<T>, answer: T) -> Self {
+        self.confirming(move || drop(reply.send(answer)))
     }
 
     /// Adds a function that confirms the entry before the existing one.
@@ -100,17 +113,16 @@ impl Entry {
             read,
             durable,
         } = self;
-        let is_silent = durable.is_none()
-            && read.is_none()
-            && !finished
-            && renamed.iter().all(Renamed::is_nothing);
-        let changes_grants = granted.is_some() || !drains.is_empty();
-        is_silent
-            && !changes_grants
-            && records.is_empty()
+        records.is_empty()
             && forgotten.is_empty()
             && opened.is_empty()
             && closed.is_empty()
+            && renamed.iter().all(Renamed::is_nothing)
+            && drains.is_empty()
+            && granted.is_none()
+            && !finished
+            && read.is_none()
+            && durable.is_none()
     }
 
     /// Notes this entry's changes in the failure log.
@@ -196,38 +208,8 @@ impl Writer {
     /// A writer and the receiver of its entries.
     pub(crate) fn channel() -> (Self, mpsc::Receiver<Entry>) {
         let (queue, entries) = mpsc::channel(QUEUE);
-        (
-            Self {
-                queue,
-                commits: Commits::default(),
-            },
-            entries,
-        )
-    }
-
-    /// A writer that confirms everything at once and writes only the failure log.
-    #[cfg(test)]
-    pub(crate) fn to_log(mut log: FailureLog, tasks: &mut JoinSet<()>) -> Self {
-        let (writer, mut entries) = Self::channel();
-        tasks.spawn(async move {
-            while let Some(entry) = entries.recv().await {
-                log_failures(std::slice::from_ref(&entry), &mut log);
-                entry.durable.into_iter().for_each(|durable| durable());
-            }
-        });
-        writer
-    }
-
-    /// A writer that confirms everything at once and stores nothing.
-    #[cfg(test)]
-    pub(crate) fn to_nowhere(tasks: &mut JoinSet<()>) -> Self {
-        let (writer, mut entries) = Self::channel();
-        tasks.spawn(async move {
-            while let Some(entry) = entries.recv().await {
-                entry.durable.into_iter().for_each(|durable| durable());
-            }
-        });
-        writer
+        let commits = Commits::default();
+        (Self { queue, commits }, entries)
     }
 
     /// The durations of commits.
@@ -243,15 +225,7 @@ impl Writer {
         F: FnOnce(&Ledger, &Run) -> Result<T, LedgerError> + Send + 'static,
     {
         let (answer, answered) = oneshot::channel();
-        let reading: Reading = Box::new(move |ledger, run| match read(ledger, run) {
-            Ok(found) => drop(answer.send(found)),
-            Err(error) => tracing::warn!("failed to {error}"),
-        });
-        self.write(Entry {
-            read: Some(reading),
-            ..Entry::default()
-        })
-        .await;
+        self.write(Entry::reading(read, answer)).await;
         answered.await.ok()
     }
 
@@ -278,6 +252,31 @@ mod tests {
 
     use super::*;
     use crate::failure_log::NAME;
+
+    impl Writer {
+        /// A writer that confirms everything at once and writes only the failure log.
+        pub(crate) fn to_log(mut log: FailureLog, tasks: &mut JoinSet<()>) -> Self {
+            let (writer, mut entries) = Self::channel();
+            tasks.spawn(async move {
+                while let Some(entry) = entries.recv().await {
+                    log_failures(std::slice::from_ref(&entry), &mut log);
+                    entry.durable.into_iter().for_each(|durable| durable());
+                }
+            });
+            writer
+        }
+
+        /// A writer that confirms everything at once and stores nothing.
+        pub(crate) fn to_nowhere(tasks: &mut JoinSet<()>) -> Self {
+            let (writer, mut entries) = Self::channel();
+            tasks.spawn(async move {
+                while let Some(entry) = entries.recv().await {
+                    entry.durable.into_iter().for_each(|durable| durable());
+                }
+            });
+            writer
+        }
+    }
 
     fn wnid(number: u32) -> Wnid {
         format!("n{number:08}").parse().unwrap()

@@ -53,13 +53,13 @@ impl Simulation {
         job.settled
             .iter()
             .for_each(|(wnid, outcome)| table.restore(*wnid, outcome));
-        let hello = WorkerInfo {
+        let worker_info = WorkerInfo {
             worker: "w".to_owned(),
             instance: vec![1],
             slots: 100,
             ..WorkerInfo::default()
         };
-        let session = table.register(&hello, &[], now).unwrap().session;
+        let session = table.register(&worker_info, &[], now).unwrap().session;
         Self {
             table,
             time_left: TimeLeft::new(now),
@@ -293,13 +293,13 @@ fn there_is_no_estimate_while_most_lengths_are_unknown_and_requests_for_leases_s
     let now = Instant::now();
     let wnids: Vec<Wnid> = (1..=20).map(wnid).collect();
     let mut table = LeaseTable::new(&wnids, 0, 1, TTL);
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: "w".to_owned(),
         instance: vec![1],
         slots: 8,
         ..WorkerInfo::default()
     };
-    let session = table.register(&hello, &[], now).unwrap().session;
+    let session = table.register(&worker_info, &[], now).unwrap().session;
     let leases = table.acquire(session, 8, now).unwrap().leases;
     table.report(
         session,
@@ -401,11 +401,12 @@ fn repeated_pauses_count() {
 fn bytes_received_before_the_session_of_a_worker_are_no_progress() {
     let begin = Instant::now();
     let mut estimate = TimeLeft::new(begin);
+    let mut left = None;
     for second in 0..10 {
         estimate.renewed(SESSION, 1_000_000_000 + second * 1000);
-        estimate.tick(Some(50_000), begin + seconds(second));
+        left = estimate.tick(Some(50_000), begin + seconds(second));
     }
-    assert_eq!(estimate.left, Some(seconds(50)));
+    assert_eq!(left, Some(seconds(50)));
     estimate.ended(SESSION);
     estimate.renewed(SessionId(2), 1_000_009_000);
     estimate.renewed(SessionId(2), 1_000_010_000);
@@ -455,13 +456,13 @@ fn classes_of_unknown_length_count_with_the_mean_of_the_others() {
         Some(4000),
         "invalid rows are no evidence"
     );
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: "w".to_owned(),
         instance: vec![1],
         slots: 9,
         ..WorkerInfo::default()
     };
-    let session = table.register(&hello, &[], now).unwrap().session;
+    let session = table.register(&worker_info, &[], now).unwrap().session;
     let leases = table.acquire(session, 1, now).unwrap().leases;
     assert_eq!(table.remaining_bytes(), Some(4000));
     table

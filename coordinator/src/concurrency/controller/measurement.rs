@@ -2,8 +2,6 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::{FIRST_STEP, LimitController, PARALLEL_MINIMUM, SMALL_STEP};
 use crate::concurrency::totals::{FleetTotals, Sample};
 
@@ -45,29 +43,17 @@ const SHARED_LINK_CONNECTIONS: u32 = 8;
 
 impl LimitController {
     /// Whether the bytes that have arrived are enough to raise the level without a full window.
-    pub(super) fn is_fast(&self, since: Sample, totals: &FleetTotals, now: Instant) -> bool {
-        let is_enough_received =
-            totals.received.saturating_sub(since.received) >= IMMEDIATE_STEP_BYTES;
-        is_enough_received
-            && totals.workers <= 1
-            && self.step() >= FIRST_STEP
-            && since.rate(totals, now) >= self.fast_rate()
+    pub(super) fn is_fast(&self, since: Sample, sample: &Sample) -> bool {
+        self.step() >= FIRST_STEP
+            && has_received(IMMEDIATE_STEP_BYTES, self.fast_rate(), since, sample)
     }
 
     /// Whether the first connection is fast enough to open a second one.
-    pub(super) fn is_single_and_fast(
-        &self,
-        since: Sample,
-        totals: &FleetTotals,
-        now: Instant,
-    ) -> bool {
-        let is_first =
-            self.limit == 1 && self.highest(now) >= PARALLEL_MINIMUM && self.upper_bound.is_none();
-        let is_enough = totals.received.saturating_sub(since.received) >= SECOND_CONNECTION_BYTES;
-        is_first
-            && is_enough
-            && totals.workers <= 1
-            && since.rate(totals, now) >= FAST_CONNECTION_RATE
+    pub(super) fn is_single_and_fast(&self, since: Sample, sample: &Sample) -> bool {
+        self.limit == 1
+            && self.highest(sample.at) >= PARALLEL_MINIMUM
+            && self.upper_bound.is_none()
+            && has_received(SECOND_CONNECTION_BYTES, FAST_CONNECTION_RATE, since, sample)
     }
 
     /// Throughput of this level from which on the client is the bottleneck.
@@ -86,19 +72,16 @@ impl LimitController {
         &self,
         since: Sample,
         report_interval: Duration,
-        totals: &FleetTotals,
-        now: Instant,
+        sample: &Sample,
     ) -> Option<Duration> {
-        let waited = now - since.at;
-        if totals.open > self.limit || totals.received == since.received || waited < report_interval
-        {
+        let totals = &sample.totals;
+        let waited = sample.at - since.at;
+        if totals.open > self.limit || since.bytes_until(sample) == 0 || waited < report_interval {
             return None;
         }
-        if totals.requests - since.requests >= ROUNDS * u64::from(self.limit) {
-            return Some(Duration::ZERO);
-        }
-        if waited >= STALLED_AFTER {
-            // Connections without data are not waited for: their worker may be unreachable.
+        let requests = totals.requests.saturating_sub(since.totals.requests);
+        // Connections without data are not waited for: their worker may be unreachable.
+        if requests >= ROUNDS * u64::from(self.limit) || waited >= STALLED_AFTER {
             return Some(Duration::ZERO);
         }
         (totals.flowing >= self.limit)
@@ -106,7 +89,7 @@ impl LimitController {
     }
 
     /// Time for which this level is measured.
-    pub(super) fn window(&self, totals: &FleetTotals, report_interval: Duration) -> Duration {
+    pub(super) fn window(&self, totals: &FleetTotals) -> Duration {
         let reports = match totals.workers {
             // The counters of a single worker are current.
             0 | 1 => 0,
@@ -114,7 +97,13 @@ impl LimitController {
             _ => REPORTS_PER_WINDOW,
         };
         WINDOW
-            .max(report_interval * reports)
+            .max(self.report_interval * reports)
             .div_f64((self.step() - 1.0).clamp(SMALL_STEP - 1.0, 1.0))
     }
+}
+
+/// Whether `bytes` have arrived at this rate since a sample. Only a single worker's counters are
+/// current.
+fn has_received(bytes: u64, rate: f64, since: Sample, sample: &Sample) -> bool {
+    since.bytes_until(sample) >= bytes && sample.totals.workers <= 1 && since.rate(sample) >= rate
 }

@@ -30,7 +30,7 @@ pub(super) struct BudgetStream {
     dispatcher: DispatcherHandle,
     session: SessionId,
     observations: Streaming<proto::Observation>,
-    changes: watch::Receiver<()>,
+    changes: watch::Receiver<u64>,
     /// Version of the budget that was sent last.
     sent: Option<u64>,
     /// The budget to send first.
@@ -145,7 +145,7 @@ fn message(budget: Budget) -> proto::Budget {
         version: budget.version,
         connections: budget.connections,
         bytes_per_second: budget.bytes_per_second.unwrap_or(0),
-        quiet_ms: milliseconds(budget.quiet),
+        quiet_ms: milliseconds(budget.pause),
         observe_ms: milliseconds(budget.observe_every),
         resumed: budget.resumed,
     }

@@ -124,7 +124,10 @@ async fn a_worker_receives_budgets_until_its_session_ends() {
         "{:?}",
         worker.budget
     );
-    assert_eq!(running.handle.pace().open, worker.observation.open);
+    assert_eq!(
+        running.handle.concurrency_status().open,
+        worker.observation.open
+    );
     let leave = proto::LeaveRequest {
         session_id: worker.observation.session_id,
         ..Default::default()
@@ -179,7 +182,7 @@ async fn a_wait_reported_by_one_worker_reaches_the_others_immediately() {
         "{:?}",
         start.elapsed()
     );
-    assert_eq!(running.handle.pace().refusals, 1);
+    assert_eq!(running.handle.concurrency_status().refusals, 1);
 }
 
 #[tokio::test(start_paused = true)]

@@ -5,8 +5,11 @@ use std::collections::VecDeque;
 
 use super::*;
 
-mod stories;
+mod overloads;
+mod refusals;
 mod wait_probes;
+mod waits;
+mod worker;
 
 const STEP: Duration = Duration::from_millis(2);
 const LATENCY: Duration = Duration::from_millis(4);
@@ -60,6 +63,14 @@ const UNLIMITED: SimulatedOrigin = SimulatedOrigin {
     refuses_each: 0,
 };
 
+/// image-net.org as seen from another continent: 450 ms to the first byte, and slow start.
+const FAR: SimulatedOrigin = SimulatedOrigin {
+    latency: Duration::from_millis(450),
+    rtt: Some(Duration::from_millis(150)),
+    each: 2.0 * MB,
+    ..UNLIMITED
+};
+
 impl SimulatedOrigin {
     /// Whether the origin refuses this request. `answers` counts its responses, this one included.
     fn refuses(&self, transfer: &Transfer, answers: u64) -> bool {
@@ -107,7 +118,7 @@ struct SimulatedWorker {
     id: SessionId,
     transfers: VecDeque<Transfer>,
     budget: Budget,
-    quiet_until: Instant,
+    pause_until: Instant,
     counted: Observation,
     reported_at: Instant,
     is_urgent: bool,
@@ -160,7 +171,7 @@ impl JobSetup {
             );
         }
         job_state.result.seconds = (job_state.now - start).as_secs_f64();
-        job_state.result.limit = job_state.pace.status(job_state.now).limit;
+        job_state.result.limit = job_state.controller.status(job_state.now).limit;
         job_state.result
     }
 }
@@ -168,7 +179,7 @@ impl JobSetup {
 /// A simulated job in progress.
 struct SimulatedJob {
     origin: SimulatedOrigin,
-    pace: ConcurrencyController,
+    controller: ConcurrencyController,
     workers: Vec<SimulatedWorker>,
     start: Instant,
     now: Instant,
@@ -185,7 +196,7 @@ impl SimulatedJob {
     fn new(job: &JobSetup, start: Instant) -> Self {
         Self {
             origin: job.origin,
-            pace: ConcurrencyController::new(job.ceilings, start),
+            controller: ConcurrencyController::new(job.ceilings, start),
             workers: (0..job.workers)
                 .map(|number| SimulatedWorker::new(number, start))
                 .collect(),
@@ -210,9 +221,22 @@ impl SimulatedJob {
 
     fn step(&mut self, slots: usize, size: f64) {
         self.now += STEP;
+        let has_recovered = self.now - self.start >= self.origin.recovers;
+        self.send_requests(slots, size);
+        self.answer_requests(has_recovered);
+        self.send_bodies(has_recovered);
+        if (self.now - self.start).as_millis().is_multiple_of(1000) {
+            self.controller.tick(self.now);
+        }
+        for worker in &mut self.workers {
+            worker.apply(self.controller.budget(worker.id, self.now), self.now);
+        }
+    }
+
+    /// The workers start classes and send requests.
+    fn send_requests(&mut self, slots: usize, size: f64) {
         let now = self.now;
         let origin = self.origin;
-        let has_recovered = now - self.start >= origin.recovers;
         for worker in &mut self.workers {
             while worker.transfers.len() < slots && self.left > 0 {
                 worker.transfers.push_back(Transfer {
@@ -236,6 +260,12 @@ impl SimulatedJob {
                 self.result.sent_too_early += sent;
             }
         }
+    }
+
+    /// The origin fails, refuses or serves the open requests.
+    fn answer_requests(&mut self, has_recovered: bool) {
+        let now = self.now;
+        let origin = self.origin;
         let open: u32 = self.workers.iter().map(SimulatedWorker::open).sum();
         self.result.most_open = self.result.most_open.max(open);
         if open > origin.breaks_above && now >= self.unresponsive_until && !has_recovered {
@@ -266,6 +296,12 @@ impl SimulatedJob {
                 self.refused_until = Some((now, now + RETRY_AFTER));
             }
         }
+    }
+
+    /// Bodies arrive, and the workers report.
+    fn send_bodies(&mut self, has_recovered: bool) {
+        let now = self.now;
+        let origin = self.origin;
         let flowing: u32 = self.workers.iter().map(SimulatedWorker::flowing).sum();
         let faster = if has_recovered { 10.0 } else { 1.0 };
         let is_initial_burst = origin.initial_burst > 0.0;
@@ -286,192 +322,15 @@ impl SimulatedJob {
                 || is_initial_burst
                 || now - worker.reported_at >= worker.budget.observe_every
             {
-                self.pace.observed(worker.id, &worker.observation(now), now);
+                self.controller
+                    .observed(worker.id, &worker.observation(now), now);
                 worker.reported_at = now;
                 worker.is_urgent = false;
             }
         }
-        if (now - self.start).as_millis().is_multiple_of(1000) {
-            self.pace.tick(now);
-        }
-
-        for worker in &mut self.workers {
-            worker.apply(self.pace.budget(worker.id, now), now);
-        }
     }
 }
 
-impl SimulatedWorker {
-    fn new(number: u64, now: Instant) -> Self {
-        let budget = Budget {
-            version: 0,
-            connections: 0,
-            bytes_per_second: None,
-            quiet: Duration::ZERO,
-            observe_every: Duration::from_millis(100),
-            resumed: 0,
-        };
-        Self {
-            id: SessionId(number),
-            transfers: VecDeque::new(),
-            budget,
-            quiet_until: now,
-            counted: Observation::default(),
-            reported_at: now,
-            is_urgent: true,
-        }
-    }
-
-    fn open(&self) -> u32 {
-        self.count(|state| !matches!(state, TransferState::Waiting(_)))
-    }
-
-    fn flowing(&self) -> u32 {
-        self.count(|state| state == TransferState::Flowing)
-    }
-
-    fn count(&self, is: impl Fn(TransferState) -> bool) -> u32 {
-        u32::try_from(
-            self.transfers
-                .iter()
-                .filter(|transfer| is(transfer.state))
-                .count(),
-        )
-        .unwrap()
-    }
-
-    fn send_requests(&mut self, now: Instant, latency: Duration) -> u64 {
-        let mut free = self.budget.connections.saturating_sub(self.open());
-        let mut sent = 0;
-        for transfer in &mut self.transfers {
-            if free > 0
-                && now >= self.quiet_until
-                && matches!(transfer.state, TransferState::Waiting(at) if now >= at)
-            {
-                transfer.state = TransferState::Opening(now + latency);
-                (free, sent) = (free - 1, sent + 1);
-            }
-        }
-        self.counted.requests += sent;
-        sent
-    }
-
-    fn fail_all(&mut self, now: Instant) {
-        let mut broken = 0;
-        for transfer in self
-            .transfers
-            .iter_mut()
-            .filter(|transfer| !matches!(transfer.state, TransferState::Waiting(_)))
-        {
-            transfer.state = TransferState::Waiting(now + Duration::from_millis(250));
-            broken += 1;
-        }
-        self.counted.cuts += broken;
-        self.is_urgent |= broken > 0;
-    }
-
-    fn fail_requests(&mut self, now: Instant) {
-        for transfer in &mut self.transfers {
-            if matches!(transfer.state, TransferState::Opening(at) if now >= at) {
-                let pause = 500 << (transfer.tries % 6);
-                transfer.tries += 1;
-                transfer.state = TransferState::Waiting(now + Duration::from_millis(pause / 2));
-                self.counted.cuts += 1;
-                self.is_urgent = true;
-            }
-        }
-    }
-
-    fn receive_responses(
-        &mut self,
-        now: Instant,
-        unresponsive_until: Instant,
-        capacity: &mut u32,
-        origin: &SimulatedOrigin,
-        answers: &mut u64,
-    ) -> bool {
-        let mut refused = false;
-        for transfer in &mut self.transfers {
-            match transfer.state {
-                TransferState::Opening(at) if now >= at && now >= unresponsive_until => {
-                    *answers += 1;
-                    if *capacity == 0 || origin.refuses(transfer, *answers) {
-                        transfer.refused += 1;
-                        transfer.state = TransferState::Waiting(now + RETRY_AFTER);
-                        self.counted.refusals += 1;
-                        refused = true;
-                    } else {
-                        *capacity -= 1;
-                        transfer.state = TransferState::Flowing;
-                        transfer.flows_since = now;
-                    }
-                }
-                _ => {}
-            }
-        }
-        if refused {
-            self.quiet_until = self.quiet_until.max(now + RETRY_AFTER);
-            self.is_urgent = true;
-        }
-        refused
-    }
-
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "some bytes of a step"
-    )]
-    fn receive(
-        &mut self,
-        bytes: f64,
-        cuts_every: f64,
-        rtt: Option<Duration>,
-        now: Instant,
-    ) -> usize {
-        let before = self.transfers.len();
-        for transfer in self
-            .transfers
-            .iter_mut()
-            .filter(|transfer| transfer.state == TransferState::Flowing)
-        {
-            let bytes = rtt.map_or(bytes, |rtt| {
-                let trips = (now - transfer.flows_since).as_secs_f64() / rtt.as_secs_f64();
-                (14_600.0 * trips.min(30.0).exp2() / rtt.as_secs_f64() * STEP.as_secs_f64())
-                    .min(bytes)
-            });
-            transfer.left -= bytes;
-            transfer.until_cut -= bytes;
-            self.counted.received += bytes as u64;
-            if transfer.until_cut <= 0.0 && transfer.left > 0.0 {
-                (transfer.state, transfer.until_cut) = (
-                    TransferState::Waiting(now + Duration::from_millis(250)),
-                    cuts_every,
-                );
-                self.counted.cuts += 1;
-                self.is_urgent = true;
-            }
-        }
-        self.transfers.retain(|transfer| transfer.left > 0.0);
-        before - self.transfers.len()
-    }
-
-    fn observation(&self, now: Instant) -> Observation {
-        Observation {
-            seen: self.budget.version,
-            open: self.open(),
-            flowing: self.flowing(),
-            wanted: u32::try_from(self.transfers.len()).unwrap(),
-            retry_after: (self.quiet_until > now && self.counted.refusals > 0)
-                .then(|| self.quiet_until - now),
-            ..self.counted
-        }
-    }
-
-    fn apply(&mut self, budget: Budget, now: Instant) {
-        if budget.version != self.budget.version {
-            self.quiet_until = self.quiet_until.max(now + budget.quiet);
-            self.is_urgent |= budget.connections < self.budget.connections;
-            self.budget = budget;
-        }
-    }
+fn as_usize(workers: u64) -> usize {
+    usize::try_from(workers).unwrap()
 }

@@ -1,5 +1,7 @@
 //! Waits that only one worker reports: from a correct origin, and from a malicious worker.
 
+use std::collections::BTreeMap;
+
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
@@ -11,7 +13,7 @@ const REPORTER: SessionId = SessionId(20);
 /// Three correct workers that want more connections than they have; they send requests once per
 /// second.
 struct WaitSimulation {
-    pace: ConcurrencyController,
+    controller: ConcurrencyController,
     start: Instant,
     now: Instant,
     observations: BTreeMap<SessionId, Observation>,
@@ -55,9 +57,9 @@ impl WaitSimulation {
                 )
             })
             .into();
-        let pace = ConcurrencyController::new(ceilings, now);
+        let controller = ConcurrencyController::new(ceilings, now);
         let mut simulated = Self {
-            pace,
+            controller,
             start: now,
             now,
             observations,
@@ -79,7 +81,7 @@ impl WaitSimulation {
         });
         observation.refusals += 1;
         let wait = Some(Duration::from_secs(seconds));
-        self.pace.observed(
+        self.controller.observed(
             id,
             &Observation {
                 retry_after: wait,
@@ -91,12 +93,12 @@ impl WaitSimulation {
 
     /// Each correct worker that may send a request sends one and reports its result.
     fn second(&mut self) {
-        let paused = CORRECT.map(|id| self.is_quiet(id));
+        let paused = CORRECT.map(|id| self.is_paused(id));
         self.paused_seconds += u64::from(paused.iter().filter(|is_paused| **is_paused).count() > 1);
         for id in CORRECT {
-            let budget = self.pace.budget(id, self.now);
+            let budget = self.controller.budget(id, self.now);
             let may_ask =
-                budget.quiet.is_zero() && budget.connections > self.observations[&id].open;
+                budget.pause.is_zero() && budget.connections > self.observations[&id].open;
             let is_refused = may_ask && self.now < self.refuses_until;
             let observation = self.observations.get_mut(&id).unwrap();
             observation.seen = budget.version;
@@ -117,23 +119,23 @@ impl WaitSimulation {
             if is_refused && self.answer == Refuses::WithWait {
                 self.refused(id, (self.refuses_until - self.now).as_secs());
             } else {
-                self.pace.observed(id, &observation, self.now);
+                self.controller.observed(id, &observation, self.now);
             }
         }
         self.now += Duration::from_secs(1);
-        self.pace.tick(self.now);
+        self.controller.tick(self.now);
     }
 
     fn pass(&mut self, seconds: u64) {
         (0..seconds).for_each(|_| self.second());
     }
 
-    fn is_quiet(&self, id: SessionId) -> bool {
-        !self.pace.budget(id, self.now).quiet.is_zero()
+    fn is_paused(&self, id: SessionId) -> bool {
+        !self.controller.budget(id, self.now).pause.is_zero()
     }
 
-    fn quiet(&self) -> [bool; 3] {
-        CORRECT.map(|id| self.is_quiet(id))
+    fn paused(&self) -> [bool; 3] {
+        CORRECT.map(|id| self.is_paused(id))
     }
 }
 
@@ -148,9 +150,9 @@ fn a_long_wait_is_kept_by_all_workers_and_costs_one_probe() {
         (1, 890),
         "one probe was sent"
     );
-    assert_eq!(simulated.quiet(), [true; 3]);
+    assert_eq!(simulated.paused(), [true; 3]);
     simulated.pass(15);
-    assert_eq!(simulated.quiet(), [false; 3]);
+    assert_eq!(simulated.paused(), [false; 3]);
 }
 
 #[test]
@@ -195,9 +197,9 @@ fn a_single_worker_that_repeats_a_wait_pauses_the_others_for_one_minute() {
             "{wait} s every {every} s: {} of 7200 s",
             simulated.paused_seconds
         );
-        assert_eq!(simulated.quiet(), [false; 3]);
+        assert_eq!(simulated.paused(), [false; 3]);
         let own = simulated
-            .pace
+            .controller
             .take_notices()
             .into_iter()
             .filter(|notice| *notice == ConcurrencyNotice::OneWorkerOnly)
@@ -209,13 +211,13 @@ fn a_single_worker_that_repeats_a_wait_pauses_the_others_for_one_minute() {
 #[test]
 fn the_only_worker_keeps_its_wait() {
     let now = Instant::now();
-    let mut pace = ConcurrencyController::new(Ceilings::default(), now);
+    let mut controller = ConcurrencyController::new(Ceilings::default(), now);
     let observation = Observation {
         wanted: 5,
         refusals: 1,
         ..Observation::default()
     };
-    pace.observed(
+    controller.observed(
         REPORTER,
         &Observation {
             refusals: 0,
@@ -223,7 +225,7 @@ fn the_only_worker_keeps_its_wait() {
         },
         now,
     );
-    pace.observed(
+    controller.observed(
         REPORTER,
         &Observation {
             retry_after: Some(Duration::from_mins(15)),
@@ -232,11 +234,11 @@ fn the_only_worker_keeps_its_wait() {
         now,
     );
     for second in 1..890 {
-        pace.tick(now + Duration::from_secs(second));
+        controller.tick(now + Duration::from_secs(second));
         assert!(
-            !pace
+            !controller
                 .budget(REPORTER, now + Duration::from_secs(second))
-                .quiet
+                .pause
                 .is_zero()
         );
     }
@@ -259,7 +261,7 @@ fn a_wait_stays_while_no_other_worker_is_served() {
         );
         assert_eq!(
             simulated
-                .pace
+                .controller
                 .take_notices()
                 .iter()
                 .filter(|notice| **notice == ConcurrencyNotice::OneWorkerOnly)
@@ -267,7 +269,7 @@ fn a_wait_stays_while_no_other_worker_is_served() {
             0
         );
         simulated.pass(15);
-        assert_eq!(simulated.quiet(), [false; 3]);
+        assert_eq!(simulated.paused(), [false; 3]);
     }
 }
 
@@ -281,7 +283,7 @@ fn another_worker_probes_the_wait_after_a_minute() {
         simulated.refused(REPORTER, 900);
         simulated.pass(170);
         assert_eq!(
-            (simulated.refused, simulated.quiet()),
+            (simulated.refused, simulated.paused()),
             (1, [false; 3]),
             "{answer:?}"
         );
@@ -301,24 +303,27 @@ fn the_workers_take_turns_as_prober() {
     let without_requests = |simulated: &mut WaitSimulation, seconds: u64| {
         for _ in 0..seconds {
             simulated.now += Duration::from_secs(1);
-            simulated.pace.tick(simulated.now);
+            simulated.controller.tick(simulated.now);
         }
     };
     without_requests(&mut simulated, 65);
     let probers = |simulated: &WaitSimulation| {
         CORRECT
             .into_iter()
-            .filter(|id| !simulated.is_quiet(*id))
+            .filter(|id| !simulated.is_paused(*id))
             .collect::<Vec<_>>()
     };
     assert_eq!(probers(&simulated), [CORRECT[0]]);
     assert_eq!(
-        simulated.pace.budget(CORRECT[0], simulated.now).connections,
+        simulated
+            .controller
+            .budget(CORRECT[0], simulated.now)
+            .connections,
         1
     );
     without_requests(&mut simulated, 30);
     assert_eq!(probers(&simulated), [CORRECT[1]]);
-    simulated.pace.left(CORRECT[1], simulated.now);
+    simulated.controller.left(CORRECT[1], simulated.now);
     without_requests(&mut simulated, 1);
     assert_eq!(probers(&simulated), [CORRECT[2]]);
     without_requests(&mut simulated, 31);
@@ -340,7 +345,7 @@ proptest! {
         let mut id = SessionId(99);
         for (act, wait, pause) in acts {
             if act == 0 {
-                simulated.pace.left(id, simulated.now);
+                simulated.controller.left(id, simulated.now);
                 id = SessionId(names.next().unwrap());
             }
             simulated.refused(id, wait);

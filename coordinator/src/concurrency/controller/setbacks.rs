@@ -1,0 +1,103 @@
+//! The limit after overloads, refusals, independent failures, and the departure of a worker.
+
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{
+    FIRST_HOLD, FIRST_STEP, LONGEST_HOLD, LevelPhase, LimitController, RATE_CHECK_INTERVAL,
+};
+use crate::concurrency::{
+    refusals::AfterBurst,
+    totals::{FleetTotals, Sample},
+    upper_bound::UpperBound,
+};
+
+impl LimitController {
+    /// Lowers the limit after an overload with `open` connections: to the level below if it is
+    /// measured, otherwise to half. It is held for `pause` and a hold; levels above are avoided for
+    /// a while and then tried in small steps. After a repeated overload (`again`) one connection is
+    /// left, which shows soonest whether the number of connections is the cause.
+    pub(crate) fn back_off(
+        &mut self,
+        open: u32,
+        again: bool,
+        pause: Duration,
+        totals: &FleetTotals,
+        now: Instant,
+    ) {
+        // While a level is being reached, the reports do not show yet how many connections are
+        // open.
+        let open = if matches!(self.phase, LevelPhase::Settling { .. }) {
+            self.limit
+        } else {
+            open
+        };
+        let too_many = open.clamp(1, self.limit);
+        let highest = (too_many - 1).max(1);
+        self.upper_bound = Some(UpperBound::new(highest, self.upper_bound, now));
+        let below = self.below.take().map(|level| level.connections);
+        let served = below.filter(|served| *served < too_many);
+        self.limit = if again {
+            1
+        } else {
+            served.unwrap_or(too_many / 2).max(1)
+        };
+        self.hold = (self.hold * 2).clamp(FIRST_HOLD * 4, LONGEST_HOLD);
+        self.hold_until(now + pause + self.hold, Sample::of(totals, now));
+    }
+
+    /// Whether the limit is above the known upper bound, because a higher level is being retried.
+    pub(crate) fn is_above_bound(&self) -> bool {
+        self.upper_bound
+            .is_some_and(|upper_bound| upper_bound.is_exceeded_by(self.limit))
+    }
+
+    /// Lowers the limit until [`LimitController::wait_ended`].
+    pub(crate) fn lower(&mut self, limit: u32) {
+        self.limit = limit;
+    }
+
+    /// The wait of a refusal is over: returns to the level before it, or to a lower one.
+    pub(crate) fn wait_ended(&mut self, after: AfterBurst, totals: &FleetTotals, now: Instant) {
+        let sample = Sample::of(totals, now);
+        if let Some(highest) = after.highest {
+            self.upper_bound = Some(UpperBound::new(highest, self.upper_bound, now));
+            self.limit = after.limit;
+            (self.below, self.hold) = (None, FIRST_HOLD);
+            self.hold(sample);
+        } else if let LevelPhase::Holding { until, .. } = self.phase {
+            self.hold_until(until, sample);
+        } else {
+            self.settle_now(sample);
+        }
+    }
+
+    /// A worker has left, so measurements that included it are no longer valid.
+    pub(crate) fn worker_left(&mut self, totals: &FleetTotals, now: Instant) {
+        self.most_wanted = totals.wanted.max(1);
+        if self.upper_bound.is_none() {
+            self.start_anew(totals, now);
+        }
+    }
+
+    /// A request failed on the only connection. A second connection waits until the cause is known.
+    pub(crate) fn postpone(&mut self, totals: &FleetTotals, now: Instant) {
+        if self.limit == 1 && self.upper_bound.is_some() {
+            self.hold_until(now + RATE_CHECK_INTERVAL * 2, Sample::of(totals, now));
+        }
+    }
+
+    /// The failures do not depend on the number of connections: returns to the limit before them.
+    pub(crate) fn independent_failures(&mut self, to: u32, totals: &FleetTotals, now: Instant) {
+        self.upper_bound = None;
+        self.limit = self.limit.max(to);
+        self.start_anew(totals, now);
+    }
+
+    /// Forgets the measurements of other levels, and measures this one.
+    fn start_anew(&mut self, totals: &FleetTotals, now: Instant) {
+        (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
+        self.settle_now(Sample::of(totals, now));
+    }
+}
