@@ -4,5 +4,5 @@
 mod version_at_build;
 
 fn main() {
-    version_at_build::tell(&["coordinator", "worker", "shared", "proto"]);
+    version_at_build::set_version(&["coordinator", "worker", "shared", "proto"]);
 }

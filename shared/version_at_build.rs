@@ -12,7 +12,7 @@ const OF_A_PACKAGE: [&str; 4] = ["src", "build.rs", "Cargo.toml", "coordinator.p
 
 /// Sets `IMAGENET_VERSION` for the package that is being built. `packages`: the package itself and
 /// those that it depends on.
-pub(crate) fn tell(packages: &[&str]) {
+pub(crate) fn set_version(packages: &[&str]) {
     println!("cargo::rerun-if-env-changed=IMAGENET_COMMIT");
     println!("cargo::rerun-if-changed=build.rs");
     let given = env::var("IMAGENET_COMMIT")

@@ -122,7 +122,7 @@ async fn classes(
                 path: path.clone(),
                 source,
             }),
-            Err(error) => Err(CoordinatorError::ClassList(error)),
+            Err(error @ ClassListError::Unusable { .. }) => Err(CoordinatorError::ClassList(error)),
         },
         ClassSource::Demo => {
             let demo = Demo::start().await?;

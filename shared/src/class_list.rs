@@ -4,20 +4,17 @@
 //! id is kept with its line number, so that no row is lost silently. The list takes four bytes for
 //! each valid row, and no line longer than [`LINE_LIMIT`] is read into memory.
 
-use std::{
-    collections::HashSet,
-    fs::File,
-    io::{self, BufRead as _, BufReader},
-    path::{Path, PathBuf},
-};
-
-use csv::ByteRecord;
+use std::path::{Path, PathBuf};
 
 use crate::{outcome::printable, wnid::Wnid};
 
 mod lines;
+mod rows;
+mod unusable;
 
-use lines::{END, Lines, TooLong};
+pub use unusable::Unusable;
+
+use rows::Rows;
 
 /// Maximum length of a line of the CSV, in bytes.
 pub const LINE_LIMIT: u64 = 64 * 1024;
@@ -54,111 +51,19 @@ pub struct InvalidRow {
 /// Reasons for which a class list cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum ClassListError {
-    /// The path does not exist.
-    #[error("read {}: there is no such file; name the CSV file with the class ids", path.display())]
-    Missing {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// This user may not read the file.
-    #[error("read {}: permission denied; make it readable for the user that this program runs as", path.display())]
-    Forbidden {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The operating system reports another error.
-    #[error("read {}: {source}", path.display())]
-    Unreadable {
-        /// The path as given.
-        path: PathBuf,
-        /// The error of the operating system.
-        source: io::Error,
-    },
-    /// The path is a folder.
-    #[error("read {}: it is a folder; name the CSV file in it", path.display())]
-    Directory {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The path is a pipe, socket or device, which might never end.
-    #[error("read {}: it is no regular file; save the list to a file first", path.display())]
-    NotAFile {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The file starts with gzip's magic number.
-    #[error("read {}: it is gzip-compressed: unpack it first", path.display())]
-    Gzip {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The file starts with the byte order mark of UTF-16.
-    #[error("read {}: it is UTF-16 text: save it as UTF-8", path.display())]
-    Utf16 {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The file has no header.
-    #[error("read {}: it is empty; it needs a header with a '{COLUMN}' column and one row per class", path.display())]
-    Empty {
-        /// The path as given.
-        path: PathBuf,
-    },
     /// The header lacks the column. Other programs may depend on the wording.
     #[error("CSV file must contain '{COLUMN}' column (found: {found})")]
     MissingColumn {
         /// The columns of the header.
         found: String,
     },
-    /// A line exceeds [`LINE_LIMIT`].
-    #[error("read {}: line {line} is longer than {LINE_LIMIT} bytes; is this the right file?", path.display())]
-    LongLine {
+    /// The file cannot be used.
+    #[error("read {}: {why}", path.display())]
+    Unusable {
         /// The path as given.
         path: PathBuf,
-        /// Line number, counted from 1.
-        line: u64,
-    },
-    /// A row with its quoted line breaks exceeds 1 MiB.
-    #[error("read {}: the row that ends in line {line} is longer than {ROW_LIMIT} bytes; is a quote left open?", path.display())]
-    LongRow {
-        /// The path as given.
-        path: PathBuf,
-        /// Line in which the limit was exceeded, counted from 1.
-        line: u64,
-    },
-    /// A quoted field extends to the end of the file, or contains rows of the list.
-    #[error(
-        "read {}: the row in line {line} opens a quote (\") and does not close it there, so that it swallows the rows below; mend that line",
-        path.display()
-    )]
-    OpenQuote {
-        /// The path as given.
-        path: PathBuf,
-        /// Line in which the row starts, counted from 1.
-        line: u64,
-    },
-    /// The file has a header and no rows.
-    #[error("read {}: it has a header and no rows; add one row per class", path.display())]
-    NoRows {
-        /// The path as given.
-        path: PathBuf,
-    },
-    /// The file has rows, but none with a valid id.
-    #[error(
-        "read {}: {} a class id like n02124075; {} line {line}: \"{value}\"",
-        path.display(),
-        if *.bad == 1 { "its only row does not hold".to_owned() } else { format!("none of its {bad} rows holds") },
-        if *.bad == 1 { "it is" } else { "the first is" },
-    )]
-    NoValidRow {
-        /// The path as given.
-        path: PathBuf,
-        /// Number of rows.
-        bad: usize,
-        /// Line of the first row.
-        line: u64,
-        /// Value of the first row.
-        value: String,
+        /// The reason.
+        why: Unusable,
     },
 }
 
@@ -174,45 +79,18 @@ impl ClassList {
     /// # Errors
     /// [`ClassListError`]; its message is one sentence that names the remedy.
     pub fn read(path: &Path) -> Result<Self, ClassListError> {
-        let mut file = open(path)?;
-        let start = file
-            .fill_buf()
-            .map_err(|source| ClassListError::Unreadable {
-                path: path.to_owned(),
-                source,
-            })?;
-        match start {
-            [] => {
-                return Err(ClassListError::Empty {
-                    path: path.to_owned(),
-                });
-            }
-            [0x1f, 0x8b, ..] => {
-                return Err(ClassListError::Gzip {
-                    path: path.to_owned(),
-                });
-            }
-            [0xff, 0xfe, ..] | [0xfe, 0xff, ..] => {
-                return Err(ClassListError::Utf16 {
-                    path: path.to_owned(),
-                });
-            }
-            [0xef, 0xbb, 0xbf, ..] => file.consume(3),
-            _ => {}
-        }
-        let list = Rows::new(path, file).collect()?;
-        match list.invalid.first() {
-            _ if !list.wnids.is_empty() => Ok(list),
-            None => Err(ClassListError::NoRows {
-                path: path.to_owned(),
-            }),
-            Some(first) => Err(ClassListError::NoValidRow {
-                path: path.to_owned(),
-                bad: list.invalid.len(),
-                line: first.line,
-                value: first.value.clone(),
-            }),
-        }
+        let unusable = |why| ClassListError::Unusable {
+            path: path.to_owned(),
+            why,
+        };
+        let rows = Rows::open(path).map_err(unusable)?;
+        let Some(column) = rows.cells().position(|cell| cell == COLUMN) else {
+            let columns: Vec<String> = rows.cells().collect();
+            return Err(ClassListError::MissingColumn {
+                found: shown(&columns.join(", ")),
+            });
+        };
+        rows.collect(column).map_err(unusable)
     }
 
     /// All values, valid or not, in the order of the file.
@@ -226,189 +104,6 @@ impl ClassList {
                 None => valid.next().map(|(_, wnid)| wnid.to_string()),
             }
         })
-    }
-}
-
-/// Opens a regular file. Checks the kind first, because opening a pipe can block forever.
-fn open(path: &Path) -> Result<BufReader<File>, ClassListError> {
-    let unreadable = |source: io::Error| match source.kind() {
-        io::ErrorKind::NotFound => ClassListError::Missing {
-            path: path.to_owned(),
-        },
-        io::ErrorKind::PermissionDenied => ClassListError::Forbidden {
-            path: path.to_owned(),
-        },
-        _ => ClassListError::Unreadable {
-            path: path.to_owned(),
-            source,
-        },
-    };
-    let kind = std::fs::metadata(path).map_err(unreadable)?.file_type();
-    if kind.is_dir() {
-        return Err(ClassListError::Directory {
-            path: path.to_owned(),
-        });
-    }
-    if !kind.is_file() {
-        return Err(ClassListError::NotAFile {
-            path: path.to_owned(),
-        });
-    }
-    File::open(path).map(BufReader::new).map_err(unreadable)
-}
-
-/// The rows of a CSV file without the blank ones, each with the line in which it starts.
-struct Rows<'path> {
-    path: &'path Path,
-    csv: csv::Reader<Lines<BufReader<File>>>,
-    row: ByteRecord,
-}
-
-impl<'path> Rows<'path> {
-    fn new(path: &'path Path, file: BufReader<File>) -> Self {
-        let csv = csv::ReaderBuilder::new()
-            .has_headers(false)
-            .flexible(true)
-            .from_reader(Lines::new(file));
-        Self {
-            path,
-            csv,
-            row: ByteRecord::new(),
-        }
-    }
-
-    fn collect(mut self) -> Result<ClassList, ClassListError> {
-        let (column, marks_are_data) = self.header()?;
-        let mut list = ClassList::default();
-        let mut seen = HashSet::new();
-        while let Some(line) = self.next()? {
-            let value = self.value(column);
-            match value.parse::<Wnid>() {
-                Ok(wnid) if seen.insert(wnid) => list.wnids.push(wnid),
-                Ok(_) => list.duplicates += 1,
-                Err(_) if !marks_are_data && self.is_marked() => {}
-                Err(_) => list.invalid.push(InvalidRow {
-                    line,
-                    value: shown(&value),
-                    after: list.wnids.len(),
-                }),
-            }
-        }
-        Ok(list)
-    }
-
-    /// Returns the index of the column, and whether lines that begin with `#` are data in this
-    /// file.
-    fn header(&mut self) -> Result<(usize, bool), ClassListError> {
-        while self.next()?.is_some() {
-            match (0..self.row.len()).find(|column| self.value(*column) == COLUMN) {
-                Some(column) => return Ok((column, self.is_marked())),
-                None if self.is_marked() => {}
-                None => {
-                    let found: Vec<_> = (0..self.row.len())
-                        .map(|column| self.value(column))
-                        .collect();
-                    return Err(ClassListError::MissingColumn {
-                        found: shown(&found.join(", ")),
-                    });
-                }
-            }
-        }
-        Err(ClassListError::Empty {
-            path: self.path.to_owned(),
-        })
-    }
-
-    /// Whether the row is a single line that begins with an unquoted `#`.
-    fn is_marked(&self) -> bool {
-        let first = self.row.get(0).unwrap_or_default();
-        first.starts_with(b"#") && self.csv.get_ref().first_of_line == b'#' && self.breaks() == 0
-    }
-
-    /// Reads the next row that is not blank, and returns the line in which it starts.
-    fn next(&mut self) -> Result<Option<u64>, ClassListError> {
-        loop {
-            self.csv.get_mut().in_row = 0;
-            let more = self
-                .csv
-                .read_byte_record(&mut self.row)
-                .map_err(|error| self.explain(error))?;
-            // The csv crate reports the line after the previous row, without skipping blank lines.
-            // `Lines` returns one line at a time, so its count is the line in which the row ends.
-            let line = self.csv.get_ref().begun - self.breaks();
-            if self.csv.get_ref().ended && self.row == [END][..] {
-                return Ok(None);
-            }
-            // If the end is not a row of its own, it is inside quotes that were not closed.
-            if !more || self.csv.get_ref().ended || self.holds_rows() {
-                return Err(ClassListError::OpenQuote {
-                    path: self.path.to_owned(),
-                    line,
-                });
-            }
-            let blank = |field: &[u8]| field.trim_ascii().is_empty();
-            if !self.row.iter().all(blank) {
-                return Ok(Some(line));
-            }
-        }
-    }
-
-    fn breaks(&self) -> u64 {
-        self.row
-            .iter()
-            .flatten()
-            .filter(|byte| **byte == b'\n')
-            .count() as u64
-    }
-
-    /// Whether a field of several lines probably contains rows because of an open quote: without
-    /// its quotes, one of its cells after the first would be a class id.
-    fn holds_rows(&self) -> bool {
-        let cell = |text: &[u8]| {
-            let text = String::from_utf8_lossy(text);
-            text.trim_matches(|character: char| character == '"' || character.is_whitespace())
-                .parse::<Wnid>()
-                .is_ok()
-        };
-        let is_break = |byte: &u8| matches!(byte, b'\n' | b'\r');
-        let in_lines = |field: &&[u8]| field.iter().any(is_break);
-        let mut fields = self.row.iter().filter(in_lines);
-        fields.any(|field| {
-            field
-                .split(|byte| is_break(byte) || *byte == b',')
-                .skip(1)
-                .any(cell)
-        })
-    }
-
-    /// A field without the surrounding spaces, and without quotes that follow a space.
-    fn value(&self, column: usize) -> String {
-        let text = String::from_utf8_lossy(self.row.get(column).unwrap_or_default());
-        let text = text.trim();
-        text.strip_prefix('"')
-            .and_then(|text| text.strip_suffix('"'))
-            .unwrap_or(text)
-            .trim()
-            .to_owned()
-    }
-
-    fn explain(&self, error: csv::Error) -> ClassListError {
-        let path = self.path.to_owned();
-        let lines = self.csv.get_ref();
-        match lines.too_long {
-            Some(TooLong::Line) => ClassListError::LongLine {
-                path,
-                line: lines.begun,
-            },
-            Some(TooLong::Row) => ClassListError::LongRow {
-                path,
-                line: lines.begun,
-            },
-            None => ClassListError::Unreadable {
-                path,
-                source: error.into(),
-            },
-        }
     }
 }
 
@@ -577,17 +272,26 @@ mod tests {
         let path = folder.path().join("x");
         assert!(matches!(
             ClassList::read(&path),
-            Err(ClassListError::Missing { .. })
+            Err(ClassListError::Unusable {
+                why: Unusable::Missing,
+                ..
+            })
         ));
         assert!(matches!(
             ClassList::read(folder.path()),
-            Err(ClassListError::Directory { .. })
+            Err(ClassListError::Unusable {
+                why: Unusable::Directory,
+                ..
+            })
         ));
         let socket = folder.path().join("socket");
         let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
         assert!(matches!(
             ClassList::read(&socket),
-            Err(ClassListError::NotAFile { .. })
+            Err(ClassListError::Unusable {
+                why: Unusable::NotAFile,
+                ..
+            })
         ));
         let fifo = folder.path().join("fifo");
         assert!(
@@ -599,7 +303,10 @@ mod tests {
         );
         assert!(matches!(
             ClassList::read(&fifo),
-            Err(ClassListError::NotAFile { .. })
+            Err(ClassListError::Unusable {
+                why: Unusable::NotAFile,
+                ..
+            })
         ));
         assert_eq!(
             read([0x1f, 0x8b, 8, 0]).unwrap_err(),

@@ -4,30 +4,25 @@ use std::process::ExitCode;
 
 /// How a program ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(u8)]
 pub enum Exit {
     /// Every class is complete. For a worker: the job is done, even if classes failed.
-    Done,
+    Done = 0,
     /// The job finished and some classes failed; `failed_downloads.log` names them.
-    SomeFailed,
+    SomeFailed = 1,
     /// The program could not start or continue: arguments, CSV, target, an address in use, or an
     /// origin that refuses every class.
-    CouldNotRun,
+    CouldNotRun = 2,
     /// Stopped by SIGINT (Ctrl-C); the same command resumes.
-    Interrupted,
+    Interrupted = 130,
     /// Stopped by SIGTERM; the same command resumes.
-    Terminated,
+    Terminated = 143,
 }
 
 impl Exit {
     /// The exit status of the process.
     pub fn code(self) -> u8 {
-        match self {
-            Self::Done => 0,
-            Self::SomeFailed => 1,
-            Self::CouldNotRun => 2,
-            Self::Interrupted => 130,
-            Self::Terminated => 143,
-        }
+        self as u8
     }
 }
 

@@ -32,8 +32,8 @@ use crate::metrics::{self, Metrics};
 /// or at about this time.
 const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The answer to a request with another machine's name as its host (RFC 9110 §15.5.20).
-const OTHER_HOST: &str = "this port is for this machine: ask for it as localhost or 127.0.0.1, or let the program \
-                          listen on an address of the network with --http\n";
+const OTHER_HOST: &str = "this port is for this machine: ask for it as localhost or 127.0.0.1, or \
+                          let the program listen on an address of the network with --http\n";
 
 /// The address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,7 +59,8 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
 pub enum HttpError {
     /// Another program has the address.
     #[error(
-        "listen on {address}: the address is in use; stop the other program, or give another address with {flag}"
+        "listen on {address}: the address is in use; stop the other program, or give another \
+         address with {flag}"
     )]
     AddressInUse {
         /// The address.
@@ -114,14 +115,10 @@ pub trait ProgramStatus: Send + Sync + 'static {
 ///
 /// # Errors
 /// [`HttpError`], one sentence that names the flag.
-pub fn listen(
-    Address {
-        address,
-        or_any_port,
-    }: Address,
-) -> Result<(TcpListener, SocketAddr), HttpError> {
+pub fn listen(on: Address) -> Result<(TcpListener, SocketAddr), HttpError> {
+    let address = on.address;
     let mut bound = connections::bind(address);
-    if or_any_port && matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
+    if on.or_any_port && matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
         bound = connections::bind((Ipv4Addr::LOCALHOST, 0).into());
     }
     bound
@@ -135,7 +132,8 @@ pub fn announcement(address: SocketAddr) -> String {
         return format!("health and metrics at http://{address}/");
     }
     format!(
-        "warning: health and metrics at http://{address}/ are plaintext and open to other machines; nothing secret is in them"
+        "warning: health and metrics at http://{address}/ are plaintext and open to other \
+         machines; nothing secret is in them"
     )
 }
 
@@ -153,10 +151,8 @@ pub async fn serve(listener: TcpListener, program: &'static str, status: Arc<imp
             if is_local && !host::names_loopback(&request) {
                 return (StatusCode::MISDIRECTED_REQUEST, OTHER_HOST).into_response();
             }
-            router
-                .oneshot(request)
-                .await
-                .unwrap_or_else(|error| match error {})
+            let Ok(answer) = router.oneshot(request).await;
+            answer
         }
     })
     .await;
@@ -175,13 +171,9 @@ fn router<S: ProgramStatus>(program: &'static str, status: Arc<S>) -> Router {
 }
 
 fn page(program: &str, now: &str) -> String {
-    let now = if now.is_empty() {
-        String::new()
-    } else {
-        format!("{now}\n\n")
-    };
+    let end = if now.is_empty() { "" } else { "\n\n" };
     format!(
-        "{program} {}\n\n{now}\
+        "{program} {}\n\n{now}{end}\
          /healthz  200 while the process lives\n\
          /readyz   200 while it does its work, else 503 and why\n\
          /metrics  for Prometheus\n",
@@ -189,20 +181,23 @@ fn page(program: &str, now: &str) -> String {
     )
 }
 
-async fn healthz<S: ProgramStatus>(State(status): State<Arc<S>>) -> Response {
+/// A line, or the status and the line of an error.
+type Answer = Result<&'static str, (StatusCode, String)>;
+
+fn unavailable(why: &str) -> (StatusCode, String) {
+    (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n"))
+}
+
+async fn healthz<S: ProgramStatus>(State(status): State<Arc<S>>) -> Answer {
     match timeout(ALIVE_TIMEOUT, status.is_alive()).await {
-        Ok(true) => "ok\n".into_response(),
-        Ok(false) | Err(_) => {
-            (StatusCode::SERVICE_UNAVAILABLE, "it does not answer\n").into_response()
-        }
+        Ok(true) => Ok("ok\n"),
+        Ok(false) | Err(_) => Err(unavailable("it does not answer")),
     }
 }
 
-async fn readyz<S: ProgramStatus>(State(status): State<Arc<S>>) -> Response {
-    match status.readiness() {
-        Ok(()) => "ok\n".into_response(),
-        Err(why) => (StatusCode::SERVICE_UNAVAILABLE, format!("{why}\n")).into_response(),
-    }
+async fn readyz<S: ProgramStatus>(State(status): State<Arc<S>>) -> Answer {
+    status.readiness().map_err(unavailable)?;
+    Ok("ok\n")
 }
 
 async fn scrape<S: ProgramStatus>(State(status): State<Arc<S>>) -> Response {

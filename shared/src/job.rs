@@ -7,8 +7,9 @@ use clap::ValueEnum;
 use url::{Position, Url};
 
 use crate::{
-    protocol::MAX_RETRY_AFTER,
+    protocol::{MAX_RETRY_AFTER, milliseconds},
     url_secrets::{HIDDEN, PLACEHOLDER, has_secrets, without_credentials},
+    wire_enum::wire_enum,
     wnid::Wnid,
 };
 
@@ -131,12 +132,14 @@ pub enum InvalidUrl {
     /// Braces other than those of `{wnid}`. They are not shown, because they may be part of a
     /// password.
     #[error(
-        "it holds a placeholder other than {{wnid}}, and there is no other; put {{wnid}} where the id belongs, and write braces that are meant as %7B and %7D"
+        "it holds a placeholder other than {{wnid}}, and there is no other; put {{wnid}} where \
+         the id belongs, and write braces that are meant as %7B and %7D"
     )]
     OtherPlaceholder,
     /// A placeholder in a part of the URL that is not sent to the server.
     #[error(
-        "{{wnid}} does not reach the server there (what follows # is never sent), so every class would be the same file; put it into the path or the query"
+        "{{wnid}} does not reach the server there (what follows # is never sent), so every class \
+         would be the same file; put it into the path or the query"
     )]
     NeverSent,
 }
@@ -177,10 +180,7 @@ impl UrlTemplate {
             };
             return Err(InvalidUrl::Scheme(scheme.to_owned()));
         }
-        if one.origin() != other.origin()
-            || one.username() != other.username()
-            || one.password() != other.password()
-        {
+        if one[..Position::BeforePath] != other[..Position::BeforePath] {
             return Err(InvalidUrl::Placeholder);
         }
         if one[..Position::AfterQuery] == other[..Position::AfterQuery] {
@@ -229,6 +229,9 @@ impl fmt::Debug for UrlTemplate {
     }
 }
 
+wire_enum!(Existing: Adopt, Replace, Trust);
+wire_enum!(Durability: Power, Process);
+
 impl From<JobOptions> for proto::JobOptions {
     fn from(job: JobOptions) -> Self {
         Self {
@@ -236,18 +239,9 @@ impl From<JobOptions> for proto::JobOptions {
             url_template: job.url.text,
             delete_tar: job.delete_tar,
             retries: job.retries,
-            timeout_ms: u64::try_from(job.timeout.as_millis()).unwrap_or(u64::MAX),
-            existing: match job.existing {
-                Existing::Adopt => proto::Existing::Adopt,
-                Existing::Replace => proto::Existing::Replace,
-                Existing::Trust => proto::Existing::Trust,
-            }
-            .into(),
-            durability: match job.durability {
-                Durability::Power => proto::Durability::Power,
-                Durability::Process => proto::Durability::Process,
-            }
-            .into(),
+            timeout_ms: milliseconds(job.timeout),
+            existing: proto::Existing::from(job.existing).into(),
+            durability: proto::Durability::from(job.durability).into(),
             ca_pem: job.ca_pem,
             headers: job
                 .headers
@@ -331,15 +325,8 @@ impl TryFrom<proto::JobOptions> for JobOptions {
     fn try_from(wire: proto::JobOptions) -> Result<Self, InvalidJob> {
         check_job(&wire)?;
         Ok(Self {
-            existing: match wire.existing() {
-                proto::Existing::Unspecified | proto::Existing::Adopt => Existing::Adopt,
-                proto::Existing::Replace => Existing::Replace,
-                proto::Existing::Trust => Existing::Trust,
-            },
-            durability: match wire.durability() {
-                proto::Durability::Unspecified | proto::Durability::Power => Durability::Power,
-                proto::Durability::Process => Durability::Process,
-            },
+            existing: wire.existing().into(),
+            durability: wire.durability().into(),
             run_id: wire.run_id,
             url: UrlTemplate::parse(&wire.url_template)?,
             delete_tar: wire.delete_tar,
@@ -530,84 +517,64 @@ mod tests {
         assert!(!format!("{header:?}").contains("secret"));
     }
 
-    #[test]
-    fn a_job_with_a_value_above_its_limit_is_refused_with_the_reason() {
-        let job = || proto::JobOptions {
+    fn wire_job() -> proto::JobOptions {
+        proto::JobOptions {
             url_template: "https://h/x".to_owned(),
             run_id: "0af3".to_owned(),
             ..proto::JobOptions::default()
-        };
-        let header = |bytes| proto::Header {
+        }
+    }
+
+    fn headers(count: usize, bytes: usize) -> Vec<proto::Header> {
+        let header = proto::Header {
             name: "A".to_owned(),
             value: vec![b'b'; bytes],
         };
-        for (wire, said) in [
+        vec![header; count]
+    }
+
+    #[test]
+    fn a_job_with_a_value_above_its_limit_is_refused_with_the_reason() {
+        type Change = fn(&mut proto::JobOptions);
+        let cases: [(Change, &str); 8] = [
+            (|job| job.url_template.clear(), "it is no URL"),
+            (|job| job.url_template += &"x".repeat(9000), "bytes of URL"),
             (
-                proto::JobOptions {
-                    url_template: String::new(),
-                    ..job()
-                },
-                "it is no URL",
-            ),
-            (
-                proto::JobOptions {
-                    url_template: format!("https://h/{}", "x".repeat(9000)),
-                    ..job()
-                },
-                "bytes of URL",
-            ),
-            (
-                proto::JobOptions {
-                    headers: vec![header(1); 257],
-                    ..job()
-                },
+                |job| job.headers = headers(257, 1),
                 "request headers are 257",
             ),
             (
-                proto::JobOptions {
-                    headers: vec![header(1); 400_000],
-                    ..job()
-                },
+                |job| job.headers = headers(400_000, 1),
                 "request headers are 400000",
             ),
             (
-                proto::JobOptions {
-                    headers: vec![header(1000); 100],
-                    ..job()
-                },
+                |job| job.headers = headers(100, 1000),
                 "bytes of request headers",
             ),
             (
-                proto::JobOptions {
-                    ca_pem: vec![b'-'; 600_000],
-                    ..job()
-                },
+                |job| job.ca_pem = vec![b'-'; 600_000],
                 "bytes of certificates",
             ),
             (
-                proto::JobOptions {
-                    run_id: "\u{1b}[2J".to_owned(),
-                    ..job()
-                },
+                |job| job.run_id = "\u{1b}[2J".to_owned(),
                 "the id of its run",
             ),
-            (
-                proto::JobOptions {
-                    run_id: "a".repeat(65),
-                    ..job()
-                },
-                "the id of its run",
-            ),
-        ] {
+            (|job| job.run_id = "a".repeat(65), "the id of its run"),
+        ];
+        for (change, said) in cases {
+            let mut wire = wire_job();
+            change(&mut wire);
             let refused = JobOptions::try_from(wire).unwrap_err().to_string();
             assert!(refused.contains(said), "{refused}");
         }
+    }
+
+    #[test]
+    fn a_timeout_is_limited_and_counts_of_any_size_are_added() {
         for (sent, taken) in [(0, 1), (1, 1), (u64::MAX, LONGEST_TIMEOUT_MS)] {
-            let job = JobOptions::try_from(proto::JobOptions {
-                timeout_ms: sent,
-                ..job()
-            })
-            .unwrap();
+            let mut wire = wire_job();
+            wire.timeout_ms = sent;
+            let job = JobOptions::try_from(wire).unwrap();
             assert_eq!(job.timeout, Duration::from_millis(taken));
         }
         let status = JobStatus {

@@ -5,13 +5,12 @@
 
 use std::{
     collections::VecDeque,
-    io::{self, IsTerminal, Write},
+    io::{self, IsTerminal},
     time::Duration,
 };
 
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::{job::JobStatus, output::Output, terminal::Terminal, threads::NoThread};
 
@@ -90,32 +89,13 @@ impl Screen {
     }
 }
 
-impl Write for &Screen {
-    fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        Screen::write(self, text);
-        Ok(text.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl<'screen> MakeWriter<'screen> for Screen {
-    type Writer = &'screen Self;
-
-    fn make_writer(&'screen self) -> &'screen Self {
-        self
-    }
-}
-
 /// One line for the whole job: classes, bytes, rate and time left.
 #[derive(Debug)]
 pub struct JobLine {
     screen: Screen,
     bar: Option<ProgressBar>,
-    started: Instant,
-    last_plain: Option<Instant>,
+    /// When the last plain line was written, or else when the job began.
+    last_plain: Instant,
     received: VecDeque<(Instant, u64)>,
     /// The last estimate of the time left, and when it was first seen.
     estimate: Option<(Duration, Instant)>,
@@ -137,8 +117,7 @@ impl JobLine {
         Self {
             screen: screen.clone(),
             bar,
-            started: Instant::now(),
-            last_plain: None,
+            last_plain: Instant::now(),
             received: VecDeque::new(),
             estimate: None,
         }
@@ -148,25 +127,17 @@ impl JobLine {
     pub fn update(&mut self, status: &JobStatus) {
         let now = Instant::now();
         self.received.push_back((now, status.received_bytes));
-        while self
-            .received
-            .front()
-            .is_some_and(|(then, _)| now - *then > RATE_WINDOW)
-        {
-            self.received.pop_front();
-        }
+        self.received.retain(|(then, _)| now - *then <= RATE_WINDOW);
         let known = self.estimate.map(|(left, _)| left);
         if known != status.time_left {
             self.estimate = status.time_left.map(|left| (left, now));
         }
         if let Some(bar) = &self.bar {
             bar.set_message(self.text(status, now));
-        } else if matches!(self.screen, Screen::Plain(_))
-            && now - self.last_plain.unwrap_or(self.started) >= PLAIN_INTERVAL
+        } else if matches!(self.screen, Screen::Plain(_)) && now - self.last_plain >= PLAIN_INTERVAL
         {
-            self.last_plain = Some(now);
-            self.screen
-                .write(format!("{}\n", self.text(status, now)).as_bytes());
+            self.last_plain = now;
+            self.screen.say(&self.text(status, now));
         }
     }
 
@@ -203,13 +174,13 @@ fn describe(status: &JobStatus, bytes_per_second: f64, left: Option<Duration>) -
             parts.push(format!("{count} {word}"));
         }
     }
-    parts.push(format!("of {} classes", status.total));
-    parts.push(format!("{}B", short(approximate(status.received_bytes))));
-    parts.push(format!("{}B/s", short(bytes_per_second)));
-    parts.push(format!(
-        "{} left",
-        left.map_or_else(|| "--:--".to_owned(), clock)
-    ));
+    let left = left.map_or_else(|| "--:--".to_owned(), clock);
+    parts.extend([
+        format!("of {} classes", status.total),
+        format!("{}B", short(approximate(status.received_bytes))),
+        format!("{}B/s", short(bytes_per_second)),
+        format!("{left} left"),
+    ]);
     parts.join(", ")
 }
 

@@ -33,6 +33,7 @@ mod terminal;
 pub mod threads;
 pub mod tls;
 pub mod url_secrets;
+mod wire_enum;
 mod wnid;
 pub mod worker_name;
 

@@ -4,9 +4,9 @@
 //! an error is ignored, and an error in the middle of a listing is never mistaken for its end.
 
 use std::{
-    ffi::{OsStr, OsString},
+    ffi::OsStr,
     fs, io,
-    os::unix::ffi::OsStringExt as _,
+    os::unix::ffi::OsStrExt as _,
     path::{Path, PathBuf},
 };
 
@@ -22,7 +22,6 @@ pub struct Listing {
 /// An entry of a folder, except `.` and `..`.
 #[derive(Debug)]
 pub struct Entry {
-    name: OsString,
     path: PathBuf,
     kind: FileType,
 }
@@ -49,16 +48,13 @@ impl Iterator for Listing {
                 Ok(found) => found,
                 Err(error) => return Some(Err(error.into())),
             };
-            let name = OsString::from_vec(found.file_name().to_bytes().to_vec());
-            if name == "." || name == ".." {
-                continue;
+            let name = found.file_name().to_bytes();
+            if name != b"." && name != b".." {
+                return Some(Ok(Entry {
+                    path: self.folder.join(OsStr::from_bytes(name)),
+                    kind: found.file_type(),
+                }));
             }
-            let path = self.folder.join(&name);
-            return Some(Ok(Entry {
-                name,
-                path,
-                kind: found.file_type(),
-            }));
         }
     }
 }
@@ -66,12 +62,12 @@ impl Iterator for Listing {
 impl Entry {
     /// File name in the folder.
     pub fn name(&self) -> &OsStr {
-        &self.name
+        self.path.file_name().unwrap_or_default()
     }
 
     /// File name as text, if it is valid UTF-8.
     pub fn text(&self) -> Option<&str> {
-        self.name.to_str()
+        self.name().to_str()
     }
 
     /// Path of the folder and the file name.

@@ -12,7 +12,13 @@ use std::{
 use prometheus_client::{
     collector::Collector,
     encoding::{DescriptorEncoder, EncodeMetric, MetricEncoder, NoLabelSet, text},
-    metrics::{MetricType, TypedMetric, histogram::Histogram},
+    metrics::{
+        MetricType, TypedMetric,
+        counter::ConstCounter,
+        family::Family,
+        gauge::{ConstGauge, Gauge},
+        histogram::Histogram,
+    },
     registry::Registry,
 };
 
@@ -74,9 +80,7 @@ pub type Label = (&'static str, &'static str);
 impl Page<'_> {
     /// A single value that can increase and decrease.
     pub fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        self.0
-            .encode_descriptor(name, help, None, MetricType::Gauge)?
-            .encode_gauge(&value)
+        self.metric(name, help, &ConstGauge::new(value))
     }
 
     /// Values that can increase and decrease, distinguished by a label.
@@ -91,10 +95,7 @@ impl Page<'_> {
 
     /// A single value that only increases. The suffix `_total` is added to its name.
     pub fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        let mut metric = self
-            .0
-            .encode_descriptor(name, help, None, MetricType::Counter)?;
-        metric.encode_counter::<NoLabelSet, _, u64>(&value, None)
+        self.metric(name, help, &ConstCounter::new(value))
     }
 
     /// Values that only increase, distinguished by a label. The suffix `_total` is added to their
@@ -112,10 +113,8 @@ impl Page<'_> {
 
     /// A metric, or a family of metrics told apart by labels.
     pub fn metric(&mut self, name: &str, help: &str, metric: &impl EncodeMetric) -> fmt::Result {
-        metric.encode(
-            self.0
-                .encode_descriptor(name, help, None, metric.metric_type())?,
-        )
+        let kind = metric.metric_type();
+        metric.encode(self.0.encode_descriptor(name, help, None, kind)?)
     }
 }
 
@@ -123,28 +122,13 @@ impl Page<'_> {
 #[derive(Debug)]
 pub struct Metrics(Registry);
 
-/// The values of a program, and the program's name and version.
+/// The values of a program.
 #[derive(Debug)]
-struct Named<S> {
-    program: &'static str,
-    version: &'static str,
-    source: Arc<S>,
-}
+struct Values<S>(Arc<S>);
 
-impl<S: MetricsSource> Collector for Named<S> {
+impl<S: MetricsSource> Collector for Values<S> {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut page = Page(encoder);
-        let build = [("program", self.program), ("version", self.version)];
-        page.0
-            .encode_descriptor(
-                "build_info",
-                "Which program this is; always 1.",
-                None,
-                MetricType::Gauge,
-            )?
-            .encode_family(&build)?
-            .encode_gauge(&1_u64)?;
-        self.source.write(&mut page)
+        self.0.write(&mut Page(encoder))
     }
 }
 
@@ -156,12 +140,13 @@ impl Metrics {
         version: &'static str,
         source: Arc<impl MetricsSource>,
     ) -> Self {
+        let build = Family::<[Label; 2], Gauge>::default();
+        build
+            .get_or_create(&[("program", program), ("version", version)])
+            .set(1);
         let mut registry = Registry::with_prefix("imagenet");
-        registry.register_collector(Box::new(Named {
-            program,
-            version,
-            source,
-        }));
+        registry.register("build_info", "Which program this is; always 1", build);
+        registry.register_collector(Box::new(Values(source)));
         Self(registry)
     }
 
@@ -178,8 +163,6 @@ impl Metrics {
 
 #[cfg(test)]
 mod tests {
-    use prometheus_client::metrics::family::Family;
-
     use super::*;
 
     /// A source with a metric of each kind.

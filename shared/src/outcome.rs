@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::refusal::Refusal;
+use crate::{refusal::Refusal, wire_enum::wire_enum};
 
 /// Outcome of a class.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -192,19 +192,13 @@ impl FailureKind {
     }
 }
 
+/// The name of the variant, with HTTP in capitals.
 impl fmt::Display for FailureKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.write_str(match self {
-            Self::HttpError => "HTTPError",
-            Self::Timeout => "Timeout",
-            Self::ConnectionError => "ConnectionError",
-            Self::NotATar => "NotATar",
-            Self::TarError => "TarError",
-            Self::StorageError => "StorageError",
-            Self::Conflict => "Conflict",
-            Self::InvalidWnid => "InvalidWnid",
-            Self::LeaseLost => "LeaseLost",
-        })
+        match self {
+            Self::HttpError => formatter.write_str("HTTPError"),
+            other => fmt::Debug::fmt(other, formatter),
+        }
     }
 }
 
@@ -267,74 +261,31 @@ impl TryFrom<proto::Outcome> for Outcome {
             proto::outcome::Kind::Skipped(wire) => Self::Skipped(published(wire)),
             proto::outcome::Kind::Failure(wire) => {
                 let suspect = wire.suspect().into();
-                let lacks_space = wire.lacks_space;
-                let refusal = Refusal::from_wire(wire.refusal(), wire.refusal_status);
-                let failure =
-                    Failure::new(kind_of(wire.kind(), suspect), wire.message).suspecting(suspect);
                 Self::Failed(Failure {
-                    lacks_space,
-                    refusal,
-                    ..failure
+                    suspect,
+                    lacks_space: wire.lacks_space,
+                    refusal: Refusal::from_wire(wire.refusal(), wire.refusal_status),
+                    ..Failure::new(kind_of(wire.kind(), suspect), wire.message)
                 })
             }
         })
     }
 }
 
-impl From<Suspect> for proto::Suspect {
-    fn from(suspect: Suspect) -> Self {
-        match suspect {
-            Suspect::Class => Self::Class,
-            Suspect::Origin => Self::Origin,
-            Suspect::WorkerHost => Self::Host,
-        }
-    }
-}
-
-impl From<proto::Suspect> for Suspect {
-    fn from(wire: proto::Suspect) -> Self {
-        match wire {
-            proto::Suspect::Unspecified | proto::Suspect::Class => Self::Class,
-            proto::Suspect::Origin => Self::Origin,
-            proto::Suspect::Host => Self::WorkerHost,
-        }
-    }
-}
-
-impl From<FailureKind> for proto::FailureKind {
-    fn from(kind: FailureKind) -> Self {
-        match kind {
-            FailureKind::HttpError => Self::HttpError,
-            FailureKind::Timeout => Self::Timeout,
-            FailureKind::ConnectionError => Self::ConnectionError,
-            FailureKind::NotATar => Self::NotATar,
-            FailureKind::TarError => Self::TarError,
-            FailureKind::StorageError => Self::StorageError,
-            FailureKind::Conflict => Self::Conflict,
-            FailureKind::InvalidWnid => Self::InvalidWnid,
-            FailureKind::LeaseLost => Self::LeaseLost,
-        }
-    }
-}
+wire_enum!(Suspect: Class, Origin, WorkerHost);
+wire_enum!(
+    FailureKind: HttpError, Timeout, ConnectionError, NotATar, TarError, StorageError, Conflict,
+    InvalidWnid, LeaseLost
+);
 
 /// The kind of a failure. A kind of a newer protocol is decoded as unspecified and becomes the most
 /// general kind for its suspect, so that the other results in the same report are not refused.
 fn kind_of(kind: proto::FailureKind, suspect: Suspect) -> FailureKind {
-    match kind {
-        proto::FailureKind::Unspecified => match suspect {
-            Suspect::Class => FailureKind::HttpError,
-            Suspect::Origin => FailureKind::ConnectionError,
-            Suspect::WorkerHost => FailureKind::StorageError,
-        },
-        proto::FailureKind::HttpError => FailureKind::HttpError,
-        proto::FailureKind::Timeout => FailureKind::Timeout,
-        proto::FailureKind::ConnectionError => FailureKind::ConnectionError,
-        proto::FailureKind::NotATar => FailureKind::NotATar,
-        proto::FailureKind::TarError => FailureKind::TarError,
-        proto::FailureKind::StorageError => FailureKind::StorageError,
-        proto::FailureKind::Conflict => FailureKind::Conflict,
-        proto::FailureKind::InvalidWnid => FailureKind::InvalidWnid,
-        proto::FailureKind::LeaseLost => FailureKind::LeaseLost,
+    match (kind, suspect) {
+        (proto::FailureKind::Unspecified, Suspect::Class) => FailureKind::HttpError,
+        (proto::FailureKind::Unspecified, Suspect::Origin) => FailureKind::ConnectionError,
+        (proto::FailureKind::Unspecified, Suspect::WorkerHost) => FailureKind::StorageError,
+        (kind, _) => kind.into(),
     }
 }
 
@@ -368,6 +319,12 @@ mod tests {
         for kind in FailureKind::ALL {
             assert_eq!(kind.to_string().parse(), Ok(kind));
         }
+        let names = FailureKind::ALL.map(|kind| kind.to_string());
+        assert_eq!(
+            names.join(" "),
+            "HTTPError Timeout ConnectionError NotATar TarError StorageError Conflict InvalidWnid \
+             LeaseLost"
+        );
         assert_eq!("Bad".parse::<FailureKind>(), Err(UnknownKind));
     }
 

@@ -6,14 +6,12 @@
 //! written in the place of the missing text.
 
 use std::{
-    fmt,
     io::{self, ErrorKind, Write},
+    mem,
     sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError},
     thread,
     time::Duration,
 };
-
-use tracing_subscriber::fmt::MakeWriter;
 
 use crate::threads::{self, NoThread};
 
@@ -33,24 +31,22 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(3);
 
 /// A queue of text and the thread that writes it. Clones share both; the thread ends after the last
 /// clone is dropped.
-#[derive(Clone)]
-pub struct Output {
-    queue: Arc<Queue>,
-    _open: Arc<CloseOnDrop>,
-}
+#[derive(Debug, Clone)]
+pub struct Output(Arc<CloseOnDrop>);
 
 /// Closes the queue when the last handle is dropped.
+#[derive(Debug)]
 struct CloseOnDrop(Arc<Queue>);
 
 /// The queue that handles and thread share.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct Queue {
     state: Mutex<State>,
     changed: Condvar,
 }
 
 /// Content of the queue and progress of the thread.
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     waiting: Vec<u8>,
     /// Number of lines that were dropped because the queue was full.
@@ -89,21 +85,22 @@ impl Output {
             queue: Arc::clone(&queue),
             sink: Retrying(sink),
             report,
-            missing_lines: MissingLines::default(),
+            missing: MissingLines::default(),
         };
         threads::spawn(name, move || writer.run())?;
-        Ok(Self {
-            _open: Arc::new(CloseOnDrop(Arc::clone(&queue))),
-            queue,
-        })
+        Ok(Self(Arc::new(CloseOnDrop(queue))))
+    }
+
+    fn queue(&self) -> &Queue {
+        &self.0.0
     }
 
     /// Queues whole lines.
     pub fn write(&self, text: &[u8]) {
-        let mut state = self.queue.lock();
+        let mut state = self.queue().lock();
         if state.waiting.len() + text.len() <= QUEUE_LIMIT {
             state.waiting.extend_from_slice(text);
-            self.queue.changed.notify_all();
+            self.queue().changed.notify_all();
         } else {
             state.dropped += lines(text);
         }
@@ -112,7 +109,7 @@ impl Output {
     /// Queues a frame of the progress bars, or drops it if too much is queued, because a later
     /// frame replaces it.
     pub(crate) fn write_frame(&self, frame: &[u8]) {
-        if self.queue.lock().waiting.len() <= FRAME_LIMIT {
+        if self.queue().lock().waiting.len() <= FRAME_LIMIT {
             self.write(frame);
         }
     }
@@ -127,17 +124,16 @@ impl Output {
     }
 
     fn flush_within(&self, limit: Duration) -> io::Result<()> {
-        let mut state = self.queue.lock();
+        let queue = self.queue();
+        let mut state = queue.lock();
         while state.is_busy() {
             let seen = state.steps;
             if state.stuck_at == Some(seen) {
-                return Err(timed_out_error());
+                let why = "the reader takes nothing";
+                return Err(io::Error::new(ErrorKind::TimedOut, why));
             }
             let is_stuck = |state: &mut State| state.is_busy() && state.steps == seen;
-            let waited = self
-                .queue
-                .changed
-                .wait_timeout_while(state, limit, is_stuck);
+            let waited = queue.changed.wait_timeout_while(state, limit, is_stuck);
             let (now, timeout) = waited.unwrap_or_else(PoisonError::into_inner);
             state = now;
             if timeout.timed_out() {
@@ -148,10 +144,6 @@ impl Output {
     }
 }
 
-fn timed_out_error() -> io::Error {
-    io::Error::new(ErrorKind::TimedOut, "the reader takes nothing")
-}
-
 impl Write for &Output {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
         Output::write(self, text);
@@ -160,20 +152,6 @@ impl Write for &Output {
 
     fn flush(&mut self) -> io::Result<()> {
         Output::flush(self)
-    }
-}
-
-impl<'output> MakeWriter<'output> for Output {
-    type Writer = &'output Self;
-
-    fn make_writer(&'output self) -> &'output Self {
-        self
-    }
-}
-
-impl fmt::Debug for Output {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Output").finish_non_exhaustive()
     }
 }
 
@@ -207,10 +185,8 @@ impl Queue {
         }
         state.is_writing = true;
         state.steps += 1;
-        Some((
-            std::mem::take(&mut state.waiting),
-            std::mem::take(&mut state.dropped),
-        ))
+        let dropped = mem::take(&mut state.dropped);
+        Some((mem::take(&mut state.waiting), dropped))
     }
 
     fn step(&self) {
@@ -234,7 +210,7 @@ struct Writer<W, R> {
     queue: Arc<Queue>,
     sink: Retrying<W>,
     report: R,
-    missing_lines: MissingLines,
+    missing: MissingLines,
 }
 
 /// The lines that are missing in the sink.
@@ -250,35 +226,21 @@ struct MissingLines {
 impl<W: Write, R: Fn(&io::Error)> Writer<W, R> {
     fn run(mut self) {
         while let Some((text, dropped)) = self.queue.take() {
-            let note = self.missing_lines.note();
-            let missing = if dropped == 0 {
-                String::new()
-            } else {
-                format!("(lines that were dropped here: {dropped}; the reader was too slow)\n")
-            };
-            let whole = [note.as_bytes(), &text, missing.as_bytes()].concat();
+            let note = self.missing.note();
+            let whole = [note.as_bytes(), &text, dropped_note(dropped).as_bytes()].concat();
             let (written, result) = self.write(&whole);
-            let is_cut = whole[..written]
-                .last()
-                .map_or(self.missing_lines.is_cut, |last| *last != b'\n');
+            if let Some(last) = whole[..written].last() {
+                self.missing.is_cut = *last != b'\n';
+            }
             match &result {
-                Ok(()) => self.missing_lines = MissingLines::default(),
+                Ok(()) => self.missing = MissingLines::default(),
                 Err(error) => {
-                    let kept = if written < note.len() {
-                        self.missing_lines.lines
-                    } else {
-                        0
-                    };
-                    let rest = text
-                        .get(written.saturating_sub(note.len())..)
-                        .unwrap_or_default();
-                    let is_first = self.missing_lines.error_text.is_none();
-                    self.missing_lines = MissingLines {
-                        lines: kept + lines(rest) + dropped,
-                        is_cut,
-                        error_text: Some(error.to_string()),
-                    };
-                    if is_first {
+                    let of_text = written.saturating_sub(note.len());
+                    if written >= note.len() {
+                        self.missing.lines = 0;
+                    }
+                    self.missing.lines += lines(text.get(of_text..).unwrap_or_default()) + dropped;
+                    if self.missing.error_text.replace(error.to_string()).is_none() {
                         (self.report)(error);
                     }
                 }
@@ -317,6 +279,14 @@ impl MissingLines {
     }
 }
 
+/// The line to write in the place of lines that were dropped; empty if none were.
+fn dropped_note(dropped: u64) -> String {
+    if dropped == 0 {
+        return String::new();
+    }
+    format!("(lines that were dropped here: {dropped}; the reader was too slow)\n")
+}
+
 /// Retries on a descriptor that another program has made non-blocking, e.g. a terminal that both
 /// share.
 #[derive(Debug)]
@@ -324,20 +294,19 @@ pub struct Retrying<W>(pub W);
 
 impl<W: Write> Write for Retrying<W> {
     fn write(&mut self, text: &[u8]) -> io::Result<usize> {
-        loop {
-            match self.0.write(text) {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
-                written => return written,
-            }
-        }
+        retry(|| self.0.write(text))
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        loop {
-            match self.0.flush() {
-                Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
-                flushed => return flushed,
-            }
+        retry(|| self.0.flush())
+    }
+}
+
+fn retry<T>(mut attempt: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    loop {
+        match attempt() {
+            Err(error) if error.kind() == ErrorKind::WouldBlock => thread::sleep(RETRY_DELAY),
+            done => return done,
         }
     }
 }

@@ -12,40 +12,32 @@
 //! owner of the folder (as with `fs.protected_symlinks`).
 
 use std::{
-    ffi::OsStr,
     fs::{File, Metadata, Permissions},
-    hash::{BuildHasher as _, Hasher as _, RandomState},
     io::{self, ErrorKind, Read as _, Write as _},
-    os::unix::fs::{FileTypeExt as _, MetadataExt as _, PermissionsExt as _},
-    path::{Path, PathBuf},
+    os::unix::fs::{MetadataExt as _, PermissionsExt as _},
+    path::Path,
 };
 
 use rustix::{
-    fs::{
-        AtFlags, CWD, Mode, OFlags, RawMode, fcntl_getfl, fcntl_setfl, openat, readlinkat,
-        renameat, statat, unlinkat,
-    },
+    fs::{CWD, Mode, OFlags, RawMode, openat},
     io::Errno,
     process::geteuid,
 };
 
 use crate::{
-    ownership::{
-        NotOurs, Ownership, has_sticky_bit, is_shared, is_writable_by_all, is_writable_by_others,
-    },
+    ownership::{NotOurs, Ownership, has_sticky_bit, is_writable_by_all, is_writable_by_others},
     path_owners,
 };
+
+mod folder_entry;
+
+use folder_entry::FolderEntry;
 
 /// Mode of a new log, before the process's umask is applied.
 const LOG_MODE: RawMode = 0o644;
 /// Prefix of the names of temporary files; sixteen hexadecimal digits follow.
 /// [`crate::probe_files`] removes files that a killed process has left.
 pub const PROBE: &str = ".probe-";
-/// Permissions of the group to read and write.
-const GROUP: u32 = 0o060;
-/// Number of attempts to open or create a file that other processes create and remove at the same
-/// time.
-const ATTEMPTS: u32 = 5;
 
 /// The access to a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -80,10 +72,7 @@ pub fn open_regular(path: &Path) -> io::Result<File> {
 /// # Errors
 /// [`NotOurs`], or the error of the file system.
 pub fn open(path: &Path, access: Access) -> io::Result<File> {
-    let entry = FolderEntry::of(path)?;
-    let file = entry.open(access)?;
-    entry.check_owner(&file.metadata()?)?;
-    Ok(file)
+    FolderEntry::of(path)?.open_ours(access)
 }
 
 /// Opens a file that several runs of this program use, or creates it with at most this mode. A file
@@ -102,8 +91,10 @@ pub fn open_or_create(path: &Path, access: Access, mode: RawMode) -> io::Result<
 /// # Errors
 /// [`NotOurs`], or the error of the file system.
 pub fn open_log(path: &Path) -> io::Result<File> {
-    let file = log_as(path, Access::Append)?;
-    restrict(&file, mode_in_folder_of(path, LOG_MODE)?)?;
+    let entry = FolderEntry::of(path)?;
+    let mode = entry.mode(LOG_MODE)?;
+    let file = entry.open_log(Access::Append, mode)?;
+    restrict(&file, mode)?;
     Ok(file)
 }
 
@@ -120,7 +111,7 @@ pub fn mode_in_folder_of(path: &Path, mode: RawMode) -> io::Result<RawMode> {
 /// # Errors
 /// [`NotOurs`], or the error of the file system.
 pub fn read_log(path: &Path) -> io::Result<Vec<u8>> {
-    let mut file = log_as(path, Access::Read)?;
+    let mut file = FolderEntry::of(path)?.open_log(Access::Read, LOG_MODE)?;
     let mut text = Vec::new();
     if file.metadata()?.is_file() {
         file.read_to_end(&mut text)?;
@@ -155,9 +146,9 @@ pub fn replace(path: &Path, content: &[u8], mode: RawMode) -> io::Result<()> {
     let (name, mut file) = entry.create_temporary(mode)?;
     let renamed = file
         .write_all(content)
-        .and_then(|()| Ok(renameat(&entry.folder, &*name, &entry.folder, entry.name)?));
+        .and_then(|()| entry.take_over(&name));
     if renamed.is_err() {
-        unlinkat(&entry.folder, &*name, AtFlags::empty())?;
+        entry.remove_temporary(&name)?;
     }
     renamed
 }
@@ -199,11 +190,7 @@ pub fn check_private_folder(path: &Path) -> io::Result<()> {
     if accepts(&found) {
         return Ok(());
     }
-    Err(NotOurs::FolderOfAnother {
-        owner: found.uid(),
-        user: ownership.user,
-    }
-    .into())
+    Err(NotOurs::FolderOfAnother(found.uid()).into())
 }
 
 /// Returns an error unless this program made a folder.
@@ -244,197 +231,6 @@ pub fn check_alone(file: &File) -> io::Result<()> {
     } else {
         Ok(())
     }
-}
-
-/// A name in an open folder, so that all checks refer to the same folder.
-struct FolderEntry<'path> {
-    folder: File,
-    name: &'path OsStr,
-}
-
-impl<'path> FolderEntry<'path> {
-    fn of(path: &'path Path) -> io::Result<Self> {
-        let name = path.file_name().ok_or(ErrorKind::InvalidInput)?;
-        let parent = path
-            .parent()
-            .filter(|parent| !parent.as_os_str().is_empty());
-        let folder = openat(CWD, parent.unwrap_or(Path::new(".")), HOLDS, Mode::empty())?;
-        Ok(Self {
-            folder: folder.into(),
-            name,
-        })
-    }
-
-    /// Opens a regular file.
-    fn open(&self, access: Access) -> io::Result<File> {
-        match openat(
-            &self.folder,
-            self.name,
-            flags(access) | OFlags::NOFOLLOW,
-            Mode::empty(),
-        ) {
-            Ok(file) => {
-                let file = File::from(file);
-                let found = file.metadata()?;
-                if found.is_dir() {
-                    return Err(ErrorKind::IsADirectory.into());
-                }
-                if found.is_file() {
-                    Ok(file)
-                } else {
-                    Err(NotOurs::NotAFile.into())
-                }
-            }
-            Err(Errno::LOOP) => Err(self
-                .link()?
-                .map_or(Errno::LOOP.into(), |owner| NotOurs::Link { owner }.into())),
-            // The file is a pipe without a reader, or a socket.
-            Err(Errno::NXIO) => Err(NotOurs::NotAFile.into()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    fn mode(&self, mode: RawMode) -> io::Result<RawMode> {
-        Ok(if is_shared(&self.folder.metadata()?) {
-            mode | GROUP
-        } else {
-            mode
-        })
-    }
-
-    fn open_or_create(&self, access: Access, mode: RawMode) -> io::Result<File> {
-        for _ in 0..ATTEMPTS {
-            match self.open(access) {
-                Err(error) if error.kind() == ErrorKind::NotFound => {}
-                opened => {
-                    let file = opened?;
-                    self.check_owner(&file.metadata()?)?;
-                    check_alone(&file)?;
-                    return Ok(file);
-                }
-            }
-            let create = flags(access) | OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL;
-            match openat(&self.folder, self.name, create, Mode::from_raw_mode(mode)) {
-                Err(Errno::EXIST) => {}
-                created => return Ok(created?.into()),
-            }
-        }
-        Err(ErrorKind::ResourceBusy.into())
-    }
-
-    fn check_owner(&self, found: &Metadata) -> io::Result<()> {
-        let ownership = Ownership::within(&self.folder.metadata()?);
-        ownership
-            .check(found)
-            .or_else(|refused| match self.user_here() {
-                Ok(user) if ownership.shown_as(user).accepts(found) => Ok(()),
-                _ => Err(refused.into()),
-            })
-    }
-
-    /// The owner that the folder's file system shows for files of this process.
-    fn user_here(&self) -> io::Result<u32> {
-        let (name, probe) = self.create_temporary(0o600)?;
-        let found = probe.metadata();
-        match unlinkat(&self.folder, &*name, AtFlags::empty()) {
-            // Another process has removed it because it took it for a file of a killed process.
-            Ok(()) | Err(Errno::NOENT) => Ok(found?.uid()),
-            Err(error) => Err(error.into()),
-        }
-    }
-
-    /// Creates a file in the folder under a new unique name.
-    fn create_temporary(&self, mode: RawMode) -> io::Result<(String, File)> {
-        let name = format!("{PROBE}{:016x}", RandomState::new().build_hasher().finish());
-        let create = flags(Access::Write) | OFlags::NOFOLLOW | OFlags::CREATE | OFlags::EXCL;
-        let file = openat(&self.folder, &*name, create, Mode::from_raw_mode(mode))?;
-        Ok((name, file.into()))
-    }
-
-    /// The owner of the link under the name, if there is one.
-    fn link(&self) -> io::Result<Option<u32>> {
-        let found = statat(&self.folder, self.name, AtFlags::SYMLINK_NOFOLLOW)?;
-        let is_link = rustix::fs::FileType::from_raw_mode(found.st_mode).is_symlink();
-        Ok(is_link.then_some(found.st_uid))
-    }
-
-    /// The destination of the link under the name, if the link is ours.
-    fn followed(&self) -> io::Result<PathBuf> {
-        let look = || statat(&self.folder, self.name, AtFlags::SYMLINK_NOFOLLOW);
-        let before = look()?;
-        let leads = readlinkat(&self.folder, self.name, Vec::new())?;
-        let after = look()?;
-        let owner = before.st_uid;
-        let same = |one: &rustix::fs::Stat, other: &rustix::fs::Stat| {
-            let inode = |stat: &rustix::fs::Stat| {
-                (stat.st_dev, stat.st_ino, stat.st_ctime, stat.st_ctime_nsec)
-            };
-            inode(one) == inode(other)
-        };
-        let is_ours = [geteuid().as_raw(), self.folder.metadata()?.uid()].contains(&owner);
-        if !is_ours || !same(&before, &after) {
-            return Err(NotOurs::Link { owner }.into());
-        }
-        Ok(Path::new(OsStr::new(
-            leads.to_str().map_err(|_| NotOurs::Link { owner })?,
-        ))
-        .to_owned())
-    }
-}
-
-fn log_as(path: &Path, access: Access) -> io::Result<File> {
-    let entry = FolderEntry::of(path)?;
-    let mode = entry.mode(LOG_MODE)?;
-    let is_missing = |error: &io::Error| error.kind() == ErrorKind::NotFound;
-    let leads = match entry.link() {
-        Ok(Some(_)) => entry.followed()?,
-        Ok(None) => {
-            return if access == Access::Read {
-                entry.open(access)
-            } else {
-                entry.open_or_create(access, mode)
-            };
-        }
-        Err(error) if is_missing(&error) && access != Access::Read => {
-            return entry.open_or_create(access, mode);
-        }
-        Err(error) => return Err(error),
-    };
-    let create = if access == Access::Read {
-        OFlags::empty()
-    } else {
-        OFlags::CREATE
-    };
-    let file = File::from(openat(
-        &entry.folder,
-        &leads,
-        flags(access) | create,
-        Mode::from_raw_mode(mode),
-    )?);
-    let kind = file.metadata()?.file_type();
-    if kind.is_fifo() || kind.is_char_device() || kind.is_socket() {
-        fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
-    }
-    Ok(file)
-}
-
-/// Flags to open a folder whose entries are opened by name; it need not be readable.
-#[cfg(target_os = "linux")]
-const HOLDS: OFlags = OFlags::PATH.union(OFlags::DIRECTORY).union(OFlags::CLOEXEC);
-#[cfg(not(target_os = "linux"))]
-const HOLDS: OFlags = OFlags::RDONLY
-    .union(OFlags::DIRECTORY)
-    .union(OFlags::CLOEXEC);
-
-/// Non-blocking, because opening a pipe can wait forever. It has no effect on a regular file.
-fn flags(access: Access) -> OFlags {
-    let how = match access {
-        Access::Read => OFlags::RDONLY,
-        Access::Write => OFlags::WRONLY,
-        Access::ReadWrite => OFlags::RDWR,
-        Access::Append => OFlags::WRONLY | OFlags::APPEND,
-    };
-    how | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC
 }
 
 #[cfg(test)]

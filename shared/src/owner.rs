@@ -25,15 +25,12 @@ pub fn explained<P: AsRef<Path>>(
         return error;
     }
     let user = geteuid().as_raw();
-    let refused =
-        |path: &PathBuf| fs::metadata(path).is_ok_and(|found| !may_use(path, found.is_dir()));
-    let in_the_way = paths
-        .into_iter()
-        .filter_map(|path| existing(path.as_ref()))
-        .find(refused);
-    let Some((path, owner)) =
-        in_the_way.and_then(|path| fs::metadata(&path).ok().map(|found| (path, found.uid())))
-    else {
+    let in_the_way = paths.into_iter().find_map(|path| {
+        let path = existing(path.as_ref())?;
+        let found = fs::metadata(&path).ok()?;
+        (!may_use(&path, found.is_dir())).then(|| (path, found.uid()))
+    });
+    let Some((path, owner)) = in_the_way else {
         return error;
     };
     let said = if owner == user {
@@ -43,7 +40,8 @@ pub fn explained<P: AsRef<Path>>(
         )
     } else {
         format!(
-            "{error}, because {} belongs to {}, and this program runs as {}; run it as {}, or change the owner (chown -R)",
+            "{error}, because {} belongs to {}, and this program runs as {}; run it as {}, or \
+             change the owner (chown -R)",
             path.display(),
             name(owner),
             name(user),
@@ -61,11 +59,8 @@ fn existing(path: &Path) -> Option<PathBuf> {
 }
 
 fn may_use(path: &Path, is_folder: bool) -> bool {
-    let how = if is_folder {
-        Access::READ_OK | Access::WRITE_OK | Access::EXEC_OK
-    } else {
-        Access::READ_OK | Access::WRITE_OK
-    };
+    let mut how = Access::READ_OK | Access::WRITE_OK;
+    how.set(Access::EXEC_OK, is_folder);
     access(path, how).is_ok()
 }
 
@@ -73,11 +68,8 @@ fn may_use(path: &Path, is_folder: bool) -> bool {
 pub(crate) fn name(user: u32) -> String {
     let users = fs::read_to_string(USERS).unwrap_or_default();
     let named = users.lines().find_map(|line| {
-        let mut fields = line.split(':');
-        let name = fields.next()?;
-        fields.next()?;
-        let number = fields.next()?;
-        (number.parse() == Ok(user)).then(|| name.to_owned())
+        let fields: Vec<&str> = line.split(':').collect();
+        (fields.get(2)?.parse() == Ok(user)).then(|| fields[0].to_owned())
     });
     named.unwrap_or_else(|| format!("user {user}"))
 }

@@ -35,8 +35,8 @@ pub enum NotOurs {
     NotAFile,
     /// Another user made it.
     #[error(
-        "it belongs to {}, and this program runs as {}: remove it, or run this program as {} if that \
-         user began the job",
+        "it belongs to {}, and this program runs as {}: remove it, or run this program as {} if \
+         that user began the job",
         owner::name(*owner), owner::name(*user), owner::name(*owner)
     )]
     Owner {
@@ -53,32 +53,26 @@ pub enum NotOurs {
         "other users can write to it: see what is in it, then take that right away (chmod go-w)"
     )]
     Writable,
-    /// A folder for secrets that another user made.
+    /// A folder for secrets that this other user made.
     #[error(
         "it belongs to {}, and this program runs as {}: give a folder of your own",
-        owner::name(*owner), owner::name(*user)
+        owner::name(*.0), this_user()
     )]
-    FolderOfAnother {
-        /// The owner of the folder.
-        owner: u32,
-        /// The user of this process.
-        user: u32,
-    },
-    /// A link or a folder on the path to a folder for secrets that another user made.
+    FolderOfAnother(u32),
+    /// A link or a folder on the path to a folder for secrets that this other user made.
     #[error(
-        "its path leads through a folder or link of {}, who can replace what is in it, and this program runs as {}; give \
-         a folder whose parents are all yours or root's",
-        owner::name(*owner), owner::name(*user)
+        "its path leads through a folder or link of {}, who can replace what is in it, and this \
+         program runs as {}; give a folder whose parents are all yours or root's",
+        owner::name(*.0), this_user()
     )]
-    PathOfAnother {
-        /// The owner of the link or folder.
-        owner: u32,
-        /// The user of this process.
-        user: u32,
-    },
+    PathOfAnother(u32),
     /// A folder for secrets in which all users can create files.
     #[error("every user of this host can write to it: give a folder to which only you can write")]
     OpenFolder,
+}
+
+fn this_user() -> String {
+    owner::name(geteuid().as_raw())
 }
 
 impl From<NotOurs> for io::Error {
@@ -103,11 +97,10 @@ impl Ownership {
     /// The rule for the entries of a folder, the same as that of the kernel's
     /// `fs.protected_regular`.
     pub fn within(folder: &Metadata) -> Self {
-        let group = is_shared(folder).then(|| folder.gid());
         Self {
-            user: geteuid().as_raw(),
             folder: Some(folder.uid()),
-            group,
+            group: is_shared(folder).then(|| folder.gid()),
+            ..Self::strict()
         }
     }
 

@@ -13,7 +13,7 @@ use std::{
 
 use rustix::io::Errno;
 
-use crate::ownership::{NotOurs, Ownership};
+use crate::ownership::NotOurs;
 
 /// Linux follows at most this number of links in one path.
 const MAX_LINKS: u32 = 40;
@@ -41,9 +41,7 @@ pub(crate) fn check(path: &Path, accepts: impl Fn(&fs::Metadata) -> bool) -> io:
         // The rule for the folder itself covers the last name, unless it is a link.
         let is_last = left.is_empty() && !found.is_symlink();
         if !is_last && !accepts(&found) {
-            let owner = found.uid();
-            let user = Ownership::strict().user;
-            return Err(NotOurs::PathOfAnother { owner, user }.into());
+            return Err(NotOurs::PathOfAnother(found.uid()).into());
         }
         if !found.is_symlink() {
             resolved = next;
@@ -64,11 +62,11 @@ pub(crate) fn check(path: &Path, accepts: impl Fn(&fs::Metadata) -> bool) -> io:
 
 /// The names of a path, the first one last; `..` counts as a name.
 fn names_backwards(path: &Path) -> Vec<OsString> {
-    let name = |component: Component<'_>| match component {
-        Component::Normal(_) | Component::ParentDir => Some(component.as_os_str().to_owned()),
-        Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
-    };
-    path.components().rev().filter_map(name).collect()
+    path.components()
+        .rev()
+        .filter(|part| matches!(part, Component::Normal(_) | Component::ParentDir))
+        .map(|part| part.as_os_str().to_owned())
+        .collect()
 }
 
 #[cfg(test)]
@@ -76,7 +74,7 @@ mod tests {
     use std::os::unix::fs::{lchown, symlink};
 
     use super::*;
-    use crate::own_file::is_refused;
+    use crate::{own_file::is_refused, ownership::Ownership};
 
     const OTHER: u32 = 54_421;
 

@@ -23,7 +23,10 @@ const KUBERNETES_DATA: &str = "..data";
 
 /// Every user of the machine can change the file.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("use {}: every user of this machine can change it; run `chmod o-w {}`", path.display(), path.display())]
+#[error(
+    "use {}: every user of this machine can change it; run `chmod o-w {}`",
+    path.display(), path.display()
+)]
 pub struct WritableByOthers {
     /// The file.
     pub path: PathBuf,

@@ -7,10 +7,8 @@ use std::{
     time::Duration,
 };
 
-use rustix::process::Signal;
 use tokio::{
     runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
     time::Instant,
 };
 
@@ -18,7 +16,7 @@ use crate::{
     exit_code::Exit,
     job_line::Screen,
     limits,
-    shutdown::{Shutdown, leave_signals_to_their_thread},
+    shutdown::{Shutdown, block_signals},
     threads,
 };
 
@@ -37,15 +35,8 @@ const POOL_KEEP_ALIVE: Duration = Duration::from_hours(24 * 365);
 /// the terminal accepts nothing.
 pub fn run(program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
     limits::forbid_core_dumps();
-    if let Err(error) = leave_signals_to_their_thread() {
-        return report(&cannot_start(&error));
-    }
-    let screen = match Screen::for_stderr() {
-        Ok(screen) => screen,
-        Err(error) => return report(&cannot_start(&error.source)),
-    };
-    let runtime = match start() {
-        Ok(runtime) => runtime,
+    let (screen, runtime) = match start() {
+        Ok(started) => started,
         Err(error) => return report(&cannot_start(&error)),
     };
     let program = AssertUnwindSafe(|| runtime.block_on(program(screen.clone())));
@@ -74,37 +65,27 @@ pub async fn with_signals(
     shutdown: &Shutdown,
     work: impl Future<Output = Result<Exit, String>>,
 ) -> Exit {
-    let work = async {
-        survive_file_size_limit()?;
-        work.await
+    let result = match shutdown.on_signals() {
+        Ok(first_signal) => work.await.map(|exit| match exit {
+            // A signal that was received after the work was done has no effect.
+            Exit::Interrupted => first_signal.get().copied().unwrap_or(exit),
+            exit => exit,
+        }),
+        Err(error) => Err(format!(
+            "listen for signals: {error}; allow the process more threads and files"
+        )),
     };
-    let (result, first_signal) = match shutdown.on_signals() {
-        Ok(first_signal) => (work.await, first_signal.get().copied()),
-        Err(error) => (
-            Err(format!(
-                "listen for signals: {error}; allow the process more threads and files"
-            )),
-            None,
-        ),
-    };
-    match result {
-        // A signal that was received after the work was done has no effect.
-        Ok(Exit::Interrupted) => first_signal.unwrap_or(Exit::Interrupted),
-        Ok(exit) => exit,
-        Err(error) => {
-            screen.write(format!("error: failed to {error}\n").as_bytes());
-            Exit::CouldNotRun
-        }
-    }
+    result.unwrap_or_else(|error| {
+        screen.say(&format!("error: failed to {error}"));
+        Exit::CouldNotRun
+    })
 }
 
-/// Turns a write beyond the limit on file sizes (`ulimit -f`) into an error. Without a handler, the
-/// signal would end the process. The handler stays installed.
-fn survive_file_size_limit() -> Result<(), String> {
-    let installed = signal(SignalKind::from_raw(Signal::XFSZ.as_raw()));
-    installed
-        .map(drop)
-        .map_err(|error| format!("listen for signals: {error}"))
+/// Starts the screen and a runtime.
+fn start() -> io::Result<(Screen, Runtime)> {
+    block_signals()?;
+    let screen = Screen::for_stderr().map_err(|error| error.source)?;
+    Ok((screen, start_runtime()?))
 }
 
 /// Starts a runtime with one thread in its pool. If the system refuses a thread, tokio panics and
@@ -113,21 +94,17 @@ fn survive_file_size_limit() -> Result<(), String> {
     clippy::exit,
     reason = "nothing has begun yet, and to unwind would wait for ever"
 )]
-fn start() -> io::Result<Runtime> {
+fn start_runtime() -> io::Result<Runtime> {
     let hook = panic::take_hook();
     panic::set_hook(Box::new(|_| {
-        std::process::exit(
-            report(&cannot_start(&"the system has no thread left"))
-                .code()
-                .into(),
-        );
+        let exit = report(&cannot_start(&"the system has no thread left"));
+        std::process::exit(exit.code().into());
     }));
-    let builder = &mut Builder::new_multi_thread();
-    builder
+    let runtime = Builder::new_multi_thread()
         .enable_all()
         .max_blocking_threads(POOL_THREADS)
-        .thread_keep_alive(POOL_KEEP_ALIVE);
-    let runtime = builder.build();
+        .thread_keep_alive(POOL_KEEP_ALIVE)
+        .build();
     if let Ok(runtime) = &runtime {
         // The task can fail only by a panic.
         runtime

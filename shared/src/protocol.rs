@@ -36,6 +36,11 @@ pub const MAX_LEASE_TTL: Duration = Duration::from_hours(24);
 /// Renewals that a worker makes during the time to live of a lease.
 pub const RENEWALS_PER_TTL: u32 = 3;
 
+/// A duration in milliseconds, as it is sent; saturating.
+pub fn milliseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
 /// Time that an answer may take on a slow network.
 const ANSWER_TIME: Duration = Duration::from_secs(5);
 

@@ -35,8 +35,8 @@ impl Refusal {
     pub fn advice(self) -> Option<&'static str> {
         match self {
             Self::Status(401 | 403) => Some(
-                "A login is missing or has expired: give it with --header-file (a line like \"Cookie: NAME=VALUE\" or \
-                 \"Authorization: Bearer TOKEN\"), and check --url",
+                "A login is missing or has expired: give it with --header-file (a line like \
+                 \"Cookie: NAME=VALUE\" or \"Authorization: Bearer TOKEN\"), and check --url",
             ),
             Self::Status(407) => {
                 Some("The proxy asks for a login: give it in HTTP_PROXY or HTTPS_PROXY")
@@ -48,8 +48,8 @@ impl Refusal {
                 Some("Check --url, and --header-file if the origin needs a login")
             }
             Self::NotATar => Some(
-                "If it is a page to log in, give the login with --header-file (a line like \"Cookie: NAME=VALUE\"), \
-                 otherwise check --url",
+                "If it is a page to log in, give the login with --header-file (a line like \
+                 \"Cookie: NAME=VALUE\"), otherwise check --url",
             ),
             Self::Certificate | Self::Scheme => None,
         }

@@ -81,7 +81,8 @@ impl fmt::Display for OriginRefuses {
         let place = if *midway { "rest of the list" } else { "list" };
         write!(
             formatter,
-            "the {which} {classes} classes that were asked for, taken from all over the {place}, were refused"
+            "the {which} {classes} classes that were asked for, taken from all over the {place}, \
+             were refused"
         )?;
         match otherwise {
             0 => write!(formatter, " in the same way ({failure})"),

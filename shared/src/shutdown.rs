@@ -3,23 +3,18 @@
 
 use std::{
     io,
-    sync::{Arc, OnceLock, mpsc},
+    sync::{Arc, OnceLock},
     thread,
     time::Duration,
 };
 
-use nix::sys::signal::SigSet;
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{Signal, SignalKind, signal},
-    time::sleep,
-};
+use nix::sys::signal::{SigSet, Signal};
 use tokio_util::sync::CancellationToken;
 
 use crate::exit_code::Exit;
 
-/// Time from the second signal to the exit of the process, if it has not ended by itself. It is half
-/// of the promised second; the other half is a reserve for a busy machine.
+/// Time from the second signal to the exit of the process, if it has not ended by itself. It is
+/// half of the promised second; the other half is a reserve for a busy machine.
 const GRACE: Duration = Duration::from_millis(500);
 
 /// A handle on both phases; clones share them.
@@ -35,94 +30,58 @@ pub struct Shutdown {
 pub type FirstSignal = Arc<OnceLock<Exit>>;
 
 impl Shutdown {
-    /// Handles SIGINT and SIGTERM from now on, for the rest of the process's life. The first signal
-    /// starts the drain. The second one starts the abort, and half a second later the process exits
-    /// with the code of the first signal.
+    /// Receives SIGINT and SIGTERM from now on, for the rest of the process's life. The first
+    /// signal starts the drain. The second one starts the abort, and half a second later the
+    /// process exits with the code of the first signal.
     ///
-    /// Only a program may call this, not a library. The signals have a thread and a runtime of
-    /// their own: threads of the program that are blocked in a system call (e.g. by a hung disk) do
-    /// not delay them, and the exit does not wait for such threads. The only other exit is that of
-    /// a program that cannot start, in `shared::program`.
+    /// Only a program may call this, not a library. The signals have a thread of their own: threads
+    /// of the program that are blocked in a system call (e.g. by a hung disk) do not delay them,
+    /// and the exit does not wait for such threads. The only other exit is that of a program that
+    /// cannot start, in `shared::program`.
     ///
     /// # Errors
-    /// If the process may not install signal handlers, or has no thread left.
+    /// If the process has no thread left.
     pub fn on_signals(&self) -> io::Result<FirstSignal> {
         let first = FirstSignal::default();
-        let shutdown = self.clone();
         let noted = Arc::clone(&first);
-        let (begun, has_begun) = mpsc::channel();
-        thread::Builder::new()
-            .name("signals".to_owned())
-            .spawn(move || {
-                // A task of another runtime must not drop a runtime, so this thread creates it.
-                let listening = Signals::listen().and_then(|listening| {
-                    signals().thread_unblock()?;
-                    Ok(listening)
-                });
-                let (runtime, mut signals) = match listening {
-                    Ok(listening) => listening,
-                    Err(error) => return begun.send(Err(error)).unwrap_or_default(),
-                };
-                begun.send(Ok(())).unwrap_or_default();
-                runtime.block_on(async {
-                    let exit = signals.next().await;
-                    noted.get_or_init(|| exit);
-                    shutdown.drain.cancel();
-                    signals.next().await;
-                    shutdown.abort.cancel();
-                    sleep(GRACE).await;
-                    exit_process(exit);
-                });
-            })?;
-        has_begun.recv().map_err(io::Error::other)??;
+        let shutdown = self.clone();
+        let receive = move || {
+            let exit = next_signal();
+            noted.get_or_init(|| exit);
+            shutdown.drain.cancel();
+            next_signal();
+            shutdown.abort.cancel();
+            thread::sleep(GRACE);
+            exit_process(exit);
+        };
+        let name = "signals".to_owned();
+        thread::Builder::new().name(name).spawn(receive)?;
         Ok(first)
     }
 }
 
-/// Blocks SIGINT and SIGTERM in the main thread, before it has started other threads, so that only
-/// the thread of [`Shutdown::on_signals`] receives them. The kernel delivers a signal to any thread
-/// that does not block it, and a thread that waits for a hung disk would not handle it.
+/// Blocks SIGINT and SIGTERM in the main thread, before it has started other threads, which inherit
+/// that. The kernel then keeps them for the thread of [`Shutdown::on_signals`] and does not deliver
+/// them to a thread that waits for a hung disk. Blocks SIGXFSZ too, which would end the process: a
+/// write beyond the limit on file sizes (`ulimit -f`) is then only an error.
 ///
 /// # Errors
 /// The error of the operating system.
-pub(crate) fn leave_signals_to_their_thread() -> io::Result<()> {
-    Ok(signals().thread_block()?)
+pub(crate) fn block_signals() -> io::Result<()> {
+    let mut blocked = stopping_signals();
+    blocked.add(Signal::SIGXFSZ);
+    Ok(blocked.thread_block()?)
 }
 
-fn signals() -> SigSet {
-    [
-        nix::sys::signal::Signal::SIGINT,
-        nix::sys::signal::Signal::SIGTERM,
-    ]
-    .into_iter()
-    .collect()
+fn stopping_signals() -> SigSet {
+    [Signal::SIGINT, Signal::SIGTERM].into_iter().collect()
 }
 
-/// The streams of both signals.
-struct Signals {
-    interrupt: Signal,
-    terminate: Signal,
-}
-
-impl Signals {
-    /// Installs the handlers, on a runtime of their own.
-    fn listen() -> io::Result<(Runtime, Self)> {
-        let runtime = Builder::new_current_thread().enable_all().build()?;
-        let signals = {
-            let _inside = runtime.enter();
-            Self {
-                interrupt: signal(SignalKind::interrupt())?,
-                terminate: signal(SignalKind::terminate())?,
-            }
-        };
-        Ok((runtime, signals))
-    }
-
-    async fn next(&mut self) -> Exit {
-        tokio::select! {
-            _ = self.interrupt.recv() => Exit::Interrupted,
-            _ = self.terminate.recv() => Exit::Terminated,
-        }
+fn next_signal() -> Exit {
+    match stopping_signals().wait() {
+        Ok(Signal::SIGINT) => Exit::Interrupted,
+        Ok(_) => Exit::Terminated,
+        Err(error) => unreachable!("the signals of the set are valid: {error}"),
     }
 }
 

@@ -32,7 +32,7 @@ mod escaped;
 mod libraries;
 pub mod trace;
 
-use escaped::Escaped;
+use escaped::escaped;
 
 /// Variables with the collector's address; if one is set, spans are exported.
 const ENDPOINTS: [&str; 2] = [
@@ -84,38 +84,41 @@ impl Telemetry {
         screen: &Screen,
         service: &'static str,
     ) -> Result<Self, TelemetryError> {
-        let mut filter = EnvFilter::builder()
+        let filter = EnvFilter::builder()
             .with_default_directive(LevelFilter::INFO.into())
             .from_env()
             .map_err(TelemetryError::Filter)?;
-        for directive in libraries::quiet(&variable(EnvFilter::DEFAULT_ENV).unwrap_or_default()) {
-            filter = filter.add_directive(directive.parse().expect("a directive"));
-        }
-        let for_the_log = filter_fn(|metadata| metadata.target() != trace::TARGET);
+        let asked = variable(EnvFilter::DEFAULT_ENV).unwrap_or_default();
+        let for_the_log = filter_fn(move |metadata| {
+            metadata.target() != trace::TARGET
+                && libraries::may_be_logged(&asked, metadata.target(), *metadata.level())
+        });
         let log = start_log(log, screen)?;
         report_panics(&log, screen);
+        let to_log = log.clone();
         let to_file = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
-            .with_writer(Escaped(log.clone()))
+            .with_writer(escaped(move |line: &[u8]| to_log.write(line)))
             .with_filter(filter.and(for_the_log.with_max_level_hint(LevelFilter::TRACE)));
         // Libraries repeat messages for each handshake, or while a collector is unreachable.
         let of_own_crates = filter_fn(|metadata| OWN_CRATES.contains(&crate_of(metadata.target())));
+        let lines = screen.clone();
         let to_screen = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .log_internal_errors(false)
             .without_time()
             .with_target(false)
-            .with_writer(Escaped(screen.clone()))
+            .with_writer(escaped(move |line: &[u8]| lines.write(line)))
             .with_filter(
                 LevelFilter::WARN.and(of_own_crates.with_max_level_hint(LevelFilter::TRACE)),
             );
-        let collector = Collector::from_environment();
-        let spans = collector
-            .as_ref()
-            .map(|collector| collector.export(service))
-            .transpose()?
-            .flatten();
+        let endpoint = first_set(&ENDPOINTS).filter(|_| !is_export_off());
+        let unsupported = first_set(&PROTOCOLS).filter(|protocol| protocol != "grpc");
+        let spans = match &endpoint {
+            Some(endpoint) if unsupported.is_none() => Some(export(endpoint, service)?),
+            _ => None,
+        };
         let to_collector = spans.as_ref().map(|spans| {
             let ours = filter_fn(|metadata| {
                 *metadata.level() <= Level::INFO
@@ -132,13 +135,10 @@ impl Telemetry {
             .with(to_screen)
             .with(to_collector)
             .init();
-        if let Some(Collector {
-            unsupported: Some(protocol),
-            ..
-        }) = collector
-        {
+        if let (Some(_), Some(protocol)) = (endpoint, unsupported) {
             tracing::warn!(
-                "traces are not exported: only OTLP over gRPC is spoken here, not {protocol}; set {} to grpc",
+                "traces are not exported: only OTLP over gRPC is spoken here, not {protocol}; set \
+                 {} to grpc",
                 PROTOCOLS[1]
             );
         }
@@ -149,19 +149,15 @@ impl Telemetry {
     /// is unreachable or slow, and three for a disk that accepts nothing; neither fails the job.
     pub async fn flush(self) {
         if let Some(spans) = self.spans {
-            Self::flush_spans(spans).await;
+            let flush = move || spans.shutdown_with_timeout(FLUSH_TIMEOUT);
+            match tokio::task::spawn_blocking(flush).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => tracing::info!(%error, "the last spans were not delivered"),
+                Err(error) => tracing::debug!(%error, "the export of spans ended badly"),
+            }
         }
         // The error was reported when the log first failed.
         self.log.flush().ok();
-    }
-
-    async fn flush_spans(spans: SdkTracerProvider) {
-        match tokio::task::spawn_blocking(move || spans.shutdown_with_timeout(FLUSH_TIMEOUT)).await
-        {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::info!(%error, "the last spans were not delivered"),
-            Err(error) => tracing::debug!(%error, "the export of spans ended badly"),
-        }
     }
 }
 
@@ -169,10 +165,9 @@ impl Telemetry {
 fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
     let screen = screen.clone();
     let report = move |error: &io::Error| {
-        screen.write(
-            format!("the detailed log cannot be written, and lacks lines from here on: {error}\n")
-                .as_bytes(),
-        );
+        screen.say(&format!(
+            "the detailed log cannot be written, and lacks lines from here on: {error}"
+        ));
     };
     Output::reporting("log", log, report)
 }
@@ -180,11 +175,8 @@ fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
 /// Reports panics in the log and on the screen, without waiting for a lock that the panicking
 /// thread may hold.
 fn report_panics(log: &Output, screen: &Screen) {
-    let outputs: Vec<Output> = [Some(log), screen.output()]
-        .into_iter()
-        .flatten()
-        .cloned()
-        .collect();
+    let mut outputs = vec![log.clone()];
+    outputs.extend(screen.output().cloned());
     panic::set_hook(Box::new(move |panic| {
         let text = describe(panic);
         for output in &outputs {
@@ -203,73 +195,45 @@ fn describe(panic: &PanicHookInfo<'_>) -> String {
     let place = panic
         .location()
         .map_or_else(|| "an unknown place".to_owned(), ToString::to_string);
+    let message = panic.payload_as_str().unwrap_or("no message");
     let backtrace = Backtrace::capture();
-    let backtrace = if backtrace.status() == BacktraceStatus::Captured {
-        format!("{backtrace}\n")
-    } else {
-        String::new()
+    let backtrace = match backtrace.status() {
+        BacktraceStatus::Captured => format!("{backtrace}\n"),
+        _ => String::new(),
     };
-    format!(
-        "\nthread {name} panicked at {place}: {}\n{backtrace}",
-        panic.payload_as_str().unwrap_or("no message")
-    )
+    format!("\nthread {name} panicked at {place}: {message}\n{backtrace}")
 }
 
-/// Settings of the collector from the environment.
-struct Collector {
-    endpoint: String,
-    /// The configured protocol, if it is not supported.
-    unsupported: Option<String>,
+/// Whether the environment forbids the export of spans.
+fn is_export_off() -> bool {
+    variable("OTEL_SDK_DISABLED").is_some_and(|value| value.eq_ignore_ascii_case("true"))
+        || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value != "otlp")
 }
 
-impl Collector {
-    fn from_environment() -> Option<Self> {
-        let is_off = variable("OTEL_SDK_DISABLED")
-            .is_some_and(|value| value.eq_ignore_ascii_case("true"))
-            || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value != "otlp");
-        let endpoint = ENDPOINTS
-            .iter()
-            .find_map(|name| variable(name))
-            .filter(|_| !is_off)?;
-        let unsupported = PROTOCOLS
-            .iter()
-            .find_map(|name| variable(name))
-            .filter(|protocol| protocol != "grpc");
-        Some(Self {
-            endpoint,
-            unsupported,
-        })
+/// Starts the export, which reads its other settings from the environment itself: headers, time
+/// limits, sampling, batches.
+fn export(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, TelemetryError> {
+    let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic();
+    if !endpoint.starts_with("http:") {
+        exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
     }
+    let exporter = exporter.build().map_err(TelemetryError::Exporter)?;
+    // Checks that the system has a thread for the exporter, which panics without one.
+    threads::probe("traces")?;
+    let mut resource = Resource::builder().build();
+    let name = resource.get(&Key::new("service.name"));
+    if name.is_none_or(|name| name.as_str().starts_with("unknown_service")) {
+        resource = Resource::builder().with_service_name(service).build();
+    }
+    Ok(SdkTracerProvider::builder()
+        .with_resource(resource)
+        .with_batch_exporter(exporter)
+        .build())
+}
 
-    /// Starts the export, which reads its other settings from the environment itself: headers, time
-    /// limits, sampling, batches.
-    fn export(&self, service: &'static str) -> Result<Option<SdkTracerProvider>, TelemetryError> {
-        if self.unsupported.is_some() {
-            return Ok(None);
-        }
-        let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic();
-        if !self.endpoint.starts_with("http:") {
-            exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
-        }
-        let exporter = exporter.build().map_err(TelemetryError::Exporter)?;
-        // Checks that the system has a thread for the exporter, which panics without one.
-        threads::probe("traces")?;
-        let named = Resource::builder().build();
-        let is_named = named
-            .get(&Key::new("service.name"))
-            .is_some_and(|name| !name.as_str().starts_with("unknown_service"));
-        let resource = if is_named {
-            named
-        } else {
-            Resource::builder().with_service_name(service).build()
-        };
-        Ok(Some(
-            SdkTracerProvider::builder()
-                .with_resource(resource)
-                .with_batch_exporter(exporter)
-                .build(),
-        ))
-    }
+/// The value of the first of these variables that is set.
+fn first_set(names: &[&str]) -> Option<String> {
+    names.iter().find_map(|name| variable(name))
 }
 
 /// The value of a variable. By the OpenTelemetry standard an empty one counts as not set.

@@ -5,7 +5,8 @@
 //! closed.
 
 use std::{
-    fmt, io,
+    io::{self, Write as _},
+    mem,
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -17,9 +18,10 @@ use crate::output::Output;
 const DEFAULT_SIZE: (u16, u16) = (80, 24);
 
 /// Standard error, for the progress bars.
+#[derive(Debug)]
 pub(crate) struct Terminal {
     output: Output,
-    frame: Mutex<String>,
+    frame: Mutex<Vec<u8>>,
 }
 
 impl Terminal {
@@ -30,18 +32,19 @@ impl Terminal {
         }
     }
 
-    fn frame(&self) -> MutexGuard<'_, String> {
+    fn frame(&self) -> MutexGuard<'_, Vec<u8>> {
         self.frame.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn add(&self, text: &str) {
-        self.frame().push_str(text);
+    fn add(&self, text: &str) -> io::Result<()> {
+        self.frame().write_all(text.as_bytes())
     }
 
-    fn move_cursor(&self, cells: usize, direction: char) {
-        if cells > 0 {
-            self.add(&format!("\u{1b}[{cells}{direction}"));
+    fn move_cursor(&self, cells: usize, direction: char) -> io::Result<()> {
+        if cells == 0 {
+            return Ok(());
         }
+        write!(self.frame(), "\u{1b}[{cells}{direction}")
     }
 }
 
@@ -63,50 +66,37 @@ impl TermLike for Terminal {
     }
 
     fn move_cursor_up(&self, lines: usize) -> io::Result<()> {
-        self.move_cursor(lines, 'A');
-        Ok(())
+        self.move_cursor(lines, 'A')
     }
 
     fn move_cursor_down(&self, lines: usize) -> io::Result<()> {
-        self.move_cursor(lines, 'B');
-        Ok(())
+        self.move_cursor(lines, 'B')
     }
 
     fn move_cursor_right(&self, columns: usize) -> io::Result<()> {
-        self.move_cursor(columns, 'C');
-        Ok(())
+        self.move_cursor(columns, 'C')
     }
 
     fn move_cursor_left(&self, columns: usize) -> io::Result<()> {
-        self.move_cursor(columns, 'D');
-        Ok(())
+        self.move_cursor(columns, 'D')
     }
 
     fn write_line(&self, text: &str) -> io::Result<()> {
-        self.add(text);
-        self.add("\n");
-        Ok(())
+        self.add(text)?;
+        self.add("\n")
     }
 
     fn write_str(&self, text: &str) -> io::Result<()> {
-        self.add(text);
-        Ok(())
+        self.add(text)
     }
 
     fn clear_line(&self) -> io::Result<()> {
-        self.add("\r\u{1b}[2K");
-        Ok(())
+        self.add("\r\u{1b}[2K")
     }
 
     fn flush(&self) -> io::Result<()> {
-        self.output
-            .write_frame(std::mem::take(&mut *self.frame()).as_bytes());
+        let frame = mem::take(&mut *self.frame());
+        self.output.write_frame(&frame);
         Ok(())
-    }
-}
-
-impl fmt::Debug for Terminal {
-    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        formatter.debug_struct("Terminal").finish_non_exhaustive()
     }
 }

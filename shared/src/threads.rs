@@ -17,7 +17,8 @@ use tokio::{runtime::Handle, sync::oneshot, task::JoinSet};
 /// The system has no thread left.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "start the thread {name}: {source}; allow the process more threads (ulimit -u, or the limit on tasks of its container or unit)"
+    "start the thread {name}: {source}; allow the process more threads (ulimit -u, or the limit \
+     on tasks of its container or unit)"
 )]
 pub struct NoThread {
     pub(crate) name: String,

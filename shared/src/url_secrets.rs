@@ -17,28 +17,21 @@ pub(crate) const HIDDEN: &str = "…";
 
 /// A name that contains one of these words is that of a credential. Words end at punctuation,
 /// digits and capitals: `access_token`, `apiKey2`.
-const CREDENTIAL_WORDS: [&str; 33] = [
-    "token",
+const CREDENTIAL_WORDS: [&str; 26] = [
     "key",
-    "apikey",
     "sig",
     "sign",
     "signed",
-    "signature",
     "auth",
     "authorization",
     "oauth",
     "bearer",
     "pass",
-    "passwd",
-    "password",
     "passphrase",
     "passcode",
     "pwd",
-    "secret",
     "cred",
     "creds",
-    "credential",
     "credentials",
     "session",
     "sess",
@@ -52,7 +45,8 @@ const CREDENTIAL_WORDS: [&str; 33] = [
     "user",
     "account",
 ];
-/// Credential words that also count without a boundary before them: `clientsecret`, `JSESSIONID`.
+/// Further credential words, which also count without a boundary before them: `clientsecret`,
+/// `JSESSIONID`.
 const CREDENTIAL_ENDINGS: [&str; 13] = [
     "token",
     "secret",
@@ -99,17 +93,11 @@ const SHORTEST_NAME: usize = 4;
 
 /// Whether a URL, or a template of one, has a user, a password or a secret in its query.
 pub(crate) fn has_secrets(url: &str) -> bool {
-    let parsed = Url::parse(url).ok();
-    let has_user = parsed
-        .as_ref()
-        .is_none_or(|url| !url.username().is_empty() || url.password().is_some());
-    has_user
-        || parsed
-            .as_ref()
-            .and_then(Url::query)
-            .unwrap_or_default()
-            .split('&')
-            .any(is_secret)
+    let Ok(url) = Url::parse(url) else {
+        return true;
+    };
+    let mut parameters = url.query().unwrap_or_default().split('&');
+    !url.username().is_empty() || url.password().is_some() || parameters.any(is_secret)
 }
 
 /// The URL for logs: without `user:password@`, without a fragment, and with the secrets in its
@@ -177,34 +165,30 @@ fn has_credential_word(text: &str) -> bool {
                 .any(|ending| word.ends_with(ending))
     };
     // Capitals can be anywhere: `PassWord`.
-    let letters = text
-        .chars()
-        .filter(char::is_ascii_alphabetic)
-        .collect::<String>()
-        .to_ascii_lowercase();
-    words_of(text).iter().any(is_credential) || CREDENTIAL_WORDS.contains(&letters.as_str())
+    let mut letters = text.to_ascii_lowercase();
+    letters.retain(|character| character.is_ascii_alphabetic());
+    words_of(text).iter().any(is_credential) || is_credential(&letters)
 }
 
 /// The words of a name in lower case: `accessKey`, `AWSAccessKeyId` and `access_key2` contain
 /// `key`.
 fn words_of(name: &str) -> Vec<String> {
-    let letters: Vec<char> = name.chars().collect();
-    let mut words = vec![String::new()];
-    for (at, letter) in letters.iter().enumerate() {
-        let before = at.checked_sub(1).map(|before| letters[before]);
-        let after = letters.get(at + 1);
-        let begins = letter.is_ascii_uppercase()
-            && (before.is_some_and(|before| before.is_ascii_lowercase())
-                || (before.is_some_and(|before| before.is_ascii_uppercase())
-                    && after.is_some_and(char::is_ascii_lowercase)));
-        if begins || !letter.is_ascii_alphabetic() {
-            words.push(String::new());
+    let mut separated = String::new();
+    let mut letters = name.chars().peekable();
+    let mut before = ' ';
+    while let Some(letter) = letters.next() {
+        let is_before_small = letters.peek().is_some_and(char::is_ascii_lowercase);
+        let ends_capitals = before.is_ascii_uppercase() && is_before_small;
+        if letter.is_ascii_uppercase() && (before.is_ascii_lowercase() || ends_capitals) {
+            separated.push(' ');
         }
-        if let (true, Some(word)) = (letter.is_ascii_alphabetic(), words.last_mut()) {
-            word.push(letter.to_ascii_lowercase());
-        }
+        separated.push(letter);
+        before = letter;
     }
-    words
+    separated
+        .split(|character: char| !character.is_ascii_alphabetic())
+        .map(str::to_ascii_lowercase)
+        .collect()
 }
 
 /// Whether a value is anything other than a few words and numbers.
@@ -229,17 +213,10 @@ fn is_word(word: &str) -> bool {
         .count();
     let is_cased = word.bytes().any(|byte| byte.is_ascii_lowercase())
         && word.bytes().skip(1).any(|byte| byte.is_ascii_uppercase());
-    let is_mix = match changes {
-        0 => false,
-        1 => is_cased && word.len() >= SHORTEST_CASED_MIX,
-        _ => {
-            word.len()
-                >= if is_cased {
-                    SHORTEST_CASED_MIX
-                } else {
-                    SHORTEST_MIX
-                }
-        }
+    let is_mix = if is_cased {
+        changes > 0 && word.len() >= SHORTEST_CASED_MIX
+    } else {
+        changes > 1 && word.len() >= SHORTEST_MIX
     };
     word.len() <= LONGEST_WORD && !is_mix && capitals < 3
 }

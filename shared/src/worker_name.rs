@@ -10,7 +10,9 @@ pub fn parse_name(text: &str) -> Result<String, String> {
     if text.is_empty() || text.len() > 64 || text.starts_with(['.', '-']) || !text.chars().all(fits)
     {
         return Err(
-            "a name has 1 to 64 letters, digits, '.', '_' and '-', and begins with a letter or digit".to_owned()
+            "a name has 1 to 64 letters, digits, '.', '_' and '-', and begins with a letter or \
+             digit"
+                .to_owned(),
         );
     }
     Ok(text.to_owned())

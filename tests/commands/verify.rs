@@ -255,11 +255,11 @@ fn ctrl_c_ends_verify() {
     let mut running = job.start_with(["verify"]);
     running.wait_until("it reads the image and handles SIGINT", |running| {
         let status = fs::read_to_string(format!("/proc/{}/status", running.id())).ok()?;
-        let caught = status
+        let blocked = status
             .lines()
-            .find_map(|line| line.strip_prefix("SigCgt:"))?;
-        let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
-        (caught & 1 << (Signal::INT.as_raw() - 1) != 0).then_some(())?;
+            .find_map(|line| line.strip_prefix("SigBlk:"))?;
+        let blocked = u64::from_str_radix(blocked.trim(), 16).ok()?;
+        (blocked & 1 << (Signal::INT.as_raw() - 1) != 0).then_some(())?;
         let open = fs::read_dir(format!("/proc/{}/fd", running.id())).ok()?;
         let mut open = open
             .flatten()

@@ -21,23 +21,23 @@ const A_SECOND: Duration = Duration::from_millis(1500);
 /// this interval.
 const RESEND_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whether the process has handlers for SIGINT and SIGTERM.
-fn listens_for_signals(running: &Running) -> Option<()> {
+/// Whether the process has blocked SIGINT and SIGTERM, which its thread for signals then receives.
+fn receives_signals(running: &Running) -> Option<()> {
     let status = fs::read_to_string(format!("/proc/{}/status", running.id())).ok()?;
-    let caught = status
+    let blocked = status
         .lines()
-        .find_map(|line| line.strip_prefix("SigCgt:"))?;
-    let caught = u64::from_str_radix(caught.trim(), 16).ok()?;
+        .find_map(|line| line.strip_prefix("SigBlk:"))?;
+    let blocked = u64::from_str_radix(blocked.trim(), 16).ok()?;
     [Signal::INT, Signal::TERM]
         .iter()
-        .all(|signal| caught & 1 << (signal.as_raw() - 1) != 0)
+        .all(|signal| blocked & 1 << (signal.as_raw() - 1) != 0)
         .then_some(())
 }
 
 /// Sends a first signal and then the second one.
 #[track_caller]
 fn assert_ends_within_a_second(mut running: Running, signals: [Signal; 2], code: i32) {
-    running.wait_until("its signal handlers are installed", listens_for_signals);
+    running.wait_until("it receives signals", receives_signals);
     running.signal(signals[0]);
     let first_signal = Instant::now();
     while wait_until(RESEND_INTERVAL, || (!running.is_running()).then_some(())).is_none() {

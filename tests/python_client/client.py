@@ -135,7 +135,7 @@ def run(worker: Worker, stub, pb) -> None:
     assert worker.renew(session=first.session_id + 1).directive == directives.DIRECTIVE_REREGISTER
 
     acquired = worker.acquire(3)
-    assert len(worker.held) == 3 and not acquired.job_done, acquired
+    assert len(worker.held) == 3 and not acquired.status.done, acquired
     say(holds=sorted(worker.held))
     renewed = worker.renew()
     assert renewed.directive == directives.DIRECTIVE_CONTINUE and not renewed.drop_leases and renewed.epoch == first.epoch, renewed

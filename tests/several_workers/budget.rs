@@ -186,7 +186,7 @@ fn a_worker_sends_no_request_before_its_first_budget_and_keeps_the_last_one_when
     coordinator.wait_for("it keeps to its budget", |seen| {
         seen.observations
             .last()
-            .is_some_and(|it| (it.seen_version, it.open, it.flowing) == (3, 2, 2))
+            .is_some_and(|it| (it.budget_version, it.open, it.flowing) == (3, 2, 2))
     });
     coordinator.answers().pace = Pace::Broken;
     let before = coordinator.told().reports.len();
@@ -200,7 +200,7 @@ fn a_worker_sends_no_request_before_its_first_budget_and_keeps_the_last_one_when
     coordinator.wait_for("it has reconnected and reports what it uses", |seen| {
         seen.observations
             .get(observed)
-            .is_some_and(|first| first.seen_version == 3 && first.session_id == 7)
+            .is_some_and(|first| first.budget_version == 3 && first.session_id == 7)
     });
     coordinator.wait_for("all classes are reported", |seen| seen.results().len() == 6);
     coordinator.answers().job_done = true;

@@ -156,7 +156,7 @@ impl Hostile {
             .into_inner();
         let budget = budgets.message().await?.unwrap_or_default();
         assert!(
-            budget.quiet_ms > 800_000 || budget.quiet_ms == 0,
+            budget.pause_ms > 800_000 || budget.pause_ms == 0,
             "{budget:?}"
         );
         Ok(())
@@ -251,14 +251,14 @@ impl Hostile {
                 let session = self.register(1, vec![], false).await?;
                 let message = "\u{1}\u{202e}".repeat(500_000);
                 let guessed = std::iter::once((self.wnids[0].clone(), 1));
-                self.fail(session, guessed, &message, proto::Suspect::Host)
+                self.fail(session, guessed, &message, proto::Suspect::WorkerHost)
                     .await?;
                 let refused = self
                     .fail(
                         session,
                         std::iter::once((message, 1)),
                         "",
-                        proto::Suspect::Host,
+                        proto::Suspect::WorkerHost,
                     )
                     .await;
                 let refused = refused.expect_err("the class id is invalid");

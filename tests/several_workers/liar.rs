@@ -328,7 +328,7 @@ fn budgets() -> Vec<proto::Budget> {
         version: number,
         connections,
         bytes_per_second: number,
-        quiet_ms: number,
+        pause_ms: number,
         observe_ms: number,
         resumed: 0,
     };

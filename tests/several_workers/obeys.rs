@@ -125,7 +125,7 @@ fn the_inventory_of_the_target_is_reported_before_the_first_lease() {
 
     let reports = coordinator.told().reports.len();
     let acquires = coordinator.told().acquires;
-    coordinator.answers().survey = true;
+    coordinator.answers().needs_inventory = true;
     coordinator.answers().unsettled_reports = 1;
     let finished = start(&job, &coordinator, job.target_path()).wait();
     assert_eq!(finished.code, Some(0), "{}", finished.stderr);
@@ -172,7 +172,7 @@ fn an_inventory_reports_leased_classes_only_with_their_tokens() {
         calls.results().iter().any(|result| result.token == 5)
     });
     complete(&job, WNID, &[complete_class.to_owned()]);
-    coordinator.answers().survey = true;
+    coordinator.answers().needs_inventory = true;
     coordinator.answers().session = 8;
     coordinator.answers().directive = proto::Directive::Reregister;
     coordinator.wait_for("it reports its inventory", |calls| {
@@ -434,7 +434,7 @@ fn an_inventory_removes_no_tar_and_ignores_tars_of_the_user() {
     }
 
     let reports = coordinator.told().reports.len();
-    coordinator.answers().survey = true;
+    coordinator.answers().needs_inventory = true;
     coordinator.answers().job_done = false;
     coordinator.answers().leases = vec![lease(&wnids[2], 6)];
     let second = start(&job, &coordinator, job.target_path());

@@ -27,7 +27,7 @@ pub(crate) struct Answers {
     /// The epoch in answers to renewals, if it differs from `epoch`.
     pub(crate) renewals_epoch: Option<u32>,
     pub(crate) ttl: Duration,
-    pub(crate) survey: bool,
+    pub(crate) needs_inventory: bool,
     /// Leases still to be granted, one per call, from the end of the list.
     pub(crate) leases: Vec<proto::Lease>,
     /// Directive in each answer to a renewal.
@@ -188,7 +188,7 @@ impl Default for Answers {
             epoch: 1,
             renewals_epoch: None,
             ttl: Duration::from_secs(30),
-            survey: false,
+            needs_inventory: false,
             leases: Vec::new(),
             directive: proto::Directive::Continue,
             job_done: false,
@@ -288,7 +288,7 @@ impl Coordinator for ScriptedService {
                 run_id: format!("{:032x}", answers.run),
                 ..self.0.job.clone()
             }),
-            survey: answers.survey,
+            needs_inventory: answers.needs_inventory,
             status: Some(self.counts()),
             ..proto::RegisterReply::default()
         };
@@ -341,8 +341,10 @@ impl Coordinator for ScriptedService {
         let reply = proto::AcquireReply {
             leases,
             directive: directive.into(),
-            job_done: answers.job_done,
-            status: Some(Self::status()),
+            status: Some(proto::JobStatus {
+                done: answers.job_done,
+                ..Self::status()
+            }),
             ..proto::AcquireReply::default()
         };
         Ok(Response::new(Lies::told(

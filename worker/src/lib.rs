@@ -46,7 +46,7 @@ pub use crate::{
     version::VERSION,
 };
 pub use shared::{
-    class_list::ClassListError,
+    class_list::{ClassListError, Unusable},
     job::{Durability, Existing, InvalidUrl, SecretHeader},
     outcome::{Failure, FailureKind},
 };

@@ -126,7 +126,8 @@ async fn work(worker: DevWorker, reason: &str) -> Result<(), DevWorkerError> {
             held: vec![],
         };
         let acquired = client.acquire(acquire).await.unwrap().into_inner();
-        if acquired.job_done || acquired.directive() == proto::Directive::Stop {
+        let is_done = acquired.status.is_some_and(|status| status.done);
+        if is_done || acquired.directive() == proto::Directive::Stop {
             break;
         }
         let results = acquired.leases.into_iter().map(result);

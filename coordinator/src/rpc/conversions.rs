@@ -1,7 +1,7 @@
 //! Conversions between wire messages and checked types for both services. Messages are parsed once,
 //! within limits; a refusal contains the reason.
 
-use std::{fmt::Display, time::Duration};
+use std::fmt::Display;
 
 use shared::{
     Wnid,
@@ -12,6 +12,8 @@ use shared::{
 };
 use tonic::Status;
 use tracing::Span;
+
+pub(crate) use shared::protocol::milliseconds;
 
 use crate::{
     dispatcher::{DispatchError, Reported},
@@ -119,11 +121,6 @@ pub(crate) fn leases(leases: &[Lease]) -> Vec<proto::Held> {
         ..proto::Held::default()
     };
     leases.iter().map(named).collect()
-}
-
-/// A duration in milliseconds, saturating.
-pub(crate) fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[cfg(test)]

@@ -178,7 +178,6 @@ impl CoordinatorService {
         Response::new(proto::AcquireReply {
             leases: leases.collect(),
             directive: directive.into(),
-            job_done: self.dispatcher.status().is_done(),
             status: Some(self.status()),
             stop_reason: self.stop_reason(directive),
         })
@@ -247,7 +246,7 @@ impl Coordinator for CoordinatorService {
             renew_ms: milliseconds(self.terms.ttl / RENEWALS_PER_TTL),
             job: Some(self.job.clone().into()),
             drop_leases: leases(&registered.drop),
-            survey: registered.survey,
+            needs_inventory: registered.survey,
             status: Some(self.status()),
         }))
     }

@@ -3,7 +3,7 @@
 
 use std::io::{self, BufRead, Read};
 
-use super::{LINE_LIMIT, ROW_LIMIT};
+use super::{LINE_LIMIT, ROW_LIMIT, Unusable};
 
 /// Text of an extra row that follows the last row; see [`Lines::end`].
 pub(super) const END: &str = "end";
@@ -21,14 +21,8 @@ pub(super) struct Lines<R> {
     pub(super) ended: bool,
     in_line: u64,
     pub(super) in_row: u64,
-    pub(super) too_long: Option<TooLong>,
-}
-
-/// The limit that was exceeded.
-#[derive(Clone, Copy)]
-pub(super) enum TooLong {
-    Line,
-    Row,
+    /// Why the last read failed, if a line or row was too long.
+    pub(super) refused: Option<Unusable>,
 }
 
 impl<R: BufRead> Lines<R> {
@@ -41,7 +35,7 @@ impl<R: BufRead> Lines<R> {
             ended: false,
             in_line: 0,
             in_row: 0,
-            too_long: None,
+            refused: None,
         }
     }
 
@@ -82,11 +76,11 @@ impl<R: BufRead> Read for Lines<R> {
         self.in_line += length as u64;
         self.in_row += length as u64;
         if self.in_line > LINE_LIMIT {
-            self.too_long = Some(TooLong::Line);
+            self.refused = Some(Unusable::LongLine { line: self.begun });
         } else if self.in_row > ROW_LIMIT {
-            self.too_long = Some(TooLong::Row);
+            self.refused = Some(Unusable::LongRow { line: self.begun });
         }
-        if self.too_long.is_some() {
+        if self.refused.is_some() {
             return Err(io::ErrorKind::InvalidData.into());
         }
         if end.is_some() {

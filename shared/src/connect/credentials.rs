@@ -9,7 +9,8 @@ use rustls::ClientConfig;
 use zeroize::Zeroizing;
 
 use crate::tls::{
-    AuthorityVerifier, HTTP2, SourceFile, TlsError, Token, certified_key, provider, roots,
+    AuthorityVerifier, HTTP2, InvalidToken, SourceFile, TlsError, Token, certified_key, provider,
+    roots,
 };
 
 /// Authentication scheme of the token in its header (RFC 6750).
@@ -73,19 +74,17 @@ impl CredentialFiles {
             .map(|source| Token::one_of(source, self.roles))
             .transpose()?;
         let bearer = token.as_ref().map(bearer);
+        let refuse = |source| TlsError::Token {
+            path: self.token.clone().unwrap_or_default(),
+            source,
+        };
         if !self.tls {
-            let path = self
-                .token
-                .clone()
-                .filter(|_| token.is_some_and(|token| token.authority().is_some()));
-            match (path, self.plaintext) {
-                (Some(path), Plaintext::Network) => return Err(TlsError::Plaintext { path }),
-                (Some(path), Plaintext::ThisMachine) => {
-                    return Err(TlsError::PlaintextHere { path });
-                }
-                (None, _) | (Some(_), Plaintext::Accepted) => {}
-            }
-            return Ok(Credentials { tls: None, bearer });
+            let is_join_token = token.is_some_and(|token| token.authority().is_some());
+            return match self.plaintext {
+                Plaintext::Network if is_join_token => Err(refuse(InvalidToken::Plaintext)),
+                Plaintext::ThisMachine if is_join_token => Err(refuse(InvalidToken::PlaintextHere)),
+                _ => Ok(Credentials { tls: None, bearer }),
+            };
         }
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
@@ -101,9 +100,7 @@ impl CredentialFiles {
                     )))
             }
             (None, None) => {
-                return Err(TlsError::NoAuthority {
-                    path: self.token.clone().unwrap_or_default(),
-                });
+                return Err(refuse(InvalidToken::NoAuthority));
             }
         };
         let mut config = match sources.as_slice() {

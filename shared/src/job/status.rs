@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::protocol::milliseconds;
+
 /// The job's counts. `success + skipped + failed + leased + pending = total`, always.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct JobStatus {
@@ -71,8 +73,4 @@ impl From<proto::JobStatus> for JobStatus {
             time_left: wire.time_left_ms.map(Duration::from_millis),
         }
     }
-}
-
-fn milliseconds(duration: Duration) -> u64 {
-    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
 }

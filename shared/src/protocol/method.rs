@@ -1,46 +1,42 @@
 //! Full names of the methods, `package.Service/Method`. The path of a call is such a name after a
 //! slash.
 
-/// Opens a session.
-pub const REGISTER: &str = "imagenet.v1.Coordinator/Register";
-/// Renews the leases of a session.
-pub const RENEW: &str = "imagenet.v1.Coordinator/Renew";
-/// Asks for leases.
-pub const ACQUIRE: &str = "imagenet.v1.Coordinator/Acquire";
-/// Reports results.
-pub const REPORT: &str = "imagenet.v1.Coordinator/Report";
-/// Ends a session.
-pub const LEAVE: &str = "imagenet.v1.Coordinator/Leave";
-/// Reads the counts of the job.
-pub const WATCH: &str = "imagenet.v1.Coordinator/Watch";
-/// Exchanges observations of the origin for a budget.
-pub const PACE: &str = "imagenet.v1.Coordinator/Pace";
-/// Reads the state of the job and its workers.
-pub const GET_FLEET: &str = "imagenet.v1.Admin/GetFleet";
-/// Reads the state of each class.
-pub const LIST_CLASSES: &str = "imagenet.v1.Admin/ListClasses";
-/// Makes failed classes pending again.
-pub const RETRY_FAILED: &str = "imagenet.v1.Admin/RetryFailed";
-/// Tells a worker to end.
-pub const DRAIN_WORKER: &str = "imagenet.v1.Admin/DrainWorker";
-/// Ends a pause of the job.
-pub const RESUME: &str = "imagenet.v1.Admin/Resume";
+/// Defines the names, and the list of all.
+macro_rules! methods {
+    ($(#[doc = $doc:literal] $name:ident = $method:literal;)+) => {
+        $(#[doc = $doc] pub const $name: &str = concat!("imagenet.v1.", $method);)+
 
-/// All methods of the protocol.
-pub const ALL: [&str; 12] = [
-    REGISTER,
-    RENEW,
-    ACQUIRE,
-    REPORT,
-    LEAVE,
-    WATCH,
-    PACE,
-    GET_FLEET,
-    LIST_CLASSES,
-    RETRY_FAILED,
-    DRAIN_WORKER,
-    RESUME,
-];
+        /// All methods of the protocol.
+        pub const ALL: [&str; [$($name),+].len()] = [$($name),+];
+    };
+}
+
+methods! {
+    /// Opens a session.
+    REGISTER = "Coordinator/Register";
+    /// Renews the leases of a session.
+    RENEW = "Coordinator/Renew";
+    /// Asks for leases.
+    ACQUIRE = "Coordinator/Acquire";
+    /// Reports results.
+    REPORT = "Coordinator/Report";
+    /// Ends a session.
+    LEAVE = "Coordinator/Leave";
+    /// Reads the counts of the job.
+    WATCH = "Coordinator/Watch";
+    /// Exchanges observations of the origin for a budget.
+    PACE = "Coordinator/Pace";
+    /// Reads the state of the job and its workers.
+    GET_FLEET = "Admin/GetFleet";
+    /// Reads the state of each class.
+    LIST_CLASSES = "Admin/ListClasses";
+    /// Makes failed classes pending again.
+    RETRY_FAILED = "Admin/RetryFailed";
+    /// Tells a worker to end.
+    DRAIN_WORKER = "Admin/DrainWorker";
+    /// Ends a pause of the job.
+    RESUME = "Admin/Resume";
+}
 
 #[cfg(test)]
 mod tests {

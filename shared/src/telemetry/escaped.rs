@@ -3,50 +3,48 @@
 
 use std::io::{self, Write};
 
-use tracing_subscriber::fmt::MakeWriter;
-
 use crate::outcome::printable;
 
-/// A writer that escapes unprintable characters and passes the text to another writer.
-#[derive(Debug, Clone)]
-pub(super) struct Escaped<W>(pub(super) W);
+/// Passes each line to a function, with its unprintable characters escaped.
+pub(super) struct Escaped<F>(F);
 
-impl<'writer, W: MakeWriter<'writer>> MakeWriter<'writer> for Escaped<W> {
-    type Writer = Escaped<W::Writer>;
-
-    fn make_writer(&'writer self) -> Self::Writer {
-        Escaped(self.0.make_writer())
-    }
+/// Writers of a layer that pass their lines to `write`.
+pub(super) fn escaped<F: Fn(&[u8]) + Clone>(write: F) -> impl Fn() -> Escaped<F> {
+    move || Escaped(write.clone())
 }
 
-impl<W: Write> Write for Escaped<W> {
+impl<F: Fn(&[u8])> Write for Escaped<F> {
     /// Accepts one line, as the formatter of log lines writes it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let text = String::from_utf8_lossy(line);
-        let (text, end) = text
-            .strip_suffix('\n')
-            .map_or((&*text, ""), |text| (text, "\n"));
-        self.0.write_all((printable(text) + end).as_bytes())?;
+        let escaped = match text.strip_suffix('\n') {
+            Some(text) => printable(text) + "\n",
+            None => printable(&text),
+        };
+        (self.0)(escaped.as_bytes());
         Ok(line.len())
     }
 
     fn flush(&mut self) -> io::Result<()> {
-        self.0.flush()
+        Ok(())
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::cell::RefCell;
+
     use super::*;
 
     #[test]
     fn a_line_stays_one_line_of_printable_characters() {
-        let mut written = Escaped(Vec::new());
-        written
+        let written = RefCell::new(Vec::new());
+        let mut writer = escaped(|line: &[u8]| written.borrow_mut().extend_from_slice(line))();
+        writer
             .write_all("INFO worker \u{1b}[2J\u{202e}\nERROR forged\u{9b}31m\r\n".as_bytes())
             .unwrap();
-        written.write_all("Grüße ✓\n".as_bytes()).unwrap();
-        let text = String::from_utf8(written.0).unwrap();
+        writer.write_all("Grüße ✓\n".as_bytes()).unwrap();
+        let text = String::from_utf8(written.take()).unwrap();
         assert_eq!(
             text,
             "INFO worker \\u{1b}[2J\\u{202e}\\nERROR forged\\u{9b}31m\\r\nGrüße ✓\n"

@@ -4,20 +4,16 @@
 //! Invariant: without a collector no span is created, sent or allocated, because the spans are
 //! disabled.
 
-use std::{fmt, str::FromStr};
+use std::{collections::HashMap, fmt, str::FromStr};
 
 use opentelemetry::{
     Context, SpanId, TraceFlags, TraceId,
-    propagation::{Extractor, Injector, TextMapPropagator as _},
+    propagation::{Extractor, TextMapPropagator as _},
     trace::{SpanContext, TraceContextExt as _, TraceState},
 };
+use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tonic::{
-    Request, Status,
-    codegen::http::HeaderMap,
-    metadata::{MetadataKey, MetadataMap},
-    service::Interceptor,
-};
+use tonic::{Request, Status, codegen::http::HeaderMap, service::Interceptor};
 use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
@@ -31,12 +27,8 @@ const TRACEPARENT: &str = "traceparent";
 
 /// Position in a trace, as in W3C's `traceparent`; the default value is no position. Small enough
 /// to send with each lease.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TraceParent {
-    trace: TraceId,
-    span: SpanId,
-    flags: TraceFlags,
-}
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct TraceParent(Option<(TraceId, SpanId, TraceFlags)>);
 
 impl TraceParent {
     /// The position of a span.
@@ -50,41 +42,24 @@ impl TraceParent {
 
     fn at(context: &Context) -> Self {
         let span = context.span();
-        let context = span.span_context();
-        Self {
-            trace: context.trace_id(),
-            span: context.span_id(),
-            flags: context.trace_flags(),
-        }
+        let found = span.span_context();
+        let position = (found.trace_id(), found.span_id(), found.trace_flags());
+        Self(found.is_valid().then_some(position))
     }
 
     /// Whether this is a position in a trace.
     pub fn is_somewhere(&self) -> bool {
-        self.trace != TraceId::INVALID && self.span != SpanId::INVALID
+        self.0.is_some()
     }
 
     /// Makes this position the parent of a new span. No effect without a position or if the span is
     /// disabled.
     pub fn adopt(&self, span: &Span) {
-        if self.is_somewhere() && !span.is_disabled() {
-            let parent = SpanContext::new(
-                self.trace,
-                self.span,
-                self.flags,
-                true,
-                TraceState::default(),
-            );
+        if let Some((trace, parent, flags)) = self.0
+            && !span.is_disabled()
+        {
+            let parent = SpanContext::new(trace, parent, flags, true, TraceState::default());
             adopt(span, Context::new().with_remote_span_context(parent));
-        }
-    }
-}
-
-impl Default for TraceParent {
-    fn default() -> Self {
-        Self {
-            trace: TraceId::INVALID,
-            span: SpanId::INVALID,
-            flags: TraceFlags::default(),
         }
     }
 }
@@ -92,16 +67,12 @@ impl Default for TraceParent {
 /// Empty if there is no position.
 impl fmt::Display for TraceParent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if !self.is_somewhere() {
-            return Ok(());
+        match self.0 {
+            None => Ok(()),
+            Some((trace, span, flags)) => {
+                write!(formatter, "00-{trace}-{span}-{:02x}", flags.to_u8())
+            }
         }
-        write!(
-            formatter,
-            "00-{}-{}-{:02x}",
-            self.trace,
-            self.span,
-            self.flags.to_u8()
-        )
     }
 }
 
@@ -113,9 +84,8 @@ impl FromStr for TraceParent {
         if text.is_empty() {
             return Ok(Self::default());
         }
-        Ok(Self::at(
-            &TraceContextPropagator::new().extract_with_context(&Context::new(), &Text(text)),
-        ))
+        let header = HashMap::from([(TRACEPARENT.to_owned(), text.to_owned())]);
+        Ok(Self::at(&context_in(&header)))
     }
 }
 
@@ -172,13 +142,13 @@ pub fn calling(method: &'static str) -> Span {
 pub fn called(method: &'static str, headers: &HeaderMap) -> Span {
     let span = info_span!(target: TARGET, parent: None, "call", otel.name = method, otel.kind = "server", rpc.system = "grpc");
     if !span.is_disabled() && headers.contains_key(TRACEPARENT) {
-        let headers = opentelemetry_http::HeaderExtractor(headers);
-        adopt(
-            &span,
-            TraceContextPropagator::new().extract_with_context(&Context::new(), &headers),
-        );
+        adopt(&span, context_in(&HeaderExtractor(headers)));
     }
     span
+}
+
+fn context_in(headers: &dyn Extractor) -> Context {
+    TraceContextPropagator::new().extract_with_context(&Context::new(), headers)
 }
 
 fn adopt(span: &Span, parent: Context) {
@@ -195,34 +165,10 @@ impl Interceptor for WithContext {
     fn call(&mut self, mut request: Request<()>) -> Result<Request<()>, Status> {
         let span = Span::current();
         if !span.is_disabled() {
-            TraceContextPropagator::new()
-                .inject_context(&span.context(), &mut Metadata(request.metadata_mut()));
+            let mut headers = HeaderInjector(request.metadata_mut().as_mut());
+            TraceContextPropagator::new().inject_context(&span.context(), &mut headers);
         }
         Ok(request)
-    }
-}
-
-/// Writes a trace context to gRPC metadata.
-struct Metadata<'map>(&'map mut MetadataMap);
-
-impl Injector for Metadata<'_> {
-    fn set(&mut self, key: &str, value: String) {
-        if let (Ok(key), Ok(value)) = (MetadataKey::from_bytes(key.as_bytes()), value.parse()) {
-            self.0.insert(key, value);
-        }
-    }
-}
-
-/// A `traceparent` that was not received in a header.
-struct Text<'text>(&'text str);
-
-impl Extractor for Text<'_> {
-    fn get(&self, key: &str) -> Option<&str> {
-        (key == TRACEPARENT).then_some(self.0)
-    }
-
-    fn keys(&self) -> Vec<&str> {
-        vec![TRACEPARENT]
     }
 }
 

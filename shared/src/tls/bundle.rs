@@ -17,8 +17,8 @@ pub enum InvalidBundle {
     Empty,
     /// The file is probably DER.
     #[error(
-        "it holds no PEM certificate (-----BEGIN CERTIFICATE-----) but looks like DER; convert it with \
-         `openssl x509 -inform der -in FILE -out FILE.pem`"
+        "it holds no PEM certificate (-----BEGIN CERTIFICATE-----) but looks like DER; convert it \
+         with `openssl x509 -inform der -in FILE -out FILE.pem`"
     )]
     Der,
     /// The file has an encoding in which the PEM markers are not ASCII.
@@ -26,8 +26,8 @@ pub enum InvalidBundle {
     Utf16,
     /// A certificate with OpenSSL's trust settings, which may forbid the intended use.
     #[error(
-        "line {line} begins a TRUSTED CERTIFICATE, with trust settings that only OpenSSL reads; convert it with \
-         `openssl x509 -in FILE -out FILE.pem`"
+        "line {line} begins a TRUSTED CERTIFICATE, with trust settings that only OpenSSL reads; \
+         convert it with `openssl x509 -in FILE -out FILE.pem`"
     )]
     TrustSettings {
         /// Line number, counted from 1.
@@ -160,7 +160,8 @@ mod tests {
                 "{one}-----BEGIN EC PRIVATE KEY-----\nAAAA\n-----END EC PRIVATE KEY-----\n{two}"
             ),
             format!(
-                "{one}-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE REQUEST-----\n{two}"
+                "{one}-----BEGIN CERTIFICATE REQUEST-----\nAAAA\n-----END CERTIFICATE \
+                 REQUEST-----\n{two}"
             ),
             both.trim_end().to_owned(),
             old_label,

@@ -51,13 +51,11 @@ impl ServerCertVerifier for AuthorityVerifier {
         let authority = named.ok_or(CertificateError::UnknownIssuer)?;
         let mut roots = RootCertStore::empty();
         roots.add(authority.clone().into_owned())?;
-        let verifier = WebPkiServerVerifier::builder_with_provider(
-            Arc::new(roots),
-            Arc::clone(&self.provider),
-        )
-        .build()
-        .map_err(|error| Error::General(error.to_string()))?;
-        verifier.verify_server_cert(server, chain, name, ocsp, now)
+        let provider = Arc::clone(&self.provider);
+        WebPkiServerVerifier::builder_with_provider(roots.into(), provider)
+            .build()
+            .map_err(|error| Error::General(error.to_string()))?
+            .verify_server_cert(server, chain, name, ocsp, now)
     }
 
     fn verify_tls12_signature(

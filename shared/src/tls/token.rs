@@ -8,7 +8,7 @@
 use std::{fmt, str::FromStr};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use data_encoding::BASE32_NOPAD;
+use data_encoding::{BASE32_NOPAD, BASE32_NOPAD_NOCASE};
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
@@ -33,7 +33,7 @@ pub struct Token {
     authority: Option<Authority>,
 }
 
-/// Reasons for which a text is not a token. The text is secret and is not in the messages.
+/// Reasons for which a token cannot be used. Its text is secret and is not in the messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidToken {
     /// The text has the prefix of a join token and is not a complete one.
@@ -50,6 +50,22 @@ pub enum InvalidToken {
     /// A file has no token, or several and none for the role.
     #[error("it must hold one token on one line, and holds {0}, none of them for this program")]
     NotOne(usize),
+    /// The token cannot authenticate the server.
+    #[error("it names no certificate authority; give the coordinator's with --tls-ca")]
+    NoAuthority,
+    /// The token is meant for a server that authenticates itself, and could be read on the network.
+    #[error(
+        "it is never sent in plaintext over a network; give --connect https://…, or a tunnel's end \
+         at http://127.0.0.1 with --insecure"
+    )]
+    Plaintext,
+    /// A program of another user could listen at the address while the coordinator does not.
+    #[error(
+        "any user of this machine can listen at an address of it and be sent the token; give \
+         --connect https://…, or --insecure if it is a tunnel's end or this machine has no other \
+         users"
+    )]
+    PlaintextHere,
 }
 
 impl Authority {
@@ -157,14 +173,10 @@ fn base32(bytes: &[u8]) -> String {
 }
 
 fn bytes(text: &str) -> Result<Zeroizing<[u8; BYTES]>, InvalidToken> {
-    let capitals = Zeroizing::new(text.to_ascii_uppercase());
-    let decoded = BASE32_NOPAD.decode(capitals.as_bytes()).map(Zeroizing::new);
-    let decoded = decoded.map_err(|_| InvalidToken::Damaged)?;
-    let bytes = decoded
-        .as_slice()
-        .try_into()
-        .map_err(|_| InvalidToken::Damaged)?;
-    Ok(Zeroizing::new(bytes))
+    let decoded = BASE32_NOPAD_NOCASE.decode(text.as_bytes());
+    let decoded = Zeroizing::new(decoded.map_err(|_| InvalidToken::Damaged)?);
+    let bytes = decoded.as_slice().try_into();
+    bytes.map(Zeroizing::new).map_err(|_| InvalidToken::Damaged)
 }
 
 #[cfg(test)]

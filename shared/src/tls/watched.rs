@@ -114,11 +114,8 @@ impl<T> Watched<T> {
     /// blocking I/O on small files.
     pub fn look(&self) {
         // A pipe provides its content once, and opening it again could block forever.
-        if self
-            .paths
-            .iter()
-            .any(|path| path.metadata().is_ok_and(|found| !found.is_file()))
-        {
+        let is_other = |path: &PathBuf| path.metadata().is_ok_and(|found| !found.is_file());
+        if self.paths.iter().any(is_other) {
             return;
         }
         // After a panic of another thread the digests are valid, at worst outdated, so poisoning is
@@ -149,14 +146,10 @@ impl<T> Watched<T> {
                 Err(error)
             }
         };
-        let first = self
-            .paths
-            .first()
-            .map(|path| path.display().to_string())
-            .unwrap_or_default();
         match made {
             Ok(made) => {
                 self.current.store(Arc::new(made));
+                let first = self.paths[0].display();
                 tracing::info!("{first} was replaced: the new content is in use");
             }
             Err(error) => {

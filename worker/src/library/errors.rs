@@ -23,7 +23,7 @@ impl ReadError {
 fn sentence(error: &ClassListError) -> String {
     match error {
         ClassListError::MissingColumn { .. } => error.to_string(),
-        _ => format!("cannot {error}"),
+        ClassListError::Unusable { .. } => format!("cannot {error}"),
     }
 }
 

@@ -126,7 +126,7 @@ impl CoordinatorClient {
                 .map_err(|error| CallError::Refused(error.to_string()))?,
             drop: tokens(&reply.drop_leases),
             job_done: is_done(reply.status.as_ref()),
-            needs_inventory: reply.survey,
+            needs_inventory: reply.needs_inventory,
             sent,
         })))
     }
@@ -188,7 +188,7 @@ impl CoordinatorClient {
             })
         });
         let leases = leases.collect();
-        let directive = directive(reply.directive(), reply.job_done);
+        let directive = directive(reply.directive(), is_done(reply.status.as_ref()));
         let news = JobNews::new(directive, reply.status, &reply.stop_reason);
         Ok(Answer::Acquired(session, leases, news))
     }

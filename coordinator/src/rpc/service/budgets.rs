@@ -120,14 +120,14 @@ async fn observed(
 
 /// The worker's message on why the origin has not responded yet.
 fn first_trouble(wire: &proto::Observation) -> Option<String> {
-    (!wire.first_trouble.is_empty()).then(|| printable_within(&wire.first_trouble, MAX_MESSAGE))
+    (!wire.first_failure.is_empty()).then(|| printable_within(&wire.first_failure, MAX_MESSAGE))
 }
 
 /// Clamps the reported values to plausible ones, so that a faulty worker cannot pause the others
 /// indefinitely.
 fn observation(wire: &proto::Observation) -> Observation {
     Observation {
-        seen: wire.seen_version.min(u32::MAX.into()),
+        seen: wire.budget_version.min(u32::MAX.into()),
         open: wire.open.min(MAX_SLOTS),
         flowing: wire.flowing.min(MAX_SLOTS),
         wanted: wire.wanted.min(MAX_SLOTS),
@@ -145,7 +145,7 @@ fn message(budget: Budget) -> proto::Budget {
         version: budget.version,
         connections: budget.connections,
         bytes_per_second: budget.bytes_per_second.unwrap_or(0),
-        quiet_ms: milliseconds(budget.pause),
+        pause_ms: milliseconds(budget.pause),
         observe_ms: milliseconds(budget.observe_every),
         resumed: budget.resumed,
     }
@@ -160,21 +160,21 @@ mod tests {
         let open = u32::MAX;
         let flowing = u32::MAX;
         let wanted = u32::MAX;
-        let seen_version = u64::MAX;
+        let budget_version = u64::MAX;
         let retry_after_ms = u64::MAX;
         let max = u64::MAX;
         let wire = proto::Observation {
             open,
             flowing,
             wanted,
-            seen_version,
+            budget_version,
             retry_after_ms,
             session_id: 1,
             received_bytes: max,
             requests: max,
             cuts: max,
             refusals: max,
-            first_trouble: "\u{1b}".repeat(1000),
+            first_failure: "\u{1b}".repeat(1000),
         };
         let clamped = observation(&wire);
         assert!(

@@ -206,7 +206,7 @@ async fn a_worker_registers_acquires_reports_and_leaves() {
         assert_eq!(reply.acked, *std::slice::from_ref(&lease.wnid));
     }
     let end = running.acquire(session_id, 1).await;
-    assert!(end.job_done && end.status.unwrap().done);
+    assert!(end.status.unwrap().done);
     running
         .client
         .leave(proto::LeaveRequest {

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use shared::{connect, ids::SessionId};
+use shared::{connect, ids::SessionId, protocol::milliseconds};
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
@@ -66,7 +66,7 @@ impl Observations {
         let observation = limiter.take_report();
         permit.send(proto::Observation {
             session_id: self.session.0,
-            seen_version: observation.budget_version,
+            budget_version: observation.budget_version,
             open: observation.open,
             flowing: observation.flowing,
             wanted: observation.wanted,
@@ -74,8 +74,8 @@ impl Observations {
             requests: observation.requests,
             cuts: observation.cuts,
             refusals: observation.refusals,
-            retry_after_ms: u64::try_from(observation.retry_after.as_millis()).unwrap_or(u64::MAX),
-            first_trouble: limiter.first_failures.last(),
+            retry_after_ms: milliseconds(observation.retry_after),
+            first_failure: limiter.first_failures.last(),
         });
         Ok(observation)
     }
@@ -91,7 +91,7 @@ impl Budgets {
             version: wire.version,
             connections: wire.connections,
             bytes_per_second: (wire.bytes_per_second > 0).then_some(wire.bytes_per_second),
-            pause: Duration::from_millis(wire.quiet_ms),
+            pause: Duration::from_millis(wire.pause_ms),
             observe_every: Duration::from_millis(wire.observe_ms)
                 .clamp(SHORTEST_INTERVAL, LONGEST_INTERVAL),
             resumed: wire.resumed,

@@ -72,7 +72,7 @@ impl TestWorker {
         let until = Instant::now() + Duration::from_secs(5);
         while Instant::now() < until {
             self.observation.open = self.observation.wanted.min(self.budget.connections);
-            (self.observation.flowing, self.observation.seen_version) =
+            (self.observation.flowing, self.observation.budget_version) =
                 (self.observation.open, self.budget.version);
             self.observation.received_bytes += u64::from(self.observation.open) * 100_000;
             self.observe().await;
@@ -120,7 +120,7 @@ async fn a_worker_receives_budgets_until_its_session_ends() {
         worker.budget
     );
     assert!(
-        worker.budget.observe_ms > 0 && worker.budget.quiet_ms == 0,
+        worker.budget.observe_ms > 0 && worker.budget.pause_ms == 0,
         "{:?}",
         worker.budget
     );
@@ -171,9 +171,9 @@ async fn a_wait_reported_by_one_worker_reaches_the_others_immediately() {
         refused.observation.retry_after_ms,
     ) = (1, 1, 5000);
     refused.observe().await;
-    while other.next().await.unwrap().quiet_ms == 0 {}
+    while other.next().await.unwrap().pause_ms == 0 {}
     assert!(
-        (4900..=5000).contains(&other.budget.quiet_ms),
+        (4900..=5000).contains(&other.budget.pause_ms),
         "{:?}",
         other.budget
     );

@@ -54,7 +54,10 @@ pub enum TlsError {
         path: PathBuf,
     },
     /// The certificate and the key cannot be used together, e.g. because they do not match.
-    #[error("use the certificate {} with the key {}: {source}", certificate.display(), key.display())]
+    #[error(
+        "use the certificate {} with the key {}: {source}",
+        certificate.display(), key.display()
+    )]
     Pair {
         /// The certificate's file.
         certificate: PathBuf,
@@ -71,7 +74,7 @@ pub enum TlsError {
         /// The error of the TLS library.
         reason: String,
     },
-    /// The file has no token, or several tokens and none for this program.
+    /// The file has no token that can be used.
     #[error("use the token in {}: {source}", path.display())]
     Token {
         /// The file.
@@ -79,32 +82,12 @@ pub enum TlsError {
         /// The error in the token.
         source: InvalidToken,
     },
-    /// The token cannot authenticate the server.
-    #[error("use the token in {}: it names no certificate authority; give the coordinator's with --tls-ca", path.display())]
-    NoAuthority {
-        /// The file.
-        path: PathBuf,
-    },
-    /// The token is meant for a server that authenticates itself, and could be read on the network.
-    #[error(
-        "use the token in {}: it is never sent in plaintext over a network; give --connect https://…, or a tunnel's end at \
-         http://127.0.0.1 with --insecure", path.display()
-    )]
-    Plaintext {
-        /// The file.
-        path: PathBuf,
-    },
-    /// A program of another user could listen at the address while the coordinator does not.
-    #[error(
-        "use the token in {}: any user of this machine can listen at an address of it and be sent the token; give --connect \
-         https://…, or --insecure if it is a tunnel's end or this machine has no other users", path.display()
-    )]
-    PlaintextHere {
-        /// The file.
-        path: PathBuf,
-    },
     /// The coordinator's file for several tokens has none.
-    #[error("use the tokens in {}: it holds none; write one `role token` on each line, as `coordinator init` does", path.display())]
+    #[error(
+        "use the tokens in {}: it holds none; write one `role token` on each line, as \
+         `coordinator init` does",
+        path.display()
+    )]
     NoTokens {
         /// The file.
         path: PathBuf,
