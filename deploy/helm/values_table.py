@@ -1,13 +1,14 @@
 #!/usr/bin/env python3
-"""The table of values in README.md, made from the comments of values.yaml: the comment of a value is
-the comment directly above it.
+"""The list of values in README.md, made from the comments of values.yaml: the comment of a value
+is the comment directly above it.
 
-python3 values_table.py           # checks that the table is up to date; exit code 1 if it is not
+python3 values_table.py           # checks that the list is up to date; exit code 1 if it is not
 python3 values_table.py --write   # updates it
 """
 
 import re
 import sys
+import textwrap
 from pathlib import Path
 
 HERE = Path(__file__).parent
@@ -29,24 +30,40 @@ def rows(text: str) -> list[tuple[str, str, str]]:
         elif not line:
             comment = []
         else:
-            raise SystemExit(f"values.yaml: this is neither a comment nor a value on one line: {line}")
+            raise SystemExit(
+                f"values.yaml: this is neither a comment nor a value on one line: {line}"
+            )
     return found
 
 
-def table(values: list[tuple[str, str, str]]) -> str:
-    cells = (f"| `{path}` | {default and f'`{default}`'} | {comment} |" for path, default, comment in values)
-    return "\n".join(["| value | default | what it says |", "|---|---|---|", *cells, ""])
+def as_list(values: list[tuple[str, str, str]]) -> str:
+    """One list item for each value, in lines of at most 100 characters."""
+    lines = []
+    for path, default, comment in values:
+        item = f"`{path}`" + (f" = `{default}`" if default else "") + (comment and f": {comment}")
+        lines += textwrap.wrap(
+            item,
+            100,
+            initial_indent="- ",
+            subsequent_indent="  ",
+            break_long_words=False,
+            break_on_hyphens=False,
+        )
+    return "\n".join([*lines, ""])
 
 
 def main(arguments: list[str]) -> int:
     readme = HERE / "README.md"
     before, rest = readme.read_text().split(BEGIN)
     old, after = rest.split(END)
-    new = table(rows((HERE / "values.yaml").read_text()))
+    new = as_list(rows((HERE / "values.yaml").read_text()))
     if arguments == ["--write"]:
         readme.write_text(before + BEGIN + new + END + after)
     elif old != new:
-        print("README.md does not have the values of values.yaml: python3 deploy/helm/values_table.py --write")
+        print(
+            "README.md does not have the values of values.yaml: "
+            "python3 deploy/helm/values_table.py --write"
+        )
         return 1
     return 0
 

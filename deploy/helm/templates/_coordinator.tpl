@@ -1,15 +1,15 @@
 {{/*
 A label of the values that begin a new run. The coordinator reads the list at its start, so another
-label restarts it. New workers do not connect to the former coordinator, which would end them because
-its job is done.
+label restarts it. New workers do not connect to the former coordinator, which would end them
+because its job is done.
 */}}
 {{- define "imagenet.run" -}}
 imagenet/run: {{ list .Values.classes .Values.job.url (int .Values.job.attempt) | toJson | sha256sum | trunc 8 | quote }}
 {{- end }}
 
 {{/*
-The coordinator's arguments; flags without a value keep their defaults. Helm formats numbers as 1e+06
-unless they are converted to integers.
+The coordinator's arguments; flags without a value keep their defaults. Helm formats numbers as
+1e+06 unless they are converted to integers.
 */}}
 {{- define "imagenet.coordinatorArgs" -}}
 {{- $job := .Values.job }}
