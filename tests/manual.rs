@@ -98,7 +98,8 @@ fn bash_completes_flags_and_commands() {
         ("worker", ["worker", "--con"], "--connect"),
     ] {
         let script = format!(
-            "source <(\"$1\" completions bash); COMP_WORDS=({0}); COMP_CWORD=1; _{name} {name} {1} {name}; echo \"${{COMPREPLY[*]}}\"",
+            "source <(\"$1\" completions bash); COMP_WORDS=({0}); COMP_CWORD=1; _{name} {name} {1} \
+             {name}; echo \"${{COMPREPLY[*]}}\"",
             words.join(" "),
             words[1]
         );
@@ -113,8 +114,10 @@ fn bash_completes_flags_and_commands() {
 
 /// The completions that bash offers for a command line of `coordinator`.
 fn bash_offers(words: &[&str]) -> Vec<String> {
-    let script = "source <(\"$1\" completions bash); shift; COMP_WORDS=(\"$@\"); COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
-                  _coordinator_with_workers \"$1\" \"${COMP_WORDS[COMP_CWORD]}\" coordinator; printf '%s\\n' \"${COMPREPLY[@]}\"";
+    let script = "source <(\"$1\" completions bash); shift; COMP_WORDS=(\"$@\"); \
+                  COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); \
+                  _coordinator_with_workers \"$1\" \"${COMP_WORDS[COMP_CWORD]}\" coordinator; \
+                  printf '%s\\n' \"${COMPREPLY[@]}\"";
     let coordinator = program("coordinator");
     let mut bash = Command::new("bash");
     bash.args(["-c", script, "bash"])

@@ -10,10 +10,10 @@ use std::{
 use serde_json::Value;
 use tests::{
     archives::images,
-    cluster::{Job, Table},
+    cluster::{Coordinator, Job, Table},
     folders::classes,
     origin::Origin,
-    running::Signal,
+    running::{Running, Signal},
 };
 
 const CLASSES: u64 = 8;
@@ -32,6 +32,18 @@ fn lines(text: &str) -> Vec<Value> {
     text.lines()
         .filter_map(|line| serde_json::from_str(line).ok())
         .collect()
+}
+
+/// Starts the Python client, and waits until it prints its leases.
+fn start_client(python: PathBuf, job: &Job, coordinator: &Coordinator) -> (Running, Value) {
+    let mut command = Command::new(python);
+    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python_client/client.py"));
+    command.args(["--connect", &coordinator.address.to_string()]);
+    let mut client = job.start_program(command);
+    let holds = client.wait_until("it prints its leases", |client| {
+        lines(&client.stdout()).into_iter().next()
+    });
+    (client, holds)
 }
 
 #[test]
@@ -55,14 +67,8 @@ fn a_python_client_works_alongside_a_worker_of_this_repository() {
         .origin(&origin)
         .args(["--delete-tar", "--stay"]);
     let coordinator = job.start_coordinator();
-    let mut command = Command::new(python);
-    command.arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("python_client/client.py"));
-    command.args(["--connect", &coordinator.address.to_string()]);
-    let mut client = job.start_program(command);
     // It starts first, so that it gets classes regardless of the other worker's speed.
-    let holds = client.wait_until("it prints its leases", |client| {
-        lines(&client.stdout()).into_iter().next()
-    });
+    let (client, holds) = start_client(python, &job, &coordinator);
     let worker = job.start_worker("ours", &coordinator, job.target_path());
     let client = client.wait();
     assert_eq!(

@@ -131,7 +131,8 @@ impl RepeatedJob {
             ..
         } = self;
         format!(
-            "SEED={seed}: {killed} kills in {jobs} jobs; {checked} visible folders, all complete; {resumed:?} requests \
+            "SEED={seed}: {killed} kills in {jobs} jobs; {checked} visible folders, all complete; \
+             {resumed:?} requests \
              resumed at journal entries"
         )
     }

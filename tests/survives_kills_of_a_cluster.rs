@@ -11,7 +11,7 @@ use tests::{
     archives::{MANIFEST, difference, images},
     cluster::{Job, Table},
     fleet::{Fleet, Settled},
-    folders::{Snapshot, Thing, classes, snapshot},
+    folders::{Snapshot, SnapshotEntry, classes, snapshot},
     running::Running,
     wait::wait_until,
 };
@@ -189,7 +189,7 @@ fn tree(job: &Job) -> Snapshot {
     let mut tree = snapshot(job.target_path());
     tree.retain(|path, _| path.to_string_lossy().starts_with('n'));
     for (path, thing) in &mut tree {
-        if let Thing::File(_, bytes) = thing
+        if let SnapshotEntry::File(_, bytes) = thing
             && path.ends_with(MANIFEST)
         {
             let mut manifest: serde_json::Value =
@@ -284,7 +284,9 @@ fn killed_at_any_instant_a_cluster_loses_nothing_and_counts_nothing_twice() {
     let took = began.elapsed();
     let twice = 100 * sent.saturating_sub(jobs * bytes) / (jobs * bytes);
     println!(
-        "SEED={seed}: {coordinator} kills of the coordinator and {workers} of workers over {jobs} job(s) of {CLASSES} \
-         classes in {took:.0?}; nothing lost, nothing counted twice, the same tree; {twice} % of the bytes came twice"
+        "SEED={seed}: {coordinator} kills of the coordinator and {workers} of workers over {jobs} \
+         job(s) of {CLASSES} \
+         classes in {took:.0?}; nothing lost, nothing counted twice, the same tree; {twice} % of \
+         the bytes came twice"
     );
 }

@@ -76,7 +76,7 @@ fn job(stops: u32) -> Duration {
         }
         longest = longest.max(awake.elapsed());
         // No class was requested by a second worker.
-        fleet.assert_nothing_came_twice();
+        fleet.assert_no_repeated_request();
     }
     fleet.origin.end_stalls();
     fleet.assert_done(coordinator, [busy, free], Table::of(2, 0, 0));
@@ -113,7 +113,8 @@ fn a_coordinator_that_was_stopped_expires_no_session_and_no_class_is_downloaded_
     }
     let took = began.elapsed();
     println!(
-        "{stops} stops of {STOPPED:?} in {took:.0?}: no session ended, nothing came twice; both workers were back within \
+        "{stops} stops of {STOPPED:?} in {took:.0?}: no session ended, nothing came twice; both \
+         workers were back within \
          {longest:.1?}"
     );
 }

@@ -18,9 +18,9 @@ fn shell(line: &str, folder: &Path) -> Output {
 /// Runs a command that must exit with 2, and returns its standard error.
 fn could_not_run(line: &str, folder: &Path) -> String {
     let output = shell(line, folder);
-    let said = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{line}: {said}");
-    said
+    let message = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(2), "{line}: {message}");
+    message
 }
 
 fn folder() -> tempfile::TempDir {
@@ -64,12 +64,14 @@ fn an_unreadable_file_is_reported_with_advice() {
         eprintln!("skipped: files of another user need setpriv, prlimit and root");
         return;
     }
-    let prepare = r#""$1" init --advertise here --dir . >/dev/null && chmod 755 . && chmod 644 server.key && chmod 600 data.csv"#;
+    let prepare = r#""$1" init --advertise here --dir . >/dev/null &&
+        chmod 755 . && chmod 644 server.key && chmod 600 data.csv"#;
     assert!(shell(prepare, folder.path()).status.success());
-    for (flags, said) in [
+    for (flags, message) in [
         (
             "--fname data.csv",
-            "failed to read data.csv: permission denied; make it readable for the user that this program",
+            "failed to read data.csv: permission denied; make it readable for the user that this \
+             program",
         ),
         (
             "--token-file tokens",
@@ -77,15 +79,17 @@ fn an_unreadable_file_is_reported_with_advice() {
         ),
         (
             "--token-file nowhere",
-            "failed to read nowhere: No such file or directory (os error 2); name a file that is there",
+            "failed to read nowhere: No such file or directory (os error 2); name a file that is \
+             there",
         ),
     ] {
         let line = format!(
-            r#"setpriv --reuid=54321 --clear-groups "$1" {flags} --listen 127.0.0.1:0 --tls-cert server.pem --tls-key server.key"#
+            r#"setpriv --reuid=54321 --clear-groups "$1" {flags} \
+            --listen 127.0.0.1:0 --tls-cert server.pem --tls-key server.key"#
         );
         let error = could_not_run(&line, folder.path());
         assert!(
-            error.contains(said) && error.lines().count() == 1,
+            error.contains(message) && error.lines().count() == 1,
             "{error}"
         );
     }
@@ -94,27 +98,30 @@ fn an_unreadable_file_is_reported_with_advice() {
 #[test]
 fn an_unusable_ledger_is_reported_in_one_sentence() {
     let folder = folder();
-    for (ledger, said) in [
+    for (ledger, message) in [
         (
             ".",
             "failed to open the ledger .: it is a folder; name a file with --ledger",
         ),
         (
             "/dev/full",
-            "failed to open the ledger /dev/full: it is no regular file; give another one with --ledger",
+            "failed to open the ledger /dev/full: it is no regular file; give another one with \
+             --ledger",
         ),
         (
             "nowhere/x",
-            "failed to open the ledger nowhere/x: No such file or directory (os error 2); give another file",
+            "failed to open the ledger nowhere/x: No such file or directory (os error 2); give \
+             another file",
         ),
         (
             "data.csv",
-            "failed to read the ledger data.csv: file is not a database (it is damaged or no ledger: move it",
+            "failed to read the ledger data.csv: file is not a database (it is damaged or no \
+             ledger: move it",
         ),
     ] {
         let error = could_not_run(&format!(r#""$1" --dev --ledger {ledger}"#), folder.path());
         assert!(
-            error.contains(said) && error.lines().count() == 1,
+            error.contains(message) && error.lines().count() == 1,
             "{error}"
         );
     }
@@ -154,10 +161,10 @@ fn a_failed_start_of_the_runtime_is_reported_in_one_sentence() {
             eprintln!("skipped: a limit of threads needs setpriv, prlimit and root");
             continue;
         }
-        let said = could_not_run(line, folder.path());
+        let message = could_not_run(line, folder.path());
         assert!(
-            said.starts_with("error: failed to start: ") && said.lines().count() == 1,
-            "{said}"
+            message.starts_with("error: failed to start: ") && message.lines().count() == 1,
+            "{message}"
         );
     }
 }

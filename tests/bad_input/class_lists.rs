@@ -9,7 +9,7 @@ use tests::{
     origin::Origin,
 };
 
-fn setting(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
+fn fixture(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
     let origin = Origin::start();
     let tars: Vec<(String, Vec<u8>)> = (1..=count)
         .map(|n| {
@@ -27,7 +27,7 @@ fn setting(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
 
 #[test]
 fn unusual_but_valid_lists_are_read_in_full() {
-    let (origin, tars) = setting(3);
+    let (origin, tars) = fixture(3);
     for text in [
         "wnid\nn00000001\nn00000002\nn00000003\n",
         "wnid\nn00000001\nn00000002\nn00000003",
@@ -49,7 +49,7 @@ fn unusual_but_valid_lists_are_read_in_full() {
 
 #[test]
 fn a_repeated_id_is_one_class() {
-    let (origin, _tars) = setting(2);
+    let (origin, _tars) = fixture(2);
     let job = Job::new()
         .classes(["n00000001", "n00000002", "n00000001", "n00000001"])
         .origin(&origin);
@@ -62,7 +62,7 @@ fn a_repeated_id_is_one_class() {
 
 #[test]
 fn failures_are_counted_by_cause_before_the_table_with_the_path_of_their_log() {
-    let (origin, _tars) = setting(1);
+    let (origin, _tars) = fixture(1);
     origin.class("n00000004", vec![0; 1024]);
     origin
         .script_of("n00000004")
@@ -74,11 +74,12 @@ fn failures_are_counted_by_cause_before_the_table_with_the_path_of_their_log() {
     job.assert_ended(&ended, 1, Table::of(1, 0, 4));
     let log = job.target_path().join("failed_downloads.log");
     let line = format!(
-        "failed: 2 HTTPError: 404 Client Error: Not Found, 1 InvalidWnid, 1 NotATar; each is named in {}",
+        "failed: 2 HTTPError: 404 Client Error: Not Found, 1 InvalidWnid, 1 NotATar; each is named \
+         in {}",
         log.display()
     );
     assert!(
-        ended.stderr.lines().any(|said| said == line),
+        ended.stderr.lines().any(|printed| printed == line),
         "{}",
         ended.stderr
     );
@@ -86,7 +87,7 @@ fn failures_are_counted_by_cause_before_the_table_with_the_path_of_their_log() {
 
 #[test]
 fn a_row_without_an_id_is_reported_with_its_line_and_the_others_are_done() {
-    let (origin, _tars) = setting(2);
+    let (origin, _tars) = fixture(2);
     let long = "n".repeat(300);
     let junk = [
         "n123",
@@ -138,7 +139,7 @@ fn a_row_without_an_id_is_reported_with_its_line_and_the_others_are_done() {
 
 #[test]
 fn a_list_without_a_wnid_column_is_rejected() {
-    let (origin, _tars) = setting(1);
+    let (origin, _tars) = fixture(1);
     for text in [
         "id,label\nn00000001,a\n",
         "n00000001\n",
@@ -153,7 +154,7 @@ fn a_list_without_a_wnid_column_is_rejected() {
 
 #[test]
 fn a_list_without_any_id_is_an_error() {
-    let (origin, _tars) = setting(1);
+    let (origin, _tars) = fixture(1);
     for text in [
         "",
         "\n\n",
@@ -168,7 +169,7 @@ fn a_list_without_any_id_is_an_error() {
 
 #[test]
 fn a_list_that_is_not_a_text_file_is_reported_as_such() {
-    let (origin, _tars) = setting(1);
+    let (origin, _tars) = fixture(1);
     let job = Job::new().origin(&origin);
     let folder = job.folder().to_path_buf();
     let missing = folder.join("missing.csv");
@@ -194,7 +195,7 @@ fn a_list_that_is_not_a_text_file_is_reported_as_such() {
 
 #[test]
 fn a_line_of_a_gigabyte_does_not_fill_the_memory() {
-    let (origin, _tars) = setting(1);
+    let (origin, _tars) = fixture(1);
     let job = Job::new().origin(&origin);
     let path = job.folder().join("data.csv");
     let mut file = File::create(&path).unwrap();

@@ -30,7 +30,8 @@ fn assert_reported_once(job: &Job, finished: &Finished) {
     assert!(staging(job.target_path()).is_dir(), "the journals are kept");
 }
 
-/// Fills a disk of the size `room`, then enlarges it. `None`: this user may not mount a file system.
+/// Fills a disk of the size `room`, then enlarges it. `None`: this user may not mount a file
+/// system.
 #[track_caller]
 fn fill(room: &str, more_room: &str) -> Option<()> {
     let origin = Origin::start();

@@ -24,7 +24,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from pace import make_tars  # noqa: E402
+from concurrency import make_tars  # noqa: E402
 from programs import BUILD, are_built, job, origin  # noqa: E402
 
 CLASSES = 25
@@ -38,12 +38,31 @@ DEADLINE = 300
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--classes", nargs="+", type=int, default=range(1, CLASSES + 1), metavar="N", help="refused, one a job")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--classes",
+        nargs="+",
+        type=int,
+        default=range(1, CLASSES + 1),
+        metavar="N",
+        help="refused, one a job",
+    )
     parser.add_argument("--at-once", type=int, default=4, metavar="JOBS")
-    parser.add_argument("--healthy", type=int, default=4, metavar="JOBS", help="jobs without a refusal; their median counts")
-    parser.add_argument("--bin", type=Path, default=BUILD / "release", help="folder with coordinator and origin")
-    parser.add_argument("--dir", type=Path, default=Path("/dev/shm"), help="folder for the tars and the targets")
+    parser.add_argument(
+        "--healthy",
+        type=int,
+        default=4,
+        metavar="JOBS",
+        help="jobs without a refusal; their median counts",
+    )
+    parser.add_argument(
+        "--bin", type=Path, default=BUILD / "release", help="folder with coordinator and origin"
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path("/dev/shm"), help="folder for the tars and the targets"
+    )
     return parser.parse_args()
 
 
@@ -54,12 +73,16 @@ def run(options: argparse.Namespace, tars: Path, script: str) -> float:
     with origin(options.bin, tars, "--rate", RATE, "--script", work / "script") as (_, url):
         command = job(options.bin / "coordinator", tars, url, work / "target", SLOTS)
         begin = time.monotonic()
-        ended = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE, check=False)
+        ended = subprocess.run(
+            command, capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
         seconds = time.monotonic() - begin
     found = len(list((work / "target").glob("n*/.manifest*")))
     shutil.rmtree(work)
     if ended.returncode or found != CLASSES:
-        raise SystemExit(f"exit code {ended.returncode}, {found} of {CLASSES} classes\n{ended.stderr[-3000:]}")
+        raise SystemExit(
+            f"exit code {ended.returncode}, {found} of {CLASSES} classes\n{ended.stderr[-3000:]}"
+        )
     return seconds
 
 
@@ -72,7 +95,10 @@ def main() -> int:
         wnids = make_tars(tars, CLASSES, MEGABYTES)
         with ThreadPoolExecutor(options.at_once) as pool:
             healthy = [pool.submit(run, options, tars, "") for _ in range(options.healthy)]
-            refused = [(each, pool.submit(run, options, tars, f"{wnids[each - 1]} {REFUSAL}\n")) for each in options.classes]
+            refused = [
+                (each, pool.submit(run, options, tars, f"{wnids[each - 1]} {REFUSAL}\n"))
+                for each in options.classes
+            ]
             base = statistics.median(measured.result() for measured in healthy)
             limit = base * FACTOR + SECONDS
             print(f"without a refusal {base:.1f} s; a job may take {limit:.1f} s")
@@ -80,7 +106,10 @@ def main() -> int:
             for each, measured in refused:
                 seconds = measured.result()
                 missed += seconds > limit
-                print(f"class {each:2}: {seconds:5.1f} s, {seconds / base:.2f} of it", "" if seconds <= limit else "MISSED")
+                print(
+                    f"class {each:2}: {seconds:5.1f} s, {seconds / base:.2f} of it",
+                    "" if seconds <= limit else "MISSED",
+                )
     return 1 if missed else 0
 
 

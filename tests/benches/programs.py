@@ -33,5 +33,18 @@ def origin(folder: Path, tars: Path, *arguments):
 def job(coordinator: Path, tars: Path, url: str, target: Path, workers: int) -> list[str]:
     """The command of a job in one process: the list of the tars, tars are not kept, durability for
     process crashes only."""
-    command = [coordinator, "--dev", "--workers", workers, "--fname", tars / "data.csv", "--url", url, "--target", target]
-    return list(map(str, [*command, "--delete-tar", "--durability", "process", "--http", "127.0.0.1:0"]))
+    command = [
+        coordinator,
+        "--dev",
+        "--workers",
+        workers,
+        "--fname",
+        tars / "data.csv",
+        "--url",
+        url,
+        "--target",
+        target,
+    ]
+    return list(
+        map(str, [*command, "--delete-tar", "--durability", "process", "--http", "127.0.0.1:0"])
+    )

@@ -45,17 +45,35 @@ INTERVAL = 0.1
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--classes", type=int, default=270)
     parser.add_argument("--megabytes", type=float, default=1.0, help="mean length of a tar")
-    parser.add_argument("--rate", type=int, default=2_000_000, help="bytes a second of all connections together")
+    parser.add_argument(
+        "--rate", type=int, default=2_000_000, help="bytes a second of all connections together"
+    )
     parser.add_argument("--workers", type=int, default=8)
-    parser.add_argument("--stall", type=float, default=8.0, metavar="SECONDS", help="how long the origin stands still")
+    parser.add_argument(
+        "--stall",
+        type=float,
+        default=8.0,
+        metavar="SECONDS",
+        help="how long the origin stands still",
+    )
     parser.add_argument("--seed", type=int, default=15)
-    parser.add_argument("--bin", type=Path, default=BUILD / "release", help="folder with coordinator and origin")
-    parser.add_argument("--coordinator", type=Path, help="another coordinator than the one in --bin")
-    parser.add_argument("--dir", type=Path, default=Path("/dev/shm"), help="folder for the tars and the target")
-    parser.add_argument("--verbose", action="store_true", help="print every second: time, shown, true")
+    parser.add_argument(
+        "--bin", type=Path, default=BUILD / "release", help="folder with coordinator and origin"
+    )
+    parser.add_argument(
+        "--coordinator", type=Path, help="another coordinator than the one in --bin"
+    )
+    parser.add_argument(
+        "--dir", type=Path, default=Path("/dev/shm"), help="folder for the tars and the target"
+    )
+    parser.add_argument(
+        "--verbose", action="store_true", help="print every second: time, shown, true"
+    )
     return parser.parse_args()
 
 
@@ -78,7 +96,9 @@ def make_list(folder: Path, options: argparse.Namespace) -> int:
                 tar.addfile(entry, io.BytesIO(dice.randbytes(entry.size)))
         total += (folder / f"{wnid}.tar").stat().st_size
     rows += ["cat", "dog", ""] * (options.classes // 30)
-    (folder / "data.csv").write_text("wnid\n" + "".join(f"{row},x\n" for row in rows).replace(",x\n", "\n"))
+    (folder / "data.csv").write_text(
+        "wnid\n" + "".join(f"{row},x\n" for row in rows).replace(",x\n", "\n")
+    )
     return total
 
 
@@ -149,7 +169,8 @@ def run(options: argparse.Namespace, folder: Path) -> tuple[list, float]:
         took = time.monotonic() - begin
         code = running.end()
         if code != 1:
-            raise SystemExit(f"exit code {code}, and 1 was expected\n{running.text.decode(errors='replace')[-3000:]}")
+            output = running.text.decode(errors="replace")
+            raise SystemExit(f"exit code {code}, and 1 was expected\n{output[-3000:]}")
         return samples, took
 
 
@@ -159,18 +180,27 @@ def main() -> int:
         return 2
     with tempfile.TemporaryDirectory(dir=options.dir, prefix="time-left-") as folder:
         samples, took = run(options, Path(folder))
-    counted = [(now, seconds(shown)) for now, shown in samples if now > IGNORED * took and took - now >= 1]
-    right = sum(left is not None and abs(left - (took - now)) <= TOLERANCE * (took - now) for now, left in counted)
-    told = sum(left is not None for _, left in counted)
+    counted = [
+        (now, seconds(shown)) for now, shown in samples if now > IGNORED * took and took - now >= 1
+    ]
+    right = sum(
+        left is not None and abs(left - (took - now)) <= TOLERANCE * (took - now)
+        for now, left in counted
+    )
+    estimated = sum(left is not None for _, left in counted)
     if options.verbose:
         last = -1
         for now, left in counted:
             if int(now) != last:
                 last = int(now)
-                print(f"{now:7.1f} s: shown {'--:--' if left is None else f'{left:5.0f}'}, true {took - now:6.1f}")
+                estimate = "--:--" if left is None else f"{left:5.0f}"
+                print(f"{now:7.1f} s: shown {estimate}, true {took - now:6.1f}")
     share = right / len(counted)
-    print(f"job of {took:.1f} s: {share:.1%} of the time within {TOLERANCE:.0%} ({right / max(told, 1):.1%} of the time in which")
-    print(f"an estimate was shown); {len(counted)} samples, {len(counted) - told} of them without an estimate")
+    print(
+        f"job of {took:.1f} s: {share:.1%} of the time within {TOLERANCE:.0%} "
+        f"({right / max(estimated, 1):.1%} of the time in which\nan estimate was shown); "
+        f"{len(counted)} samples, {len(counted) - estimated} of them without an estimate"
+    )
     return 0 if share >= SHARE else 1
 
 

@@ -22,19 +22,7 @@ fn the_drained_worker_finishes_its_leases_and_ends_and_another_does_the_rest() {
         .args(["--delete-tar"]);
     let coordinator = job.start_coordinator();
     let connect = format!("http://{}", coordinator.address);
-    let target = job.target_path().to_str().expect("a plain path");
-    let start = |name| {
-        job.start_worker_with([
-            "--connect",
-            &connect,
-            "--name",
-            name,
-            "--workers",
-            "2",
-            "--target",
-            target,
-        ])
-    };
+    let start = |name| job.start_worker_at(&connect, name, 2, job.target_path());
     let mut leaves = start("leaves");
     leaves.wait_until("it holds two leases", |_| {
         (status(&job, &coordinator)["leased"] == 2).then_some(())
@@ -112,7 +100,7 @@ fn a_drain_survives_a_kill_of_the_coordinator_and_ends_with_the_worker() {
 
     let again = fleet.start_worker("leaves", 2);
     fleet.assert_done(coordinator, [again], Table::of(6, 0, 0));
-    fleet.assert_nothing_came_twice();
+    fleet.assert_no_repeated_request();
 }
 
 /// The worker has received the drain, and the next coordinator has a ledger without it.

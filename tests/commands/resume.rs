@@ -31,19 +31,8 @@ fn all_workers_send_requests_again_including_the_one_that_got_retry_after() {
     );
 
     let connect = format!("http://{}", coordinator.address);
-    let target = job.target_path().to_str().expect("a plain path");
-    let workers = ["one", "other"].map(|name| {
-        job.start_worker_with([
-            "--connect",
-            &connect,
-            "--name",
-            name,
-            "--workers",
-            "2",
-            "--target",
-            target,
-        ])
-    });
+    let workers =
+        ["one", "other"].map(|name| job.start_worker_at(&connect, name, 2, job.target_path()));
     let quiet = |status: &Value| status["origin"]["quiet_ms"].as_u64().expect("a number");
     wait_for(
         "requests to the origin are paused",

@@ -63,7 +63,8 @@ fn only_failed_classes_are_requested_and_next_time_only_those_that_failed_again(
     origin.forget_requests();
     let finished = job.run();
     job.assert_ended(&finished, 0, Table::of(2, 2, 0));
-    let message = "1 class that the last run has left complete is not there any more or damaged, and is part of this job\n";
+    let message = "1 class that the last run has left complete is not there any more or damaged, \
+                   and is part of this job\n";
     assert!(finished.stderr.contains(message), "{}", finished.stderr);
     assert_eq!(
         origin.all_requests().len(),
@@ -93,7 +94,8 @@ fn rows_that_the_last_run_did_not_reach_are_reported_and_invalid_rows_count_as_f
     let job = job.csv_text("wnid\nn00000001\nn00000011\nn00000012\nn00000077\ncat\n");
     let finished = job.run();
     job.assert_ended(&finished, 1, Table::of(2, 1, 1));
-    let message = "1 class of the list, which the last run did not come to, is not part of this job; the same command \
+    let message = "1 class of the list, which the last run did not come to, is not part of this \
+                   job; the same command \
                 without --retry-failed downloads it\n";
     assert!(finished.stderr.contains(message), "{}", finished.stderr);
     assert!(job.failure_of("cat").starts_with("InvalidWnid: line 6"));
@@ -104,7 +106,8 @@ fn rows_that_the_last_run_did_not_reach_are_reported_and_invalid_rows_count_as_f
     );
     // No class has failed, but not every class is complete.
     let words = [
-        "failed to try again what failed: nothing has, but the last run did not come to 1 class of the list; the same \
+        "failed to try again what failed: nothing has, but the last run did not come to 1 class of \
+         the list; the same \
          command without --retry-failed downloads it",
     ];
     job.assert_could_not_run(&job.run(), &words);
@@ -136,7 +139,8 @@ fn a_retry_of_another_list_does_not_change_the_last_run() {
     for (list, words) in [
         (
             "wnid\nn00000077\n",
-            "was of another list, for it came to no class of this one; run the same command without",
+            "was of another list, for it came to no class of this one; run the same command \
+             without",
         ),
         (
             "wnid\nn00000001\nn00000077\n",

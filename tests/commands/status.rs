@@ -26,24 +26,15 @@ fn status_when(
     })
 }
 
-#[test]
-fn two_workers_are_shown_with_their_classes() {
-    let (origin, wnids) = origin_of(8);
-    origin.limit_rate(SLOW);
-    let args = ["--delete-tar"];
-    let job = Job::new()
-        .classes(wnids.iter().map(String::as_str))
-        .origin(&origin)
-        .args(args);
-    let mut coordinator = job.start_coordinator();
-
-    // C22: classes are pending and no worker is registered.
-    let alone = status(&job, &coordinator);
+/// C22: classes are pending and no worker is registered.
+#[track_caller]
+fn assert_shows_no_worker(job: &Job, coordinator: &Coordinator) {
+    let alone = status(job, coordinator);
     assert_eq!(
         (&alone["phase"], &alone["workers"]),
         (&json!("waiting_for_workers"), &json!([]))
     );
-    let table = ask(&job, &coordinator, &["status"]);
+    let table = ask(job, coordinator, &["status"]);
     assert!(
         table
             .stdout
@@ -52,38 +43,15 @@ fn two_workers_are_shown_with_their_classes() {
         table.stdout
     );
     assert!(table.stdout.ends_with("\nno workers\n"), "{}", table.stdout);
+}
 
-    let connect = format!("http://{}", coordinator.address);
-    let target = job.target_path().to_str().expect("a plain path");
-    let workers = ["left", "right"].map(|name| {
-        let words = [
-            "--connect",
-            &connect,
-            "--name",
-            name,
-            "--workers",
-            "2",
-            "--target",
-            target,
-        ];
-        job.start_worker_with(words)
-    });
-    let busy = status_when(&job, &mut coordinator, "both workers are busy", |status| {
-        status["leased"] == 4
-    });
-    assert_eq!(
-        (&busy["phase"], &busy["total"], &busy["pending"]),
-        (&json!("running"), &json!(8), &json!(4))
-    );
-    assert_eq!(busy["done"], json!(false));
-    let names: Vec<&Value> = busy["workers"]
-        .as_array()
-        .expect("a list")
-        .iter()
-        .map(|worker| &worker["name"])
-        .collect();
+/// Checks the workers in the JSON: `left` and `right`, each busy in two slots.
+#[track_caller]
+fn assert_active_workers(workers: &Value) {
+    let workers = workers.as_array().expect("a list");
+    let names: Vec<&Value> = workers.iter().map(|worker| &worker["name"]).collect();
     assert_eq!(names, ["left", "right"]);
-    for worker in busy["workers"].as_array().expect("a list") {
+    for worker in workers {
         assert_eq!(
             (&worker["state"], &worker["slots"], &worker["leased"]),
             (&json!("active"), &json!(2), &json!(2))
@@ -94,8 +62,12 @@ fn two_workers_are_shown_with_their_classes() {
         );
         assert_eq!(worker["success"], json!(0));
     }
+}
 
-    let table = ask(&job, &coordinator, &["status"]);
+/// Checks the table of the same workers.
+#[track_caller]
+fn assert_table_shows_workers(job: &Job, coordinator: &Coordinator) {
+    let table = ask(job, coordinator, &["status"]);
     assert_eq!(table.code, Some(0), "{}", table.stderr);
     let lines: Vec<&str> = table.stdout.lines().collect();
     assert_eq!(
@@ -121,6 +93,33 @@ fn two_workers_are_shown_with_their_classes() {
         "{}",
         table.stdout
     );
+}
+
+#[test]
+fn two_workers_are_shown_with_their_classes() {
+    let (origin, wnids) = origin_of(8);
+    origin.limit_rate(SLOW);
+    let args = ["--delete-tar"];
+    let job = Job::new()
+        .classes(wnids.iter().map(String::as_str))
+        .origin(&origin)
+        .args(args);
+    let mut coordinator = job.start_coordinator();
+
+    assert_shows_no_worker(&job, &coordinator);
+    let connect = format!("http://{}", coordinator.address);
+    let workers =
+        ["left", "right"].map(|name| job.start_worker_at(&connect, name, 2, job.target_path()));
+    let busy = status_when(&job, &mut coordinator, "both workers are busy", |status| {
+        status["leased"] == 4
+    });
+    assert_eq!(
+        (&busy["phase"], &busy["total"], &busy["pending"]),
+        (&json!("running"), &json!(8), &json!(4))
+    );
+    assert_eq!(busy["done"], json!(false));
+    assert_active_workers(&busy["workers"]);
+    assert_table_shows_workers(&job, &coordinator);
 
     origin.limit_rate(0);
     for worker in workers {

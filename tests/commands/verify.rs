@@ -102,7 +102,12 @@ fn each_different_file_is_named() {
         .iter()
         .find(|object| object["difference"] == "missing")
         .expect("one file is missing");
-    let expected = json!({"class": "n00000002", "file": "n00000002_1.JPEG", "difference": "missing", "text": "is missing"});
+    let expected = json!({
+        "class": "n00000002",
+        "file": "n00000002_1.JPEG",
+        "difference": "missing",
+        "text": "is missing",
+    });
     assert_eq!(*missing, expected);
     let totals = &objects[5];
     assert_eq!(

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use tests::{cluster::Table, fleet::lasting_address, wait::wait_for};
+use tests::{cluster::Table, fleet::fixed_address, wait::wait_for};
 use tokio::time::Instant;
 
 use crate::{ProxiedFleet, SHORT_LEASE, TIMEOUT};
@@ -52,10 +52,10 @@ fn a_coordinator_that_moves_is_found_through_its_name() {
     wait_for("the class is complete", TIMEOUT, || {
         fleet.job.class_folder(&first).exists()
     });
-    let elsewhere = lasting_address();
+    let elsewhere = fixed_address();
     let coordinator = fleet.job.start_coordinator_at(elsewhere);
     proxy.forward_to(elsewhere);
     proxy.refuse(false);
     fleet.assert_done(coordinator, [worker], Table::of(3, 0, 0));
-    fleet.assert_nothing_came_twice();
+    fleet.assert_no_repeated_request();
 }

@@ -68,8 +68,8 @@ fn connections_that_are_closed_between_calls_are_replaced_without_a_log_line() {
     );
 }
 
-/// Some proxies close connections that are idle for 25 s. A long poll lasts 20 s, so this test takes
-/// half a minute.
+/// Some proxies close connections that are idle for 25 s. A long poll lasts 20 s, so this test
+/// takes half a minute.
 #[test]
 fn an_idle_worker_sends_often_enough_that_a_proxy_keeps_its_connections() {
     let proxied = ProxiedFleet::with(1, 16_500, &["--lease-ttl", "90s"]);

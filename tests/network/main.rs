@@ -62,6 +62,6 @@ impl ProxiedFleet {
     fn assert_nothing_lost_or_repeated(self, workers: impl IntoIterator<Item = Running>) {
         let table = Table::of(self.fleet.tars.len() as u64, 0, 0);
         self.fleet.assert_done(self.coordinator, workers, table);
-        self.fleet.assert_nothing_came_twice();
+        self.fleet.assert_no_repeated_request();
     }
 }

@@ -32,13 +32,28 @@ HERE = Path(__file__).resolve().parent
 def arguments() -> argparse.Namespace:
     about = "Runs the programs on NFS, in a guest."
     parser = argparse.ArgumentParser(prog="python3 tests/nfs", description=about)
-    parser.add_argument("--bin", type=Path, default=BUILD / "debug", metavar="FOLDER",
-                        help="folder with coordinator, worker and origin [default: target/debug]")
+    parser.add_argument(
+        "--bin",
+        type=Path,
+        default=BUILD / "debug",
+        metavar="FOLDER",
+        help="folder with coordinator, worker and origin [default: target/debug]",
+    )
     parser.add_argument("--versions", default="4.2 3", help="versions of NFS [default: 4.2 3]")
-    parser.add_argument("--story", type=Path, default=HERE / "story.sh", metavar="FILE",
-                        help="another script for the guest's shell (busybox)")
-    parser.add_argument("--timeout", type=float, default=700, metavar="SECONDS",
-                        help="time limit of the guest [default: 700]")
+    parser.add_argument(
+        "--story",
+        type=Path,
+        default=HERE / "story.sh",
+        metavar="FILE",
+        help="another script for the guest's shell (busybox)",
+    )
+    parser.add_argument(
+        "--timeout",
+        type=float,
+        default=700,
+        metavar="SECONDS",
+        help="time limit of the guest [default: 700]",
+    )
     return parser.parse_args()
 
 

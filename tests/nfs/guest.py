@@ -16,18 +16,34 @@ DAEMONS = ("exportfs", "rpc.nfsd", "rpc.mountd", "rpc.statd", "mount.nfs", "rpcb
 END = re.compile(r"story ended: (\d+)")
 SEQUENCE = re.compile(r"\x1b(\[[0-9;?]*[A-Za-z]|c)")
 
-FOLDERS = ("bin", "sbin", "lib64", "lib/x86_64-linux-gnu", "etc", "proc", "sys", "dev", "tmp",
-           "run", "export", "mnt/a", "mnt/b", "modules", "var/lib/nfs/v4recovery",
-           "var/lib/nfs/rpc_pipefs", "var/lib/nfs/sm")
+FOLDERS = (
+    "bin",
+    "sbin",
+    "lib64",
+    "lib/x86_64-linux-gnu",
+    "etc",
+    "proc",
+    "sys",
+    "dev",
+    "tmp",
+    "run",
+    "export",
+    "mnt/a",
+    "mnt/b",
+    "modules",
+    "var/lib/nfs/v4recovery",
+    "var/lib/nfs/rpc_pipefs",
+    "var/lib/nfs/sm",
+)
 ETC = {
     "passwd": "root:x:0:0::/:/bin/sh\n"
-              "nobody:x:65534:65534::/:/bin/false\n"
-              "statd:x:100:65534::/:/bin/false\n"
-              "_rpc:x:101:65534::/:/bin/false\n",
+    "nobody:x:65534:65534::/:/bin/false\n"
+    "statd:x:100:65534::/:/bin/false\n"
+    "_rpc:x:101:65534::/:/bin/false\n",
     "group": "root:x:0:\nnogroup:x:65534:\n",
     "hosts": "127.0.0.1 localhost guest\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n"
-                     "services: files\nrpc: files\nprotocols: files\n",
+    "services: files\nrpc: files\nprotocols: files\n",
     "exports": "/export 127.0.0.1(rw,no_root_squash,sync,no_subtree_check,fsid=0)\n",
 }
 
@@ -75,8 +91,13 @@ class Guest:
         """Adds a file to the guest, and the libraries that it is linked to."""
         shutil.copy(file, self.path(name))
         # ldd fails for static programs.
-        listed = subprocess.run(["ldd", file], capture_output=True, text=True, check=False,
-                                env={**os.environ, "LD_LIBRARY_PATH": self._libraries()})
+        listed = subprocess.run(
+            ["ldd", file],
+            capture_output=True,
+            text=True,
+            check=False,
+            env={**os.environ, "LD_LIBRARY_PATH": self._libraries()},
+        )
         for library in map(Path, re.findall(r"/\S+\.so\S*", listed.stdout)):
             folder = "lib64" if library.name.startswith("ld-linux") else "lib/x86_64-linux-gnu"
             target = self.path(folder) / library.name
@@ -89,10 +110,30 @@ class Guest:
         exports = "".join(f"export {name}='{value}'\n" for name, value in variables.items())
         self.path("variables").write_text(exports)
         kernel = next((self._packages / "boot").glob("vmlinuz-*"))
-        machine = ["-M", "q35", "-accel", "tcg,thread=multi", "-cpu", "max", "-m", "2048",
-                   "-smp", "2", "-net", "none", "-nographic", "-no-reboot", "-kernel", kernel,
-                   "-initrd", self._initramfs(), "-append", "console=ttyS0 quiet panic=-1",
-                   "-drive", f"file={self._disk()},format=raw,if=virtio,cache=unsafe"]
+        machine = [
+            "-M",
+            "q35",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+            "-m",
+            "2048",
+            "-smp",
+            "2",
+            "-net",
+            "none",
+            "-nographic",
+            "-no-reboot",
+            "-kernel",
+            kernel,
+            "-initrd",
+            self._initramfs(),
+            "-append",
+            "console=ttyS0 quiet panic=-1",
+            "-drive",
+            f"file={self._disk()},format=raw,if=virtio,cache=unsafe",
+        ]
         return verdict(_console(["qemu-system-x86_64", *map(str, machine)], limit))
 
     def _initramfs(self) -> Path:

@@ -9,9 +9,24 @@ from pathlib import Path
 # The kernel for virtual machines is a third of the size of the standard one.
 KERNEL = "linux-image-cloud-amd64"
 # The NFS programs, and the libraries that the machine may not have.
-NFS = ("nfs-kernel-server", "nfs-common", "rpcbind", "libtirpc3", "libtirpc-common",
-       "libevent-core-2.1-7", "libnfsidmap1", "libkeyutils1", "libwrap0", "libcap2", "libsqlite3-0",
-       "libblkid1", "libmount1", "libuuid1", "libselinux1", "libnsl2")
+NFS = (
+    "nfs-kernel-server",
+    "nfs-common",
+    "rpcbind",
+    "libtirpc3",
+    "libtirpc-common",
+    "libevent-core-2.1-7",
+    "libnfsidmap1",
+    "libkeyutils1",
+    "libwrap0",
+    "libcap2",
+    "libsqlite3-0",
+    "libblkid1",
+    "libmount1",
+    "libuuid1",
+    "libselinux1",
+    "libnsl2",
+)
 
 
 def fetch(folder: Path) -> Path:

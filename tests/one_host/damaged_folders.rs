@@ -84,7 +84,8 @@ fn classes_with_other_names_counts_or_sizes_of_files_are_downloaded_again() {
         assert_prints(
             &ended,
             &format!(
-                "n00000001/n00000001_2.JPEG has 30000 bytes, the manifest says {length}: the class is fetched again"
+                "n00000001/n00000001_2.JPEG has 30000 bytes, the manifest says {length}: the class \
+                 is fetched again"
             ),
         );
         assert_prints(
@@ -133,7 +134,8 @@ fn additional_files_are_detected_and_kept() {
     assert_prints(
         &ended,
         &format!(
-            "n00000001/more is not in the manifest: the class is fetched again, and files that are not in the manifest are \
+            "n00000001/more is not in the manifest: the class is fetched again, and files that are \
+             not in the manifest are \
              moved to {}",
             set_aside(&job).display()
         ),

@@ -169,7 +169,8 @@ fn a_dry_run_fails_if_the_origin_serves_html() {
         .args(["--dry-run"])
         .run();
     assert_eq!(finished.code, Some(2), "{}", finished.stdout);
-    let message = "not a tar: the answer to HEAD is text/html, e.g. a login page; look at --url and --header-file";
+    let message = "not a tar: the answer to HEAD is text/html, e.g. a login page; look at --url \
+                   and --header-file";
     assert!(finished.stderr.contains(message), "{}", finished.stderr);
 }
 
@@ -188,7 +189,8 @@ fn a_dry_run_lists_classes_that_a_file_of_the_user_causes_to_be_downloaded_again
     for (number, message) in [
         (
             1,
-            "  1 class folder differs from its manifest and will be replaced; files that are not in its manifest will be kept",
+            "  1 class folder differs from its manifest and will be replaced; files that are not \
+             in its manifest will be kept",
         ),
         (25, "    and 5 more"),
     ] {

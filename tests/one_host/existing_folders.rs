@@ -13,7 +13,7 @@ use tests::{
 const WNID: &str = "n00000001";
 
 /// Images large enough that one image more or less changes the size of the tar.
-fn setting() -> (Origin, Vec<u8>, Job) {
+fn fixture() -> (Origin, Vec<u8>, Job) {
     let origin = Origin::start();
     let tar = images(WNID, 6, 11_000..20_000, 1);
     origin.class(WNID, tar.clone());
@@ -43,7 +43,7 @@ fn assert_conflict(job: &Job, origin: &Origin, before: &Snapshot) {
 
 #[test]
 fn a_folder_of_another_tool_is_verified_and_adopted() {
-    let (origin, tar, job) = setting();
+    let (origin, tar, job) = fixture();
     unpack_by_hand(&tar, &job.class_folder(WNID));
     job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
     let methods: Vec<String> = origin
@@ -70,7 +70,7 @@ fn a_folder_of_another_tool_is_verified_and_adopted() {
 
 #[test]
 fn a_folder_whose_sizes_do_not_match_is_a_conflict_and_is_not_changed() {
-    let (origin, tar, job) = setting();
+    let (origin, tar, job) = fixture();
     let folder = job.class_folder(WNID);
     unpack_by_hand(&tar, &folder);
     fs::remove_file(folder.join("n00000001_3.JPEG")).unwrap();
@@ -79,7 +79,7 @@ fn a_folder_whose_sizes_do_not_match_is_a_conflict_and_is_not_changed() {
 
 #[test]
 fn replace_puts_the_complete_class_in_its_place() {
-    let (_origin, tar, job) = setting();
+    let (_origin, tar, job) = fixture();
     let folder = job.class_folder(WNID);
     unpack_by_hand(&tar, &folder);
     fs::remove_file(folder.join("n00000001_3.JPEG")).unwrap();
@@ -91,7 +91,7 @@ fn replace_puts_the_complete_class_in_its_place() {
 
 #[test]
 fn a_failed_replacement_keeps_the_old_folder() {
-    let (origin, tar, job) = setting();
+    let (origin, tar, job) = fixture();
     let folder = job.class_folder(WNID);
     unpack_by_hand(&tar, &folder);
     fs::remove_file(folder.join("n00000001_3.JPEG")).unwrap();
@@ -104,7 +104,7 @@ fn a_failed_replacement_keeps_the_old_folder() {
 
 #[test]
 fn existing_trust_sends_no_request() {
-    let (origin, tar, job) = setting();
+    let (origin, tar, job) = fixture();
     let folder = job.class_folder(WNID);
     unpack_by_hand(&tar, &folder);
     fs::remove_file(folder.join("n00000001_3.JPEG")).unwrap();
@@ -116,7 +116,7 @@ fn existing_trust_sends_no_request() {
 #[test]
 fn an_origin_that_cannot_verify_a_folder_is_a_conflict_only_if_permanent() {
     for (status, failure_begins) in [(405, "Conflict: "), (503, "HTTPError: 503 Server Error")] {
-        let (origin, tar, job) = setting();
+        let (origin, tar, job) = fixture();
         unpack_by_hand(&tar, &job.class_folder(WNID));
         let before = snapshot(&job.class_folder(WNID));
         origin.class(WNID, tar).forever(Answer::status(status));
@@ -164,7 +164,7 @@ fn a_head_without_a_length_or_with_a_wrong_one_verifies_nothing() {
         Answer::status(403),
         Answer::redirect("http://10.0.0.1/"),
     ] {
-        let (origin, tar, job) = setting();
+        let (origin, tar, job) = fixture();
         unpack_by_hand(&tar, &job.class_folder(WNID));
         let head_text = format!("{head:?}");
         origin
@@ -181,7 +181,7 @@ fn a_head_without_a_length_or_with_a_wrong_one_verifies_nothing() {
 /// The origin never tells a length: the folder is kept, and the message names a remedy.
 #[test]
 fn without_any_length_a_folder_is_not_verified() {
-    let (origin, tar, job) = setting();
+    let (origin, tar, job) = fixture();
     unpack_by_hand(&tar, &job.class_folder(WNID));
     let before = snapshot(&job.class_folder(WNID));
     origin
@@ -203,7 +203,7 @@ fn without_any_length_a_folder_is_not_verified() {
 
 #[test]
 fn an_empty_folder_is_replaced() {
-    let (_origin, tar, job) = setting();
+    let (_origin, tar, job) = fixture();
     fs::create_dir(job.class_folder(WNID)).unwrap();
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_class_is(&tar, &job.class_folder(WNID));
@@ -211,7 +211,7 @@ fn an_empty_folder_is_replaced() {
 
 #[test]
 fn a_link_under_the_final_name_is_a_conflict_and_never_followed() {
-    let (origin, tar, job) = setting();
+    let (origin, tar, job) = fixture();
     let elsewhere = job.folder().join("elsewhere");
     unpack_by_hand(&tar, &elsewhere);
     let before = snapshot(&elsewhere);
@@ -233,7 +233,7 @@ fn a_link_under_the_final_name_is_a_conflict_and_never_followed() {
 
 #[test]
 fn a_file_under_the_final_name_is_a_conflict() {
-    let (origin, _tar, job) = setting();
+    let (origin, _tar, job) = fixture();
     fs::write(job.class_folder(WNID), "mine").unwrap();
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
     assert!(
@@ -247,7 +247,7 @@ fn a_file_under_the_final_name_is_a_conflict() {
 
 #[test]
 fn an_edited_or_cut_manifest_is_a_conflict() {
-    let (origin, _tar, job) = setting();
+    let (origin, _tar, job) = fixture();
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     let path = job.class_folder(WNID).join(MANIFEST);
     let good = fs::read(&path).unwrap();

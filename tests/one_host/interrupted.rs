@@ -130,8 +130,8 @@ fn a_job_that_waits_for_a_retry_after_ends_at_once() {
     assert_eq!(running.wait().code, Some(143));
 }
 
-/// Sends a signal and panics unless the process ends before its deadline, regardless of what it waits
-/// for.
+/// Sends a signal and panics unless the process ends before its deadline, regardless of what it
+/// waits for.
 #[track_caller]
 fn assert_ends(running: Running, signal: Signal, code: i32) {
     running.signal(signal);

@@ -21,7 +21,7 @@ const WNID: &str = "n00000001";
 const INCOMPLETE_LENGTH: usize = 60_000;
 
 /// An origin with one class, its tar, and a job.
-fn setting(args: &[&str]) -> (Origin, Vec<u8>, Job) {
+fn fixture(args: &[&str]) -> (Origin, Vec<u8>, Job) {
     let origin = Origin::start();
     let tar = images(WNID, 6, 11_000..20_000, 1);
     origin.class(WNID, tar.clone());
@@ -63,7 +63,7 @@ fn requested(origin: &Origin) -> (Vec<u64>, u64) {
 #[test]
 fn a_complete_tar_is_unpacked_and_not_moved() {
     for args in [&["--delete-tar"][..], &[]] {
-        let (origin, tar, job) = setting(args);
+        let (origin, tar, job) = fixture(args);
         write_tar(&job, &tar);
         for table in [Table::of(1, 0, 0), Table::of(0, 1, 0)] {
             job.assert_ended(&job.run(), 0, table);
@@ -86,7 +86,7 @@ fn a_complete_tar_is_unpacked_and_not_moved() {
 
 #[test]
 fn delete_tar_removes_a_tar_that_an_earlier_run_kept() {
-    let (_origin, tar, job) = setting(&[]);
+    let (_origin, tar, job) = fixture(&[]);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     assert_eq!(fs::read(path(&job)).unwrap(), tar);
     // It also removes the kept tar after the class was repaired from it.
@@ -99,7 +99,7 @@ fn delete_tar_removes_a_tar_that_an_earlier_run_kept() {
 
 #[test]
 fn a_tar_that_the_user_wrote_over_a_kept_tar_stays() {
-    let (_origin, tar, job) = setting(&[]);
+    let (_origin, tar, job) = fixture(&[]);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
     write_tar(&job, &tar);
     let job = job.args(["--delete-tar"]);
@@ -110,7 +110,7 @@ fn a_tar_that_the_user_wrote_over_a_kept_tar_stays() {
 #[test]
 fn a_tar_beside_an_adopted_or_trusted_folder_stays() {
     for existing in ["adopt", "trust"] {
-        let (_origin, tar, job) = setting(&["--delete-tar", "--existing", existing]);
+        let (_origin, tar, job) = fixture(&["--delete-tar", "--existing", existing]);
         unpack_by_hand(&tar, &job.class_folder(WNID));
         write_tar(&job, &tar);
         job.assert_ended(&job.run(), 0, Table::of(0, 1, 0));
@@ -122,7 +122,7 @@ fn a_tar_beside_an_adopted_or_trusted_folder_stays() {
 #[test]
 fn an_incomplete_tar_is_resumed_if_it_matches_the_origin() {
     for keeps in [false, true] {
-        let (origin, tar, job) = setting(if keeps { &[] } else { &["--delete-tar"] });
+        let (origin, tar, job) = fixture(if keeps { &[] } else { &["--delete-tar"] });
         write_tar(&job, &tar[..INCOMPLETE_LENGTH]);
         job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
         assert_class_is(&tar, &job.class_folder(WNID));
@@ -178,7 +178,7 @@ fn an_unverified_tar_is_downloaded_from_its_start_and_the_file_stays() {
         ("no tar", &b"<html>".repeat(4000), None, None),
     ] {
         for keeps in [false, true] {
-            let (origin, tar, job) = setting(if keeps { &[] } else { &["--delete-tar"] });
+            let (origin, tar, job) = fixture(if keeps { &[] } else { &["--delete-tar"] });
             if let Some(answer) = answer.clone() {
                 origin.class(WNID, tar.clone()).forever(answer);
             }
@@ -202,7 +202,7 @@ fn an_unverified_tar_is_downloaded_from_its_start_and_the_file_stays() {
 #[test]
 fn a_file_with_a_control_file_of_another_downloader_is_not_used() {
     for control in ["aria2", "st"] {
-        let (origin, tar, job) = setting(&["--delete-tar"]);
+        let (origin, tar, job) = fixture(&["--delete-tar"]);
         let mut preallocated = tar.clone();
         preallocated[40_000..].fill(0);
         write_tar(&job, &preallocated);
@@ -221,7 +221,7 @@ fn a_file_with_a_control_file_of_another_downloader_is_not_used() {
 #[test]
 fn an_empty_tar_is_replaced_and_a_tar_of_a_few_blocks_is_not_resumed() {
     for length in [0, 5000] {
-        let (origin, tar, job) = setting(&[]);
+        let (origin, tar, job) = fixture(&[]);
         write_tar(&job, &tar[..length]);
         job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
         assert_class_is(&tar, &job.class_folder(WNID));
@@ -264,7 +264,7 @@ fn with_missing_images(tar: &[u8]) -> [(&'static str, Vec<u8>); 2] {
 fn a_valid_tar_with_missing_images_is_not_used_and_stays() {
     for args in [&["--delete-tar"][..], &[]] {
         for which in [0, 1] {
-            let (origin, tar, job) = setting(args);
+            let (origin, tar, job) = fixture(args);
             let (what, tar_without_images) = &with_missing_images(&tar)[which];
             write_tar(&job, tar_without_images);
             let ended = job.run();
@@ -290,7 +290,7 @@ fn a_valid_tar_with_missing_images_is_not_used_and_stays() {
 
 #[test]
 fn trust_uses_a_tar_without_a_request() {
-    let (origin, tar, job) = setting(&["--delete-tar", "--existing", "trust"]);
+    let (origin, tar, job) = fixture(&["--delete-tar", "--existing", "trust"]);
     let [(_, tar_without_images), _] = with_missing_images(&tar);
     write_tar(&job, &tar_without_images);
     job.assert_ended(&job.run(), 0, Table::of(1, 0, 0));
@@ -301,7 +301,7 @@ fn trust_uses_a_tar_without_a_request() {
 /// Tars with the same files and another number of zeros after the end marker count as equal.
 #[test]
 fn tars_that_differ_only_in_padding_are_equal() {
-    let (origin, tar, job) = setting(&["--delete-tar"]);
+    let (origin, tar, job) = fixture(&["--delete-tar"]);
     let entries = tar.len() - tar.iter().rev().take_while(|byte| **byte == 0).count();
     let shortest = tar[..entries.next_multiple_of(512) + 1024].to_vec();
     assert!(shortest.len() < tar.len());
@@ -320,7 +320,7 @@ fn a_complete_tar_is_verified_as_a_folder_without_a_manifest_is() {
         Answer::plain().stating_length(20_480),
         Answer::plain().without_length(),
     ] {
-        let (origin, tar, job) = setting(&["--delete-tar"]);
+        let (origin, tar, job) = fixture(&["--delete-tar"]);
         write_tar(&job, &tar);
         let case = format!("{head:?}");
         origin.script_of(WNID).expect("it is served").heads(head);
@@ -332,7 +332,7 @@ fn a_complete_tar_is_verified_as_a_folder_without_a_manifest_is() {
 
 #[test]
 fn a_complete_tar_is_not_used_without_a_length_from_the_origin() {
-    let (origin, tar, job) = setting(&["--delete-tar", "--retries", "0"]);
+    let (origin, tar, job) = fixture(&["--delete-tar", "--retries", "0"]);
     write_tar(&job, &tar);
     origin.class(WNID, tar.clone()).forever(Answer::status(503));
     job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
@@ -359,7 +359,7 @@ fn a_complete_tar_is_not_used_without_a_length_from_the_origin() {
 #[test]
 fn an_archive_of_tars_is_rejected_as_a_class() {
     for existing in ["adopt", "trust"] {
-        let (origin, tar, job) = setting(&["--delete-tar", "--existing", existing]);
+        let (origin, tar, job) = fixture(&["--delete-tar", "--existing", existing]);
         let outer = tar_of([
             Entry::file("n00000001.tar", &tar),
             Entry::file("n00000002.tar", &tar),
@@ -375,7 +375,8 @@ fn an_archive_of_tars_is_rejected_as_a_class() {
         origin.class(WNID, outer);
         job.assert_ended(&job.run(), 1, Table::of(0, 0, 1));
         let failure = job.failure_of(WNID);
-        let message = "TarError: \"n00000001.tar\" is the tar of a class, so this is an archive of several classes";
+        let message = "TarError: \"n00000001.tar\" is the tar of a class, so this is an archive of \
+                       several classes";
         assert_eq!(failure, message);
         assert!(!job.class_folder(WNID).exists());
     }

@@ -30,13 +30,13 @@ const AS_UNPRIVILEGED: [&str; 6] = [
 ];
 
 /// A job of three classes and its origin.
-struct Setting {
+struct Fixture {
     _origin: Origin,
     tars: [Vec<u8>; 3],
     job: Job,
 }
 
-impl Setting {
+impl Fixture {
     fn with(args: &[&str]) -> Self {
         let origin = Origin::start();
         let tars = WNIDS.map(|wnid| images(wnid, 6, 11_000..20_000, 1));
@@ -75,18 +75,18 @@ impl Setting {
 }
 
 /// Creates a non-empty folder under the name of the odd class's tar; also returns the file in it.
-fn with_a_folder_under_the_name_of_the_tar(args: &[&str]) -> (Setting, PathBuf) {
-    let setting = Setting::with(args);
-    let blocking = setting.job.target_path().join(format!("{ODD}.tar"));
+fn with_a_folder_under_the_name_of_the_tar(args: &[&str]) -> (Fixture, PathBuf) {
+    let fixture = Fixture::with(args);
+    let blocking = fixture.job.target_path().join(format!("{ODD}.tar"));
     fs::create_dir(&blocking).expect("the target is writable");
     fs::write(blocking.join("precious"), "mine").expect("the folder is writable");
-    (setting, blocking)
+    (fixture, blocking)
 }
 
 #[test]
 fn a_folder_under_the_name_of_a_kept_tar_fails_that_class_alone() {
-    let (setting, blocking) = with_a_folder_under_the_name_of_the_tar(&[]);
-    setting.assert_only_the_odd_one_fails();
+    let (fixture, blocking) = with_a_folder_under_the_name_of_the_tar(&[]);
+    fixture.assert_only_the_odd_one_fails();
     assert_eq!(
         fs::read_to_string(blocking.join("precious")).unwrap(),
         "mine"
@@ -95,10 +95,10 @@ fn a_folder_under_the_name_of_a_kept_tar_fails_that_class_alone() {
 
 #[test]
 fn a_folder_under_the_name_of_a_tar_is_not_deleted() {
-    let (setting, blocking) = with_a_folder_under_the_name_of_the_tar(&["--delete-tar"]);
-    let table = setting.job.assert_all_there(&setting.job.run(), 3);
+    let (fixture, blocking) = with_a_folder_under_the_name_of_the_tar(&["--delete-tar"]);
+    let table = fixture.job.assert_all_there(&fixture.job.run(), 3);
     assert_eq!(table, Table::of(3, 0, 0));
-    assert_class_is(&setting.tars[1], &setting.job.class_folder(ODD));
+    assert_class_is(&fixture.tars[1], &fixture.job.class_folder(ODD));
     assert_eq!(
         fs::read_to_string(blocking.join("precious")).unwrap(),
         "mine"
@@ -107,16 +107,16 @@ fn a_folder_under_the_name_of_a_tar_is_not_deleted() {
 
 #[test]
 fn a_file_name_that_is_not_utf8_fails_that_class_alone() {
-    let setting = Setting::with(&["--delete-tar"]);
-    setting.unpack_odd();
-    let folder = setting.job.class_folder(ODD);
+    let fixture = Fixture::with(&["--delete-tar"]);
+    fixture.unpack_odd();
+    let folder = fixture.job.class_folder(ODD);
     let odd_name = folder.join(OsStr::from_bytes(b"n00000002_1\xff.JPEG"));
     if fs::rename(folder.join("n00000002_1.JPEG"), odd_name).is_err() {
         println!("skipped: names on this file system are text");
         return;
     }
     let before = snapshot(&folder);
-    setting.assert_only_the_odd_one_fails();
+    fixture.assert_only_the_odd_one_fails();
     assert_eq!(snapshot(&folder), before);
 }
 
@@ -137,19 +137,20 @@ fn give_to_unprivileged(job: &Job) -> bool {
 #[test]
 fn a_folder_of_another_user_fails_that_class_alone() {
     for existing in ["adopt", "replace"] {
-        let mut setting = Setting::with(&["--delete-tar", "--existing", existing]);
-        setting.unpack_odd();
-        setting.job = setting.job.under(AS_UNPRIVILEGED);
-        if !give_to_unprivileged(&setting.job) {
+        let mut fixture = Fixture::with(&["--delete-tar", "--existing", existing]);
+        fixture.unpack_odd();
+        fixture.job = fixture.job.under(AS_UNPRIVILEGED);
+        if !give_to_unprivileged(&fixture.job) {
             println!(
-                "skipped: this user may not become another one, or another user may not read the programs"
+                "skipped: this user may not become another one, or another user may not read the \
+                 programs"
             );
             return;
         }
-        let before = snapshot(&setting.job.class_folder(ODD));
-        setting.assert_only_the_odd_one_fails();
+        let before = snapshot(&fixture.job.class_folder(ODD));
+        fixture.assert_only_the_odd_one_fails();
         assert_eq!(
-            snapshot(&setting.job.class_folder(ODD)),
+            snapshot(&fixture.job.class_folder(ODD)),
             before,
             "{existing}"
         );

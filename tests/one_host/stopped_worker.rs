@@ -6,7 +6,7 @@ use tests::{
     archives::{assert_class_is, images},
     cluster::{Job, Table},
     origin::Origin,
-    running::{Running, Signal},
+    running::Signal,
 };
 
 /// Takes fifteen seconds: the shortest lease and the margin after it.
@@ -28,21 +28,9 @@ fn a_worker_that_resumes_after_its_leases_expired_does_no_harm_and_continues() {
         .args(args);
     let coordinator = job.start_coordinator();
     let connect = format!("http://{}", coordinator.address);
-    let target = job.target_path().to_str().expect("a plain path");
-    let start = |name: &str, slots: &str| -> Running {
-        job.start_worker_with([
-            "--connect",
-            &connect,
-            "--name",
-            name,
-            "--workers",
-            slots,
-            "--target",
-            target,
-        ])
-    };
+    let start = |name, slots| job.start_worker_at(&connect, name, slots, job.target_path());
 
-    let mut sleeper = start("sleeper", "3");
+    let mut sleeper = start("sleeper", 3);
     sleeper.wait_until("five megabytes of each class were sent", |_| {
         let far = |wnid| {
             origin
@@ -58,7 +46,7 @@ fn a_worker_that_resumes_after_its_leases_expired_does_no_harm_and_continues() {
         .script_of(stalled)
         .expect("the class is served")
         .script([Answer::stall_at(100_000)]);
-    let mut other = start("other", "1");
+    let mut other = start("other", 1);
     other.wait_until(
         "it has completed the first class and stalls in the second",
         |_| (job.class_folder(taken).exists() && origin.gets(stalled).len() > 1).then_some(()),

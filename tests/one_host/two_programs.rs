@@ -7,7 +7,7 @@ use tests::{
     origin::Origin,
 };
 
-fn setting(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
+fn fixture(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
     let origin = Origin::start();
     let tars: Vec<(String, Vec<u8>)> = (1..=count)
         .map(|n| {
@@ -25,7 +25,7 @@ fn setting(count: u64) -> (Origin, Vec<(String, Vec<u8>)>) {
 
 #[test]
 fn one_worker_does_the_job_and_exits_with_success() {
-    let (origin, tars) = setting(3);
+    let (origin, tars) = fixture(3);
     let wnids = tars.iter().map(|(wnid, _)| wnid.as_str());
     let job = Job::new()
         .classes(wnids.chain(["n99999999"]))
@@ -58,7 +58,7 @@ fn one_worker_does_the_job_and_exits_with_success() {
 
 #[test]
 fn two_workers_on_one_storage_download_each_class_once() {
-    let (origin, tars) = setting(12);
+    let (origin, tars) = fixture(12);
     origin.limit_rate(200_000);
     let wnids = tars.iter().map(|(wnid, _)| wnid.as_str());
     let job = Job::new()
@@ -80,7 +80,7 @@ fn two_workers_on_one_storage_download_each_class_once() {
 
 #[test]
 fn two_workers_with_separate_disks_share_the_classes() {
-    let (origin, tars) = setting(8);
+    let (origin, tars) = fixture(8);
     origin.limit_rate(200_000);
     let wnids = tars.iter().map(|(wnid, _)| wnid.as_str());
     let job = Job::new()

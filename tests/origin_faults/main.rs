@@ -1,17 +1,17 @@
 //! Faults of an origin, one test for each row of the fault matrix. Each fault has exactly one
 //! outcome, and none leaves an incomplete class.
 
-mod away;
 mod changed_versions;
+mod error_messages;
 mod login_expires;
 mod lost_connections;
-mod patience;
 mod proxies;
 mod public_hosts;
 mod redirects;
-mod refused_alike;
+mod retries_and_timeouts;
+mod same_refusal;
 mod tls;
-mod told;
+mod unavailable_origin;
 mod wrong_answers;
 
 use tests::{

@@ -30,11 +30,20 @@ JOB = 60
 
 def generate(proto: Path, folder: str):
     """Generates and imports the stubs, as `python -m grpc_tools.protoc` does."""
-    code = protoc.main(["protoc", f"-I{proto.parent}", f"--python_out={folder}", f"--grpc_python_out={folder}", proto.name])
+    code = protoc.main(
+        [
+            "protoc",
+            f"-I{proto.parent}",
+            f"--python_out={folder}",
+            f"--grpc_python_out={folder}",
+            proto.name,
+        ]
+    )
     assert code == 0, f"protoc ended with {code}"
     sys.path.insert(0, folder)
     import coordinator_pb2
     import coordinator_pb2_grpc
+
     return coordinator_pb2, coordinator_pb2_grpc
 
 
@@ -54,8 +63,12 @@ def check_health(channel: grpc.Channel) -> None:
     for service in ["", "imagenet.v1.Coordinator"]:
         reply = health.Check(health_pb2.HealthCheckRequest(service=service), timeout=SECONDS)
         assert reply.status == serving, (service, reply)
-    assert refused(lambda: health.Check(health_pb2.HealthCheckRequest(service="unknown"), timeout=SECONDS)) \
+    assert (
+        refused(
+            lambda: health.Check(health_pb2.HealthCheckRequest(service="unknown"), timeout=SECONDS)
+        )
         == grpc.StatusCode.NOT_FOUND
+    )
 
 
 def refused(call) -> grpc.StatusCode:
@@ -82,14 +95,22 @@ class Worker:
         return [self.pb.Held(wnid=wnid, token=token) for wnid, token in self.held.items()]
 
     def register(self, version: int = 1):
-        request = self.pb.RegisterRequest(protocol_version=version, worker_name=self.name, instance_nonce=self.nonce,
-                                          slots=3, build="python", held=self.holds())
+        request = self.pb.RegisterRequest(
+            protocol_version=version,
+            worker_name=self.name,
+            instance_nonce=self.nonce,
+            slots=3,
+            build="python",
+            held=self.holds(),
+        )
         reply = self.stub.Register(request, timeout=SECONDS)
         self.session, self.epoch = reply.session_id, reply.epoch
         return reply
 
     def renew(self, session: int | None = None):
-        request = self.pb.RenewRequest(session_id=self.session if session is None else session, held=self.holds())
+        request = self.pb.RenewRequest(
+            session_id=self.session if session is None else session, held=self.holds()
+        )
         return self.stub.Renew(request, timeout=SECONDS)
 
     def acquire(self, most: int):
@@ -103,7 +124,9 @@ class Worker:
 
     def report(self, wnid: str, token: int, outcome):
         result = self.pb.Result(wnid=wnid, token=token, outcome=outcome)
-        reply = self.stub.Report(self.pb.ReportRequest(session_id=self.session, results=[result]), timeout=SECONDS)
+        reply = self.stub.Report(
+            self.pb.ReportRequest(session_id=self.session, results=[result]), timeout=SECONDS
+        )
         assert list(reply.acked) == [wnid], reply
         self.held.pop(wnid, None)
         return reply.status
@@ -130,7 +153,9 @@ def run(worker: Worker, stub, pb) -> None:
     assert first.session_id and first.epoch and "{wnid}" in first.job.url_template, first
     assert first.renew_ms * 2 < first.ttl_ms, first
     again = worker.register()
-    assert (again.session_id, again.epoch) == (first.session_id, first.epoch), "the same process got two sessions"
+    assert (again.session_id, again.epoch) == (first.session_id, first.epoch), (
+        "the same process got two sessions"
+    )
     directives = pb.Directive
     assert worker.renew(session=first.session_id + 1).directive == directives.DIRECTIVE_REREGISTER
 
@@ -138,17 +163,28 @@ def run(worker: Worker, stub, pb) -> None:
     assert len(worker.held) == 3 and not acquired.status.done, acquired
     say(holds=sorted(worker.held))
     renewed = worker.renew()
-    assert renewed.directive == directives.DIRECTIVE_CONTINUE and not renewed.drop_leases and renewed.epoch == first.epoch, renewed
+    assert (
+        renewed.directive == directives.DIRECTIVE_CONTINUE
+        and not renewed.drop_leases
+        and renewed.epoch == first.epoch
+    ), renewed
 
     # The other worker completes the rest of the job.
-    watch(stub, pb, lambda status: status.pending == 0 and status.leased == 3 and status.workers == 2)
+    watch(
+        stub, pb, lambda status: status.pending == 0 and status.leased == 3 and status.workers == 2
+    )
     assert not worker.renew().drop_leases, "a lease was lost although it was renewed"
 
     published, failed, released = sorted(worker.held)
     tokens = dict(worker.held)
     success = pb.Outcome(success=pb.Published(files=1, bytes=10240))
-    failure = pb.Outcome(failure=pb.Failure(kind=pb.FAILURE_KIND_HTTP_ERROR, message="404 Client Error: from Python",
-                                            suspect=pb.SUSPECT_CLASS))
+    failure = pb.Outcome(
+        failure=pb.Failure(
+            kind=pb.FAILURE_KIND_HTTP_ERROR,
+            message="404 Client Error: from Python",
+            suspect=pb.SUSPECT_CLASS,
+        )
+    )
     before = worker.report(published, tokens[published], success)
     # As after a lost answer: the repeated report is acknowledged and counts once.
     assert worker.report(published, tokens[published], success).success == before.success
@@ -162,12 +198,21 @@ def run(worker: Worker, stub, pb) -> None:
     worker.leave()
     assert worker.renew().directive == directives.DIRECTIVE_REREGISTER
     done = watch(stub, pb, lambda status: status.done)
-    say(published=published, failed=failed, released=released,
-        success=done.success, skipped=done.skipped, failures=done.failed, total=done.total)
+    say(
+        published=published,
+        failed=failed,
+        released=released,
+        success=done.success,
+        skipped=done.skipped,
+        failures=done.failed,
+        total=done.total,
+    )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--connect", required=True, metavar="HOST:PORT")
     parser.add_argument("--name", default="python")
     parser.add_argument("--proto", type=Path, default=PROTO)

@@ -124,7 +124,8 @@ fn the_class_of_a_worker_that_died_meanwhile_is_reassigned_when_the_window_ends(
     fleet.wait_for_gets(&wnid(1), 2, TIMEOUT);
     let took = back.elapsed();
     println!(
-        "the class of a worker that died with the coordinator was in progress on another one after {took:.1?}"
+        "the class of a worker that died with the coordinator was in progress on another one after \
+         {took:.1?}"
     );
     fleet.assert_done(coordinator, [heir], Table::of(2, 0, 0));
 }

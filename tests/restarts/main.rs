@@ -68,5 +68,5 @@ fn assert_nothing_lost_or_repeated(
         workers,
         Table::of(fleet.tars.len() as u64, 0, 0),
     );
-    fleet.assert_nothing_came_twice();
+    fleet.assert_no_repeated_request();
 }

@@ -4,7 +4,7 @@
 use tests::{
     archives::assert_class_is,
     cluster::{Job, Table},
-    fleet::{Fleet, lasting_address},
+    fleet::{Fleet, fixed_address},
     origin::Origin,
     running::Signal,
     wait::wait_for,
@@ -124,7 +124,7 @@ fn a_second_coordinator_on_one_target_is_rejected_with_any_ledger() {
         .origin(&fleet.origin)
         .args(["--ledger", ledger]);
     let job = job.target(fleet.job.target_path());
-    let second = job.start_coordinator_at(lasting_address()).wait();
+    let second = job.start_coordinator_at(fixed_address()).wait();
     job.assert_could_not_run(&second, &["another coordinator works in it", "--target"]);
     fleet.assert_done(coordinator, [worker], Table::of(1, 0, 0));
 }

@@ -26,7 +26,8 @@ fn the_class_of_a_dead_worker_is_soon_in_progress_on_another() {
     fleet.wait_for_gets(&class, 2, TIMEOUT);
     let took = killed.elapsed();
     println!(
-        "the class of a dead worker was in progress on another one after {took:.1?}, with a lease of 3 s"
+        "the class of a dead worker was in progress on another one after {took:.1?}, with a lease \
+         of 3 s"
     );
     assert!(took <= MAX_TAKEOVER_TIME, "{took:?}");
     fleet.assert_done(coordinator, [heir], Table::of(1, 0, 0));

@@ -28,6 +28,37 @@ fn assert_adds_up(scrape: &Scrape, total: f64) {
     );
 }
 
+/// Each sample has its value.
+#[track_caller]
+fn assert_values(scrape: &Scrape, expected: &[(&str, f64)]) {
+    for (sample, value) in expected {
+        assert!(
+            (scrape.value(sample) - value).abs() < 0.1,
+            "{sample} is not {value}:\n{}",
+            scrape.text
+        );
+    }
+}
+
+/// Each sample has at least its value; the values are whole numbers.
+#[track_caller]
+fn assert_at_least(scrape: &Scrape, expected: &[(&str, f64)]) {
+    for (sample, least) in expected {
+        assert!(
+            scrape.value(sample) > least - 0.5,
+            "{sample} is less than {least}:\n{}",
+            scrape.text
+        );
+    }
+}
+
+/// The text contains the version of this program.
+#[track_caller]
+fn assert_build_info(scrape: &Scrape, program: &str) {
+    let info = format!("imagenet_build_info{{program=\"{program}\",version=");
+    assert!(scrape.text.contains(&info), "{}", scrape.text);
+}
+
 /// No label has the class as its value: it would have as many values as there are classes.
 #[track_caller]
 fn assert_no_wnid(text: &str) {
@@ -59,7 +90,7 @@ fn the_coordinators_metrics_add_up_during_and_after_the_job() {
     let idle = scrape();
     assert_adds_up(&idle, 8.0);
     assert_no_wnid(&idle.text);
-    for (sample, value) in [
+    let expected = [
         ("imagenet_ready", 1.0),
         ("imagenet_workers", 0.0),
         ("imagenet_coordinator_epoch", 1.0),
@@ -68,19 +99,9 @@ fn the_coordinators_metrics_add_up_during_and_after_the_job() {
         ("imagenet_grants_total", 0.0),
         ("imagenet_received_bytes_total", 0.0),
         ("imagenet_expired_sessions_total", 0.0),
-    ] {
-        assert!(
-            (idle.value(sample) - value).abs() < 0.1,
-            "{sample} is not {value}:\n{}",
-            idle.text
-        );
-    }
-    assert!(
-        idle.text
-            .contains("imagenet_build_info{program=\"coordinator\",version="),
-        "{}",
-        idle.text
-    );
+    ];
+    assert_values(&idle, &expected);
+    assert_build_info(&idle, "coordinator");
 
     let worker = job.start_worker("w1", &coordinator, job.target_path());
     let busy = wait_until(TIMEOUT, || {
@@ -95,17 +116,14 @@ fn the_coordinators_metrics_add_up_during_and_after_the_job() {
         scrape().value("imagenet_workers") > 1.5
     });
     other.signal(Signal::STOP);
-    let is_done = |now: &Scrape| {
-        now.sum("imagenet_classes{state=\"leased\"}")
-            + now.sum("imagenet_classes{state=\"pending\"}")
-            < 0.5
-    };
+    let classes = |now: &Scrape, state| now.sum(&format!("imagenet_classes{{state=\"{state}\"}}"));
+    let is_done = |now: &Scrape| classes(now, "leased") + classes(now, "pending") < 0.5;
     let done = wait_until(TIMEOUT, || Some(scrape()).filter(is_done))
         .expect("all classes are settled while the coordinator waits for a worker");
     other.signal(Signal::CONT);
     assert_adds_up(&done, 8.0);
     assert_no_wnid(&done.text);
-    for (sample, least) in [
+    let expected = [
         ("imagenet_classes{state=\"success\"}", 6.0),
         ("imagenet_classes{state=\"failed\"}", 2.0),
         ("imagenet_reports_total{outcome=\"success\"}", 6.0),
@@ -120,13 +138,8 @@ fn the_coordinators_metrics_add_up_during_and_after_the_job() {
             "imagenet_rpc_seconds_count{service=\"Coordinator\",method=\"Report\",code=\"OK\"}",
             1.0,
         ),
-    ] {
-        assert!(
-            done.value(sample) > least - 0.5,
-            "{sample} is less than {least}:\n{}",
-            done.text
-        );
-    }
+    ];
+    assert_at_least(&done, &expected);
     for running in [worker, other] {
         assert_eq!(running.wait().code, Some(0));
     }
@@ -152,17 +165,8 @@ fn a_workers_metrics_show_current_and_finished_work() {
     let coordinator = job.start_coordinator();
     let connect = format!("http://{}", coordinator.address);
     let target = job.target_path().to_str().expect("a plain path");
-    let args = [
-        "--connect",
-        &connect,
-        "--target",
-        target,
-        "--workers",
-        "5",
-        "--http",
-        "127.0.0.1:0",
-    ];
-    let mut worker = job.start_worker_with(args);
+    let args = ["--connect", &connect, "--target", target, "--workers", "5"];
+    let mut worker = job.start_worker_with(args.into_iter().chain(["--http", "127.0.0.1:0"]));
     let http = worker.wait_for_http();
     let ok = Some((200, "ok\n".to_owned()));
     assert_eq!(get(http, "/healthz"), ok);
@@ -174,7 +178,7 @@ fn a_workers_metrics_show_current_and_finished_work() {
     let stuck = wait_until(TIMEOUT, || Some(scrape()).filter(is_stuck))
         .expect("all classes but one are done");
     assert_no_wnid(&stuck.text);
-    for (sample, value) in [
+    let expected = [
         ("imagenet_worker_registered", 1.0),
         ("imagenet_worker_slots", 5.0),
         ("imagenet_worker_busy_slots", 1.0),
@@ -187,25 +191,14 @@ fn a_workers_metrics_show_current_and_finished_work() {
         ("imagenet_worker_retries_total", 1.0),
         ("imagenet_worker_publish_seconds_count", 3.0),
         ("imagenet_worker_renewal_failures_total", 0.0),
-    ] {
-        assert!(
-            (stuck.value(sample) - value).abs() < 0.1,
-            "{sample} is not {value}:\n{}",
-            stuck.text
-        );
-    }
+    ];
+    assert_values(&stuck, &expected);
     assert!(
         stuck.value("imagenet_worker_received_bytes_total") > 20_000.0,
         "{}",
         stuck.text
     );
-    assert!(
-        stuck
-            .text
-            .contains("imagenet_build_info{program=\"worker\",version="),
-        "{}",
-        stuck.text
-    );
+    assert_build_info(&stuck, "worker");
     worker.signal(Signal::TERM);
     assert_eq!(worker.wait().code, Some(143));
     coordinator.running.kill();

@@ -118,7 +118,8 @@ fn sixty_four_kilobits_are_enough_for_the_leases_of_two_hosts() {
     let workers = hosts.map(|host| cluster.start_worker(host, "2"));
     cluster.assert_done(running, workers, &hosts);
     println!(
-        "twelve classes of two seconds each, four at a time, with 64 kbit/s to the coordinator: {:.1?}",
+        "twelve classes of two seconds each, four at a time, with 64 kbit/s to the coordinator: \
+         {:.1?}",
         began.elapsed()
     );
     for (wnid, _) in &cluster.tars {

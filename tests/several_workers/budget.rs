@@ -11,12 +11,12 @@ use tests::{
     wait::wait_for,
 };
 
-use crate::scripted::{Pace, Scripted, lease};
+use crate::scripted_coordinator::{BudgetStream, ScriptedCoordinator, lease};
 
 const TIMEOUT: Duration = Duration::from_secs(20);
 
 /// An origin with `classes` classes of 75 to 100 kB, and a job for them.
-fn setting(classes: usize, args: &[&str]) -> (Origin, Job) {
+fn fixture(classes: usize, args: &[&str]) -> (Origin, Job) {
     let origin = Origin::start();
     let wnids: Vec<String> = (1..=classes)
         .map(|number| format!("n{number:08}"))
@@ -32,7 +32,7 @@ fn setting(classes: usize, args: &[&str]) -> (Origin, Job) {
 
 #[test]
 fn the_connection_limit_applies_to_all_workers_together() {
-    let (origin, job) = setting(20, &["--max-connections", "3"]);
+    let (origin, job) = fixture(20, &["--max-connections", "3"]);
     origin.limit_rate(50_000);
     let coordinator = job.start_coordinator();
     let http = coordinator.http;
@@ -66,7 +66,7 @@ fn the_connection_limit_applies_to_all_workers_together() {
 
 #[test]
 fn the_rate_limit_applies_to_all_workers_together() {
-    let (origin, job) = setting(10, &["--max-rate", "200kB/s", "--max-connections", "2"]);
+    let (origin, job) = fixture(10, &["--max-rate", "200kB/s", "--max-connections", "2"]);
     let coordinator = job.start_coordinator();
     let workers =
         ["one", "two"].map(|name| job.start_worker(name, &coordinator, job.target_path()));
@@ -93,23 +93,13 @@ fn the_rate_limit_applies_to_all_workers_together() {
 
 #[test]
 fn a_retry_after_to_one_worker_delays_all_workers() {
-    let (origin, job) = setting(30, &["--retries", "2"]);
+    let (origin, job) = fixture(30, &["--retries", "2"]);
     // A class takes 0.25 s, so that every worker has some left to request.
     origin.limit_rate(400_000);
     let coordinator = job.start_coordinator();
     let workers = ["one", "two", "three"].map(|name| {
-        let target = job.target_path().to_str().expect("a plain path");
-        let connect = format!("http://{}", coordinator.address);
-        job.start_worker_with([
-            "--connect",
-            &connect,
-            "--name",
-            name,
-            "--workers",
-            "1",
-            "--target",
-            target,
-        ])
+        let url = format!("http://{}", coordinator.address);
+        job.start_worker_at(&url, name, 1, job.target_path())
     });
     wait_for("all workers are downloading", TIMEOUT, || {
         origin.most_transfers() > 2
@@ -156,21 +146,10 @@ fn a_worker_sends_no_request_before_its_first_budget_and_keeps_the_last_one_when
     }
     origin.limit_rate(200_000);
     let job = Job::new();
-    let coordinator = Scripted::start(&origin);
-    coordinator.answers().pace = Pace::Silent;
+    let coordinator = ScriptedCoordinator::start(&origin);
+    coordinator.answers().budget_stream = BudgetStream::Silent;
     coordinator.answers().leases = wnids.iter().map(|wnid| lease(wnid, 5)).collect();
-    let target = job.target_path().to_str().expect("a plain path");
-    let args = [
-        "--connect",
-        &coordinator.url(),
-        "--name",
-        "w",
-        "--workers",
-        "6",
-        "--target",
-        target,
-    ];
-    let worker = job.start_worker_with(args);
+    let worker = job.start_worker_at(&coordinator.url(), "w", 6, job.target_path());
     coordinator.wait_for("it reports its demand", |seen| {
         seen.observations.last().is_some_and(|it| it.wanted == 6)
     });
@@ -182,17 +161,17 @@ fn a_worker_sends_no_request_before_its_first_budget_and_keeps_the_last_one_when
         observe_ms: 50,
         ..proto::Budget::default()
     };
-    coordinator.answers().pace = Pace::Budget(budget);
+    coordinator.answers().budget_stream = BudgetStream::Budget(budget);
     coordinator.wait_for("it keeps to its budget", |seen| {
         seen.observations
             .last()
             .is_some_and(|it| (it.budget_version, it.open, it.flowing) == (3, 2, 2))
     });
-    coordinator.answers().pace = Pace::Broken;
-    let before = coordinator.told().reports.len();
+    coordinator.answers().budget_stream = BudgetStream::Broken;
+    let before = coordinator.calls().reports.len();
     coordinator.wait_for("it continues", |seen| seen.reports.len() > before + 1);
-    let observed = coordinator.told().observations.len();
-    coordinator.answers().pace = Pace::Budget(proto::Budget {
+    let observed = coordinator.calls().observations.len();
+    coordinator.answers().budget_stream = BudgetStream::Budget(proto::Budget {
         version: 4,
         connections: 1,
         ..budget
@@ -209,7 +188,7 @@ fn a_worker_sends_no_request_before_its_first_budget_and_keeps_the_last_one_when
     for wnid in &wnids {
         assert_class_is(&images(wnid, 5, 15_000..20_000, 1), &job.class_folder(wnid));
     }
-    let observations = coordinator.told().observations;
+    let observations = coordinator.calls().observations;
     let last = observations.last().expect("there were observations");
     assert_eq!((last.requests, last.cuts, last.refusals), (6, 0, 0));
     assert!(

@@ -5,333 +5,26 @@
 //! jobs, three pairs for each attack, and prints the rate of the honest workers during the attack
 //! as a percentage of their rate without it.
 
+mod worker;
+
 use std::{
-    collections::HashSet,
     net::SocketAddr,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
-    thread::JoinHandle,
     time::Duration,
 };
 
-use futures_util::stream;
-use proto::{coordinator_client::CoordinatorClient, outcome::Kind};
+use proto::outcome::Kind;
 use tests::{cluster::Table, fleet::Fleet, running::Running};
 use tokio::time::{Instant, sleep};
-use tonic::{Status, transport::Channel};
+use tonic::Status;
+use worker::{Attack, HostileWorker, RunningAttack, runtime};
 
 /// Bytes per second and connection; a class has about 75 KB.
 const RATE: u64 = 100_000;
 const SLOTS: u32 = 4;
-
-/// The attack that the hostile worker repeats.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Attack {
-    /// Reports every class as failed, with a hundred guessed tokens each.
-    GuessTokens,
-    /// Requests thousands of leases and holds the granted ones for 50 ms.
-    HoardLeases,
-    /// Claims to hold all classes, with tokens of earlier coordinators.
-    ClaimOldTokens,
-    /// Registers with a new name and reports a class as failed with the origin as the suspect.
-    FailWithNewNames,
-    /// Reports a `Retry-After` of 15 minutes from the origin, and leaves.
-    ReportRetryAfter,
-    /// Registers storages that the coordinator does not know.
-    RegisterStorages,
-    /// Reports a failure with a long message of control characters.
-    SendEscapes,
-}
-
-impl Attack {
-    const ALL: [Self; 7] = [
-        Self::GuessTokens,
-        Self::HoardLeases,
-        Self::ClaimOldTokens,
-        Self::FailWithNewNames,
-        Self::ReportRetryAfter,
-        Self::RegisterStorages,
-        Self::SendEscapes,
-    ];
-}
-
-/// A client of the protocol that is not our worker.
-struct Hostile {
-    client: CoordinatorClient<Channel>,
-    wnids: Vec<String>,
-    /// Number of names that it has registered with.
-    names: u64,
-    /// Classes that it has reported as failed.
-    failed: HashSet<String>,
-}
-
-impl Hostile {
-    async fn register(
-        &mut self,
-        slots: u32,
-        held: Vec<proto::Held>,
-        storage: bool,
-    ) -> Result<u64, Status> {
-        self.names += 1;
-        let name = format!("hostile {}", self.names);
-        let request = proto::RegisterRequest {
-            protocol_version: 1,
-            worker_name: name.clone(),
-            instance_nonce: name.clone().into_bytes(),
-            slots,
-            held,
-            storage_id: if storage { name } else { String::new() },
-            ..Default::default()
-        };
-        Ok(self.client.register(request).await?.into_inner().session_id)
-    }
-
-    /// Returns the leases that are granted within 200 ms.
-    async fn acquire(&mut self, session_id: u64, max: u32) -> Vec<proto::Lease> {
-        let request = proto::AcquireRequest {
-            session_id,
-            max,
-            held: vec![],
-        };
-        let call = tokio::time::timeout(Duration::from_millis(200), self.client.acquire(request));
-        call.await.map_or(vec![], |reply| {
-            reply.map_or(vec![], |reply| reply.into_inner().leases)
-        })
-    }
-
-    async fn fail(
-        &mut self,
-        session_id: u64,
-        leases: impl Iterator<Item = (String, u64)>,
-        message: &str,
-        suspect: proto::Suspect,
-    ) -> Result<(), Status> {
-        let failure = proto::Failure {
-            kind: proto::FailureKind::Timeout.into(),
-            message: message.to_owned(),
-            suspect: suspect.into(),
-            ..proto::Failure::default()
-        };
-        let outcome = Some(proto::Outcome {
-            kind: Some(Kind::Failure(failure)),
-        });
-        let result = |(wnid, token)| proto::Result {
-            wnid,
-            token,
-            outcome: outcome.clone(),
-            traceparent: String::new(),
-            needs_lease: false,
-        };
-        let request = proto::ReportRequest {
-            session_id,
-            results: leases.map(result).collect(),
-            ..Default::default()
-        };
-        self.client.report(request).await.map(drop)
-    }
-
-    async fn leave(&mut self, session_id: u64) -> Result<(), Status> {
-        self.client
-            .leave(proto::LeaveRequest {
-                session_id,
-                ..Default::default()
-            })
-            .await
-            .map(drop)
-    }
-
-    async fn report_retry_after(&mut self, session_id: u64) -> Result<(), Status> {
-        let observation = proto::Observation {
-            session_id,
-            refusals: 1,
-            retry_after_ms: 15 * 60 * 1000,
-            ..Default::default()
-        };
-        let mut budgets = self
-            .client
-            .pace(stream::iter([observation]))
-            .await?
-            .into_inner();
-        let budget = budgets.message().await?.unwrap_or_default();
-        assert!(
-            budget.pause_ms > 800_000 || budget.pause_ms == 0,
-            "{budget:?}"
-        );
-        Ok(())
-    }
-
-    /// Runs the attack once; returns the number of attempts.
-    async fn attack(&mut self, attack: Attack) -> Result<u64, Status> {
-        match attack {
-            Attack::GuessTokens => {
-                let session = self.register(1, vec![], false).await?;
-                for guess in 1..=100 {
-                    let token = (1 << 32) + guess;
-                    let leases: Vec<_> = self
-                        .wnids
-                        .iter()
-                        .map(|wnid| (wnid.clone(), token))
-                        .collect();
-                    self.fail(
-                        session,
-                        leases.into_iter(),
-                        "guessed",
-                        proto::Suspect::Class,
-                    )
-                    .await?;
-                }
-                self.leave(session).await?;
-                Ok(100 * self.wnids.len() as u64)
-            }
-            Attack::HoardLeases => {
-                let session = self.register(1, vec![], false).await?;
-                let leases = self.acquire(session, 4096).await;
-                let more = self.acquire(session, 4096).await;
-                assert!(
-                    leases.len() + more.len() <= 1,
-                    "{} and {}",
-                    leases.len(),
-                    more.len()
-                );
-                sleep(Duration::from_millis(50)).await;
-                self.leave(session).await?;
-                Ok(2)
-            }
-            Attack::ClaimOldTokens => {
-                for token in [1, (1 << 32) - 1, 1 << 32] {
-                    let held = self.wnids.iter().map(|wnid| proto::Held {
-                        wnid: wnid.clone(),
-                        token,
-                        ..Default::default()
-                    });
-                    let session = self.register(1000, held.collect(), false).await?;
-                    self.leave(session).await?;
-                }
-                Ok(3)
-            }
-            Attack::FailWithNewNames => {
-                // 14 failures would open the circuit breaker; more would only make the test longer.
-                if self.names >= 14 {
-                    sleep(Duration::from_millis(50)).await;
-                    return Ok(0);
-                }
-                let session = self.register(1, vec![], false).await?;
-                let granted = self.acquire(session, 1).await;
-                // Two failures settle a class as failed. A second failure of the same class would
-                // count as one of another worker, because the names differ.
-                let new = granted
-                    .into_iter()
-                    .filter(|lease| self.failed.insert(lease.wnid.clone()));
-                let leases: Vec<_> = new.map(|lease| (lease.wnid, lease.token)).collect();
-                self.fail(
-                    session,
-                    leases.into_iter(),
-                    "no answer",
-                    proto::Suspect::Origin,
-                )
-                .await?;
-                self.leave(session).await?;
-                Ok(1)
-            }
-            Attack::ReportRetryAfter => {
-                let session = self.register(1, vec![], false).await?;
-                self.report_retry_after(session).await?;
-                self.leave(session).await?;
-                sleep(Duration::from_millis(500)).await;
-                Ok(1)
-            }
-            Attack::RegisterStorages => {
-                self.register(1, vec![], true).await?;
-                sleep(Duration::from_millis(50)).await;
-                Ok(1)
-            }
-            Attack::SendEscapes => {
-                let session = self.register(1, vec![], false).await?;
-                let message = "\u{1}\u{202e}".repeat(500_000);
-                let guessed = std::iter::once((self.wnids[0].clone(), 1));
-                self.fail(session, guessed, &message, proto::Suspect::WorkerHost)
-                    .await?;
-                let refused = self
-                    .fail(
-                        session,
-                        std::iter::once((message, 1)),
-                        "",
-                        proto::Suspect::WorkerHost,
-                    )
-                    .await;
-                let refused = refused.expect_err("the class id is invalid");
-                assert!(
-                    refused.message().len() < 1000,
-                    "{} bytes",
-                    refused.message().len()
-                );
-                self.leave(session).await?;
-                sleep(Duration::from_millis(50)).await;
-                Ok(2)
-            }
-        }
-    }
-}
-
-/// The thread of the running hostile worker.
-struct RunningAttack {
-    stop: Arc<AtomicBool>,
-    tries: Arc<AtomicU64>,
-    thread: JoinHandle<()>,
-}
-
-impl RunningAttack {
-    fn start(attack: Attack, address: SocketAddr, wnids: Vec<String>) -> Self {
-        let stop = Arc::<AtomicBool>::default();
-        let tries = Arc::<AtomicU64>::default();
-        let until = Arc::clone(&stop);
-        let counted = Arc::clone(&tries);
-        let thread = std::thread::spawn(move || {
-            let runtime = tokio::runtime::Builder::new_current_thread()
-                .enable_all()
-                .build()
-                .expect("a runtime");
-            runtime.block_on(async {
-                let channel = Channel::from_shared(format!("http://{address}"))
-                    .expect("an address")
-                    .connect_lazy();
-                let client = CoordinatorClient::new(channel).max_encoding_message_size(usize::MAX);
-                let mut hostile = Hostile {
-                    client,
-                    wnids,
-                    names: 0,
-                    failed: HashSet::new(),
-                };
-                while !until.load(Ordering::Relaxed) {
-                    match hostile.attack(attack).await {
-                        Ok(times) => drop(counted.fetch_add(times, Ordering::Relaxed)),
-                        // The coordinator has not started yet or has ended.
-                        Err(_) => sleep(Duration::from_millis(20)).await,
-                    }
-                }
-            });
-        });
-        Self {
-            stop,
-            tries,
-            thread,
-        }
-    }
-
-    fn tries(&self) -> u64 {
-        self.tries.load(Ordering::Relaxed)
-    }
-
-    #[track_caller]
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread
-            .join()
-            .expect("the answers to the attack are as expected");
-    }
-}
 
 /// Two honest workers complete all classes during an attack. Returns the duration and the number of
 /// attempts of the attack.
@@ -371,7 +64,7 @@ fn assert_ended(fleet: &Fleet, coordinator: Running, classes: u64) {
         .job
         .assert_ended(&coordinator.wait(), 0, Table::of(classes, 0, 0));
     assert_eq!(fleet.job.failures(), Vec::<String>::new());
-    fleet.assert_nothing_came_twice();
+    fleet.assert_no_repeated_request();
 }
 
 #[track_caller]
@@ -422,7 +115,9 @@ fn rates() {
         .and_then(|pairs| pairs.parse::<usize>().ok());
     let Some(pairs) = pairs.filter(|pairs| *pairs > 0) else {
         println!(
-            "skipped: RATES=3 measures the honest workers' rate beside each attack, as the median of three pairs"
+            "skipped: RATES=3 measures the honest workers' rate beside each attack, as the median \
+             of \
+             three pairs"
         );
         return;
     };
@@ -450,15 +145,7 @@ async fn hold_all_leases(
     classes: u64,
     all_are_leased: &AtomicBool,
 ) -> Result<(), Status> {
-    let channel = Channel::from_shared(format!("http://{address}"))
-        .expect("an address")
-        .connect_lazy();
-    let mut hostile = Hostile {
-        client: CoordinatorClient::new(channel),
-        wnids: vec![],
-        names: 0,
-        failed: HashSet::new(),
-    };
+    let mut hostile = HostileWorker::new(address, vec![]);
     let session_id = hostile.register(1000, vec![], false).await?;
     let leases = hostile.acquire(session_id, 1000).await;
     assert_eq!(leases.len() as u64, classes);
@@ -501,13 +188,8 @@ fn a_worker_that_leases_every_class_and_receives_nothing_loses_all_leases() {
     let address = fleet.address();
     let all_are_leased = Arc::<AtomicBool>::default();
     let leased = Arc::clone(&all_are_leased);
-    let hostile = std::thread::spawn(move || {
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .expect("a runtime");
-        runtime.block_on(hold_all_leases(address, classes, &leased))
-    });
+    let hostile =
+        std::thread::spawn(move || runtime().block_on(hold_all_leases(address, classes, &leased)));
     tests::wait::wait_for(
         "the hostile worker holds all leases",
         Duration::from_mins(1),
@@ -532,16 +214,7 @@ const CORRECTED: usize = 4096;
 /// Sends a report of corrections while another worker renews. Returns the duration of the report
 /// and that of the slowest renewal during it.
 async fn send_corrections(address: SocketAddr) -> Result<(Duration, Duration), Status> {
-    let channel = Channel::from_shared(format!("http://{address}"))
-        .expect("an address")
-        .connect_lazy();
-    let client = CoordinatorClient::new(channel);
-    let mut worker = Hostile {
-        client: client.clone(),
-        wnids: vec![],
-        names: 0,
-        failed: HashSet::new(),
-    };
+    let mut worker = HostileWorker::new(address, vec![]);
     let [session, other] = [
         worker.register(1000, vec![], false).await?,
         worker.register(1, vec![], false).await?,
@@ -575,13 +248,17 @@ async fn send_corrections(address: SocketAddr) -> Result<(Duration, Duration), S
     };
     let results = failed.iter().take(CORRECTED).map(result).collect();
     let begun = Instant::now();
-    let mut reporting = client.clone();
+    let mut reporting = worker.client.clone();
     let mut report = std::pin::pin!(reporting.report(proto::ReportRequest {
         session_id: session,
         results,
         ..Default::default()
     }));
-    let mut renewing = client;
+    let mut renewing = worker.client;
+    let renewal = proto::RenewRequest {
+        session_id: other,
+        ..Default::default()
+    };
     let mut slowest = Duration::ZERO;
     loop {
         let before = Instant::now();
@@ -591,7 +268,7 @@ async fn send_corrections(address: SocketAddr) -> Result<(Duration, Duration), S
                 assert_eq!(reported?.into_inner().acked.len(), CORRECTED);
                 return Ok((begun.elapsed(), slowest));
             }
-            renewed = renewing.renew(proto::RenewRequest { session_id: other, ..Default::default() }) => drop(renewed?),
+            renewed = renewing.renew(renewal.clone()) => drop(renewed?),
         }
         slowest = slowest.max(before.elapsed());
     }
@@ -607,15 +284,12 @@ fn a_report_of_thousands_of_corrections_is_answered() {
         .classes(wnids.iter().map(String::as_str))
         .origin(&origin);
     let coordinator = job.start_coordinator();
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .expect("a runtime");
-    let (took, slowest) = runtime
+    let (took, slowest) = runtime()
         .block_on(send_corrections(coordinator.address))
         .expect("the report is answered");
     println!(
-        "{CORRECTED} corrections of {FAILED} failures: {took:?}; slowest renewal meanwhile: {slowest:?}"
+        "{CORRECTED} corrections of {FAILED} failures: {took:?}; slowest renewal meanwhile: \
+         {slowest:?}"
     );
     assert_eq!(job.failures().len(), FAILED as usize - CORRECTED);
     coordinator.running.kill();

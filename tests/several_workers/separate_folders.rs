@@ -7,7 +7,7 @@ use tests::{
     answer::Answer,
     archives::{assert_class_is, images},
     cluster::{Coordinator, Job, Table},
-    fleet::lasting_address,
+    fleet::fixed_address,
     folders::classes,
     origin::Origin,
     running::{Finished, Running},
@@ -31,12 +31,12 @@ fn tar(wnid: &str) -> Vec<u8> {
 }
 
 /// A job after its first run, in which each of two workers has completed some of the classes.
-struct Setting {
+struct Fixture {
     origin: Origin,
     job: Job,
 }
 
-impl Setting {
+impl Fixture {
     fn new() -> Self {
         let origin = Origin::start();
         for wnid in CLASSES {
@@ -52,44 +52,34 @@ impl Setting {
             .classes(CLASSES.into_iter().chain([MISSING]))
             .origin(&origin)
             .args(["--delete-tar"]);
-        let setting = Self { origin, job };
-        let mut coordinator = setting.job.start_coordinator();
-        let first = setting.worker("a", &coordinator, "1");
+        let fixture = Self { origin, job };
+        let mut coordinator = fixture.job.start_coordinator();
+        let first = fixture.worker("a", &coordinator, 1);
         coordinator
             .running
             .wait_until("the first worker has a class", |_| {
-                (!setting.origin.gets(CLASSES[0]).is_empty()).then_some(())
+                (!fixture.origin.gets(CLASSES[0]).is_empty()).then_some(())
             });
-        let second = setting.worker("b", &coordinator, "1");
+        let second = fixture.worker("b", &coordinator, 1);
         coordinator
             .running
             .wait_until("the second worker has the rest", |_| {
-                (classes(&setting.disk("b")).len() == CLASSES.len() - 1).then_some(())
+                (classes(&fixture.disk("b")).len() == CLASSES.len() - 1).then_some(())
             });
-        setting.origin.end_stalls();
-        setting.assert_done(coordinator, [first, second], 1, Table::of(8, 0, 1));
-        setting.origin.forget_requests();
-        setting
+        fixture.origin.end_stalls();
+        fixture.assert_done(coordinator, [first, second], 1, Table::of(8, 0, 1));
+        fixture.origin.forget_requests();
+        fixture
     }
 
     fn disk(&self, name: &str) -> PathBuf {
         self.job.folder().join(format!("disk-{name}"))
     }
 
-    fn worker(&self, name: &str, coordinator: &Coordinator, slots: &str) -> Running {
+    fn worker(&self, name: &str, coordinator: &Coordinator, slots: u32) -> Running {
         let target = self.disk(name);
         let url = format!("http://{}", coordinator.address);
-        let target = target.to_str().expect("a plain path");
-        self.job.start_worker_with([
-            "--connect",
-            &url,
-            "--name",
-            name,
-            "--workers",
-            slots,
-            "--target",
-            target,
-        ])
+        self.job.start_worker_at(&url, name, slots, &target)
     }
 
     #[track_caller]
@@ -120,39 +110,41 @@ impl Setting {
 
 #[test]
 fn classes_of_an_absent_worker_are_downloaded_last_after_a_warning() {
-    let setting = Setting::new();
+    let fixture = Fixture::new();
     // A class that no worker has comes before the classes of the absent worker.
-    setting.origin.class(MISSING, tar(MISSING));
-    let coordinator = setting.job.start_coordinator();
-    let worker = setting.worker("a", &coordinator, "1");
-    let ended = setting.assert_done(coordinator, [worker], 0, Table::of(8, 1, 0));
-    let message = "7 classes are complete on b, which has not joined: other workers download them again when nothing else is \
+    fixture.origin.class(MISSING, tar(MISSING));
+    let coordinator = fixture.job.start_coordinator();
+    let worker = fixture.worker("a", &coordinator, 1);
+    let ended = fixture.assert_done(coordinator, [worker], 0, Table::of(8, 1, 0));
+    let message = "7 classes are complete on b, which has not joined: other workers download them \
+                   again when nothing else is \
                 left (start it now, or wait for it with --expect b)";
     assert!(ended.stderr.contains(message), "{}", ended.stderr);
-    assert_eq!(setting.downloaded(), 7);
-    let first = &setting.origin.all_requests()[0];
+    assert_eq!(fixture.downloaded(), 7);
+    let first = &fixture.origin.all_requests()[0];
     assert_eq!(first.wnid, MISSING);
 }
 
 #[test]
 fn an_expected_worker_is_waited_for_and_nothing_is_downloaded_twice() {
-    let setting = Setting::new();
-    setting.origin.class(MISSING, tar(MISSING));
-    let job = setting.job.args(["--delete-tar", "--expect", "b,unknown"]);
-    let setting = Setting { job, ..setting };
-    let mut coordinator = setting.job.start_coordinator();
-    let first = setting.worker("a", &coordinator, "2");
+    let fixture = Fixture::new();
+    fixture.origin.class(MISSING, tar(MISSING));
+    let job = fixture.job.args(["--delete-tar", "--expect", "b,unknown"]);
+    let fixture = Fixture { job, ..fixture };
+    let mut coordinator = fixture.job.start_coordinator();
+    let first = fixture.worker("a", &coordinator, 2);
     // Classes that no worker has do not wait.
     coordinator
         .running
         .wait_until("the first worker has completed the missing class", |_| {
-            setting.disk("a").join(MISSING).exists().then_some(())
+            fixture.disk("a").join(MISSING).exists().then_some(())
         });
-    let second = setting.worker("b", &coordinator, "2");
-    let ended = setting.assert_done(coordinator, [first, second], 0, Table::of(1, 8, 0));
-    assert_eq!(setting.downloaded(), 0);
+    let second = fixture.worker("b", &coordinator, 2);
+    let ended = fixture.assert_done(coordinator, [first, second], 0, Table::of(1, 8, 0));
+    assert_eq!(fixture.downloaded(), 0);
     for message in [
-        "7 classes are complete on worker b, which is expected: other workers download them if it has not joined in 10m",
+        "7 classes are complete on worker b, which is expected: other workers download them if it \
+         has not joined in 10m",
         "the ledger knows no class that is complete on worker unknown, so none waits for it",
     ] {
         assert!(ended.stderr.contains(message), "{}", ended.stderr);
@@ -167,21 +159,21 @@ fn an_expected_worker_is_waited_for_and_nothing_is_downloaded_twice() {
 #[test]
 fn classes_missing_or_damaged_on_a_joining_worker_are_downloaded_again() {
     for retry in [false, true] {
-        let setting = Setting::new();
-        setting.origin.class(MISSING, tar(MISSING));
-        let job = setting.job.args(
+        let fixture = Fixture::new();
+        fixture.origin.class(MISSING, tar(MISSING));
+        let job = fixture.job.args(
             ["--delete-tar", "--retry-failed"]
                 .into_iter()
                 .take(if retry { 2 } else { 1 }),
         );
-        let setting = Setting { job, ..setting };
-        let gone = setting.disk("b").join(CLASSES[3]);
+        let fixture = Fixture { job, ..fixture };
+        let gone = fixture.disk("b").join(CLASSES[3]);
         fs::remove_dir_all(&gone).unwrap();
-        let damaged = setting.disk("b").join(CLASSES[4]);
+        let damaged = fixture.disk("b").join(CLASSES[4]);
         fs::remove_file(damaged.join(format!("{}_1.JPEG", CLASSES[4]))).unwrap();
 
-        let coordinator = setting.job.start_coordinator();
-        let worker = setting.worker("b", &coordinator, "1");
+        let coordinator = fixture.job.start_coordinator();
+        let worker = fixture.worker("b", &coordinator, 1);
         // With --retry-failed the class of the absent worker counts as skipped; otherwise it is
         // downloaded again.
         let table = if retry {
@@ -189,17 +181,18 @@ fn classes_missing_or_damaged_on_a_joining_worker_are_downloaded_again() {
         } else {
             Table::of(4, 5, 0)
         };
-        let ended = setting.assert_done(coordinator, [worker], 0, table);
-        let message = "2 classes are missing or damaged on worker b, where the ledger has them as complete: fetched again";
+        let ended = fixture.assert_done(coordinator, [worker], 0, table);
+        let message = "2 classes are missing or damaged on worker b, where the ledger has them as \
+                       complete: fetched again";
         assert!(ended.stderr.contains(message), "{}", ended.stderr);
         for wnid in &CLASSES[1..] {
-            assert_class_is(&tar(wnid), &setting.disk("b").join(wnid));
+            assert_class_is(&tar(wnid), &fixture.disk("b").join(wnid));
         }
-        assert_eq!(setting.downloaded(), if retry { 2 } else { 3 });
+        assert_eq!(fixture.downloaded(), if retry { 2 } else { 3 });
         // The ledger has recorded it, so the next retry has nothing to do.
         if retry {
-            let nothing = setting.job.start_coordinator_at(lasting_address()).wait();
-            setting.job.assert_ended(&nothing, 0, Table::of(0, 9, 0));
+            let nothing = fixture.job.start_coordinator_at(fixed_address()).wait();
+            fixture.job.assert_ended(&nothing, 0, Table::of(0, 9, 0));
             // The retry waits for no worker and prints that.
             let message = "the same command without --retry-failed has each worker look";
             assert!(nothing.stderr.contains(message), "{}", nothing.stderr);
@@ -209,10 +202,10 @@ fn classes_missing_or_damaged_on_a_joining_worker_are_downloaded_again() {
 
 #[test]
 fn a_run_with_all_workers_prints_no_warning() {
-    let setting = Setting::new();
-    let coordinator = setting.job.start_coordinator();
-    let workers = ["a", "b"].map(|name| setting.worker(name, &coordinator, "1"));
-    let ended = setting.assert_done(coordinator, workers, 1, Table::of(0, 8, 1));
-    assert_eq!(setting.downloaded(), 0, "{}", ended.stderr);
+    let fixture = Fixture::new();
+    let coordinator = fixture.job.start_coordinator();
+    let workers = ["a", "b"].map(|name| fixture.worker(name, &coordinator, 1));
+    let ended = fixture.assert_done(coordinator, workers, 1, Table::of(0, 8, 1));
+    assert_eq!(fixture.downloaded(), 0, "{}", ended.stderr);
     assert!(!ended.stderr.contains("joined"), "{}", ended.stderr);
 }

@@ -50,21 +50,13 @@ fn a_worker_with_a_full_disk_is_reported_with_name_folder_and_remedy() {
     let connect = format!("http://{}", coordinator.address);
     let target = disk.path().join("images");
     let folder = target.to_str().expect("a plain path");
-    let small = [
-        "--connect",
-        &connect,
-        "--name",
-        "small",
-        "--workers",
-        "1",
-        "--target",
-        folder,
-    ];
-    assert_eq!(job.start_worker_with(small).wait().code, Some(2));
+    let small = job.start_worker_at(&connect, "small", 1, &target).wait();
+    assert_eq!(small.code, Some(2));
     let line = line_about(&mut coordinator, "small");
     for words in [
         &format!("in its target folder {folder}: "),
-        "No space left on device (os error 28); free some space there. Then start that worker again; 1 of its classes",
+        "No space left on device (os error 28); free some space there. Then start that worker \
+         again; 1 of its classes",
     ] {
         assert!(line.contains(words), "no {words:?} in {line}");
     }

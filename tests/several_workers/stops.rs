@@ -17,7 +17,7 @@ use tokio::time::Instant;
 
 const WNID: &str = "n00000001";
 
-fn setting() -> (Origin, Vec<u8>) {
+fn fixture() -> (Origin, Vec<u8>) {
     let origin = Origin::start();
     let tar = images(WNID, 100, 10_000..20_000, 1);
     origin.class(WNID, tar.clone());
@@ -33,7 +33,7 @@ fn in_progress(origin: &Origin) -> bool {
 
 #[test]
 fn a_restarted_worker_has_its_classes_again_long_before_its_leases_expire() {
-    let (origin, tar) = setting();
+    let (origin, tar) = fixture();
     origin
         .script_of(WNID)
         .expect("the class is served")
@@ -64,7 +64,7 @@ fn a_restarted_worker_has_its_classes_again_long_before_its_leases_expire() {
 /// Five sixths of the lease, like 25 s of 30 s.
 #[test]
 fn a_worker_that_is_stopped_for_less_than_its_lease_loses_nothing() {
-    let (origin, tar) = setting();
+    let (origin, tar) = fixture();
     origin
         .script_of(WNID)
         .expect("the class is served")
@@ -103,7 +103,7 @@ fn a_worker_that_is_stopped_for_less_than_its_lease_loses_nothing() {
 
 #[test]
 fn two_signals_end_a_worker_at_once_and_another_one_resumes_its_class() {
-    let (origin, tar) = setting();
+    let (origin, tar) = fixture();
     origin
         .script_of(WNID)
         .expect("the class is served")
@@ -132,7 +132,7 @@ fn two_signals_end_a_worker_at_once_and_another_one_resumes_its_class() {
 
 #[test]
 fn a_starved_worker_renews_in_time() {
-    let (origin, tar) = setting();
+    let (origin, tar) = fixture();
     // The class takes about six seconds.
     origin.limit_rate(tar.len() as u64 / 6);
     let job =

@@ -69,8 +69,8 @@ pub(crate) enum RangeBehaviour {
     WholeCalledPart,
     /// The requested range and its `Content-Range`, but status 200.
     CalledWhole,
-    /// 206 with a range that begins this many bytes later than requested, and the `Content-Range` of
-    /// the range sent.
+    /// 206 with a range that begins this many bytes later than requested, and the `Content-Range`
+    /// of the range sent.
     StartsLate(u64),
     /// 206 with this total length in `Content-Range`.
     Total(u64),
@@ -128,7 +128,8 @@ impl Answer {
 
     /// 200 with an HTML page, like a login or maintenance page.
     pub fn html() -> Self {
-        let page = "<!DOCTYPE html>\n<html><head><title>Log in</title></head><body>URL not valid</body></html>\n";
+        let page = "<!DOCTYPE html>\n<html><head><title>Log in</title></head><body>URL not \
+                    valid</body></html>\n";
         Self::body(page.as_bytes().to_vec()).header("Content-Type", "text/html; charset=utf-8")
     }
 

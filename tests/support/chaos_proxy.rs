@@ -4,6 +4,8 @@
 //! and delivers it once it is unblocked. A frozen connection never carries anything again, as if
 //! the peer's host had lost power.
 
+mod rules;
+
 use std::{
     io::{self, Read, Write},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -15,11 +17,11 @@ use std::{
     time::Duration,
 };
 
-use rand::RngExt;
 use rustix::net::sockopt::set_socket_linger;
 use tokio::time::Instant;
 
 use crate::http2_frames::Frames;
+use rules::{Flapping, Rules};
 
 /// How often an idle connection polls for changed rules.
 const POLL_INTERVAL: Duration = Duration::from_millis(5);
@@ -52,27 +54,6 @@ struct State {
     opened: AtomicU64,
     carried: [AtomicU64; 2],
     stopping: AtomicBool,
-}
-
-/// The faults that apply to all connections.
-#[derive(Debug, Clone, Default)]
-struct Rules {
-    server: Option<SocketAddr>,
-    refuses: bool,
-    blocked: [bool; 2],
-    flapping: Option<Flapping>,
-    delay: (Duration, Duration),
-    bytes_per_second: u64,
-    longest_silence: Option<Duration>,
-    resets: [Option<u64>; 2],
-}
-
-/// Alternating passing and blocked periods.
-#[derive(Debug, Clone, Copy)]
-struct Flapping {
-    since: Instant,
-    passing: Duration,
-    blocked: Duration,
 }
 
 /// One proxied connection: its two sockets.
@@ -251,33 +232,6 @@ impl State {
                 (bytes, false)
             }
         }
-    }
-}
-
-impl Rules {
-    fn is_blocked(&self, direction: Direction) -> bool {
-        let flaps = self.flapping.is_some_and(
-            |Flapping {
-                 since,
-                 passing,
-                 blocked,
-             }| {
-                since.elapsed().as_nanos() % (passing + blocked).as_nanos() >= passing.as_nanos()
-            },
-        );
-        self.blocked[direction as usize] || flaps
-    }
-
-    fn next_delay(&self) -> Duration {
-        let (by, give_or_take) = self.delay;
-        (by + give_or_take.mul_f64(2.0 * rand::rng().random::<f64>())).saturating_sub(give_or_take)
-    }
-
-    fn time_for(&self, bytes: usize) -> Duration {
-        (bytes as u64 * 1_000_000)
-            .checked_div(self.bytes_per_second)
-            .map(Duration::from_micros)
-            .unwrap_or_default()
     }
 }
 

@@ -1,5 +1,7 @@
 //! A job with the real programs, a CSV, a target folder and a deadline.
 
+mod outcome;
+
 use std::{
     net::SocketAddr,
     path::{Path, PathBuf},
@@ -9,11 +11,13 @@ use std::{
 
 use tempfile::TempDir;
 
+pub use crate::summary_table::Table;
+
 use crate::{
-    folders, http,
+    http,
     origin::Origin,
     programs::program,
-    running::{Finished, Running, tail},
+    running::{Finished, Running},
 };
 
 /// How long a job may take unless the test sets another deadline.
@@ -30,78 +34,6 @@ pub struct Job {
     under: Vec<String>,
     variables: Vec<(String, String)>,
     deadline: Duration,
-}
-
-/// The counts of the summary table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Table {
-    /// Classes that this run completed.
-    pub success: u64,
-    /// Classes that were complete before this run.
-    pub skipped: u64,
-    /// Classes that are not complete after this run.
-    pub failed: u64,
-    /// All classes in the list, without duplicates.
-    pub total: u64,
-    /// Rows that repeat a class.
-    pub duplicates: u64,
-}
-
-impl Table {
-    /// A table with consistent counts.
-    pub fn of(success: u64, skipped: u64, failed: u64) -> Self {
-        Self {
-            success,
-            skipped,
-            failed,
-            total: success + skipped + failed,
-            duplicates: 0,
-        }
-    }
-
-    /// The same table for a list with `duplicates` duplicate rows.
-    #[must_use]
-    pub fn with_duplicates(self, duplicates: u64) -> Self {
-        Self { duplicates, ..self }
-    }
-
-    /// Parses the table from standard output; panics if standard output holds anything else.
-    #[track_caller]
-    pub fn read(stdout: &str) -> Self {
-        let number = |word: &str| {
-            let rest = stdout.lines().find_map(|line| line.split_once(word));
-            rest.and_then(|(_, number)| number.trim().parse().ok())
-                .unwrap_or_else(|| panic!("no {word} in:\n{stdout}"))
-        };
-        let [success, skipped, failed] = ["Success:", "Skipped:", "Failed:"].map(number);
-        let table = Self {
-            total: number("Total:"),
-            ..Self::of(success, skipped, failed)
-        };
-        assert_eq!(table.text(), stdout);
-        table
-    }
-
-    /// The exact text that the program prints for this table.
-    pub fn text(&self) -> String {
-        let line = "=".repeat(80);
-        let Self {
-            success,
-            skipped,
-            failed,
-            total,
-            duplicates,
-        } = self;
-        let duplicates = match duplicates {
-            0 => String::new(),
-            1 => "1 duplicate row\n".to_owned(),
-            rows => format!("{rows} duplicate rows\n"),
-        };
-        let counts = format!(
-            "✓ Success: {success}\n⊘ Skipped: {skipped}\n✗ Failed:  {failed}\nTotal:     {total}"
-        );
-        format!("{line}\n{counts}\n{duplicates}{line}\n")
-    }
 }
 
 impl Default for Job {
@@ -334,6 +266,14 @@ impl Job {
         )
     }
 
+    /// Starts a worker that connects to this URL.
+    pub fn start_worker_at(&self, url: &str, name: &str, slots: u32, target: &Path) -> Running {
+        let slots = slots.to_string();
+        let target = target.to_str().expect("a plain path");
+        let args = ["--connect", url, "--name", name, "--workers", &slots];
+        self.start_worker_with(args.into_iter().chain(["--target", target]))
+    }
+
     /// Starts a worker with exactly these arguments.
     pub fn start_worker_with<'word>(&self, args: impl IntoIterator<Item = &'word str>) -> Running {
         let mut command = Command::new(program("worker"));
@@ -346,75 +286,6 @@ impl Job {
     pub fn start_program(&self, mut command: Command) -> Running {
         command.current_dir(&self.target);
         self.spawn(command, "imagenet_downloader.log")
-    }
-
-    /// Panics with the program's output unless it ended with this exit code and exactly this table
-    /// on stdout.
-    #[track_caller]
-    pub fn assert_ended(&self, finished: &Finished, code: i32, table: Table) {
-        let found = finished.code;
-        let signal = finished.signal;
-        let stdout = &finished.stdout;
-        let output = || {
-            format!(
-                "{:#?}\n--- stderr\n{}",
-                self.failures(),
-                tail(&finished.stderr)
-            )
-        };
-        assert!(
-            found == Some(code) && *stdout == table.text(),
-            "code {found:?}, signal {signal:?}\n{stdout}\n--- failures\n{}",
-            output()
-        );
-        folders::assert_no_partial(&self.target);
-        for text in [stdout, &finished.stderr] {
-            assert!(
-                !text.contains('\u{1b}'),
-                "an escape code without a terminal: {text:?}"
-            );
-        }
-    }
-
-    /// Panics unless every class is complete; returns the table, which tells how many of them an
-    /// earlier process completed.
-    #[track_caller]
-    pub fn assert_all_there(&self, finished: &Finished, classes: u64) -> Table {
-        let output = tail(&finished.stderr);
-        assert_eq!(
-            finished.code,
-            Some(0),
-            "{}\n--- stderr\n{output}",
-            finished.stdout
-        );
-        let table = Table::read(&finished.stdout);
-        self.assert_ended(
-            finished,
-            0,
-            Table::of(table.success, classes - table.success.min(classes), 0),
-        );
-        table
-    }
-
-    /// Panics unless the program could not run: exit code 2, nothing on stdout, and an error
-    /// message that contains all these words.
-    #[track_caller]
-    pub fn assert_could_not_run(&self, finished: &Finished, words: &[&str]) {
-        let Finished {
-            code,
-            stdout,
-            stderr,
-            ..
-        } = finished;
-        assert!(
-            *code == Some(2) && stdout.is_empty(),
-            "{code:?}\n{stdout}\n--- stderr\n{}",
-            tail(stderr)
-        );
-        for word in words {
-            assert!(stderr.contains(word), "no {word:?} in:\n{stderr}");
-        }
-        assert!(!stderr.contains("panicked"), "{stderr}");
     }
 
     /// The command without arguments.

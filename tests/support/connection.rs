@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use crate::{
     figures,
     origin::State,
-    reply::{self, Next},
+    reply::{self, AfterAnswer},
     request_log::Request,
 };
 
@@ -51,19 +51,19 @@ pub(crate) fn serve(stream: &TcpStream, id: u64, state: &State) {
             return;
         }
         match reply::answer(stream, state, &request, number) {
-            Ok(Next::Serve) if !closes => {}
-            Ok(Next::HangUp) => hang_up = true,
-            Ok(Next::Stall) => {
+            Ok(AfterAnswer::Serve) if !closes => {}
+            Ok(AfterAnswer::HangUp) => hang_up = true,
+            Ok(AfterAnswer::Stall) => {
                 while state.stalls() && !wait_for_disconnect(stream, state) {}
                 return;
             }
-            Ok(Next::Reset) => {
+            Ok(AfterAnswer::Reset) => {
                 // Closing with a linger time of zero sends an RST.
                 set_socket_linger(stream, Some(Duration::ZERO))
                     .expect("a socket has a linger option");
                 return;
             }
-            Ok(Next::Serve | Next::Close) | Err(_) => return,
+            Ok(AfterAnswer::Serve | AfterAnswer::Close) | Err(_) => return,
         }
     }
 }

@@ -63,7 +63,7 @@ impl Fleet {
             origin,
             tars,
             job,
-            address: lasting_address(),
+            address: fixed_address(),
         }
     }
 
@@ -101,18 +101,7 @@ impl Fleet {
 
     /// Starts a worker with another URL and another target.
     pub fn start_worker_in(&self, target: &Path, url: &str, name: &str, slots: u32) -> Running {
-        let slots = slots.to_string();
-        let target = target.to_str().expect("a plain path");
-        self.job.start_worker_with([
-            "--connect",
-            url,
-            "--name",
-            name,
-            "--workers",
-            &slots,
-            "--target",
-            target,
-        ])
+        self.job.start_worker_at(url, name, slots, target)
     }
 
     /// The results of the last run in the ledger; empty if there is none yet.
@@ -154,7 +143,7 @@ impl Fleet {
 
     /// Panics unless every class was requested exactly once.
     #[track_caller]
-    pub fn assert_nothing_came_twice(&self) {
+    pub fn assert_no_repeated_request(&self) {
         for (wnid, _) in &self.tars {
             let gets = self.origin.gets(wnid);
             assert_eq!(gets.len(), 1, "{wnid}: {gets:#?}");
@@ -163,7 +152,7 @@ impl Fleet {
 }
 
 /// A free port on loopback that the system does not assign to other sockets.
-pub fn lasting_address() -> SocketAddr {
+pub fn fixed_address() -> SocketAddr {
     let free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
     let mut ports = std::iter::repeat_with(|| rand::random_range(PORTS)).take(1000);
     let port = ports.find(free).expect("one of a thousand ports is free");

@@ -8,11 +8,11 @@ use std::{
 };
 
 /// Name, kind, mode and contents of everything below a folder.
-pub type Snapshot = BTreeMap<PathBuf, Thing>;
+pub type Snapshot = BTreeMap<PathBuf, SnapshotEntry>;
 
 /// One entry of a snapshot.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Thing {
+pub enum SnapshotEntry {
     /// A file: mode and contents.
     File(u32, Vec<u8>),
     /// A folder: mode.
@@ -37,17 +37,17 @@ fn collect(root: &Path, folder: &Path, found: &mut Snapshot) {
             .symlink_metadata()
             .expect("no other process changes this folder");
         let thing = if metadata.is_symlink() {
-            Thing::Link(fs::read_link(&path).expect("the entry is a link"))
+            SnapshotEntry::Link(fs::read_link(&path).expect("the entry is a link"))
         } else if metadata.is_dir() {
             collect(root, &path, found);
-            Thing::Folder(metadata.mode() & 0o7777)
+            SnapshotEntry::Folder(metadata.mode() & 0o7777)
         } else if metadata.is_file() {
-            Thing::File(
+            SnapshotEntry::File(
                 metadata.mode() & 0o7777,
                 fs::read(&path).expect("the file can be read"),
             )
         } else {
-            Thing::Special(metadata.mode())
+            SnapshotEntry::Special(metadata.mode())
         };
         found.insert(
             path.strip_prefix(root)

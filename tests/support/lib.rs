@@ -8,10 +8,11 @@ pub mod archives;
 pub mod content;
 pub mod raw_tar;
 
+pub mod abusive_clients;
 pub mod answer;
 pub mod chaos_proxy;
 #[cfg(test)]
-mod chaos_proxy_is_as_bad_as_it_says;
+mod chaos_proxy_keeps_to_its_script;
 mod connection;
 pub mod figures;
 pub mod forward_proxy;
@@ -28,9 +29,9 @@ mod origin_keeps_to_its_script;
 mod reply;
 pub mod request_log;
 pub mod script_file;
-pub mod stranger;
 pub mod tls_front;
 mod traffic;
+mod transfer_rate;
 
 pub mod cluster;
 pub mod fleet;
@@ -43,4 +44,5 @@ pub mod memory;
 pub mod mounts;
 pub mod programs;
 pub mod running;
+mod summary_table;
 pub mod wait;

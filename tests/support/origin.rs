@@ -2,6 +2,8 @@
 //!
 //! Faults are counted, not random: each scripted answer is given once, then the correct one again.
 
+mod scripted;
+
 use std::{
     collections::{HashMap, VecDeque},
     net::{Shutdown, SocketAddr, TcpListener, TcpStream},
@@ -17,6 +19,7 @@ pub use crate::request_log::Request;
 use crate::{
     answer::Answer, connection, content::Content, request_log::RequestLog, traffic::Traffic,
 };
+pub use scripted::Scripted;
 
 /// A running server; stops when dropped.
 #[derive(Debug)]
@@ -239,42 +242,6 @@ impl Drop for Origin {
         if let Some(acceptor) = self.acceptor.take() {
             drop(acceptor.join());
         }
-    }
-}
-
-/// A class whose answers can be scripted.
-#[derive(Debug)]
-pub struct Scripted<'origin> {
-    origin: &'origin Origin,
-    wnid: String,
-}
-
-impl Scripted<'_> {
-    /// Appends answers, each given once to a GET; after them the correct one is given.
-    pub fn script(&self, answers: impl IntoIterator<Item = Answer>) -> &Self {
-        self.change(|class| class.script.extend(answers))
-    }
-
-    /// Answers every `HEAD` with this answer.
-    pub fn heads(&self, answer: Answer) -> &Self {
-        self.change(|class| class.heads = Some(answer))
-    }
-
-    /// After the script, answers every GET and HEAD with this answer.
-    pub fn forever(&self, answer: Answer) -> &Self {
-        self.change(|class| class.forever = Some(answer))
-    }
-
-    /// Sets the validators.
-    pub fn validators(&self, validators: Validators) -> &Self {
-        self.change(|class| class.validators = validators)
-    }
-
-    fn change(&self, change: impl FnOnce(&mut Class)) -> &Self {
-        if let Some(class) = self.origin.state.classes().get_mut(&self.wnid) {
-            change(class);
-        }
-        self
     }
 }
 

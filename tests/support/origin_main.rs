@@ -13,7 +13,8 @@ use std::{
 
 use tests::{content::OnDisk, origin::Origin, script_file};
 
-const USAGE: &str = "usage: origin --dir DIR_OF_TARS [--listen 127.0.0.1:0] [--rate BYTES_PER_SECOND_AND_CONNECTION] \
+const USAGE: &str = "usage: origin --dir DIR_OF_TARS [--listen 127.0.0.1:0] [--rate \
+                     BYTES_PER_SECOND_AND_CONNECTION] \
     [--total-rate BYTES_PER_SECOND] [--break-above TRANSFERS] [--silence SECONDS] [--script FILE]";
 
 fn main() -> ExitCode {

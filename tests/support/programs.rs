@@ -6,7 +6,8 @@ use std::{
     time::SystemTime,
 };
 
-const BUILD_HINT: &str = "build the programs that these tests run: `cargo test --workspace`, or `cargo build -p coordinator -p worker`";
+const BUILD_HINT: &str = "build the programs that these tests run: `cargo test --workspace`, or \
+                          `cargo build -p coordinator -p worker`";
 
 /// The path of a program, or of an example of the library (`examples/NAME`). If it is missing or
 /// outdated, panics with instructions.

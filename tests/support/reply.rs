@@ -5,23 +5,19 @@ use std::{
     io::{self, Write as _},
     net::TcpStream,
     sync::{Arc, atomic::Ordering},
-    time::Duration,
 };
-
-use tokio::time::Instant;
 
 use crate::{
     answer::{Answer, Ending, Framing, HeadBehaviour, RangeBehaviour, Tag},
-    connection::wait_for_disconnect,
     content::Content,
-    line::LinkSchedule,
     origin::{Class, State, Validators},
     request_log::Request,
+    transfer_rate::{SLICE, TransferRate},
 };
 
 /// What happens to the connection after an answer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Next {
+pub(crate) enum AfterAnswer {
     Serve,
     Close,
     HangUp,
@@ -29,12 +25,6 @@ pub(crate) enum Next {
     Reset,
 }
 
-/// Bytes per write without a rate limit: large enough that the cost of system calls does not
-/// matter.
-const SLICE: usize = 512 << 10;
-/// Portions per second with a rate limit, for one connection and for the shared link.
-const SLICES: u64 = 200;
-const SHARED_SLICES: u64 = 500;
 const LAST_MODIFIED: [&str; 2] = [
     "Thu, 11 Mar 2021 10:00:00 GMT",
     "Fri, 12 Mar 2021 10:00:00 GMT",
@@ -57,20 +47,20 @@ pub(crate) fn answer(
     state: &State,
     request: &Request,
     number: usize,
-) -> io::Result<Next> {
+) -> io::Result<AfterAnswer> {
     let is_get = request.method == "GET";
     let reply = state.take_answer(&request.wnid, is_get, |answer, class| {
         Reply::new(answer, class, request)
     });
     let reply = reply.unwrap_or_else(|| Reply::with_text(Answer::status(404)));
     state.note(number, reply.status, 0);
-    if reply.send_head(stream, state)? == Next::Stall {
-        return Ok(Next::Stall);
+    if reply.send_head(stream, state)? == AfterAnswer::Stall {
+        return Ok(AfterAnswer::Stall);
     }
     if is_get {
         reply.send_body(stream, state, request.connection, number)
     } else {
-        Ok(Next::Serve)
+        Ok(AfterAnswer::Serve)
     }
 }
 
@@ -153,7 +143,7 @@ impl Reply {
         }
     }
 
-    fn send_head(&self, mut stream: &TcpStream, state: &State) -> io::Result<Next> {
+    fn send_head(&self, mut stream: &TcpStream, state: &State) -> io::Result<AfterAnswer> {
         let mut head = format!("HTTP/1.1 {} {}\r\n", self.status, reason(self.status));
         let framing = match self.answer.framing {
             Framing::Honest => Some(("Content-Length".to_owned(), self.length.to_string())),
@@ -172,7 +162,7 @@ impl Reply {
             write!(head, "{name}: {value}\r\n").expect("a string takes all");
         }
         match self.answer.head {
-            HeadBehaviour::Silent => return Ok(Next::Stall),
+            HeadBehaviour::Silent => return Ok(AfterAnswer::Stall),
             HeadBehaviour::Honest => {}
             HeadBehaviour::Padded(bytes) => {
                 write!(head, "X-Padding: {}\r\n", "a".repeat(bytes)).expect("a string takes all");
@@ -188,7 +178,7 @@ impl Reply {
         }
         head.push_str("\r\n");
         stream.write_all(head.as_bytes())?;
-        Ok(Next::Serve)
+        Ok(AfterAnswer::Serve)
     }
 
     fn send_body(
@@ -197,7 +187,7 @@ impl Reply {
         state: &State,
         connection: u64,
         number: usize,
-    ) -> io::Result<Next> {
+    ) -> io::Result<AfterAnswer> {
         let stop = match self.answer.ending {
             Ending::CutAt(bytes) | Ending::ResetAt(bytes) | Ending::StallAt(bytes) => {
                 bytes.min(self.length)
@@ -205,7 +195,7 @@ impl Reply {
             Ending::KeepAlive | Ending::HangUp | Ending::HangUpOnNext => self.length,
         };
         let chunked = matches!(self.answer.framing, Framing::Chunked { .. });
-        let mut pace = Pace::new(self.answer.drip, state);
+        let mut pace = TransferRate::new(self.answer.drip, state);
         let mut transfer = Some(state.traffic.begin(connection, stream)?);
         let mut sent = 0;
         while sent < stop {
@@ -213,7 +203,7 @@ impl Reply {
                 .unwrap_or(SLICE)
                 .min(pace.slice);
             if !pace.wait_for_slot(count as u64, stream) {
-                return Ok(Next::Close);
+                return Ok(AfterAnswer::Close);
             }
             // Counted before the write: a client that has received the bytes never sees a count
             // without them.
@@ -235,7 +225,7 @@ impl Reply {
             }
             sent += count as u64;
             if !pace.wait_after(count as u64, stream) {
-                return Ok(Next::Close);
+                return Ok(AfterAnswer::Close);
             }
         }
         if self.answer.framing == (Framing::Chunked { ended: true }) && stop == self.length {
@@ -244,19 +234,19 @@ impl Reply {
         Ok(self.next())
     }
 
-    fn next(&self) -> Next {
+    fn next(&self) -> AfterAnswer {
         let ends_by_closing = match self.answer.framing {
             Framing::Honest | Framing::Chunked { ended: true } => false,
             Framing::Stated(length) => length != self.length,
             Framing::UntilClose | Framing::Chunked { ended: false } => true,
         };
         match self.answer.ending {
-            Ending::StallAt(_) => Next::Stall,
-            Ending::ResetAt(_) => Next::Reset,
-            Ending::HangUp | Ending::CutAt(_) => Next::Close,
-            Ending::HangUpOnNext => Next::HangUp,
-            Ending::KeepAlive if ends_by_closing => Next::Close,
-            Ending::KeepAlive => Next::Serve,
+            Ending::StallAt(_) => AfterAnswer::Stall,
+            Ending::ResetAt(_) => AfterAnswer::Reset,
+            Ending::HangUp | Ending::CutAt(_) => AfterAnswer::Close,
+            Ending::HangUpOnNext => AfterAnswer::HangUp,
+            Ending::KeepAlive if ends_by_closing => AfterAnswer::Close,
+            Ending::KeepAlive => AfterAnswer::Serve,
         }
     }
 }
@@ -330,73 +320,6 @@ fn requested_range(
         None => RequestedRange::Whole,
         Some((from, to)) if from >= to => RequestedRange::Beyond,
         Some((from, to)) => RequestedRange::Part(from, to),
-    }
-}
-
-/// Decides when the next bytes may be sent.
-struct Pace<'origin> {
-    state: &'origin State,
-    slice: usize,
-    every: Option<Duration>,
-    rate: u64,
-    link: LinkSchedule,
-}
-
-impl<'origin> Pace<'origin> {
-    fn new(drip: Option<(usize, Duration)>, state: &'origin State) -> Self {
-        let [rate, total] = [&state.traffic.rate, &state.traffic.total_rate]
-            .map(|rate| rate.load(Ordering::Relaxed));
-        let slice_of =
-            |rate: u64, slices_per_second: u64| match usize::try_from(rate / slices_per_second) {
-                Ok(_) if rate == 0 => SLICE,
-                Ok(slice) => slice.clamp(1, SLICE),
-                Err(_) => SLICE,
-            };
-        let slice = match drip {
-            Some((bytes, _)) => bytes.max(1),
-            None => slice_of(rate, SLICES).min(slice_of(total, SHARED_SLICES)),
-        };
-        Self {
-            state,
-            slice,
-            every: drip.map(|(_, every)| every),
-            rate,
-            link: LinkSchedule::default(),
-        }
-    }
-
-    /// Waits for the time slot of these bytes on the shared link; false if the client has
-    /// disconnected or the origin stops.
-    fn wait_for_slot(&self, bytes: u64, stream: &TcpStream) -> bool {
-        self.state
-            .traffic
-            .time_slot(bytes)
-            .is_none_or(|begins| self.wait_until(begins, stream))
-    }
-
-    /// Waits until these bytes are through at this connection's rate, or for the pause of a drip.
-    fn wait_after(&mut self, bytes: u64, stream: &TcpStream) -> bool {
-        let now = Instant::now();
-        let due = match self.every {
-            Some(every) => now + every,
-            None if self.rate == 0 => now,
-            None => self.link.take(bytes, self.rate, now).ends,
-        };
-        self.wait_until(due, stream)
-    }
-
-    fn wait_until(&self, due: Instant, stream: &TcpStream) -> bool {
-        while let Some(left) = due
-            .checked_duration_since(Instant::now())
-            .filter(|left| !left.is_zero())
-        {
-            if left < Duration::from_millis(60) {
-                std::thread::sleep(left);
-            } else if wait_for_disconnect(stream, self.state) {
-                return false;
-            }
-        }
-        !self.state.stopping.load(Ordering::Relaxed)
     }
 }
 

@@ -7,7 +7,8 @@ use crate::{answer::Answer, origin::Origin};
 
 /// Syntax of a line; shown with syntax errors.
 pub const SYNTAX: &str = "<wnid> [forever] | request NUMBER, then \
-    status CODE [RETRY_AFTER_SECONDS] | cut BYTES | reset BYTES | stall BYTES | drip BYTES MILLISECONDS | \
+    status CODE [RETRY_AFTER_SECONDS] | cut BYTES | reset BYTES | stall BYTES | drip BYTES \
+    MILLISECONDS | \
     stated BYTES | no-length | chunked | ignore-range | html | redirect URL | hang-up | silence";
 
 /// Sets the origin's scripts from a text; `#` begins a comment line. An error names the line.

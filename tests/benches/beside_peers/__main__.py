@@ -42,24 +42,63 @@ BUILD = Path(os.environ.get("CARGO_TARGET_DIR", REPOSITORY / "target")).resolve(
 
 
 def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="beside_peers", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--all", action="store_true", help="every setting with a target, and whether it is met")
+    parser = argparse.ArgumentParser(
+        prog="beside_peers",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--all", action="store_true", help="every setting with a target, and whether it is met"
+    )
     parser.add_argument("--shape", choices=SHAPES, default="realistic")
     parser.add_argument("--https", action="store_true")
     parser.add_argument("--keep-tar", action="store_true", help="the tars stay beside the classes")
-    parser.add_argument("--disk", action="store_true", help="targets on a disk instead of in memory")
-    parser.add_argument("--parallel", type=int, default=10, metavar="N", help="downloads at a time (default 10)")
+    parser.add_argument(
+        "--disk", action="store_true", help="targets on a disk instead of in memory"
+    )
+    parser.add_argument(
+        "--parallel", type=int, default=10, metavar="N", help="downloads at a time (default 10)"
+    )
     parser.add_argument("--rounds", type=int, default=5, metavar="N", help="(default 5)")
-    parser.add_argument("--peers", nargs="+", metavar="NAME", choices=[*(each.name for each in OTHERS), "python"],
-                        help=f"only these beside this program and {REFERENCE.name}")
-    parser.add_argument("--scale", type=float, default=1.0, metavar="X",
-                        help="images a class, as a part of the whole; targets are not judged then")
-    parser.add_argument("--patience", type=float, default=300, metavar="S",
-                        help="seconds a setting to wait for quiet cores and repeat disturbed runs, 0 for never (default 300)")
-    parser.add_argument("--bin", type=Path, default=BUILD / "release", metavar="DIR", help="where the coordinator is")
-    parser.add_argument("--memory-dir", type=Path, default=Path("/dev/shm"), metavar="DIR", help="(default /dev/shm)")
-    parser.add_argument("--disk-dir", type=Path, default=BUILD, metavar="DIR", help="(default: the build's folder)")
+    parser.add_argument(
+        "--peers",
+        nargs="+",
+        metavar="NAME",
+        choices=[*(each.name for each in OTHERS), "python"],
+        help=f"only these beside this program and {REFERENCE.name}",
+    )
+    parser.add_argument(
+        "--scale",
+        type=float,
+        default=1.0,
+        metavar="X",
+        help="images a class, as a part of the whole; targets are not judged then",
+    )
+    parser.add_argument(
+        "--patience",
+        type=float,
+        default=300,
+        metavar="S",
+        help="seconds a setting to wait for quiet cores and repeat disturbed runs, 0 for never "
+        "(default 300)",
+    )
+    parser.add_argument(
+        "--bin",
+        type=Path,
+        default=BUILD / "release",
+        metavar="DIR",
+        help="where the coordinator is",
+    )
+    parser.add_argument(
+        "--memory-dir",
+        type=Path,
+        default=Path("/dev/shm"),
+        metavar="DIR",
+        help="(default /dev/shm)",
+    )
+    parser.add_argument(
+        "--disk-dir", type=Path, default=BUILD, metavar="DIR", help="(default: the build's folder)"
+    )
     return parser.parse_args()
 
 
@@ -80,7 +119,10 @@ class Bench:
         self.options = options
         self._scratch = scratch
         self._corpora: dict[str, Corpus] = {}
-        self._peers = choose([this_program(options.bin), *OTHERS, python_tool(BUILD / "python_peer/bin/python")], options.peers)
+        self._peers = choose(
+            [this_program(options.bin), *OTHERS, python_tool(BUILD / "python_peer/bin/python")],
+            options.peers,
+        )
 
     def _corpus(self, shape: str) -> Corpus:
         """Returns a corpus. Only one exists at a time, because memory may be short."""
@@ -98,16 +140,27 @@ class Bench:
         peers = self._taking_part(target)
         place = self.options.disk_dir if setting.on_disk else self.options.memory_dir
         with ExitStack() as ending:
-            folder = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="beside-peers-", dir=place)))
-            state = Path(ending.enter_context(tempfile.TemporaryDirectory(prefix="origin-", dir=self._scratch)))
-            origin = ending.enter_context(Origin(corpus.tars, state / "nginx", setting.https, corpus.shape.rate))
+            folder = Path(
+                ending.enter_context(tempfile.TemporaryDirectory(prefix="beside-peers-", dir=place))
+            )
+            state = Path(
+                ending.enter_context(
+                    tempfile.TemporaryDirectory(prefix="origin-", dir=self._scratch)
+                )
+            )
+            origin = ending.enter_context(
+                Origin(corpus.tars, state / "nginx", setting.https, corpus.shape.rate)
+            )
             rounds = Rounds(setting, corpus, peers, folder, self.options.patience)
             series = rounds.measure(self.options.rounds, origin)
         print(f"\n{table(setting, corpus, series, file_system_of(place))}\n")
         for remark in origin.remarks:
             print(remark)
         if setting.on_disk:
-            print("The targets were removed just now: on ext4 wait six minutes before anything is measured there again.")
+            print(
+                "The targets were removed just now: on ext4 wait six minutes before anything is "
+                "measured there again."
+            )
         judged = target is not None and target.setting == setting and self.options.scale == 1
         met = print_verdicts(target, series, corpus) if judged else True
         sys.stdout.flush()
@@ -116,7 +169,9 @@ class Bench:
     def _taking_part(self, target: Target | None) -> list[Peer]:
         if target is None or target.peers is None or self.options.peers:
             return self._peers
-        return [each for each in self._peers if each.name in ("ours", REFERENCE.name, *target.peers)]
+        return [
+            each for each in self._peers if each.name in ("ours", REFERENCE.name, *target.peers)
+        ]
 
 
 def print_verdicts(target: Target, series: list[Series], corpus: Corpus) -> bool:
@@ -143,7 +198,9 @@ def settings(options: argparse.Namespace) -> list[tuple[Setting, Target | None]]
 
 def main() -> int:
     options = arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # runs the cleanup of the origin and the targets
+    signal.signal(
+        signal.SIGTERM, lambda *_: sys.exit(143)
+    )  # runs the cleanup of the origin and the targets
     for program in (options.bin / "coordinator", nginx() or "nginx"):
         if not shutil.which(program):
             print(f"{program} is not there", file=sys.stderr)

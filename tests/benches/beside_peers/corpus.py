@@ -43,11 +43,18 @@ class Shape:
 
 SHAPES = {
     # As in ImageNet, many classes have 300 to 700 images and few have 1300.
-    "realistic": Shape("log-normal sizes", 14, lambda draw, _: 300 + int(1000 * draw.betavariate(1, 2.7))),
+    "realistic": Shape(
+        "log-normal sizes", 14, lambda draw, _: 300 + int(1000 * draw.betavariate(1, 2.7))
+    ),
     "small": Shape("2 KB a file", 32, lambda *_: 2_500, lambda _: 2_048),
     # The large class is late in the list: a program that keeps the order downloads it alone at the
     # end.
-    "skewed": Shape("one class 20 times larger", 24, lambda _, number: 91 * (20 if number == 18 else 1), rate=20_000_000),
+    "skewed": Shape(
+        "one class 20 times larger",
+        24,
+        lambda _, number: 91 * (20 if number == 18 else 1),
+        rate=20_000_000,
+    ),
     "large": Shape("200 MB a class", 10, lambda *_: 200_000_000 // IMAGE_BYTES),
 }
 
@@ -103,7 +110,9 @@ class Corpus:
         """The first difference between the target and the corpus, in one line; None if they are
         equal."""
         for each in self.classes:
-            if fault := fault_of_class(each, target / each.wnid) or fault_of_tar(each, target, self.tars, keep_tar):
+            if fault := fault_of_class(each, target / each.wnid) or fault_of_tar(
+                each, target, self.tars, keep_tar
+            ):
                 return fault
         return None
 
@@ -130,12 +139,18 @@ def write_class(tars: Path, wnid: str, sizes: list[int], noise: bytes, draw: Ran
 def fault_of_class(wanted: ImageClass, folder: Path) -> str | None:
     """The first difference of a class's folder, or None. Hidden files (a manifest) are ignored."""
     try:
-        found = {entry.name: entry.stat(follow_symlinks=False).st_size for entry in os.scandir(folder) if entry.name[0] != "."}
+        found = {
+            entry.name: entry.stat(follow_symlinks=False).st_size
+            for entry in os.scandir(folder)
+            if entry.name[0] != "."
+        }
     except OSError as error:
         return f"{folder.name}: {error.strerror}"
     if found != wanted.images:
-        return (f"{folder.name}: {len(found)} files of {sum(found.values())} bytes, "
-                f"not {len(wanted.images)} of {sum(wanted.images.values())}, or other names or sizes")
+        return (
+            f"{folder.name}: {len(found)} files of {sum(found.values())} bytes, "
+            f"not {len(wanted.images)} of {sum(wanted.images.values())}, or other names or sizes"
+        )
     for name, digest in wanted.digests.items():
         if hashlib.sha256((folder / name).read_bytes()).hexdigest() != digest:
             return f"{folder.name}/{name}: other bytes than in the tar"

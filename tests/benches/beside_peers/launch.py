@@ -25,7 +25,9 @@ def main() -> None:
     code, usage = wait(os.posix_spawnp(command[0], command, os.environ, file_actions=to_errors))
     cpu = usage.ru_utime + usage.ru_stime
     if folder and code == 0:
-        code, sync = wait(os.posix_spawnp("sync", ["sync", "-f", folder], os.environ, file_actions=to_errors))
+        code, sync = wait(
+            os.posix_spawnp("sync", ["sync", "-f", folder], os.environ, file_actions=to_errors)
+        )
         cpu += sync.ru_utime + sync.ru_stime
     wall = time.perf_counter() - begin
     print(json.dumps({"code": code, "wall": wall, "cpu": cpu, "largest": usage.ru_maxrss * 1024}))

@@ -53,7 +53,11 @@ class Load:
     def now(cls, origin: Origin | None = None) -> "Load":
         """Reads both. The measurement consists of this process, the children it waited for, and the
         origin."""
-        return cls(time.monotonic(), cpu_of_machine(), sum(os.times()[:4]) + (origin.cpu_seconds() if origin else 0.0))
+        return cls(
+            time.monotonic(),
+            cpu_of_machine(),
+            sum(os.times()[:4]) + (origin.cpu_seconds() if origin else 0.0),
+        )
 
     def share_of_others(self, later: "Load") -> float:
         """The share of all cores that other processes used until a later point in time."""
@@ -81,7 +85,9 @@ class Sampler(threading.Thread):
         self.join()
 
 
-def measure(peer: Peer, job: Job, origin: Origin, log: Path, on_disk: bool, sample_memory: bool) -> Run:
+def measure(
+    peer: Peer, job: Job, origin: Origin, log: Path, on_disk: bool, sample_memory: bool
+) -> Run:
     """Runs a program once; raises `Void` if the target differs from the corpus. Sampling slows a
     run down, so the times of a sampled run are not used."""
     job.target.mkdir()
@@ -91,8 +97,14 @@ def measure(peer: Peer, job: Job, origin: Origin, log: Path, on_disk: bool, samp
         subprocess.run(["sync", "-f", job.target], check=True)  # writes back what earlier runs left
     before = Load.now(origin)
     with log.open("wb") as errors:
-        launcher = subprocess.Popen(command, env=job.environment(), stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                                    stderr=errors, start_new_session=True)
+        launcher = subprocess.Popen(
+            command,
+            env=job.environment(),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            start_new_session=True,
+        )
         sampler = Sampler(launcher.pid)
         if sample_memory:
             sampler.start()

@@ -30,9 +30,10 @@ daemon off; {user} worker_processes {workers}; pid {folder}/pid; error_log {fold
 events {{ worker_connections 1024; }}
 http {{
   access_log off; default_type application/x-tar;
-  sendfile on; tcp_nopush on; keepalive_timeout 65; keepalive_requests 100000; open_file_cache max=1000;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  sendfile on; tcp_nopush on; keepalive_timeout 65; keepalive_requests 100000;
+  open_file_cache max=1000;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   server {{ listen 127.0.0.1:{port} reuseport{ssl}; root {root}; {certificate} {limit} }}
 }}
 """
@@ -58,17 +59,37 @@ class Origin:
         port = sockets[0].getsockname()[1]
         self.cacert = make_certificate(folder) if https else None
         self.url = f"{'https' if https else 'http'}://127.0.0.1:{port}"
-        (folder / "nginx.conf").write_text(CONFIGURATION.format(
-            user="user root;" if os.geteuid() == 0 else "", workers=WORKERS, folder=folder, port=port, root=root,
-            ssl=" ssl" if https else "", limit=f"limit_rate {rate};" if rate and not self.paced else "",
-            certificate=f"ssl_certificate {self.cacert}; ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;"
-                        if https else "",
-        ))
+        (folder / "nginx.conf").write_text(
+            CONFIGURATION.format(
+                user="user root;" if os.geteuid() == 0 else "",
+                workers=WORKERS,
+                folder=folder,
+                port=port,
+                root=root,
+                ssl=" ssl" if https else "",
+                limit=f"limit_rate {rate};" if rate and not self.paced else "",
+                certificate=f"ssl_certificate {self.cacert}; "
+                f"ssl_certificate_key {folder}/key.pem; ssl_protocols TLSv1.3;"
+                if https
+                else "",
+            )
+        )
         handed_over = [each.fileno() for each in sockets]
         self._process = subprocess.Popen(
-            [nginx() or "nginx", "-p", folder, "-c", folder / "nginx.conf", "-e", folder / "errors"],
+            [
+                nginx() or "nginx",
+                "-p",
+                folder,
+                "-c",
+                folder / "nginx.conf",
+                "-e",
+                folder / "errors",
+            ],
             env={"PATH": os.environ["PATH"], "NGINX": "".join(f"{each};" for each in handed_over)},
-            pass_fds=handed_over, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            pass_fds=handed_over,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
         )
         for each in sockets:
             each.close()
@@ -83,18 +104,31 @@ class Origin:
             listener = socket.socket()
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-            self._set(listener, socket.IPPROTO_TCP, socket.TCP_CONGESTION, CONGESTION_CONTROL,
-                      f"without {CONGESTION_CONTROL.decode()}: the machine's own congestion control is used")
+            self._set(
+                listener,
+                socket.IPPROTO_TCP,
+                socket.TCP_CONGESTION,
+                CONGESTION_CONTROL,
+                f"without {CONGESTION_CONTROL.decode()}: "
+                "the machine's own congestion control is used",
+            )
             if rate:
-                self.paced = self._set(listener, socket.SOL_SOCKET, SO_MAX_PACING_RATE, rate.to_bytes(8, "little"),
-                                       "without pacing: nginx's limit_rate is used, which begins with a burst")
+                self.paced = self._set(
+                    listener,
+                    socket.SOL_SOCKET,
+                    SO_MAX_PACING_RATE,
+                    rate.to_bytes(8, "little"),
+                    "without pacing: nginx's limit_rate is used, which begins with a burst",
+                )
             listener.bind(("127.0.0.1", port))
             listener.listen(511)
             port = listener.getsockname()[1]
             sockets.append(listener)
         return sockets
 
-    def _set(self, listener: socket.socket, level: int, option: int, value: bytes, otherwise: str) -> bool:
+    def _set(
+        self, listener: socket.socket, level: int, option: int, value: bytes, otherwise: str
+    ) -> bool:
         try:
             listener.setsockopt(level, option, value)
         except OSError as error:
@@ -110,7 +144,9 @@ class Origin:
                 return
             time.sleep(0.01)
         self.__exit__()
-        raise OriginError(f"nginx did not start: {errors.read_text() if errors.exists() else 'it says nothing'}")
+        raise OriginError(
+            f"nginx did not start: {errors.read_text() if errors.exists() else 'it says nothing'}"
+        )
 
     def cpu_seconds(self) -> float:
         """CPU seconds that nginx has used so far."""
@@ -131,9 +167,28 @@ class Origin:
 def make_certificate(folder: Path) -> Path:
     """Creates a self-signed certificate for 127.0.0.1."""
     certificate = folder / "cert.pem"
-    command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-               "-subj", "/CN=localhost", "-addext", "subjectAltName=IP:127.0.0.1,DNS:localhost",
-               "-addext", "basicConstraints=critical,CA:FALSE", "-keyout", folder / "key.pem", "-out", certificate]
+    command = [
+        "openssl",
+        "req",
+        "-x509",
+        "-newkey",
+        "ec",
+        "-pkeyopt",
+        "ec_paramgen_curve:prime256v1",
+        "-nodes",
+        "-days",
+        "2",
+        "-subj",
+        "/CN=localhost",
+        "-addext",
+        "subjectAltName=IP:127.0.0.1,DNS:localhost",
+        "-addext",
+        "basicConstraints=critical,CA:FALSE",
+        "-keyout",
+        folder / "key.pem",
+        "-out",
+        certificate,
+    ]
     done = subprocess.run(command, capture_output=True, text=True)
     if done.returncode != 0:
         raise OriginError(f"openssl made no certificate: {done.stderr.strip()}")

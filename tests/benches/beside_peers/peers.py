@@ -34,9 +34,16 @@ class Job:
         """The environment of the scripts. This process's own variables, such as proxies, are not
         passed on."""
         return {
-            "PATH": os.environ["PATH"], "HOME": str(self.corpus.names.parent), "LC_ALL": "C", "URL": self.url,
-            "NAMES": str(self.corpus.names), "TARGET": str(self.target), "PARALLEL": str(self.parallel), "CORES": str(CORES),
-            "CACERT": str(self.cacert or ""), "KEEP_TAR": "yes" if self.keep_tar else "",
+            "PATH": os.environ["PATH"],
+            "HOME": str(self.corpus.names.parent),
+            "LC_ALL": "C",
+            "URL": self.url,
+            "NAMES": str(self.corpus.names),
+            "TARGET": str(self.target),
+            "PARALLEL": str(self.parallel),
+            "CORES": str(CORES),
+            "CACERT": str(self.cacert or ""),
+            "KEEP_TAR": "yes" if self.keep_tar else "",
         }
 
 
@@ -90,8 +97,9 @@ each "$CORES" unpack
 
 ARIA2 = """
 sed "s|.*|$URL/&.tar|" "$NAMES" |
-  aria2c --quiet --no-conf --input-file=- --dir="$TARGET" --max-concurrent-downloads="$PARALLEL" --file-allocation=none \\
-    --split=CONNECTIONS --max-connection-per-server=CONNECTIONS --min-split-size=4M ${CACERT:+--ca-certificate="$CACERT"}
+  aria2c --quiet --no-conf --input-file=- --dir="$TARGET" --max-concurrent-downloads="$PARALLEL" \\
+    --file-allocation=none --split=CONNECTIONS --max-connection-per-server=CONNECTIONS \\
+    --min-split-size=4M ${CACERT:+--ca-certificate="$CACERT"}
 each "$CORES" unpack
 """
 
@@ -114,17 +122,37 @@ def this_program(folder: Path) -> Peer:
     """The coordinator from a build folder, with default options."""
 
     def command(job: Job) -> list[str]:
-        return [str(folder / "coordinator"), "--dev", "--fname", str(job.corpus.csv), "--url", job.url,
-                "--target", str(job.target), "--workers", str(job.parallel), "--http", "127.0.0.1:0",
-                *(() if job.keep_tar else ("--delete-tar",)), *(("--cacert", str(job.cacert)) if job.cacert else ())]
+        return [
+            str(folder / "coordinator"),
+            "--dev",
+            "--fname",
+            str(job.corpus.csv),
+            "--url",
+            job.url,
+            "--target",
+            str(job.target),
+            "--workers",
+            str(job.parallel),
+            "--http",
+            "127.0.0.1:0",
+            *(() if job.keep_tar else ("--delete-tar",)),
+            *(("--cacert", str(job.cacert)) if job.cacert else ()),
+        ]
 
-    return Peer("ours", "this program", command, (str(folder / "coordinator"),), alone=True, durable=True)
+    return Peer(
+        "ours", "this program", command, (str(folder / "coordinator"),), alone=True, durable=True
+    )
 
 
 def python_tool(interpreter: Path) -> Peer:
     """The plain Python tool; the interpreter has the package requests."""
-    return Peer("python", "requests, tarfile", lambda _: [str(interpreter), str(HERE / "plain_python.py")],
-                (str(interpreter),), alone=True)
+    return Peer(
+        "python",
+        "requests, tarfile",
+        lambda _: [str(interpreter), str(HERE / "plain_python.py")],
+        (str(interpreter),),
+        alone=True,
+    )
 
 
 REFERENCE = Peer("curl-tar", "curl \\| tar", script(CURL_TO_TAR), ("curl", "tar"))
@@ -133,7 +161,12 @@ OTHERS = (
     REFERENCE,
     Peer("curl-parallel", "curl --parallel, tar", script(CURL_PARALLEL), ("curl", "tar")),
     Peer("aria2", "aria2c, tar", script(ARIA2.replace("CONNECTIONS", "1")), ("aria2c", "tar")),
-    Peer("aria2-4", "aria2c, 4 connections a file, tar", script(ARIA2.replace("CONNECTIONS", "4")), ("aria2c", "tar")),
+    Peer(
+        "aria2-4",
+        "aria2c, 4 connections a file, tar",
+        script(ARIA2.replace("CONNECTIONS", "4")),
+        ("aria2c", "tar"),
+    ),
     Peer("wget", "wget, tar", script(WGET), ("wget", "tar")),
 )
 
@@ -144,7 +177,10 @@ def what_is_missing(peer: Peer) -> str | None:
         if not shutil.which(program):
             return f"{program} is not there"
     if peer.name == "python":
-        has_requests = subprocess.run([*peer.needs, "-c", "import requests"], capture_output=True).returncode == 0
+        has_requests = (
+            subprocess.run([*peer.needs, "-c", "import requests"], capture_output=True).returncode
+            == 0
+        )
         return None if has_requests else f"{peer.needs[0]} has no requests"
     return None
 

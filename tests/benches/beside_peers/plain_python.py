@@ -25,7 +25,9 @@ VERIFY = os.environ["CACERT"] or True
 def download(session: requests.Session, wnid: str) -> None:
     """Downloads one class into its folder."""
     path = TARGET / f"{wnid}.tar"
-    with session.get(f"{os.environ['URL']}/{wnid}.tar", stream=True, timeout=120, verify=VERIFY) as response:
+    with session.get(
+        f"{os.environ['URL']}/{wnid}.tar", stream=True, timeout=120, verify=VERIFY
+    ) as response:
         response.raise_for_status()
         with path.open("wb") as file:
             for chunk in response.iter_content(CHUNK):
@@ -33,7 +35,9 @@ def download(session: requests.Session, wnid: str) -> None:
     folder = TARGET / wnid
     folder.mkdir()
     with tarfile.open(path) as tar:
-        tar.chown = lambda *_: None  # as an ordinary user; root would change the owner of every file
+        tar.chown = lambda *_: (
+            None
+        )  # as an ordinary user; root would change the owner of every file
         tar.extractall(folder)
     if not KEEP_TAR:
         path.unlink()
@@ -42,7 +46,9 @@ def download(session: requests.Session, wnid: str) -> None:
 def main() -> int:
     session = requests.Session()
     for scheme in ("http://", "https://"):
-        session.mount(scheme, HTTPAdapter(pool_connections=PARALLEL, pool_maxsize=PARALLEL, max_retries=5))
+        session.mount(
+            scheme, HTTPAdapter(pool_connections=PARALLEL, pool_maxsize=PARALLEL, max_retries=5)
+        )
     wnids = Path(os.environ["NAMES"]).read_text().split()
     with ThreadPoolExecutor(PARALLEL) as pool:
         for _ in pool.map(lambda wnid: download(session, wnid), wnids):

@@ -62,5 +62,9 @@ def memory_of_group(group: int, without: int) -> int:
                 rollup = Path("/proc", str(each.pid), "smaps_rollup").read_text()
             except OSError:
                 continue
-            total += sum(int(line.split()[1]) * 1024 for line in rollup.splitlines() if line.startswith("Pss:"))
+            total += sum(
+                int(line.split()[1]) * 1024
+                for line in rollup.splitlines()
+                if line.startswith("Pss:")
+            )
     return total

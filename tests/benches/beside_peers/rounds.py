@@ -31,8 +31,15 @@ class Setting:
     @property
     def title(self) -> str:
         """A short description."""
-        return ", ".join((self.shape, "HTTPS" if self.https else "HTTP", "tars kept" if self.keep_tar else "tars deleted",
-                          "disk" if self.on_disk else "memory", f"{self.parallel} at a time"))
+        return ", ".join(
+            (
+                self.shape,
+                "HTTPS" if self.https else "HTTP",
+                "tars kept" if self.keep_tar else "tars deleted",
+                "disk" if self.on_disk else "memory",
+                f"{self.parallel} at a time",
+            )
+        )
 
 
 @dataclass
@@ -56,7 +63,9 @@ class Rounds:
     """Measures the programs in one setting. `patience` is the total number of seconds for waiting
     for quiet cores."""
 
-    def __init__(self, setting: Setting, corpus: Corpus, peers: list[Peer], folder: Path, patience: float):
+    def __init__(
+        self, setting: Setting, corpus: Corpus, peers: list[Peer], folder: Path, patience: float
+    ):
         self.setting = setting
         self.corpus = corpus
         self.series = [Series(peer) for peer in peers]
@@ -74,8 +83,11 @@ class Rounds:
                 if run := self._run_in_quiet(series, origin):
                     series.runs.append(run)
                     series.peak = max(series.peak, run.peak)
-                    print(f"round {number + 1}: {series.peer.name:13} {run.wall:7.2f} s {run.cpu:7.2f} s CPU, "
-                          f"others {run.others:.0%}", file=sys.stderr)
+                    print(
+                        f"round {number + 1}: {series.peer.name:13} {run.wall:7.2f} s "
+                        f"{run.cpu:7.2f} s CPU, others {run.others:.0%}",
+                        file=sys.stderr,
+                    )
         return self.series
 
     def _run_in_quiet(self, series: Series, origin: Origin) -> Run | None:
@@ -103,9 +115,23 @@ class Rounds:
         room = 2 * self.corpus.tar_bytes + BLOCK * self.corpus.files  # the tars and their content
         if shutil.disk_usage(self._folder).free < room:
             raise NoRoom(f"{self._folder} has less than {room / 1e9:.1f} GB left")
-        job = Job(self.corpus, origin.url, origin.cacert, target, self.setting.parallel, self.setting.keep_tar)
+        job = Job(
+            self.corpus,
+            origin.url,
+            origin.cacert,
+            target,
+            self.setting.parallel,
+            self.setting.keep_tar,
+        )
         try:
-            return measure(series.peer, job, origin, self._folder / "output", self.setting.on_disk, sample_memory)
+            return measure(
+                series.peer,
+                job,
+                origin,
+                self._folder / "output",
+                self.setting.on_disk,
+                sample_memory,
+            )
         except Void as error:
             series.void = str(error)
             print(f"void: {series.peer.name}: {error}", file=sys.stderr)

@@ -37,7 +37,9 @@ class Figures:
 def median_ratio(runs: list[Run], reference: list[Run], of: Callable[[Run], float]) -> float:
     """The median of the ratios of each round, which is not affected by a slow or disturbed
     round."""
-    return statistics.median(of(run) / of(other) for run, other in zip(runs, reference, strict=True))
+    return statistics.median(
+        of(run) / of(other) for run, other in zip(runs, reference, strict=True)
+    )
 
 
 def wall_of(run: Run) -> float:
@@ -75,20 +77,28 @@ def figures(series: Series, all_series: list[Series], payload: int) -> Figures:
 def table(setting: Setting, corpus: Corpus, all_series: list[Series], file_system: str) -> str:
     """The Markdown report of one setting; the legend explains the columns."""
     rounds = max((len(each.runs) for each in all_series), default=0)
+    largest = max(each.tar_bytes for each in corpus.classes) / MEGABYTE
     rate = f", {corpus.shape.rate / MEGABYTE:.0f} MB/s a connection" if corpus.shape.rate else ""
     lines = [
         f"## {setting.title}",
         "",
-        f"{corpus.shape.summary}: {len(corpus.classes)} classes, {corpus.files} files, {corpus.payload / GIGABYTE:.3f} GB, "
-        f"the largest tar {max(each.tar_bytes for each in corpus.classes) / MEGABYTE:.0f} MB{rate}; into {file_system}; "
-        f"rounds: {rounds}",
+        f"{corpus.shape.summary}: {len(corpus.classes)} classes, {corpus.files} files, "
+        f"{corpus.payload / GIGABYTE:.3f} GB, the largest tar {largest:.0f} MB{rate}; "
+        f"into {file_system}; rounds: {rounds}",
         "",
-        f"| program | wall s (min-max) | / {REFERENCE.title} | CPU s/GB | / {REFERENCE.title} | peak MB | others |",
+        f"| program | wall s (min-max) | / {REFERENCE.title} | CPU s/GB | / {REFERENCE.title} "
+        "| peak MB | others |",
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [row(each, all_series, corpus.payload) for each in all_series]
-    if repeated := ", ".join(f"{each.peer.name} {each.thrown_away}" for each in all_series if each.thrown_away):
-        lines += ["", f"Thrown away and repeated, because others had more than {QUIET:.0%} of the cores: {repeated}"]
+    if repeated := ", ".join(
+        f"{each.peer.name} {each.thrown_away}" for each in all_series if each.thrown_away
+    ):
+        lines += [
+            "",
+            f"Thrown away and repeated, because others had more than {QUIET:.0%} of the cores: "
+            f"{repeated}",
+        ]
     return "\n".join(lines)
 
 
@@ -97,9 +107,11 @@ def row(series: Series, all_series: list[Series], payload: int) -> str:
     if series.void:
         return f"| {series.peer.title} | VOID: {' '.join(series.void.split())[:200]} | | | | | |"
     found = figures(series, all_series, payload)
-    return (f"| {series.peer.title} | {found.wall:.2f} ({found.fastest:.2f}-{found.slowest:.2f}) | {ratio(found.wall_ratio)} "
-            f"| {found.cpu_per_gb:.2f} | {ratio(found.cpu_ratio)} | {found.peak / MEGABYTE:.1f} "
-            f"| {found.others:.0%}{' busy' if found.busy else ''} |")
+    return (
+        f"| {series.peer.title} | {found.wall:.2f} ({found.fastest:.2f}-{found.slowest:.2f}) "
+        f"| {ratio(found.wall_ratio)} | {found.cpu_per_gb:.2f} | {ratio(found.cpu_ratio)} "
+        f"| {found.peak / MEGABYTE:.1f} | {found.others:.0%}{' busy' if found.busy else ''} |"
+    )
 
 
 def ratio(value: float | None) -> str:
@@ -108,8 +120,9 @@ def ratio(value: float | None) -> str:
 
 
 LEGEND = f"""
-wall: median of the rounds, on a disk with a final sync for those that do none. CPU: of the program and all its children,
-for a GB (10^9 bytes) of images. Ratios: medians of the rounds' ratios. peak: this program and Python, high-water mark of
-their only process in any round; the others, largest sum over their processes in the round that is not timed (PSS, sampled).
-others: the largest share of all cores that other processes had during a run; above {QUIET:.0%} it is called busy.
+wall: median of the rounds, on a disk with a final sync for those that do none. CPU: of the program
+and all its children, for a GB (10^9 bytes) of images. Ratios: medians of the rounds' ratios. peak:
+this program and Python, high-water mark of their only process in any round; the others, largest sum
+over their processes in the round that is not timed (PSS, sampled). others: the largest share of all
+cores that other processes had during a run; above {QUIET:.0%} it is called busy.
 """

@@ -52,7 +52,9 @@ class Verdict:
 
     def __str__(self) -> str:
         word = "PASS     " if self.passed else "SHORTFALL"
-        return f"{word}  {self.what}: {self.found:.2f}{self.unit}, at most {self.bound:.2f}{self.unit}"
+        return (
+            f"{word}  {self.what}: {self.found:.2f}{self.unit}, at most {self.bound:.2f}{self.unit}"
+        )
 
 
 class NoFigures(Exception):
@@ -77,6 +79,11 @@ def judge(target: Target, all_series: list[Series], corpus: Corpus) -> list[Verd
         verdicts.append(Verdict(f"wall beside the fastest peer, {best.peer.name}", beside, 1.0))
     if target.ideal is not None:
         at_best = corpus.tar_bytes / (target.setting.parallel * corpus.shape.rate)
-        verdicts.append(Verdict(f"wall beside the {at_best:.2f} s of {target.setting.parallel} full connections",
-                                found.wall / at_best, target.ideal))
+        verdicts.append(
+            Verdict(
+                f"wall beside the {at_best:.2f} s of {target.setting.parallel} full connections",
+                found.wall / at_best,
+                target.ideal,
+            )
+        )
     return verdicts

@@ -69,7 +69,9 @@ class ATargetIsTheCorpusOrVoid(WithCorpus):
         self.assertIn("still there", self.corpus.fault_in(self.target, keep_tar=False))
         with (self.target / "n00000002.tar").open("r+b") as tar:
             tar.write(b"x")
-        self.assertIn("n00000002.tar: other bytes", self.corpus.fault_in(self.target, keep_tar=True))
+        self.assertIn(
+            "n00000002.tar: other bytes", self.corpus.fault_in(self.target, keep_tar=True)
+        )
 
     def test_each_fault_of_a_folder_is_found(self):
         image = self.target / "n00000002/n00000002_0.JPEG"
@@ -89,15 +91,27 @@ class ATargetIsTheCorpusOrVoid(WithCorpus):
                 self.assertIn("n00000002", self.corpus.fault_in(self.target, keep_tar=False) or "")
 
     def test_a_program_that_fails_or_delivers_nothing_is_void(self):
-        for command, why in ((["sh", "-c", "echo no such host >&2; exit 7"], "exit code 7: no such host"),
-                             (["true"], "No such file"), (["no-such-program"], "did not start")):
+        for command, why in (
+            (["sh", "-c", "echo no such host >&2; exit 7"], "exit code 7: no such host"),
+            (["true"], "No such file"),
+            (["no-such-program"], "did not start"),
+        ):
             with self.subTest(command), self.assertRaisesRegex(Void, why):
                 job = Job(self.corpus, "", None, self.folder / command[0], 1, False)
-                measure(Peer("some", "some", lambda _: command), job, NoOrigin(), self.folder / "log", False, True)
+                measure(
+                    Peer("some", "some", lambda _: command),
+                    job,
+                    NoOrigin(),
+                    self.folder / "log",
+                    False,
+                    True,
+                )
 
-    def test_who_was_void_once_gets_no_figures_and_no_more_turns(self):
+    def test_a_void_peer_gets_no_figures_and_no_more_turns(self):
         lazy = Peer("lazy", "lazy", lambda _: ["true"])
-        found, = Rounds(Setting("small"), self.corpus, [lazy], self.folder, patience=0).measure(3, NoOrigin())
+        (found,) = Rounds(Setting("small"), self.corpus, [lazy], self.folder, patience=0).measure(
+            3, NoOrigin()
+        )
         self.assertEqual(found.runs, [])
         self.assertIn("| lazy | VOID: n00000001", row(found, [found], self.corpus.payload))
 
@@ -145,17 +159,28 @@ class TheFigures(unittest.TestCase):
     def judge(self, target: Target, *all_series: Series) -> dict[str, bool]:
         with tempfile.TemporaryDirectory() as folder:
             corpus = Corpus(Path(folder, "corpus"), replace(SHAPES["skewed"], classes=1), 0.03)
-            return {each.what.split(" of ")[0]: each.passed for each in judge(target, list(all_series), corpus)}
+            return {
+                each.what.split(" of ")[0]: each.passed
+                for each in judge(target, list(all_series), corpus)
+            }
 
     def test_a_bound_holds_or_not(self):
         target = Target(Setting("small"), wall=0.5, cpu=0.9)
         verdicts = self.judge(target, series(OURS, 1.0, 1.0), series(REFERENCE, 2.0, 2.1))
-        self.assertEqual(verdicts, {"peak memory": True, "wall beside curl | tar": True, "CPU beside curl | tar": False})
+        self.assertEqual(
+            verdicts,
+            {"peak memory": True, "wall beside curl | tar": True, "CPU beside curl | tar": False},
+        )
 
     def test_the_fastest_is_not_always_the_reference_and_a_void_peer_is_never(self):
-        wget, void = Peer("wget", "wget", lambda _: []), Series(Peer("aria2", "aria2", lambda _: []), void="exit code 3")
+        wget, void = (
+            Peer("wget", "wget", lambda _: []),
+            Series(Peer("aria2", "aria2", lambda _: []), void="exit code 3"),
+        )
         target = Target(Setting("small"), fastest=True)
-        verdicts = self.judge(target, series(OURS, 1.0), series(REFERENCE, 2.0), series(wget, 0.9), void)
+        verdicts = self.judge(
+            target, series(OURS, 1.0), series(REFERENCE, 2.0), series(wget, 0.9), void
+        )
         self.assertEqual(verdicts["wall beside the fastest peer, wget"], False)
 
     def test_without_this_program_or_the_reference_nothing_passes(self):

@@ -20,7 +20,7 @@ use tokio::time::Instant;
 use crate::{
     dial::{Dial, Tls},
     options::Options,
-    worker::Trouble,
+    worker::LoadError,
 };
 
 /// `f_type` of a tmpfs, see statfs(2).
@@ -54,7 +54,7 @@ pub(crate) struct Coordinator {
 impl Environment {
     /// Creates the folder, finds the program, and raises the limit on open files as far as
     /// possible.
-    pub(crate) fn prepare(options: &Options) -> Result<Self, Trouble> {
+    pub(crate) fn prepare(options: &Options) -> Result<Self, LoadError> {
         let parent = options.dir.clone().unwrap_or_else(std::env::temp_dir);
         let folder = tempfile::Builder::new()
             .prefix("coordinator-load-")
@@ -66,7 +66,7 @@ impl Environment {
                 "find {}; build it: cargo build --release -p coordinator",
                 program.display()
             );
-            return Err(Trouble::Setting(message));
+            return Err(LoadError::Benchmark(message));
         }
         let found = getrlimit(Resource::Nofile);
         setrlimit(
@@ -92,7 +92,7 @@ impl Environment {
     }
 
     /// Describes the machine in one line.
-    pub(crate) fn describe(&self, options: &Options) -> Result<String, Trouble> {
+    pub(crate) fn describe(&self, options: &Options) -> Result<String, LoadError> {
         let cores = std::thread::available_parallelism()?;
         let kind = statfs(self.folder.path())
             .map_err(std::io::Error::from)?
@@ -115,7 +115,7 @@ impl Environment {
     }
 
     /// Measures the lower bound of a commit's cost on this disk.
-    fn syncs_per_second(&self) -> Result<u32, Trouble> {
+    fn syncs_per_second(&self) -> Result<u32, LoadError> {
         let path = self.folder.path().join("syncs");
         let mut file = File::create(&path)?;
         let mut syncs = 0;
@@ -130,7 +130,7 @@ impl Environment {
     }
 
     /// Writes a list of the classes from n00000001 on.
-    pub(crate) fn write_list(&self, name: &str, classes: u32) -> Result<(), Trouble> {
+    pub(crate) fn write_list(&self, name: &str, classes: u32) -> Result<(), LoadError> {
         let mut list = BufWriter::new(File::create(self.folder.path().join(name))?);
         writeln!(list, "wnid")?;
         for number in 1..=classes {
@@ -145,7 +145,7 @@ impl Environment {
         &self,
         list: &str,
         address: Option<SocketAddr>,
-    ) -> Result<Coordinator, Trouble> {
+    ) -> Result<Coordinator, LoadError> {
         let address = match address {
             Some(address) => address,
             None => TcpListener::bind("127.0.0.1:0")?.local_addr()?,
@@ -224,7 +224,7 @@ impl Environment {
     }
 
     /// Sizes of a list's ledger and logs.
-    pub(crate) fn files(&self, list: &str) -> Result<String, Trouble> {
+    pub(crate) fn files(&self, list: &str) -> Result<String, LoadError> {
         let mut sizes = Vec::new();
         for entry in self
             .folder
@@ -248,7 +248,7 @@ impl Environment {
 }
 
 /// Runs `coordinator init` in this folder.
-fn init(program: &Path, folder: &Path) -> Result<Tls, Trouble> {
+fn init(program: &Path, folder: &Path) -> Result<Tls, LoadError> {
     let mut command = Command::new(program);
     command
         .args(["init", "--advertise", "127.0.0.1", "--dir"])
@@ -256,7 +256,7 @@ fn init(program: &Path, folder: &Path) -> Result<Tls, Trouble> {
         .stdout(Stdio::null());
     let status = command.status()?;
     if !status.success() {
-        return Err(Trouble::Setting(format!(
+        return Err(LoadError::Benchmark(format!(
             "run `coordinator init`: {status}"
         )));
     }
@@ -270,7 +270,7 @@ impl Coordinator {
     }
 
     /// CPU time of all its threads.
-    pub(crate) fn cpu(&self) -> Result<Duration, Trouble> {
+    pub(crate) fn cpu(&self) -> Result<Duration, LoadError> {
         let stat = self.proc("stat")?;
         // The name, in parentheses, may contain any character; utime and stime are the 12th and
         // 13th field after it.
@@ -288,7 +288,7 @@ impl Coordinator {
         ))
     }
 
-    pub(crate) fn memory(&self) -> Result<Memory, Trouble> {
+    pub(crate) fn memory(&self) -> Result<Memory, LoadError> {
         Ok(memory::of(self.child.id())?)
     }
 
@@ -300,17 +300,17 @@ impl Coordinator {
     }
 
     /// An error with the end of its log if it has ended.
-    pub(crate) fn check_running(&mut self) -> Result<(), Trouble> {
+    pub(crate) fn check_running(&mut self) -> Result<(), LoadError> {
         match self.child.try_wait()? {
             None => Ok(()),
-            Some(status) => Err(Trouble::Setting(format!(
+            Some(status) => Err(LoadError::Benchmark(format!(
                 "run the coordinator: {status}\n{}",
                 read(&self.log)
             ))),
         }
     }
 
-    fn proc(&self, file: &str) -> Result<String, Trouble> {
+    fn proc(&self, file: &str) -> Result<String, LoadError> {
         Ok(fs::read_to_string(format!(
             "/proc/{}/{file}",
             self.child.id()

@@ -9,7 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use crate::{
     dial::Dial,
-    worker::{self, Trouble},
+    worker::{self, LoadError},
 };
 
 const FREE: u8 = 0;
@@ -29,17 +29,17 @@ impl Grants {
     }
 
     /// Records a granted lease.
-    pub(crate) fn granted(&self, wnid: &str) -> Result<(), Trouble> {
+    pub(crate) fn granted(&self, wnid: &str) -> Result<(), LoadError> {
         self.change(wnid, FREE, HELD, "was granted although it was")
     }
 
     /// Records a released lease.
-    pub(crate) fn given_back(&self, wnid: &str) -> Result<(), Trouble> {
+    pub(crate) fn given_back(&self, wnid: &str) -> Result<(), LoadError> {
         self.change(wnid, HELD, FREE, "was given up although it was")
     }
 
     /// Records an acknowledged result of the holder.
-    pub(crate) fn settled(&self, wnid: &str) -> Result<(), Trouble> {
+    pub(crate) fn settled(&self, wnid: &str) -> Result<(), LoadError> {
         self.change(wnid, HELD, SETTLED, "was acknowledged although it was")
     }
 
@@ -62,7 +62,7 @@ impl Grants {
     }
 
     /// Polls the coordinator through `Watch` until its counts match.
-    pub(crate) async fn check(&self, dial: &Dial) -> Result<(), Trouble> {
+    pub(crate) async fn check(&self, dial: &Dial) -> Result<(), LoadError> {
         let count = |wanted| {
             self.0
                 .iter()
@@ -75,7 +75,7 @@ impl Grants {
             let status = worker::status(dial).await?;
             let settled = status.success + status.skipped + status.failed;
             if settled + status.leased + status.pending != status.total {
-                return Err(Trouble::Misbehaved(format!(
+                return Err(LoadError::Misbehaved(format!(
                     "the counts do not add up: {status:?}"
                 )));
             }
@@ -86,19 +86,19 @@ impl Grants {
                 let message = format!(
                     "(pending, leased, settled) must be {ours:?}, and the counts are {status:?}"
                 );
-                return Err(Trouble::Misbehaved(message));
+                return Err(LoadError::Misbehaved(message));
             }
             sleep(Duration::from_millis(50)).await;
         }
     }
 
-    fn change(&self, wnid: &str, from: u8, to: u8, what: &str) -> Result<(), Trouble> {
+    fn change(&self, wnid: &str, from: u8, to: u8, what: &str) -> Result<(), LoadError> {
         let number = wnid
             .strip_prefix('n')
             .and_then(|digits| digits.parse::<usize>().ok());
         let state = number.and_then(|number| self.0.get(number.checked_sub(1)?));
         let Some(state) = state else {
-            return Err(Trouble::Misbehaved(format!(
+            return Err(LoadError::Misbehaved(format!(
                 "{wnid} is no class of the list"
             )));
         };
@@ -106,7 +106,7 @@ impl Grants {
             Ok(_) => Ok(()),
             Err(found) => {
                 let found = ["free", "held", "settled"][usize::from(found)];
-                Err(Trouble::Misbehaved(format!("{wnid} {what} {found}")))
+                Err(LoadError::Misbehaved(format!("{wnid} {what} {found}")))
             }
         }
     }

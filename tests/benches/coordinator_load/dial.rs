@@ -20,7 +20,7 @@ use tonic::{
     transport::{Channel, Endpoint},
 };
 
-use crate::worker::Trouble;
+use crate::worker::LoadError;
 
 /// Connect timeout: a coordinator that does not accept within this time counts as unavailable.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(4);
@@ -59,7 +59,7 @@ impl Interceptor for Credential {
 }
 
 impl Credential {
-    fn read(path: &Path) -> Result<Self, Trouble> {
+    fn read(path: &Path) -> Result<Self, LoadError> {
         let bearer = format!("Bearer {}", std::fs::read_to_string(path)?.trim());
         Ok(Self(Some(bearer.parse().map_err(io::Error::other)?)))
     }
@@ -67,7 +67,7 @@ impl Credential {
 
 impl Tls {
     /// Reads the files in the folder of `coordinator init`.
-    pub(crate) fn read(folder: &Path) -> Result<Self, Trouble> {
+    pub(crate) fn read(folder: &Path) -> Result<Self, LoadError> {
         let mut roots = RootCertStore::empty();
         let authority =
             CertificateDer::from_pem_file(folder.join("ca.pem")).map_err(io::Error::other)?;

@@ -10,7 +10,7 @@ use crate::{
     coordinator::Coordinator,
     figures::{Latencies, cores, seconds},
     start, tell,
-    worker::{self, Trouble, Worker},
+    worker::{self, LoadError, Worker},
 };
 
 /// The workers' backoff between attempts: full jitter, from this value on, doubled each time.
@@ -29,7 +29,7 @@ struct Attached {
 
 /// Registers workers on connections of their own within one second; each renews and acquires a
 /// class.
-pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
+pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, LoadError> {
     let dial = load.coordinator.dial.clone();
     let herd = load.options.herd;
     let workers = (0..herd).map(|number| {
@@ -66,7 +66,7 @@ pub(crate) async fn first_contact(load: &Load) -> Result<Vec<Worker>, Trouble> {
 }
 
 /// Kills the coordinator and restarts it; the workers reattach and then leave.
-pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Result<(), Trouble> {
+pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Result<(), LoadError> {
     load.coordinator.kill();
     let start = Instant::now();
     let address = load.coordinator.dial.address;
@@ -90,7 +90,7 @@ pub(crate) async fn after_a_kill(load: &mut Load, workers: Vec<Worker>) -> Resul
 }
 
 /// Drops the workers that did not attach.
-fn only_attached(workers: Vec<Worker>, attached: &[Attached]) -> Result<Vec<Worker>, Trouble> {
+fn only_attached(workers: Vec<Worker>, attached: &[Attached]) -> Result<Vec<Worker>, LoadError> {
     let (within, without): (Vec<_>, Vec<_>) = workers
         .into_iter()
         .zip(attached)
@@ -103,7 +103,7 @@ fn only_attached(workers: Vec<Worker>, attached: &[Attached]) -> Result<Vec<Work
 
 /// Renews, or registers if the session is unknown, until it succeeds; then renews once more at
 /// once.
-async fn attach(mut worker: Worker, start: Instant) -> Result<(Worker, Attached), Trouble> {
+async fn attach(mut worker: Worker, start: Instant) -> Result<(Worker, Attached), LoadError> {
     let mut backoff = FIRST_BACKOFF;
     let mut attached = Attached {
         after: Duration::ZERO,
@@ -120,7 +120,7 @@ async fn attach(mut worker: Worker, start: Instant) -> Result<(Worker, Attached)
                 attached.renewal = Some(before.elapsed());
                 break;
             }
-            Err(Trouble::Unanswered { .. }) => {
+            Err(LoadError::Unanswered { .. }) => {
                 sleep(backoff.mul_f64(rand::random())).await;
                 backoff = (backoff * 2).min(LONGEST_BACKOFF);
             }
@@ -130,7 +130,7 @@ async fn attach(mut worker: Worker, start: Instant) -> Result<(Worker, Attached)
     Ok((worker, attached))
 }
 
-async fn contact(worker: &mut Worker) -> Result<(), Trouble> {
+async fn contact(worker: &mut Worker) -> Result<(), LoadError> {
     if worker.has_session() && worker.renew().await? {
         Ok(())
     } else {
@@ -145,7 +145,7 @@ fn print_attached(
     span: Duration,
     attached: Vec<Attached>,
     goal: &str,
-) -> Result<(), Trouble> {
+) -> Result<(), LoadError> {
     let mut renewals = Latencies::default();
     let mut last = Duration::ZERO;
     let mut attempts = 0;

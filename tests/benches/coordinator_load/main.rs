@@ -4,7 +4,7 @@
 //!
 //!     cargo build --release -p coordinator -p tests --bins && target/release/coordinator_load
 //!
-//! With `--tls` each worker that renews has a TLS connection of its own. With `--strangers 8` eight
+//! With `--tls` each worker that renews has a TLS connection of its own. With `--attackers 8` eight
 //! clients without a token attack at the same time, with each kind of frames for `--seconds`; the
 //! other phases are skipped.
 //!
@@ -24,7 +24,7 @@ use clap::Parser as _;
 use tests::memory::Memory;
 use tokio::runtime::Runtime;
 
-mod beside;
+mod attacks;
 mod coordinator;
 mod counts;
 mod dial;
@@ -40,18 +40,18 @@ mod worker;
 use coordinator::{Coordinator, Environment};
 use counts::Grants;
 use options::Options;
-use worker::Trouble;
+use worker::LoadError;
 
 /// Time that a failing coordinator needs to log its reason.
 const EXIT_DELAY: Duration = Duration::from_secs(5);
 
 fn main() -> ExitCode {
     let options = Options::parse().sized();
-    let outcome = Runtime::new().map_err(Trouble::from).and_then(|runtime| {
+    let outcome = Runtime::new().map_err(LoadError::from).and_then(|runtime| {
         runtime.block_on(async {
             tokio::select! {
                 outcome = Load::measure(options) => outcome,
-                _ = tokio::signal::ctrl_c() => Err(Trouble::Setting("interrupted".to_owned())),
+                _ = tokio::signal::ctrl_c() => Err(LoadError::Benchmark("interrupted".to_owned())),
             }
         })
     });
@@ -83,7 +83,7 @@ struct Load {
 
 impl Load {
     /// Runs all phases, from an empty ledger to one with every class but one.
-    async fn measure(options: Options) -> Result<(), Trouble> {
+    async fn measure(options: Options) -> Result<(), LoadError> {
         let site = Environment::prepare(&options)?;
         tell("setting", &site.describe(&options)?);
         let fixed = start::fixed_memory(&site).await?;
@@ -103,9 +103,9 @@ impl Load {
         outcome
     }
 
-    async fn phases(&mut self, fixed: Memory) -> Result<(), Trouble> {
-        if self.options.strangers > 0 {
-            return beside::run(self).await;
+    async fn phases(&mut self, fixed: Memory) -> Result<(), LoadError> {
+        if self.options.attackers > 0 {
+            return attacks::run(self).await;
         }
         let workers = herd::first_contact(self).await?;
         herd::after_a_kill(self, workers).await?;
@@ -125,7 +125,7 @@ impl Load {
     }
 
     /// Verifies the coordinator's counts.
-    async fn check(&self) -> Result<(), Trouble> {
+    async fn check(&self) -> Result<(), LoadError> {
         self.grants.check(&self.coordinator.dial).await
     }
 }

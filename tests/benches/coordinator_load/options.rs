@@ -3,9 +3,9 @@
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
-use tests::stranger::Kind;
+use tests::abusive_clients::Kind;
 
-use crate::worker::Trouble;
+use crate::worker::LoadError;
 
 /// Measures what one coordinator carries; see the head of main.rs.
 #[derive(Debug, Clone, Parser)]
@@ -15,7 +15,11 @@ pub(crate) struct Options {
     #[arg(long)]
     quick: bool,
     /// Classes in the list
-    #[arg(long, default_value_t = 1_000_000, value_parser = clap::value_parser!(u32).range(10_000..=99_999_999))]
+    #[arg(
+        long,
+        default_value_t = 1_000_000,
+        value_parser = clap::value_parser!(u32).range(10_000..=99_999_999)
+    )]
     pub(crate) classes: u32,
     /// Workers that renew
     #[arg(long, default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..))]
@@ -39,11 +43,16 @@ pub(crate) struct Options {
     #[arg(long)]
     pub(crate) tls: bool,
     /// Clients without a token that attack while workers renew; all other phases are left out
-    #[arg(long, default_value_t = 0, requires = "tls", value_parser = clap::value_parser!(u32).range(..=1000))]
-    pub(crate) strangers: u32,
+    #[arg(
+        long,
+        default_value_t = 0,
+        requires = "tls",
+        value_parser = clap::value_parser!(u32).range(..=1000)
+    )]
+    pub(crate) attackers: u32,
     /// What they send: calls, watch, streams, pings, acknowledgements, settings, resets or headers
     /// [default: each in turn]
-    #[arg(long, requires = "strangers")]
+    #[arg(long, requires = "attackers")]
     kind: Option<Kind>,
     /// Fails where a goal of renewals, connections or attacks is not met
     #[arg(long)]
@@ -83,11 +92,11 @@ impl Options {
     }
 
     /// An error if a goal is not met and `--hold` is set.
-    pub(crate) fn hold(&self, is_met: bool, what: &str) -> Result<(), Trouble> {
+    pub(crate) fn hold(&self, is_met: bool, what: &str) -> Result<(), LoadError> {
         if is_met || !self.hold {
             return Ok(());
         }
-        Err(Trouble::Setting(format!("meet the goals {what}")))
+        Err(LoadError::Benchmark(format!("meet the goals {what}")))
     }
 
     /// Duration of the renewals.

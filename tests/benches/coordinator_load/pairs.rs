@@ -7,7 +7,7 @@ use crate::{
     Load,
     figures::{Latencies, cores, mebibytes, microseconds_each, rate},
     tell,
-    worker::{self, Trouble, Worker},
+    worker::{self, LoadError, Worker},
 };
 
 /// Connections that the clients share.
@@ -15,7 +15,7 @@ const CONNECTIONS: u32 = 16;
 
 /// Measurements of one client.
 #[derive(Default)]
-struct Seen {
+struct PairMeasurements {
     acquires: Latencies,
     reports: Latencies,
     pairs: u64,
@@ -23,7 +23,7 @@ struct Seen {
 
 /// Acquires `batch` leases at a time and reports them, until the time is over or only a tenth of
 /// the list is left.
-pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
+pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), LoadError> {
     let options = &load.options;
     let dial = &load.coordinator.dial;
     let clients = Worker::sharing(
@@ -49,8 +49,8 @@ pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
     let span = start.elapsed();
     let cpu = load.coordinator.cpu()?.saturating_sub(cpu);
     let memory = load.coordinator.memory()?;
-    let mut sum = Seen::default();
-    for Seen {
+    let mut sum = PairMeasurements::default();
+    for PairMeasurements {
         acquires,
         reports,
         pairs,
@@ -62,7 +62,8 @@ pub(crate) async fn run(load: &Load, batch: u32) -> Result<(), Trouble> {
     }
     worker::leave(clients).await?;
     let figures = format!(
-        "{} clients: {} pairs, {}; Acquire {}; Report {}; CPU {} ({} a pair, {} a core), memory {}  (goal: 5000/s)",
+        "{} clients: {} pairs, {}; Acquire {}; Report {}; CPU {} ({} a pair, {} a core), \
+         memory {}  (goal: 5000/s)",
         options.clients,
         sum.pairs,
         rate(sum.pairs, span),
@@ -82,8 +83,8 @@ async fn acquire_and_report(
     batch: u32,
     end: Instant,
     least: u64,
-) -> Result<(Worker, Seen), Trouble> {
-    let mut seen = Seen::default();
+) -> Result<(Worker, PairMeasurements), LoadError> {
+    let mut seen = PairMeasurements::default();
     while Instant::now() < end {
         let before = Instant::now();
         let status = client.acquire(batch).await?;

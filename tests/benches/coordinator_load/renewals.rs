@@ -11,7 +11,7 @@ use crate::{
     Load,
     figures::{Latencies, cores, kibibytes, mebibytes, microseconds_each, rate, seconds},
     tell,
-    worker::{self, Trouble, Worker},
+    worker::{self, LoadError, Worker},
 };
 
 /// Leases of each worker.
@@ -28,7 +28,7 @@ pub(crate) const GOAL: Duration = Duration::from_millis(200);
 const MAX_CONNECTION_MEMORY: u64 = 100 << 10;
 
 /// Registers workers, spreads their renewals evenly over time, and lets the workers leave.
-pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
+pub(crate) async fn run(load: &Load) -> Result<(), LoadError> {
     let workers = register(load).await?;
     let start = Instant::now();
     let cpu = load.coordinator.cpu()?;
@@ -37,7 +37,8 @@ pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
     let cpu = load.coordinator.cpu()?.saturating_sub(cpu);
     let memory = load.coordinator.memory()?;
     let figures = format!(
-        "{} workers, every {}: {}, {}, CPU {} ({} each), memory {}  (goal: p99 below 200 ms, below 1 core)",
+        "{} workers, every {}: {}, {}, CPU {} ({} each), memory {}  (goal: p99 below 200 ms, below \
+         1 core)",
         load.options.workers,
         seconds(INTERVAL),
         rate(all.count(), span),
@@ -52,7 +53,7 @@ pub(crate) async fn run(load: &Load) -> Result<(), Trouble> {
 }
 
 /// Registers the workers and grants each its leases. With TLS each has a connection of its own.
-pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
+pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, LoadError> {
     let options = &load.options;
     let dial = &load.coordinator.dial;
     let connections = if options.tls {
@@ -89,7 +90,8 @@ pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
     let interval = interval.into_iter().max().unwrap_or(INTERVAL);
     let grown = load.coordinator.memory()?.now.saturating_sub(memory) / u64::from(connections);
     let figures = format!(
-        "{} workers on {connections} connections in {}, interval for renewals every {}; memory a connection {}  (goal: 100 KiB \
+        "{} workers on {connections} connections in {}, interval for renewals every {}; memory a \
+         connection {}  (goal: 100 KiB \
          with TLS)",
         options.workers,
         seconds(before.elapsed()),
@@ -108,7 +110,7 @@ pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, Trouble> {
 pub(crate) async fn renew(
     workers: Vec<Worker>,
     time: Duration,
-) -> Result<(Vec<Worker>, Latencies), Trouble> {
+) -> Result<(Vec<Worker>, Latencies), LoadError> {
     let start = Instant::now();
     let count = u32::try_from(workers.len()).unwrap_or(u32::MAX);
     let end = start + time;
@@ -127,7 +129,7 @@ pub(crate) async fn renew(
 }
 
 /// All workers leave.
-pub(crate) async fn leave(load: &Load, workers: Vec<Worker>) -> Result<(), Trouble> {
+pub(crate) async fn leave(load: &Load, workers: Vec<Worker>) -> Result<(), LoadError> {
     let before = Instant::now();
     worker::leave(workers).await?;
     let memory = load.coordinator.memory()?;
@@ -149,13 +151,13 @@ async fn renew_until(
     first: Instant,
     interval: Duration,
     end: Instant,
-) -> Result<(Worker, Latencies), Trouble> {
+) -> Result<(Worker, Latencies), LoadError> {
     let mut due = first;
     let mut latencies = Latencies::default();
     while due < end {
         sleep_until(due).await;
         if !worker.renew().await? {
-            return Err(Trouble::Misbehaved(
+            return Err(LoadError::Misbehaved(
                 "a session was forgotten although it was renewed".to_owned(),
             ));
         }

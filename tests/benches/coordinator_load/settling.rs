@@ -6,7 +6,7 @@ use crate::{
     Load,
     figures::{cores, microseconds_each, rate, seconds},
     tell,
-    worker::{self, Trouble, Worker},
+    worker::{self, LoadError, Worker},
 };
 
 /// Maximum number of results per report.
@@ -15,7 +15,7 @@ const BATCH: usize = 4096;
 const CLIENTS: usize = 4;
 
 /// Settles all classes but one.
-pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
+pub(crate) async fn all_but_one(load: &Load) -> Result<(), LoadError> {
     let dial = &load.coordinator.dial;
     let wnids = load.grants.take_all_but_one();
     let reports: Vec<Vec<String>> = wnids.chunks(BATCH).map(<[String]>::to_vec).collect();
@@ -29,7 +29,7 @@ pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
                 .collect()
         })
         .collect();
-    let clients = Worker::sharing(1, "survey", 4, dial, &load.grants);
+    let clients = Worker::sharing(1, "inventory", 4, dial, &load.grants);
     let start = Instant::now();
     let cpu = load.coordinator.cpu()?;
     let (clients, _) = worker::all(clients, move |place, mut client| {
@@ -37,7 +37,7 @@ pub(crate) async fn all_but_one(load: &Load) -> Result<(), Trouble> {
         async move {
             client.register().await?;
             for wnids in share {
-                client.survey(wnids).await?;
+                client.report_inventory(wnids).await?;
             }
             Ok((client, ()))
         }

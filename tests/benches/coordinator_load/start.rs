@@ -10,7 +10,7 @@ use crate::{
     counts::Grants,
     figures::{bytes_each, mebibytes, seconds},
     tell, worker,
-    worker::Trouble,
+    worker::LoadError,
 };
 
 const LIST: &str = "classes.csv";
@@ -18,7 +18,7 @@ const GOAL: &str = "(goal: below 3 s, at most 200 bytes a class for 1 million)";
 const POLL_INTERVAL: Duration = Duration::from_millis(2);
 
 /// Memory of the program with a single class.
-pub(crate) async fn fixed_memory(site: &Environment) -> Result<Memory, Trouble> {
+pub(crate) async fn fixed_memory(site: &Environment) -> Result<Memory, LoadError> {
     const SHORT: &str = "one.csv";
     site.write_list(SHORT, 1)?;
     let (coordinator, took) = start(site, SHORT, None).await?;
@@ -35,7 +35,7 @@ pub(crate) async fn with_all_pending(
     site: &Environment,
     classes: u32,
     fixed: Memory,
-) -> Result<(Coordinator, Arc<Grants>), Trouble> {
+) -> Result<(Coordinator, Arc<Grants>), LoadError> {
     site.write_list(LIST, classes)?;
     let (coordinator, took) = start(site, LIST, None).await?;
     tell(
@@ -50,7 +50,7 @@ pub(crate) async fn with_all_settled(
     site: &Environment,
     classes: u32,
     fixed: Memory,
-) -> Result<Coordinator, Trouble> {
+) -> Result<Coordinator, LoadError> {
     tell("files", &site.files(LIST)?);
     let (coordinator, took) = start(site, LIST, None).await?;
     tell(
@@ -64,7 +64,7 @@ pub(crate) async fn with_all_settled(
 pub(crate) async fn again(
     site: &Environment,
     address: SocketAddr,
-) -> Result<(Coordinator, String), Trouble> {
+) -> Result<(Coordinator, String), LoadError> {
     start(site, LIST, Some(address)).await
 }
 
@@ -72,7 +72,7 @@ async fn start(
     site: &Environment,
     list: &str,
     address: Option<SocketAddr>,
-) -> Result<(Coordinator, String), Trouble> {
+) -> Result<(Coordinator, String), LoadError> {
     let mut coordinator = site.start(list, address)?;
     while worker::status(&coordinator.dial).await.is_err() {
         coordinator.check_running()?;
@@ -87,7 +87,7 @@ fn describe(
     took: &str,
     classes: u32,
     fixed: Memory,
-) -> Result<String, Trouble> {
+) -> Result<String, LoadError> {
     let memory = coordinator.memory()?;
     Ok(format!(
         "{took}, memory {} ({} bytes a class), at most {} ({} bytes a class), CPU {}  {GOAL}",

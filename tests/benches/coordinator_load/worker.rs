@@ -20,10 +20,10 @@ const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
 /// The reason why a phase could not be measured.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Trouble {
+pub(crate) enum LoadError {
     /// An error of the benchmark itself.
     #[error("{0}")]
-    Setting(String),
+    Benchmark(String),
     /// An error of a file or a process.
     #[error("prepare: {0}")]
     Io(#[from] io::Error),
@@ -52,7 +52,7 @@ pub(crate) struct Worker {
 }
 
 /// Reads the counts of the job with `Watch`.
-pub(crate) async fn status(dial: &Dial) -> Result<JobStatus, Trouble> {
+pub(crate) async fn status(dial: &Dial) -> Result<JobStatus, LoadError> {
     let mut client = dial.viewer();
     let first = async {
         client
@@ -65,17 +65,17 @@ pub(crate) async fn status(dial: &Dial) -> Result<JobStatus, Trouble> {
     };
     call("Watch", first)
         .await?
-        .ok_or_else(|| Trouble::Misbehaved("Watch sent no counts".to_owned()))
+        .ok_or_else(|| LoadError::Misbehaved("Watch sent no counts".to_owned()))
 }
 
 /// Runs a step for all workers concurrently; returns the workers and the results.
 pub(crate) async fn all<T, F>(
     workers: impl IntoIterator<Item = Worker>,
     step: impl Fn(usize, Worker) -> F,
-) -> Result<(Vec<Worker>, Vec<T>), Trouble>
+) -> Result<(Vec<Worker>, Vec<T>), LoadError>
 where
     T: Send + 'static,
-    F: Future<Output = Result<(Worker, T), Trouble>> + Send + 'static,
+    F: Future<Output = Result<(Worker, T), LoadError>> + Send + 'static,
 {
     let mut tasks: JoinSet<_> = workers
         .into_iter()
@@ -86,7 +86,7 @@ where
     let mut results = Vec::new();
     while let Some(ended) = tasks.join_next().await {
         let (worker, result) =
-            ended.map_err(|error| Trouble::Setting(format!("await a worker: {error}")))??;
+            ended.map_err(|error| LoadError::Benchmark(format!("await a worker: {error}")))??;
         workers.push(worker);
         results.push(result);
     }
@@ -94,7 +94,7 @@ where
 }
 
 /// All workers leave.
-pub(crate) async fn leave(workers: Vec<Worker>) -> Result<(), Trouble> {
+pub(crate) async fn leave(workers: Vec<Worker>) -> Result<(), LoadError> {
     all(workers, |_, mut worker| async move {
         worker.leave().await?;
         Ok((worker, ()))
@@ -136,7 +136,7 @@ impl Worker {
             .collect()
     }
 
-    pub(crate) async fn register(&mut self) -> Result<(), Trouble> {
+    pub(crate) async fn register(&mut self) -> Result<(), LoadError> {
         let request = RegisterRequest {
             protocol_version: 1,
             worker_name: self.name.clone(),
@@ -155,7 +155,7 @@ impl Worker {
     }
 
     /// Renews all leases. Returns `false` if the worker must register again.
-    pub(crate) async fn renew(&mut self) -> Result<bool, Trouble> {
+    pub(crate) async fn renew(&mut self) -> Result<bool, LoadError> {
         let request = RenewRequest {
             session_id: self.session,
             held: self.held.clone(),
@@ -167,7 +167,7 @@ impl Worker {
     }
 
     /// Requests leases; returns the counts in the answer.
-    pub(crate) async fn acquire(&mut self, max: u32) -> Result<JobStatus, Trouble> {
+    pub(crate) async fn acquire(&mut self, max: u32) -> Result<JobStatus, LoadError> {
         let request = AcquireRequest {
             session_id: self.session,
             max,
@@ -175,7 +175,7 @@ impl Worker {
         };
         let reply = call("Acquire", self.client.acquire(request)).await?;
         if reply.directive() == Directive::Reregister {
-            return Err(Trouble::Misbehaved(format!(
+            return Err(LoadError::Misbehaved(format!(
                 "the session of {} is unknown to the coordinator",
                 self.name
             )));
@@ -194,7 +194,7 @@ impl Worker {
     }
 
     /// Reports all held classes as published; returns their number.
-    pub(crate) async fn report(&mut self) -> Result<u64, Trouble> {
+    pub(crate) async fn report(&mut self) -> Result<u64, LoadError> {
         let published = Outcome {
             kind: Some(Kind::Success(Published {
                 files: 500,
@@ -205,7 +205,7 @@ impl Worker {
     }
 
     /// Reports classes as already complete, without leases, as the inventory of a storage does.
-    pub(crate) async fn survey(&mut self, wnids: Vec<String>) -> Result<u64, Trouble> {
+    pub(crate) async fn report_inventory(&mut self, wnids: Vec<String>) -> Result<u64, LoadError> {
         self.held = wnids
             .into_iter()
             .map(|wnid| Held {
@@ -225,7 +225,7 @@ impl Worker {
         self.send_report(&skipped).await
     }
 
-    async fn send_report(&mut self, outcome: &Outcome) -> Result<u64, Trouble> {
+    async fn send_report(&mut self, outcome: &Outcome) -> Result<u64, LoadError> {
         let result = |held: &Held| proto::Result {
             wnid: held.wnid.clone(),
             token: held.token,
@@ -244,7 +244,7 @@ impl Worker {
                 "of {:?} only {:?} were acknowledged",
                 self.held, reply.acked
             );
-            return Err(Trouble::Misbehaved(message));
+            return Err(LoadError::Misbehaved(message));
         }
         reply
             .acked
@@ -260,14 +260,14 @@ impl Worker {
     }
 
     /// Forgets all leases.
-    pub(crate) fn give_all_up(&mut self) -> Result<(), Trouble> {
+    pub(crate) fn give_all_up(&mut self) -> Result<(), LoadError> {
         self.held
             .drain(..)
             .try_for_each(|held| self.grants.given_back(&held.wnid))
     }
 
     /// Releases all leases and ends the session.
-    async fn leave(&mut self) -> Result<(), Trouble> {
+    async fn leave(&mut self) -> Result<(), LoadError> {
         // Before the call: the coordinator may grant a class to another worker before the answer
         // arrives.
         self.give_all_up()?;
@@ -278,7 +278,7 @@ impl Worker {
         call("Leave", self.client.leave(request)).await.map(|_| ())
     }
 
-    fn drop_leases_of(&mut self, drop: &[Held]) -> Result<(), Trouble> {
+    fn drop_leases_of(&mut self, drop: &[Held]) -> Result<(), LoadError> {
         self.held
             .retain(|held| drop.iter().all(|lease| lease.wnid != held.wnid));
         drop.iter()
@@ -289,14 +289,14 @@ impl Worker {
 async fn call<T>(
     call: &'static str,
     answer: impl Future<Output = Result<Response<T>, Status>>,
-) -> Result<T, Trouble> {
+) -> Result<T, LoadError> {
     match timeout(CALL_TIMEOUT, answer).await {
         Ok(Ok(reply)) => Ok(reply.into_inner()),
-        Ok(Err(status)) => Err(Trouble::Unanswered {
+        Ok(Err(status)) => Err(LoadError::Unanswered {
             call,
             why: status.to_string(),
         }),
-        Err(_) => Err(Trouble::Unanswered {
+        Err(_) => Err(LoadError::Unanswered {
             call,
             why: format!("no answer for {CALL_TIMEOUT:?}"),
         }),

@@ -36,8 +36,20 @@ NODES = ("node1", "node2")
 CLASSES = 160
 # Slow enough that the job still runs at the last block of the page.
 BYTES_A_SECOND = 15_000
-NEEDS = ("ip", "unshare", "nsenter", "systemd-analyze", "nginx", "openssl", "ssh", "scp", "ssh-keygen", "man",
-         "curl", "ps")
+NEEDS = (
+    "ip",
+    "unshare",
+    "nsenter",
+    "systemd-analyze",
+    "nginx",
+    "openssl",
+    "ssh",
+    "scp",
+    "ssh-keygen",
+    "man",
+    "curl",
+    "ps",
+)
 
 
 def your_machine(network: Network, space: str, sshd: Sshd) -> Host:
@@ -53,22 +65,47 @@ def your_machine(network: Network, space: str, sshd: Sshd) -> Host:
     lines = "".join(f"n{number:08},class {number}\n" for number in range(1, CLASSES + 1))
     (folder / "data.csv").write_text(f"wnid,name\n{lines}")
     enter = (
-        'mount --make-rprivate / && mount -t tmpfs checkout "$2" && mkdir "$2"/upper "$2"/work "$2"/target && '
-        '{ [ ! -d "$1/target" ] || mount --bind "$1/target" "$2/target"; } && cp "$HOME/data.csv" "$2/upper" && '
-        'mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" checkout "$1" && mkdir -p "$1/target" && '
-        'mount --bind "$2/target" "$1/target" && cd "$1" && shift 2 && exec "$@"'
+        'mount --make-rprivate / && mount -t tmpfs checkout "$2" && '
+        'mkdir "$2"/upper "$2"/work "$2"/target && '
+        '{ [ ! -d "$1/target" ] || mount --bind "$1/target" "$2/target"; } && '
+        'cp "$HOME/data.csv" "$2/upper" && '
+        'mount -t overlay -o "lowerdir=$1,upperdir=$2/upper,workdir=$2/work" checkout "$1" && '
+        'mkdir -p "$1/target" && mount --bind "$2/target" "$1/target" && '
+        'cd "$1" && shift 2 && exec "$@"'
     )
     mount = network.folder / "checkout"
     mount.mkdir()
     real = Path.home()
     # The page's programs without optimization, which takes most of the build time. They are in a
     # separate folder so that they are not mistaken for release builds.
-    quick = {"CARGO_TARGET_DIR": str(BUILD / "unoptimized"), "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
-             "CARGO_PROFILE_RELEASE_LTO": "off", "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16"}
-    environment = {**os.environ, **quick, "HOME": str(folder), "CARGO_NET_OFFLINE": "true",
-                   "CARGO_HOME": os.environ.get("CARGO_HOME", str(real / ".cargo")),
-                   "RUSTUP_HOME": os.environ.get("RUSTUP_HOME", str(real / ".rustup"))}
-    inside = ["ip", "netns", "exec", space, "unshare", "--mount", "bash", "-euc", enter, "enter", REPOSITORY, mount]
+    quick = {
+        "CARGO_TARGET_DIR": str(BUILD / "unoptimized"),
+        "CARGO_PROFILE_RELEASE_OPT_LEVEL": "0",
+        "CARGO_PROFILE_RELEASE_LTO": "off",
+        "CARGO_PROFILE_RELEASE_CODEGEN_UNITS": "16",
+    }
+    environment = {
+        **os.environ,
+        **quick,
+        "HOME": str(folder),
+        "CARGO_NET_OFFLINE": "true",
+        "CARGO_HOME": os.environ.get("CARGO_HOME", str(real / ".cargo")),
+        "RUSTUP_HOME": os.environ.get("RUSTUP_HOME", str(real / ".rustup")),
+    }
+    inside = [
+        "ip",
+        "netns",
+        "exec",
+        space,
+        "unshare",
+        "--mount",
+        "bash",
+        "-euc",
+        enter,
+        "enter",
+        REPOSITORY,
+        mount,
+    ]
     return Host(HOME, inside, environment)
 
 
@@ -85,7 +122,8 @@ def follow(page: list[Block], hosts: dict[str, Host], story: Story) -> None:
             check()
             print(f"    {check.__name__.replace('_', ' ')}", flush=True)
     if checks:
-        raise PageError(f"the page has no block {', '.join(f'{number} in {heading}' for heading, number in checks)}")
+        absent = ", ".join(f"{number} in {heading}" for heading, number in checks)
+        raise PageError(f"the page has no block {absent}")
 
 
 def run(page: Path) -> None:
@@ -96,26 +134,43 @@ def run(page: Path) -> None:
         network = stack.enter_context(Network(folder))
         images = make_tars(folder / "tars", [f"n{number:08}" for number in range(1, CLASSES + 2)])
         program = BUILD / "debug/origin"
-        origin = Origin(network.plug_in(NAME), folder / "origin", folder / "tars", program, BYTES_A_SECOND)
+        origin = Origin(
+            network.plug_in(NAME), folder / "origin", folder / "tars", program, BYTES_A_SECOND
+        )
         stack.enter_context(origin)
         sshd = Sshd(folder / "ssh", BUILD / "bare_metal")
-        nodes = [stack.enter_context(Node(network, name, sshd, origin.certificate)) for name in NODES]
+        nodes = [
+            stack.enter_context(Node(network, name, sshd, origin.certificate)) for name in NODES
+        ]
         home = your_machine(network, network.plug_in("yours"), sshd)
         began = time.monotonic()
         for node in nodes:
             node.boot(network)
         print(f"two nodes have booted: {time.monotonic() - began:.1f} s", flush=True)
-        follow(steps, {HOME: home, **dict(zip(NODES, nodes, strict=True))}, Story(*nodes, origin, images))
+        follow(
+            steps,
+            {HOME: home, **dict(zip(NODES, nodes, strict=True))},
+            Story(*nodes, origin, images),
+        )
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(prog="bare_metal", description=__doc__,
-                                     formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--page", type=Path, default=REPOSITORY / "deploy/bare-metal.md", help="another page than the one")
+    parser = argparse.ArgumentParser(
+        prog="bare_metal", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--page",
+        type=Path,
+        default=REPOSITORY / "deploy/bare-metal.md",
+        help="another page than the one",
+    )
     page = parser.parse_args().page
     missing = [need for need in NEEDS if not shutil.which(need)]
     if os.geteuid() or missing or not Path("/lib/systemd/systemd").exists():
-        print(f"skipped: the hosts of the page need root, systemd and {', '.join(missing) or 'nothing else'}")
+        print(
+            "skipped: the hosts of the page need root, systemd and "
+            f"{', '.join(missing) or 'nothing else'}"
+        )
         return 0
     # SIGTERM then removes all hosts, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))

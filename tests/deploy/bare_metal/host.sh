@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Makes the host that it runs in, namespaces of its own, look like one with Debian freshly on it, and boots systemd there: the
-# machine's /usr (read-only) and libc configuration, all else empty and in memory. Usage: host.sh NAME FOLDER LOWER_USR...
+# Makes the host that it runs in, namespaces of its own, look like one with a fresh Debian, and
+# boots systemd there: the machine's /usr (read-only) and libc configuration, all else empty and in
+# memory. Usage: host.sh NAME FOLDER LOWER_USR...
 set -euo pipefail
 name=$1 folder=$2 usr=$(IFS=:; echo "${*:3}")
 
@@ -11,7 +12,11 @@ mkdir -p usr etc var run proc sys dev tmp root srv old
 chmod 1777 tmp
 chmod 700 root
 for link in bin sbin lib lib64; do ln -s "usr/$link" "$link"; done
-if [ "$usr" = /usr ]; then mount --rbind -o ro /usr usr; else mount -t overlay -o "ro,lowerdir=$usr" overlay usr; fi
+if [ "$usr" = /usr ]; then
+  mount --rbind -o ro /usr usr
+else
+  mount -t overlay -o "ro,lowerdir=$usr" overlay usr
+fi
 mount -t tmpfs -o mode=755 local usr/local
 mkdir -p usr/local/{bin,sbin,share/man} etc/{sysusers.d,tmpfiles.d}
 cp -r /etc/{ld.so.cache,alternatives,login.defs,manpath.config,pam.d} etc/
@@ -43,7 +48,7 @@ hostname "$name"
 pivot_root . old
 umount -l /old
 rmdir /old
-# As it is on a machine; in what it takes for a container systemd leaves it to others, and gives a unit no credentials.
+# As on a machine. In a container systemd does not do this, and gives a unit no credentials.
 mount --make-rshared /
 exec env -i container=namespaces PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
   /lib/systemd/systemd --system --log-target=journal-or-kmsg --show-status=no

@@ -22,7 +22,9 @@ class HostError(Exception):
 
 def must(*command: str | Path) -> str:
     """Returns the output of a command."""
-    done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise HostError(f"{' '.join(map(str, command))}: {done.stderr.strip()}")
     return done.stdout
@@ -59,7 +61,21 @@ class Network:
         # with a flag.
         space, address = f"{self.name}-{number}", f"203.0.113.{number}"
         self._add(space)
-        must("ip", "-n", self.name, "link", "add", f"to{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
+        must(
+            "ip",
+            "-n",
+            self.name,
+            "link",
+            "add",
+            f"to{number}",
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "eth0",
+            "netns",
+            space,
+        )
         must("ip", "-n", self.name, "link", "set", f"to{number}", "master", "bridge", "up")
         must("ip", "-n", space, "addr", "add", f"{address}/24", "dev", "eth0")
         for device in ("lo", "eth0"):
@@ -69,7 +85,10 @@ class Network:
 
     def etc_hosts(self) -> str:
         """The `/etc/hosts` of all hosts."""
-        return "".join(f"{address} {name}\n" for name, address in {"localhost": "127.0.0.1", **self.names}.items())
+        return "".join(
+            f"{address} {name}\n"
+            for name, address in {"localhost": "127.0.0.1", **self.names}.items()
+        )
 
 
 class Host:
@@ -80,21 +99,35 @@ class Host:
         self._enter = enter
         self._environment = environment
 
-    def run(self, commands: str, seconds: float = SECONDS_FOR_A_BLOCK) -> subprocess.CompletedProcess[str]:
+    def run(
+        self, commands: str, seconds: float = SECONDS_FOR_A_BLOCK
+    ) -> subprocess.CompletedProcess[str]:
         """Runs commands in a shell that stops at the first failing command; the output includes
         standard error."""
         try:
-            return subprocess.run([*self._enter, *STRICT, commands], env=self._environment, stdin=subprocess.DEVNULL,
-                                  stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=seconds, check=False)
+            return subprocess.run(
+                [*self._enter, *STRICT, commands],
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=seconds,
+                check=False,
+            )
         except subprocess.TimeoutExpired as error:
-            said = (error.output or b"").decode(errors="replace")
-            raise HostError(f"on {self.name}, after {seconds:.0f}s still running: {commands}\n{said}") from error
+            output = (error.output or b"").decode(errors="replace")
+            raise HostError(
+                f"on {self.name}, after {seconds:.0f}s still running: {commands}\n{output}"
+            ) from error
 
     def must(self, commands: str) -> str:
         """Returns the output of the commands; raises an error if they fail."""
         done = self.run(commands)
         if done.returncode:
-            raise HostError(f"on {self.name}, exit code {done.returncode}: {commands}\n{done.stdout}")
+            raise HostError(
+                f"on {self.name}, exit code {done.returncode}: {commands}\n{done.stdout}"
+            )
         return done.stdout.strip()
 
 
@@ -107,8 +140,16 @@ class Node(Host):
         self._lower = [*map(str, sshd.usr), "/usr"]
         self._cgroup = cgroups() / self._space
         self._files(sshd, authorities)
-        super().__init__(name, [], {"HOME": "/root", "USER": "root", "LANG": "C.UTF-8",
-                                    "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin"})
+        super().__init__(
+            name,
+            [],
+            {
+                "HOME": "/root",
+                "USER": "root",
+                "LANG": "C.UTF-8",
+                "PATH": "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin",
+            },
+        )
 
     def _files(self, sshd: Sshd, authorities: Path) -> None:
         (self._folder / "root").mkdir(parents=True)
@@ -116,7 +157,9 @@ class Node(Host):
         for name in ("ssl/certs", "systemd/system/multi-user.target.wants"):
             (etc / name).mkdir(parents=True)
         shutil.copy(authorities, etc / "ssl/certs/ca-certificates.crt")
-        (etc / "passwd").write_text("root:x:0:0:root:/root:/bin/bash\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n")
+        (etc / "passwd").write_text(
+            "root:x:0:0:root:/root:/bin/bash\nsshd:x:100:65534::/run/sshd:/usr/sbin/nologin\n"
+        )
         (etc / "group").write_text("root:x:0:\nnogroup:x:65534:\n")
         (etc / "shadow").write_text("root:*:20000::::::\nsshd:*:20000::::::\n")
         (etc / "nsswitch.conf").write_text("hosts: files\n")
@@ -126,19 +169,51 @@ class Node(Host):
         """Boots it and waits until all units are started."""
         (self._folder / "files/etc/hosts").write_text(network.etc_hosts())
         self._cgroup.mkdir()
-        namespaces = ["--mount", "--uts", "--ipc", "--pid", "--cgroup", "--fork", "--kill-child", "--propagation", "private"]
+        namespaces = [
+            "--mount",
+            "--uts",
+            "--ipc",
+            "--pid",
+            "--cgroup",
+            "--fork",
+            "--kill-child",
+            "--propagation",
+            "private",
+        ]
         with (self._folder / "console").open("wb") as console:
             self._outside = subprocess.Popen(
-                ["ip", "netns", "exec", self._space, "unshare", *namespaces,
-                 HERE / "host.sh", self.name, self._folder, *self._lower],
-                stdin=subprocess.DEVNULL, stdout=console, stderr=console, start_new_session=True,
-                preexec_fn=lambda: (self._cgroup / "cgroup.procs").write_text(str(os.getpid())))
+                [
+                    "ip",
+                    "netns",
+                    "exec",
+                    self._space,
+                    "unshare",
+                    *namespaces,
+                    HERE / "host.sh",
+                    self.name,
+                    self._folder,
+                    *self._lower,
+                ],
+                stdin=subprocess.DEVNULL,
+                stdout=console,
+                stderr=console,
+                start_new_session=True,
+                preexec_fn=lambda: (self._cgroup / "cgroup.procs").write_text(str(os.getpid())),
+            )
         until = time.monotonic() + SECONDS_TO_BOOT
         while True:
-            children = Path(f"/proc/{self._outside.pid}/task/{self._outside.pid}/children").read_text().split()
+            children = (
+                Path(f"/proc/{self._outside.pid}/task/{self._outside.pid}/children")
+                .read_text()
+                .split()
+            )
             self._first = children[0] if children else ""
             self._enter = ["nsenter", "--target", self._first, "--all", "--wdns=/root", "--"]
-            state = self.run("systemctl is-system-running; systemctl is-active sshd").stdout if children else ""
+            state = (
+                self.run("systemctl is-system-running; systemctl is-active sshd").stdout
+                if children
+                else ""
+            )
             if state in ("running\nactive\n", "degraded\nactive\n"):
                 return
             if time.monotonic() > until or self._outside.poll() is not None:

@@ -16,11 +16,12 @@ daemon off; user root; worker_processes 1; pid {folder}/pid; error_log {folder}/
 events {{ worker_connections 256; }}
 http {{
   access_log off;
-  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy; fastcgi_temp_path {folder}/fastcgi;
-  uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
+  client_body_temp_path {folder}/body; proxy_temp_path {folder}/proxy;
+  fastcgi_temp_path {folder}/fastcgi; uwsgi_temp_path {folder}/uwsgi; scgi_temp_path {folder}/scgi;
   upstream tars {{ server {slow} max_fails=0; server {fast} backup; }}
   server {{
-    listen 443 ssl; server_name {name}; ssl_certificate {folder}/certificate; ssl_certificate_key {folder}/key;
+    listen 443 ssl; server_name {name};
+    ssl_certificate {folder}/certificate; ssl_certificate_key {folder}/key;
     location / {{ proxy_pass http://tars; proxy_http_version 1.1; proxy_buffering off; }}
   }}
 }}
@@ -52,15 +53,42 @@ class Origin:
         self._running: list[subprocess.Popen[bytes]] = []
         folder.mkdir()
         self.certificate = folder / "certificate"
-        must("openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2",
-             "-subj", f"/CN={NAME}", "-addext", f"subjectAltName=DNS:{NAME}", "-addext", "basicConstraints=critical,CA:FALSE",
-             "-keyout", folder / "key", "-out", self.certificate)
+        must(
+            "openssl",
+            "req",
+            "-x509",
+            "-newkey",
+            "ec",
+            "-pkeyopt",
+            "ec_paramgen_curve:prime256v1",
+            "-nodes",
+            "-days",
+            "2",
+            "-subj",
+            f"/CN={NAME}",
+            "-addext",
+            f"subjectAltName=DNS:{NAME}",
+            "-addext",
+            "basicConstraints=critical,CA:FALSE",
+            "-keyout",
+            folder / "key",
+            "-out",
+            self.certificate,
+        )
 
     def __enter__(self) -> "Origin":
         slow, fast = self._serve(self._rate), self._serve(0)
         configuration = CONFIGURATION.format(folder=self._folder, name=NAME, slow=slow, fast=fast)
         (self._folder / "nginx.conf").write_text(configuration)
-        self._start("nginx", "-p", self._folder, "-c", self._folder / "nginx.conf", "-e", self._folder / "errors")
+        self._start(
+            "nginx",
+            "-p",
+            self._folder,
+            "-c",
+            self._folder / "nginx.conf",
+            "-e",
+            self._folder / "errors",
+        )
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -68,7 +96,7 @@ class Origin:
             program.terminate()
             program.wait()
 
-    def hurry(self) -> None:
+    def raise_the_rate(self) -> None:
         """Removes the rate limit. Transfers in progress are cut, which the programs must handle; no
         request is rejected."""
         self._running[0].kill()
@@ -76,10 +104,14 @@ class Origin:
 
     def _serve(self, rate: int) -> str:
         """Starts an origin; returns its address as HOST:PORT."""
-        serving = self._start(self._program, "--dir", self._tars, "--listen", "127.0.0.1:0", "--total-rate", str(rate))
+        serving = self._start(
+            self._program, "--dir", self._tars, "--listen", "127.0.0.1:0", "--total-rate", str(rate)
+        )
         return serving.stdout.readline().decode().strip().removeprefix("http://")
 
     def _start(self, *command: str | Path) -> subprocess.Popen[bytes]:
-        started = subprocess.Popen([*self._inside, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE)
+        started = subprocess.Popen(
+            [*self._inside, *command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE
+        )
         self._running.append(started)
         return started

@@ -35,15 +35,18 @@ def blocks(text: str, known: set[str]) -> list[Block]:
     if text.count("```") != 2 * len(fences):
         raise PageError("a fence is not closed, or does not begin its line")
     for fence in fences:
-        prose = FENCE.sub("", text[:fence.start()])
+        prose = FENCE.sub("", text[: fence.start()])
         headings = HEADING.findall(prose)
         heading = headings[-1] if headings else ""
         number = 1 + sum(block.heading == heading for block in found)
         where = WHERE.match(fence[2])
         hosts = tuple(where[1].split(" and ")) if where else ()
         if fence[1] != "sh" or not hosts or not known.issuperset(hosts):
-            raise PageError(f"{heading}, block {number} does not say in its first line on which of {sorted(known)} it is run")
-        found.append(Block(heading, number, hosts, fence[2][where.end():]))
+            raise PageError(
+                f"{heading}, block {number} does not say in its first line on which of "
+                f"{sorted(known)} it is run"
+            )
+        found.append(Block(heading, number, hosts, fence[2][where.end() :]))
     if not found:
         raise PageError("there is nothing to do")
     return found

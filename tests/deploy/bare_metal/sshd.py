@@ -37,7 +37,9 @@ class Sshd:
         folder.mkdir()
         self.usr = [] if Path("/usr/sbin/sshd").exists() else [unpacked(cache)]
         for name in ("key", "host_key"):
-            subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True)
+            subprocess.run(
+                ["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", folder / name], check=True
+            )
 
     def configure(self, etc: Path) -> None:
         """Writes the server's files into the `/etc` of a node."""
@@ -61,10 +63,14 @@ def unpacked(cache: Path) -> Path:
         shutil.rmtree(cache, ignore_errors=True)
         cache.mkdir(parents=True)
         subprocess.run(["apt-get", "update", "-qq"], check=True)
-        subprocess.run(["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *PACKAGES], cwd=cache, check=True)
+        subprocess.run(
+            ["apt-get", "download", "-qq", "-o", "APT::Sandbox::User=root", *PACKAGES],
+            cwd=cache,
+            check=True,
+        )
         for package in cache.glob("*.deb"):
             subprocess.run(["dpkg", "-x", package, cache / "unpacked"], check=True)
-        # Renamed when it is complete. The files of the packages in /lib are not needed, and `/usr` has a
-        # `lib` too.
+        # Renamed when it is complete. The files of the packages in /lib are not needed, and `/usr`
+        # has a `lib` too.
         (cache / "unpacked").rename(cache / "root")
     return usr

@@ -37,10 +37,14 @@ def helm(arguments: list[str], version: str | None = None) -> subprocess.Complet
     with tempfile.TemporaryDirectory() as home:
         environment = {f"HELM_{kind}_HOME": home for kind in ("CACHE", "CONFIG", "DATA")}
         environment |= {"HOME": home, "PATH": os.environ["PATH"]}
-        return subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, env=environment)
+        return subprocess.run(
+            [program, *map(str, arguments)], capture_output=True, text=True, env=environment
+        )
 
 
-def template(values: list[Path] = (), settings: list[str] = (), version: str | None = None) -> list[Object]:
+def template(
+    values: list[Path] = (), settings: list[str] = (), version: str | None = None
+) -> list[Object]:
     """The objects from these values files and `--set` arguments."""
     files = [word for path in values for word in ("-f", path)]
     given = [word for setting in settings for word in ("--set", setting)]

@@ -30,7 +30,10 @@ mount --make-rprivate /
 mount -t tmpfs pod "$ROOT"
 cd "$ROOT"
 mkdir -p proc dev etc
-for device in null zero random urandom; do touch "dev/$device"; mount --bind "/dev/$device" "dev/$device"; done
+for device in null zero random urandom; do
+  touch "dev/$device"
+  mount --bind "/dev/$device" "dev/$device"
+done
 mount -t proc proc proc
 cp "$HOSTS" etc/hosts
 if [ -n "$IMAGE" ]; then
@@ -38,10 +41,17 @@ if [ -n "$IMAGE" ]; then
 else
   mkdir -p usr/lib usr/local/bin lib lib64 etc/ssl/certs
   for library in $LIBRARIES; do mount --rbind "$library" ".$library"; done
-  for program in $PROGRAMS; do touch "usr/local/bin/${program##*/}"; mount --bind "$program" "usr/local/bin/${program##*/}"; done
+  for program in $PROGRAMS; do
+    touch "usr/local/bin/${program##*/}"
+    mount --bind "$program" "usr/local/bin/${program##*/}"
+  done
   cp /etc/ssl/certs/ca-certificates.crt etc/ssl/certs/
 fi
-while read -r from to mode; do mkdir -p ".$to"; mount --bind "$from" ".$to"; mount -o "remount,bind,$mode" ".$to"; done < "$MOUNTS"
+while read -r from to mode; do
+  mkdir -p ".$to"
+  mount --bind "$from" ".$to"
+  mount -o "remount,bind,$mode" ".$to"
+done < "$MOUNTS"
 mount -o remount,ro "$ROOT"
 hostname "$POD"
 cd /
@@ -50,7 +60,9 @@ exec setpriv --no-new-privs chroot --userspec="$USER_AND_GROUP" --groups="$GROUP
 
 
 def skip_unless_possible() -> None:
-    if os.geteuid() != 0 or any(shutil.which(tool) is None for tool in ("ip", "unshare", "setpriv", "curl")):
+    if os.geteuid() != 0 or any(
+        shutil.which(tool) is None for tool in ("ip", "unshare", "setpriv", "curl")
+    ):
         raise unittest.SkipTest("pods need root, iproute2, util-linux and curl")
     program("coordinator"), program("worker"), program("origin")
 
@@ -63,17 +75,20 @@ def children(process: subprocess.Popen) -> list[int]:
     """Process ids of the children; empty after its end."""
     if process.poll() is not None:
         return []
-    return [int(child) for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()]
+    return [
+        int(child)
+        for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split()
+    ]
 
 
 class Pod:
     """A pod that runs or has ended."""
 
-    def __init__(self, name: str, address: str, process: subprocess.Popen, output: Path):
-        self.name, self.address, self.process, self.output = name, address, process, output
+    def __init__(self, name: str, address: str, process: subprocess.Popen, log: Path):
+        self.name, self.address, self.process, self.log = name, address, process, log
 
-    def said(self) -> str:
-        return self.output.read_text(errors="replace")
+    def output(self) -> str:
+        return self.log.read_text(errors="replace")
 
     def is_running(self) -> bool:
         return self.process.poll() is None
@@ -87,7 +102,7 @@ class Pod:
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
-            raise AssertionError(f"{self.name} does not end:\n{self.said()[-3000:]}") from None
+            raise AssertionError(f"{self.name} does not end:\n{self.output()[-3000:]}") from None
 
     def stop(self, seconds: float) -> int:
         self.signal(signal.SIGTERM)
@@ -95,9 +110,9 @@ class Pod:
 
     def wait_until(self, words: str, seconds: float = 180) -> None:
         deadline = time.monotonic() + seconds
-        while words not in self.said():
+        while words not in self.output():
             if not self.is_running() or time.monotonic() > deadline:
-                raise AssertionError(f"{self.name} never says {words!r}:\n{self.said()[-3000:]}")
+                raise AssertionError(f"{self.name} never says {words!r}:\n{self.output()[-3000:]}")
             time.sleep(0.05)
 
 
@@ -137,12 +152,16 @@ class Cluster:
         """Applies objects as an upgrade does; objects of the kinds in `keep` stay as they are in
         the cluster."""
         kept = {key: found for key, found in self.objects.items() if key[0] in keep}
-        self.objects = {(found["kind"], found["metadata"]["name"]): found for found in objects} | kept
+        self.objects = {
+            (found["kind"], found["metadata"]["name"]): found for found in objects
+        } | kept
         self.volumes.objects = self.objects
 
     def command(self, words: list[str]) -> str:
         """Runs a command on the node, as a kubelet or Prometheus does."""
-        done = subprocess.run(["ip", "netns", "exec", self.space, *map(str, words)], capture_output=True, text=True)
+        done = subprocess.run(
+            ["ip", "netns", "exec", self.space, *map(str, words)], capture_output=True, text=True
+        )
         return done.stdout + done.stderr
 
     def origin(self, tars: Path, rate: int = 0) -> str:
@@ -172,7 +191,20 @@ class Cluster:
             space = f"{self.space}-{number}"
             self.spaces[name] = space
             ip("netns", "add", space)
-            ip("-n", self.space, "link", "add", f"to{number}", "type", "veth", "peer", "name", "eth0", "netns", space)
+            ip(
+                "-n",
+                self.space,
+                "link",
+                "add",
+                f"to{number}",
+                "type",
+                "veth",
+                "peer",
+                "name",
+                "eth0",
+                "netns",
+                space,
+            )
             ip("-n", self.space, "link", "set", f"to{number}", "master", "bridge", "up")
             ip("-n", space, "addr", "add", f"10.77.0.{number}/24", "dev", "eth0")
             for device in ("lo", "eth0"):
@@ -188,8 +220,12 @@ class Cluster:
         [container] = pod["spec"]["containers"]
         security = pod["spec"]["securityContext"]
         group = security["fsGroup"]
-        (home / "mounts").write_text("".join(self.volumes.mounts(name, pod["spec"], home / "volumes")))
-        (home / "hosts").write_text(f"127.0.0.1 localhost\n{self.address(name)} {name}\n" + self.services())
+        (home / "mounts").write_text(
+            "".join(self.volumes.mounts(name, pod["spec"], home / "volumes"))
+        )
+        (home / "hosts").write_text(
+            f"127.0.0.1 localhost\n{self.address(name)} {name}\n" + self.services()
+        )
         environment = {
             "PATH": os.environ["PATH"],
             "ROOT": str(home / "root"),
@@ -200,14 +236,22 @@ class Cluster:
             "MOUNTS": str(home / "mounts"),
             "POD": name,
             "USER_AND_GROUP": f"{security['runAsUser']}:{security['runAsGroup']}",
-            "GROUPS_TOO": ",".join(str(one) for one in [group, *security.get("supplementalGroups", [])]),
+            "GROUPS_TOO": ",".join(
+                str(one) for one in [group, *security.get("supplementalGroups", [])]
+            ),
         }
-        environment |= {variable["name"]: variable["value"] for variable in container.get("env", [])}
+        environment |= {
+            variable["name"]: variable["value"] for variable in container.get("env", [])
+        }
         words = command or [*container["command"], *container["args"]]
-        enter = f"ip netns exec {self.spaces[name]} unshare --mount --uts --pid --fork --kill-child".split()
+        unshare = "unshare --mount --uts --pid --fork --kill-child"
+        enter = f"ip netns exec {self.spaces[name]} {unshare}".split()
         with open(home / "output", "wb") as output:
             process = subprocess.Popen(
-                [*enter, "sh", "-c", SETUP, "sh", *words], env=environment, stdout=output, stderr=output
+                [*enter, "sh", "-c", SETUP, "sh", *words],
+                env=environment,
+                stdout=output,
+                stderr=output,
             )
         self.running.append(process)
         return Pod(name, self.address(name), process, home / "output")

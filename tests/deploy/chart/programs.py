@@ -34,7 +34,11 @@ def program(name: str) -> Path:
 def help_of(name: str, *command: str) -> Help:
     environment = {"PATH": os.environ["PATH"]}
     done = subprocess.run(
-        [program(name), *command, "--help"], capture_output=True, text=True, check=True, env=environment
+        [program(name), *command, "--help"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
     )
     flags = {match["name"]: match["value"] is not None for match in FLAG.finditer(done.stdout)}
     return Help(flags, frozenset(VARIABLE.findall(done.stdout)))

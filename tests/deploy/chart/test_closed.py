@@ -21,7 +21,16 @@ from chart import (
 
 setUpModule = skip_without_helm
 
-VOLUMES = {"configMap", "csi", "downwardAPI", "emptyDir", "ephemeral", "persistentVolumeClaim", "projected", "secret"}
+VOLUMES = {
+    "configMap",
+    "csi",
+    "downwardAPI",
+    "emptyDir",
+    "ephemeral",
+    "persistentVolumeClaim",
+    "projected",
+    "secret",
+}
 SELINUX = {"", "container_t", "container_init_t", "container_kvm_t", "container_engine_t"}
 SYSCTLS = {
     "kernel.shm_rmid_forced",
@@ -43,7 +52,9 @@ HANDLERS = ("livenessProbe", "readinessProbe", "startupProbe")
 def lets_in(block: dict, address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
     """Whether an ipBlock of a NetworkPolicy contains the address."""
     excepted = (ipaddress.ip_network(part) for part in block.get("except", []))
-    return address in ipaddress.ip_network(block["cidr"]) and not any(address in part for part in excepted)
+    return address in ipaddress.ip_network(block["cidr"]) and not any(
+        address in part for part in excepted
+    )
 
 
 def broken_rules(pod: dict) -> set[str]:
@@ -70,18 +81,29 @@ def broken_rules(pod: dict) -> set[str]:
 
     selinux = [own.get("seLinuxOptions", {}) for own in contexts]
     rules = {
-        "host process": all(not own.get("windowsOptions", {}).get("hostProcess") for own in contexts),
+        "host process": all(
+            not own.get("windowsOptions", {}).get("hostProcess") for own in contexts
+        ),
         "host namespaces": not any(spec.get(key) for key in ("hostNetwork", "hostPID", "hostIPC")),
         "privileged": not any(own.get("privileged") for _, own in each),
         "capabilities": all("ALL" in own.get("capabilities", {}).get("drop", []) for _, own in each)
-        and all(set(own.get("capabilities", {}).get("add", [])) <= {"NET_BIND_SERVICE"} for _, own in each),
+        and all(
+            set(own.get("capabilities", {}).get("add", [])) <= {"NET_BIND_SERVICE"}
+            for _, own in each
+        ),
         "volumes": all(set(volume) - {"name"} <= VOLUMES for volume in spec.get("volumes") or []),
-        "host ports": not any(port.get("hostPort") for container in containers for port in container.get("ports", [])),
+        "host ports": not any(
+            port.get("hostPort") for container in containers for port in container.get("ports", [])
+        ),
         "host probes": not any(
-            "host" in action for handler in [*probes, *hooks] for action in handler.values() if isinstance(action, dict)
+            "host" in action
+            for handler in [*probes, *hooks]
+            for action in handler.values()
+            if isinstance(action, dict)
         ),
         "AppArmor": all(
-            own.get("appArmorProfile", {}).get("type", "RuntimeDefault") in {"RuntimeDefault", "Localhost"}
+            own.get("appArmorProfile", {}).get("type", "RuntimeDefault")
+            in {"RuntimeDefault", "Localhost"}
             for own in contexts
         )
         and all(
@@ -90,12 +112,15 @@ def broken_rules(pod: dict) -> set[str]:
             if key.startswith("container.apparmor.security.beta.kubernetes.io/")
         ),
         "SELinux": all(
-            own.get("type", "") in SELINUX and not own.get("user") and not own.get("role") for own in selinux
+            own.get("type", "") in SELINUX and not own.get("user") and not own.get("role")
+            for own in selinux
         ),
         "/proc": all(own.get("procMount", "Default") == "Default" for _, own in each),
         "seccomp": all(seccomp(own) in {"RuntimeDefault", "Localhost"} for _, own in each),
         "sysctls": all(sysctl["name"] in SYSCTLS for sysctl in security.get("sysctls", [])),
-        "privilege escalation": all(own.get("allowPrivilegeEscalation") is False for _, own in each),
+        "privilege escalation": all(
+            own.get("allowPrivilegeEscalation") is False for _, own in each
+        ),
         "non-root": all(is_non_root(own) for _, own in each),
         "non-root user": all(own.get("runAsUser") != 0 for own in contexts),
     }
@@ -142,7 +167,9 @@ BREAKS = [
 def files_of(pod: dict) -> set[str]:
     """The secret files in the volumes of a pod."""
     volumes = pod["spec"].get("volumes") or []
-    sources = [source for volume in volumes for source in volume.get("projected", {}).get("sources", [])]
+    sources = [
+        source for volume in volumes for source in volume.get("projected", {}).get("sources", [])
+    ]
     return {item["path"] for source in sources for item in source["secret"]["items"]}
 
 
@@ -159,11 +186,14 @@ class Pods(unittest.TestCase):
                         self.assertIn("memory", container["resources"]["limits"])
         self.assertGreater(count, 2 * len(VALUES))
 
-    def test_a_cluster_that_gives_numbers_may_do_so(self):
+    def test_user_ids_may_be_left_to_the_cluster(self):
         """On OpenShift, for example, pods may not set these ids."""
         settings = [f"podSecurity.{key}=null" for key in ("runAsUser", "runAsGroup", "fsGroup")]
         for name, pod in pods(template([values_file("defaults")], settings)):
-            self.assertTrue({"runAsUser", "runAsGroup", "fsGroup"}.isdisjoint(pod["spec"]["securityContext"]), name)
+            self.assertTrue(
+                {"runAsUser", "runAsGroup", "fsGroup"}.isdisjoint(pod["spec"]["securityContext"]),
+                name,
+            )
             self.assertEqual(broken_rules(pod), set())
 
     def test_every_control_of_the_standard_can_be_broken(self):
@@ -201,20 +231,37 @@ class Trust(unittest.TestCase):
                 with self.subTest(values=path.name, pod=name):
                     self.assertEqual(files_of(pod), set() if insecure else needed[component(pod)])
 
-    def test_only_who_asks_for_it_is_insecure(self):
+    def test_plaintext_needs_the_insecure_mode(self):
         for path in VALUES:
             insecure = path.name.startswith("insecure")
-            words = [word for _, pod in pods(rendered(path)) for word in pod["spec"]["containers"][0]["args"]]
+            words = [
+                word
+                for _, pod in pods(rendered(path))
+                for word in pod["spec"]["containers"][0]["args"]
+            ]
             self.assertEqual("--insecure" in words, insecure, path.name)
-            self.assertEqual(any(word.startswith("--connect=http://") for word in words), insecure, path.name)
+            self.assertEqual(
+                any(word.startswith("--connect=http://") for word in words), insecure, path.name
+            )
 
     def test_the_generated_secret_holds_what_init_would_make_and_no_authority(self):
         secret = texts(one(rendered(values_file("defaults")), "Secret", f"{RELEASE}-trust"))
         self.assertEqual(
-            set(secret), {"server.pem", "server.key", "ca.pem", "tokens", "worker.token", "viewer.token", "admin.token"}
+            set(secret),
+            {
+                "server.pem",
+                "server.key",
+                "ca.pem",
+                "tokens",
+                "worker.token",
+                "viewer.token",
+                "admin.token",
+            },
         )
         roles = dict(line.split() for line in secret["tokens"].splitlines())
-        self.assertEqual(roles, {role: secret[f"{role}.token"] for role in ("worker", "viewer", "admin")})
+        self.assertEqual(
+            roles, {role: secret[f"{role}.token"] for role in ("worker", "viewer", "admin")}
+        )
         self.assertEqual(len(set(roles.values())), 3)
         self.assertTrue(all(len(token) == 43 for token in roles.values()))
         again = texts(one(template([values_file("defaults")]), "Secret", f"{RELEASE}-trust"))
@@ -226,7 +273,7 @@ class Trust(unittest.TestCase):
         tokens = texts(one(rendered(values_file("tls")), "Secret", f"{RELEASE}-trust"))
         self.assertEqual(set(tokens), {"tokens", "worker.token", "viewer.token", "admin.token"})
 
-    def test_names_of_ones_own_are_in_the_certificate(self):
+    def test_additional_names_are_in_the_certificate(self):
         certificate = one(rendered(values_file("tls")), "Certificate", f"{RELEASE}-tls")["spec"]
         self.assertIn("imagenet.example.org", certificate["dnsNames"])
         self.assertIn("imagenet.vision.svc", certificate["dnsNames"])
@@ -250,29 +297,44 @@ class Network(unittest.TestCase):
             found = {component(pod): pod["metadata"]["labels"] for _, pod in pods(objects)}
             for service in of_kind(objects, "Service"):
                 with self.subTest(values=path.name, service=service["metadata"]["name"]):
-                    self.assertTrue(selects({"matchLabels": service["spec"]["selector"]}, found["coordinator"]))
-                    self.assertFalse(selects({"matchLabels": service["spec"]["selector"]}, found["worker"]))
+                    self.assertTrue(
+                        selects({"matchLabels": service["spec"]["selector"]}, found["coordinator"])
+                    )
+                    self.assertFalse(
+                        selects({"matchLabels": service["spec"]["selector"]}, found["worker"])
+                    )
                     # Workers must be able to connect to a recovering coordinator; otherwise it
                     # never becomes ready.
                     self.assertIs(service["spec"]["publishNotReadyAddresses"], True)
-            for owner in of_kind(objects, "PodDisruptionBudget", "PodMonitor", "StatefulSet", "Deployment"):
+            for owner in of_kind(
+                objects, "PodDisruptionBudget", "PodMonitor", "StatefulSet", "Deployment"
+            ):
                 name = owner["metadata"]["name"].rpartition("-")[2]
-                self.assertTrue(selects(owner["spec"]["selector"], found[name]), owner["metadata"]["name"])
+                self.assertTrue(
+                    selects(owner["spec"]["selector"], found[name]), owner["metadata"]["name"]
+                )
             for monitor in of_kind(objects, "ServiceMonitor"):
                 fitting = [
                     service
                     for service in of_kind(objects, "Service")
                     if selects(monitor["spec"]["selector"], service["metadata"]["labels"])
                 ]
-                self.assertEqual([service["metadata"]["name"] for service in fitting], [f"{RELEASE}-headless"])
+                self.assertEqual(
+                    [service["metadata"]["name"] for service in fitting], [f"{RELEASE}-headless"]
+                )
 
     def test_metrics_never_leave_the_cluster_with_the_grpc_port(self):
         objects = rendered(values_file("tls"))
         outside = one(objects, "Service", RELEASE)["spec"]
-        self.assertEqual((outside["type"], [port["name"] for port in outside["ports"]]), ("LoadBalancer", ["grpc"]))
-        self.assertEqual(one(objects, "Service", f"{RELEASE}-headless")["spec"]["clusterIP"], "None")
+        self.assertEqual(
+            (outside["type"], [port["name"] for port in outside["ports"]]),
+            ("LoadBalancer", ["grpc"]),
+        )
+        self.assertEqual(
+            one(objects, "Service", f"{RELEASE}-headless")["spec"]["clusterIP"], "None"
+        )
 
-    def test_policies_let_in_whom_they_should(self):
+    def test_policies_admit_only_the_intended_peers(self):
         for path in VALUES:
             objects = rendered(path)
             policies = of_kind(objects, "NetworkPolicy")
@@ -281,7 +343,11 @@ class Network(unittest.TestCase):
                 continue
             found = {component(pod): pod["metadata"]["labels"] for _, pod in pods(objects)}
             of = {
-                name: [policy["spec"] for policy in policies if selects(policy["spec"]["podSelector"], labels)]
+                name: [
+                    policy["spec"]
+                    for policy in policies
+                    if selects(policy["spec"]["podSelector"], labels)
+                ]
                 for name, labels in found.items()
             }
             with self.subTest(values=path.name):
@@ -293,7 +359,10 @@ class Network(unittest.TestCase):
                         rule
                         for rule in own["egress"]
                         if any(
-                            selects(peer.get("podSelector", {"matchLabels": {"": ""}}), found["coordinator"])
+                            selects(
+                                peer.get("podSelector", {"matchLabels": {"": ""}}),
+                                found["coordinator"],
+                            )
                             for peer in rule.get("to", [])
                         )
                     ]
@@ -306,25 +375,49 @@ class Network(unittest.TestCase):
                     if "podSelector" in peer
                 ]
                 self.assertEqual(
-                    [selects(callers[0], found[name]) for name in ("worker", "test", "coordinator")],
+                    [
+                        selects(callers[0], found[name])
+                        for name in ("worker", "test", "coordinator")
+                    ],
                     [True, True, False],
                 )
-                self.assertTrue(all(rule.get("from") for rule in coordinator["ingress"]), "each rule names its clients")
+                self.assertTrue(
+                    all(rule.get("from") for rule in coordinator["ingress"]),
+                    "each rule names its clients",
+                )
 
     def test_workers_do_not_reach_the_metadata_service_unless_values_say_so(self):
-        metadata = [ipaddress.ip_address(address) for address in ("169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe")]
-        origin = [ipaddress.ip_address(address) for address in ("171.64.68.10", "10.1.2.3", "2606:4700::6810:85e5")]
+        metadata = [
+            ipaddress.ip_address(address)
+            for address in ("169.254.169.254", "fd00:ec2::254", "fe80::a9fe:a9fe")
+        ]
+        origin = [
+            ipaddress.ip_address(address)
+            for address in ("171.64.68.10", "10.1.2.3", "2606:4700::6810:85e5")
+        ]
         for path in VALUES:
             for policy in of_kind(rendered(path), "NetworkPolicy"):
-                rules = [rule for rule in policy["spec"]["egress"] if {"port": 443} in rule["ports"]]
+                rules = [
+                    rule for rule in policy["spec"]["egress"] if {"port": 443} in rule["ports"]
+                ]
                 if not rules:
                     continue
-                blocks = [peer["ipBlock"] for rule in rules for peer in rule["to"] if "ipBlock" in peer]
+                blocks = [
+                    peer["ipBlock"] for rule in rules for peer in rule["to"] if "ipBlock" in peer
+                ]
                 with self.subTest(values=path.name):
-                    self.assertFalse([address for address in metadata if any(lets_in(block, address) for block in blocks)])
+                    self.assertFalse(
+                        [
+                            address
+                            for address in metadata
+                            if any(lets_in(block, address) for block in blocks)
+                        ]
+                    )
                     if not path.name.startswith("everything"):
                         for address in origin:
-                            self.assertTrue(any(lets_in(block, address) for block in blocks), address)
+                            self.assertTrue(
+                                any(lets_in(block, address) for block in blocks), address
+                            )
 
     def test_policies_name_ports_by_number_and_let_pods_ask_for_names_where_openshift_answers(self):
         """Some network plugins do not resolve named ports in rules with address blocks."""
@@ -332,9 +425,15 @@ class Network(unittest.TestCase):
         self.assertEqual(len(policies), 2)
         for policy in policies:
             rules = policy["spec"]["ingress"] + policy["spec"]["egress"]
-            ports = [(port["port"], port.get("protocol", "TCP")) for rule in rules for port in rule["ports"]]
+            ports = [
+                (port["port"], port.get("protocol", "TCP"))
+                for rule in rules
+                for port in rule["ports"]
+            ]
             self.assertTrue(all(isinstance(port, int) for port, _ in ports), ports)
-            self.assertLessEqual({(port, how) for port in (53, 5353) for how in ("UDP", "TCP")}, set(ports))
+            self.assertLessEqual(
+                {(port, how) for port in (53, 5353) for how in ("UDP", "TCP")}, set(ports)
+            )
 
 
 class Runs(unittest.TestCase):
@@ -345,12 +444,21 @@ class Runs(unittest.TestCase):
         pod = one(objects, "StatefulSet", f"{RELEASE}-coordinator")["spec"]["template"]
         service = one(objects, "Service", RELEASE)
         jobs = {job["metadata"]["name"] for job in of_kind(objects, "Job")}
-        return pod["metadata"]["labels"]["imagenet/run"], service["spec"]["selector"]["imagenet/run"], jobs
+        return (
+            pod["metadata"]["labels"]["imagenet/run"],
+            service["spec"]["selector"]["imagenet/run"],
+            jobs,
+        )
 
     def test_what_begins_a_new_run_makes_another_job_that_finds_no_former_coordinator(self):
         before = self.names()
         self.assertEqual(before[0], before[1])
-        for setting in ("classes.csv=wnid", "classes.revision=2", "job.url=http://example.org", "job.attempt=2"):
+        for setting in (
+            "classes.csv=wnid",
+            "classes.revision=2",
+            "job.url=http://example.org",
+            "job.attempt=2",
+        ):
             with self.subTest(setting=setting):
                 after = self.names(setting)
                 self.assertEqual(after[0], after[1])
@@ -386,10 +494,15 @@ class Runs(unittest.TestCase):
     def test_claims_outlive_the_release_and_are_those_of_the_workers(self):
         for name, count in (("defaults", 1), ("local-disks", 4), ("shared-volume", 0)):
             objects = rendered(values_file(name))
-            claims = {claim["metadata"]["name"]: claim for claim in of_kind(objects, "PersistentVolumeClaim")}
+            claims = {
+                claim["metadata"]["name"]: claim
+                for claim in of_kind(objects, "PersistentVolumeClaim")
+            }
             self.assertEqual(len(claims), count)
             for claim in claims.values():
-                self.assertEqual(claim["metadata"]["annotations"]["helm.sh/resource-policy"], "keep")
+                self.assertEqual(
+                    claim["metadata"]["annotations"]["helm.sh/resource-policy"], "keep"
+                )
             workers = [pod for _, pod in pods(objects) if component(pod) == "worker"]
             used = [
                 volume["persistentVolumeClaim"]["claimName"]

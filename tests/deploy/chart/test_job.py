@@ -14,7 +14,17 @@ import unittest
 from pathlib import Path
 
 import yaml
-from chart import NAMESPACE, RELEASE, component, of_kind, one, pods, skip_without_helm, template, values_file
+from chart import (
+    NAMESPACE,
+    RELEASE,
+    component,
+    of_kind,
+    one,
+    pods,
+    skip_without_helm,
+    template,
+    values_file,
+)
 from podlets import Cluster, Pod, skip_unless_possible
 from programs import program
 
@@ -23,14 +33,15 @@ MISSING = "n00000009"
 # Bytes per second and connection: a class takes 25 seconds.
 SLOW = 12_000
 # Deadline in seconds for steps that take a few seconds on an idle machine.
-PATIENCE = 180
+TIMEOUT = 180
 COORDINATOR = f"{RELEASE}-coordinator-0"
 EXEC = "/usr/local/bin/coordinator"
 HEALTH = """
 import sys, grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 with grpc.insecure_channel(sys.argv[1]) as channel:
-    print(health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=sys.argv[2]), timeout=5).status)
+    request = health_pb2.HealthCheckRequest(service=sys.argv[2])
+    print(health_pb2_grpc.HealthStub(channel).Check(request, timeout=5).status)
 """
 
 
@@ -61,14 +72,28 @@ class Jobs(unittest.TestCase):
     # The actions of a user and of the controllers.
 
     def install(
-        self, values: str, *settings: str, classes: list[str] = (*CLASSES, MISSING), keep: tuple[str, ...] = ()
+        self,
+        values: str,
+        *settings: str,
+        classes: list[str] = (*CLASSES, MISSING),
+        keep: tuple[str, ...] = (),
     ) -> list[dict]:
         """Applies the rendered objects, with a test list and a test origin instead of those of the
         values file."""
-        ours = [f"job.url={self.url}", "job.retries=1", "workers.count=2", "workers.allowPrivateOrigin=true", *settings]
+        ours = [
+            f"job.url={self.url}",
+            "job.retries=1",
+            "workers.count=2",
+            "workers.allowPrivateOrigin=true",
+            *settings,
+        ]
         path, own = values_file(values), self.cluster.folder / "own.yaml"
         has_list = "csv" in yaml.safe_load(path.read_text())["classes"]
-        own.write_text(yaml.safe_dump({"classes": {"csv": "\n".join(["wnid", *classes, ""])}} if has_list else {}))
+        own.write_text(
+            yaml.safe_dump(
+                {"classes": {"csv": "\n".join(["wnid", *classes, ""])}} if has_list else {}
+            )
+        )
         objects = template([path, own], ours)
         self.cluster.apply(objects, keep)
         return objects
@@ -86,7 +111,10 @@ class Jobs(unittest.TestCase):
         for (kind, name), found in list(self.cluster.objects.items()):
             if kind in ("Job", "Deployment"):
                 count = found["spec"].get("completions") or found["spec"].get("replicas")
-                started += [self.cluster.run(f"{name}-{number}", found["spec"]["template"]) for number in range(count)]
+                started += [
+                    self.cluster.run(f"{name}-{number}", found["spec"]["template"])
+                    for number in range(count)
+                ]
         return started
 
     def probe(self, pod: Pod, template: dict, handler: str) -> bool:
@@ -94,45 +122,68 @@ class Jobs(unittest.TestCase):
         [container] = template["spec"]["containers"]
         probe = container[handler]
         if "grpc" in probe:
-            words = [sys.executable, "-c", HEALTH, f"{pod.address}:{probe['grpc']['port']}", probe["grpc"]["service"]]
+            words = [
+                sys.executable,
+                "-c",
+                HEALTH,
+                f"{pod.address}:{probe['grpc']['port']}",
+                probe["grpc"]["service"],
+            ]
             return self.cluster.command(words).strip() == "1"
-        [port] = [port["containerPort"] for port in container["ports"] if port["name"] == probe["httpGet"]["port"]]
+        [port] = [
+            port["containerPort"]
+            for port in container["ports"]
+            if port["name"] == probe["httpGet"]["port"]
+        ]
         url = f"http://{pod.address}:{port}{probe['httpGet']['path']}"
-        return self.cluster.command(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url]) == "200"
+        return (
+            self.cluster.command(["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", url])
+            == "200"
+        )
 
     def wait_for_probe(self, pod: Pod, template: dict, handler: str) -> None:
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while not self.probe(pod, template, handler):
-            self.assertLess(time.monotonic(), deadline, f"{handler} of {pod.name}: {pod.said()}")
+            self.assertLess(time.monotonic(), deadline, f"{handler} of {pod.name}: {pod.output()}")
             time.sleep(0.1)
 
     def exec(self, *words: str) -> str:
         """Runs a command as the chart's notes describe; the namespaces are like those of the pod,
         and the network is the pod's."""
         done = self.cluster.run(COORDINATOR, self.coordinator_pod(), [EXEC, *words])
-        self.assertEqual(done.wait(), 0, done.said())
-        return done.said()
+        self.assertEqual(done.wait(), 0, done.output())
+        return done.output()
 
     def metrics(self, pod: Pod) -> str:
         return self.cluster.command(["curl", "-s", f"http://{pod.address}:8080/metrics"])
 
     def received(self, worker: Pod) -> int:
         """Bytes from the origin so far."""
-        return int(re.search(r"^imagenet_worker_received_bytes_total (\d+)", self.metrics(worker), re.MULTILINE)[1])
+        return int(
+            re.search(
+                r"^imagenet_worker_received_bytes_total (\d+)", self.metrics(worker), re.MULTILINE
+            )[1]
+        )
 
     def assert_ended(self, workers: list[Pod]) -> None:
         for worker in workers:
-            self.assertEqual(worker.wait(), 0, worker.said())
+            self.assertEqual(worker.wait(), 0, worker.output())
 
     def images(self, claim: str, folder: str) -> list[str]:
         """The classes in a claim, after a check of each file; all belong to the pod's user."""
         found = []
-        for wnid in sorted(path.name for path in (self.cluster.volumes.claim(claim) / folder).glob("n*")):
+        for wnid in sorted(
+            path.name for path in (self.cluster.volumes.claim(claim) / folder).glob("n*")
+        ):
             at = self.cluster.volumes.claim(claim) / folder / wnid
             with tarfile.open(self.tars / f"{wnid}.tar") as tar:
                 for entry in tar:
-                    self.assertEqual((at / entry.name).read_bytes(), tar.extractfile(entry).read(), entry.name)
-            self.assertEqual(at.stat().st_uid, self.coordinator_pod()["spec"]["securityContext"]["runAsUser"])
+                    self.assertEqual(
+                        (at / entry.name).read_bytes(), tar.extractfile(entry).read(), entry.name
+                    )
+            self.assertEqual(
+                at.stat().st_uid, self.coordinator_pod()["spec"]["securityContext"]["runAsUser"]
+            )
             found.append(wnid)
         return found
 
@@ -143,8 +194,8 @@ class Jobs(unittest.TestCase):
         coordinator = self.start_coordinator()
         self.assert_ended(workers)
         coordinator.wait_until("stays to tell")
-        counts = re.findall(r"(?:Success|Skipped|Failed): +(\d+)", coordinator.said())
-        self.assertEqual(" ".join(counts), table, coordinator.said())
+        counts = re.findall(r"(?:Success|Skipped|Failed): +(\d+)", coordinator.output())
+        self.assertEqual(" ".join(counts), table, coordinator.output())
         for handler in ("livenessProbe", "readinessProbe"):
             self.wait_for_probe(coordinator, self.coordinator_pod(), handler)
         return coordinator
@@ -155,27 +206,39 @@ class Jobs(unittest.TestCase):
         objects = self.install("defaults")
         coordinator = self.run_to_the_end("3 0 1")
         self.assertEqual(self.images(f"{RELEASE}-images", "imagenet"), CLASSES)
-        self.assertIn(f"{MISSING} failed: HTTPError: 404", coordinator.said(), "people find it in the pod's log")
+        self.assertIn(
+            f"{MISSING} failed: HTTPError: 404",
+            coordinator.output(),
+            "people find it in the pod's log",
+        )
 
         with self.subTest("watched as the notes say, and by helm test"):
             self.assertIn("done", self.exec("status", "--watch"))
             self.assertEqual(json.loads(self.exec("status", "--json"))["success"], 3)
-            test = self.cluster.run(f"{RELEASE}-test-status", one(objects, "Pod", f"{RELEASE}-test-status"))
-            self.assertEqual(test.wait(), 0, test.said())
+            test = self.cluster.run(
+                f"{RELEASE}-test-status", one(objects, "Pod", f"{RELEASE}-test-status")
+            )
+            self.assertEqual(test.wait(), 0, test.output())
 
         with self.subTest("a pod that comes late, or is started again, is sent home"):
             self.assert_ended(self.start_workers())
 
-        with self.subTest("the coordinator is moved: the finished job is shown, and no class is requested again"):
-            self.assertEqual(coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 1)
+        with self.subTest(
+            "the coordinator is moved: the finished job is shown, and no class is requested again"
+        ):
+            self.assertEqual(
+                coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 1
+            )
             coordinator = self.run_to_the_end("3 0 1")
-            self.assertIn(f"{MISSING} failed: HTTPError: 404", coordinator.said())
+            self.assertIn(f"{MISSING} failed: HTTPError: 404", coordinator.output())
 
         with self.subTest("another list is another run and another Job; the Secret is kept"):
             self.assertEqual(coordinator.stop(30), 1)
             jobs = {found["metadata"]["name"] for found in of_kind(objects, "Job")}
             objects = self.install("defaults", classes=CLASSES[:2], keep=("Secret",))
-            self.assertTrue(jobs.isdisjoint({found["metadata"]["name"] for found in of_kind(objects, "Job")}))
+            self.assertTrue(
+                jobs.isdisjoint({found["metadata"]["name"] for found in of_kind(objects, "Job")})
+            )
             coordinator = self.run_to_the_end("0 2 0")
             self.assertEqual(coordinator.stop(30), 0)
 
@@ -190,15 +253,20 @@ class Jobs(unittest.TestCase):
             self.wait_for_probe(worker, pod, "livenessProbe")
             self.wait_for_probe(worker, pod, "readinessProbe")
         [job] = of_kind(objects, "Job")
-        deadline = time.monotonic() + PATIENCE
+        deadline = time.monotonic() + TIMEOUT
         while max(self.received(worker) for worker in workers) < SLOW:
-            self.assertLess(time.monotonic(), deadline, [*map(Pod.said, workers)])
+            self.assertLess(time.monotonic(), deadline, [*map(Pod.output, workers)])
             time.sleep(0.05)
         began = time.monotonic()
         for worker in workers:
             worker.signal(signal.SIGTERM)
-        self.assertEqual([worker.wait(pod["spec"]["terminationGracePeriodSeconds"]) for worker in workers], [143, 143])
-        self.assertEqual(coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 143)
+        self.assertEqual(
+            [worker.wait(pod["spec"]["terminationGracePeriodSeconds"]) for worker in workers],
+            [143, 143],
+        )
+        self.assertEqual(
+            coordinator.stop(self.coordinator_pod()["spec"]["terminationGracePeriodSeconds"]), 143
+        )
         self.assertLess(time.monotonic() - began, 30)
         others, coordinator = self.start_workers(), self.start_coordinator()
         self.assert_ended(others)
@@ -214,8 +282,11 @@ class Jobs(unittest.TestCase):
         for worker in workers:
             self.wait_for_probe(worker, pod, "readinessProbe")
         self.exec("drain", workers[0].name)
-        self.assertEqual(workers[0].wait(), 0, workers[0].said())
-        self.assertTrue(coordinator.is_running() and "stays to tell" not in coordinator.said(), coordinator.said())
+        self.assertEqual(workers[0].wait(), 0, workers[0].output())
+        self.assertTrue(
+            coordinator.is_running() and "stays to tell" not in coordinator.output(),
+            coordinator.output(),
+        )
         self.assert_ended(workers[1:])
         coordinator.wait_until("stays to tell")
         self.assertEqual(self.images(f"{RELEASE}-images", "imagenet"), CLASSES)
@@ -243,8 +314,9 @@ class Jobs(unittest.TestCase):
             self.cluster.objects[kind, name] = {"stringData" if kind == "Secret" else "data": texts}
         self.run_to_the_end("3 0 1")
 
-    def test_certificates_by_cert_manager_are_used_with_tokens_by_the_chart_and_renewed_without_a_restart(self):
-        """With all flags of the job, except those that name another origin."""
+    def test_certificates_by_cert_manager_are_used_and_renewed_without_a_restart(self):
+        """With tokens by the chart, and all flags of the job except those that name another
+        origin."""
         objects = self.install(
             "everything",
             "job.headerSecret=",
@@ -267,7 +339,7 @@ class Jobs(unittest.TestCase):
         self.cluster.volumes.refresh()
         deadline = time.monotonic() + 30
         while (renewed := self.certificate(coordinator)) == shown:
-            self.assertLess(time.monotonic(), deadline, coordinator.said())
+            self.assertLess(time.monotonic(), deadline, coordinator.output())
             time.sleep(0.1)
         self.assertIn(renewed.strip(), (trust / "server.pem").read_text())
         self.assert_ended(self.start_workers())
@@ -280,8 +352,10 @@ class Jobs(unittest.TestCase):
     def certificate(self, coordinator: Pod) -> str:
         """The certificate that the coordinator presents."""
         ask = f"import ssl; print(ssl.get_server_certificate(('{coordinator.address}', 50051)))"
-        deadline = time.monotonic() + PATIENCE
-        while "BEGIN CERTIFICATE" not in (shown := self.cluster.command([sys.executable, "-c", ask]).strip()):
+        deadline = time.monotonic() + TIMEOUT
+        while "BEGIN CERTIFICATE" not in (
+            shown := self.cluster.command([sys.executable, "-c", ask]).strip()
+        ):
             self.assertLess(time.monotonic(), deadline, shown)
         return shown
 
@@ -298,9 +372,9 @@ class Jobs(unittest.TestCase):
         pod = self.coordinator_pod()
         self.assertIn("grpc", pod["spec"]["containers"][0]["readinessProbe"])
         coordinator = self.run_to_the_end("3 0 1")
-        self.assertIn("INSECURE", coordinator.said())
+        self.assertIn("INSECURE", coordinator.output())
 
-    def test_a_stranger_is_not_let_in(self):
+    def test_a_worker_with_a_foreign_credential_is_rejected(self):
         """One worker with another token than the Secret's, and one that trusts another
         authority."""
         objects = self.install("defaults")
@@ -309,33 +383,47 @@ class Jobs(unittest.TestCase):
         mine = self.cluster.objects["Secret", f"{RELEASE}-trust"]
         theirs = one(template([values_file("defaults")]), "Secret", f"{RELEASE}-trust")["data"]
         [job] = of_kind(objects, "Job")
-        for number, (file, words) in enumerate([("worker.token", "token"), ("ca.pem", "certificate")]):
+        for number, (file, words) in enumerate(
+            [("worker.token", "token"), ("ca.pem", "certificate")]
+        ):
             with self.subTest(file=file):
                 wrong = {**mine, "data": {**mine["data"], file: theirs[file]}}
                 self.cluster.objects["Secret", f"{RELEASE}-trust"] = wrong
-                stranger = self.cluster.run(f"stranger-{number}", job["spec"]["template"])
-                deadline = time.monotonic() + PATIENCE
-                while words not in (said := self.log(stranger)):
-                    self.assertLess(time.monotonic(), deadline, said)
+                other = self.cluster.run(f"other-{number}", job["spec"]["template"])
+                deadline = time.monotonic() + TIMEOUT
+                while words not in (output := self.log(other)):
+                    self.assertLess(time.monotonic(), deadline, output)
                     time.sleep(0.1)
                 self.assertIn("imagenet_workers 0", self.metrics(coordinator))
 
     def log(self, worker: Pod) -> str:
-        path = self.cluster.volumes.claim(f"{RELEASE}-images") / "imagenet" / f"imagenet_downloader.{worker.name}.log"
-        return worker.said() + (path.read_text() if path.is_file() else "")
+        path = (
+            self.cluster.volumes.claim(f"{RELEASE}-images")
+            / "imagenet"
+            / f"imagenet_downloader.{worker.name}.log"
+        )
+        return worker.output() + (path.read_text() if path.is_file() else "")
 
-    def test_the_dashboard_and_the_alerts_speak_of_metrics_that_there_are(self):
+    def test_the_dashboard_and_the_alerts_use_existing_metrics(self):
         self.url = self.cluster.origin(self.tars, SLOW)
         settings = [f"monitoring.{name}.enabled=true" for name in ("dashboard", "rules")]
         objects = self.install("defaults", *settings)
         coordinator, workers = self.start_coordinator(), self.start_workers()
         while "imagenet_worker_" not in (of_worker := self.metrics(workers[0])):
-            self.assertTrue(workers[0].is_running(), workers[0].said())
+            self.assertTrue(workers[0].is_running(), workers[0].output())
         self.wait_for_probe(coordinator, self.coordinator_pod(), "readinessProbe")
-        there = set(re.findall(r"^(imagenet_\w+)", self.metrics(coordinator) + of_worker, re.MULTILINE))
-        [board] = [found for found in of_kind(objects, "ConfigMap") if found["metadata"]["name"].endswith("-dashboard")]
+        there = set(
+            re.findall(r"^(imagenet_\w+)", self.metrics(coordinator) + of_worker, re.MULTILINE)
+        )
+        [board] = [
+            found
+            for found in of_kind(objects, "ConfigMap")
+            if found["metadata"]["name"].endswith("-dashboard")
+        ]
         [text] = board["data"].values()
-        asked = [target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"]]
+        asked = [
+            target["expr"] for panel in json.loads(text)["panels"] for target in panel["targets"]
+        ]
         [rules] = of_kind(objects, "PrometheusRule")
         asked += [rule["expr"] for group in rules["spec"]["groups"] for rule in group["rules"]]
         named = {name for expression in asked for name in re.findall(r"\bimagenet_\w+", expression)}

@@ -100,7 +100,9 @@ def problems(pod: dict) -> list[str]:
         found.append(f"it listens on {opened}, and {ports} are its ports")
     for handler in ("livenessProbe", "readinessProbe", "startupProbe"):
         probe = container.get(handler, {})
-        if "httpGet" in probe and not (probe["httpGet"]["path"] in PROBES and probe["httpGet"]["port"] == "http"):
+        if "httpGet" in probe and not (
+            probe["httpGet"]["path"] in PROBES and probe["httpGet"]["port"] == "http"
+        ):
             found.append(f"{handler} asks {probe['httpGet']}")
         if "grpc" in probe and not (
             probe["grpc"]["port"] == ports["grpc"] and probe["grpc"]["service"] in grpc_services()
@@ -121,15 +123,22 @@ def outside_problems(objects: list[dict]) -> list[str]:
         for _, pod in pods(objects)
     }
     opened = {
-        port["containerPort"] for _, pod in pods(objects) for port in pod["spec"]["containers"][0].get("ports", [])
+        port["containerPort"]
+        for _, pod in pods(objects)
+        for port in pod["spec"]["containers"][0].get("ports", [])
     }
     for service in of_kind(objects, "Service"):
         numbers = {"grpc": 50051, "http": 8080}
         for port in service["spec"]["ports"]:
-            if port["targetPort"] not in ports["coordinator"] or numbers.get(port["name"]) != port["port"]:
+            if (
+                port["targetPort"] not in ports["coordinator"]
+                or numbers.get(port["name"]) != port["port"]
+            ):
                 found.append(f"{service['metadata']['name']}: {port}")
     for monitor in of_kind(objects, "ServiceMonitor", "PodMonitor"):
-        endpoints = monitor["spec"].get("endpoints", []) + monitor["spec"].get("podMetricsEndpoints", [])
+        endpoints = monitor["spec"].get("endpoints", []) + monitor["spec"].get(
+            "podMetricsEndpoints", []
+        )
         found += [
             f"{monitor['kind']}: {endpoint}"
             for endpoint in endpoints
@@ -137,13 +146,26 @@ def outside_problems(objects: list[dict]) -> list[str]:
         ]
     for policy in of_kind(objects, "NetworkPolicy"):
         spec = policy["spec"]
-        inside = [rule for rule in spec["egress"] if any("podSelector" in peer for peer in rule.get("to", []))]
+        inside = [
+            rule
+            for rule in spec["egress"]
+            if any("podSelector" in peer for peer in rule.get("to", []))
+        ]
         for rule in [*spec["ingress"], *inside]:
-            found += [f"{policy['metadata']['name']}: {port}" for port in rule["ports"] if port["port"] not in opened]
+            found += [
+                f"{policy['metadata']['name']}: {port}"
+                for port in rule["ports"]
+                if port["port"] not in opened
+            ]
     for _, pod in pods(objects):
         for word in pod["spec"]["containers"][0]["args"]:
-            if match := re.match(r"--connect=https?://(?P<host>[^.]+)\.(?P<namespace>[^.]+)\.svc:(?P<port>\d+)$", word):
-                services = {service["metadata"]["name"]: service for service in of_kind(objects, "Service")}
+            if match := re.match(
+                r"--connect=https?://(?P<host>[^.]+)\.(?P<namespace>[^.]+)\.svc:(?P<port>\d+)$",
+                word,
+            ):
+                services = {
+                    service["metadata"]["name"]: service for service in of_kind(objects, "Service")
+                }
                 reached = services.get(match["host"], {"spec": {"ports": []}})["spec"]["ports"]
                 if int(match["port"]) not in {port["port"] for port in reached}:
                     found.append(f"{word} leads to no Service")
@@ -177,7 +199,9 @@ def put(*path, value):
 
 
 def without_volume(container: dict, _: dict) -> None:
-    container["volumeMounts"] = [mount for mount in container["volumeMounts"] if mount["name"] != "trust"]
+    container["volumeMounts"] = [
+        mount for mount in container["volumeMounts"] if mount["name"] != "trust"
+    ]
 
 
 def without_file(_: dict, spec: dict) -> None:
@@ -200,7 +224,12 @@ MISTAKES = [
     (put("livenessProbe", "httpGet", "path", value="/health"), "livenessProbe asks"),
     (put("livenessProbe", "httpGet", "path", value="/readyz"), "would be killed"),
     (put("readinessProbe", "httpGet", "port", value="grpc"), "readinessProbe asks"),
-    (put("readinessProbe", value={"grpc": {"port": 50051, "service": "imagenet.v1.Coordinator"}}), "speaks no TLS"),
+    (
+        put(
+            "readinessProbe", value={"grpc": {"port": 50051, "service": "imagenet.v1.Coordinator"}}
+        ),
+        "speaks no TLS",
+    ),
     (put("env", 0, "name", value="IMAGENET_COORDINATOR"), "is read by no program"),
     (put("env", 1, "value", value="/etc/imagenet/ca.pem"), "is in no volume"),
     (put("command", value=["/bin/coordinator"]), "not where the image has it"),
@@ -219,7 +248,7 @@ class Programs(unittest.TestCase):
         self.assertIn("IMAGENET_WATCH", help_of("coordinator", "status").variables)
         self.assertIn("imagenet.v1.Coordinator", grpc_services())
 
-    def test_every_pod_tells_its_program_what_it_understands(self):
+    def test_every_pod_has_arguments_that_its_program_accepts(self):
         for path in VALUES:
             for name, pod in pods(rendered(path)):
                 with self.subTest(values=path.name, pod=name):
@@ -229,10 +258,16 @@ class Programs(unittest.TestCase):
         for _, pod in pods(rendered(values_file("defaults"))):
             if component(pod) == "worker":
                 [container] = pod["spec"]["containers"]
-                container["args"] = [word if "--target" not in word else "--target=/data" for word in container["args"]]
-                self.assertEqual(problems(pod), ["beside the target, which is a mount, no class can be put together"])
+                container["args"] = [
+                    word if "--target" not in word else "--target=/data"
+                    for word in container["args"]
+                ]
+                self.assertEqual(
+                    problems(pod),
+                    ["beside the target, which is a mount, no class can be put together"],
+                )
 
-    def test_the_image_is_what_the_chart_takes_it_for(self):
+    def test_the_image_is_as_the_chart_expects(self):
         [pod, *_] = [pod for _, pod in pods(rendered(values_file("defaults")))]
         security = pod["spec"]["securityContext"]
         dockerfile = (ROOT / "deploy" / "Dockerfile").read_text()
@@ -245,7 +280,11 @@ class Programs(unittest.TestCase):
                 self.assertEqual(outside_problems(rendered(path)), [])
 
     def test_every_value_of_the_job_becomes_its_flag(self):
-        [pod] = [pod for _, pod in pods(rendered(values_file("everything"))) if component(pod) == "coordinator"]
+        [pod] = [
+            pod
+            for _, pod in pods(rendered(values_file("everything")))
+            if component(pod) == "coordinator"
+        ]
         words = set(pod["spec"]["containers"][0]["args"])
         self.assertGreaterEqual(
             words,
@@ -263,33 +302,63 @@ class Programs(unittest.TestCase):
             },
         )
 
-    def test_what_is_not_given_is_left_to_the_program(self):
-        [pod] = [pod for _, pod in pods(rendered(values_file("defaults"))) if component(pod) == "coordinator"]
-        flags = {word.removeprefix("--").partition("=")[0] for word in pod["spec"]["containers"][0]["args"]}
+    def test_values_that_are_not_set_are_no_flags(self):
+        [pod] = [
+            pod
+            for _, pod in pods(rendered(values_file("defaults")))
+            if component(pod) == "coordinator"
+        ]
+        flags = {
+            word.removeprefix("--").partition("=")[0]
+            for word in pod["spec"]["containers"][0]["args"]
+        }
         self.assertEqual(
-            flags, {"fname", "target", "listen", "http", "stay", "tls-cert", "tls-key", "token-file", "delete-tar"}
+            flags,
+            {
+                "fname",
+                "target",
+                "listen",
+                "http",
+                "stay",
+                "tls-cert",
+                "tls-key",
+                "token-file",
+                "delete-tar",
+            },
         )
 
     def test_a_mistake_in_a_pod_is_found(self):
-        [pod] = [pod for _, pod in pods(rendered(values_file("defaults"))) if component(pod) == "coordinator"]
+        [pod] = [
+            pod
+            for _, pod in pods(rendered(values_file("defaults")))
+            if component(pod) == "coordinator"
+        ]
         for number, (change, words) in enumerate(MISTAKES):
             with self.subTest(number=number, words=words):
                 self.assertIn(words, "\n".join(problems(mutate(pod, change))))
 
     def test_a_mistake_outside_is_found(self):
         def service(objects, name):
-            [found] = [found for found in of_kind(objects, "Service") if found["metadata"]["name"] == name]
+            [found] = [
+                found for found in of_kind(objects, "Service") if found["metadata"]["name"] == name
+            ]
             return found["spec"]["ports"][0]
 
         mistakes = [
             lambda objects: service(objects, "imagenet").update(targetPort="rpc"),
             lambda objects: service(objects, "imagenet").update(port=50052),
-            lambda objects: of_kind(objects, "ServiceMonitor")[0]["spec"]["endpoints"][0].update(path="/"),
-            lambda objects: of_kind(objects, "NetworkPolicy")[0]["spec"]["ingress"][0]["ports"][0].update(port=50052),
-            lambda objects: of_kind(objects, "NetworkPolicy")[1]["spec"]["egress"][1]["ports"][0].update(port="grpc"),
-            lambda objects: of_kind(objects, "Job")[0]["spec"]["template"]["spec"]["containers"][0].update(
-                args=["--connect=https://other.vision.svc:50051"]
+            lambda objects: of_kind(objects, "ServiceMonitor")[0]["spec"]["endpoints"][0].update(
+                path="/"
             ),
+            lambda objects: of_kind(objects, "NetworkPolicy")[0]["spec"]["ingress"][0]["ports"][
+                0
+            ].update(port=50052),
+            lambda objects: of_kind(objects, "NetworkPolicy")[1]["spec"]["egress"][1]["ports"][
+                0
+            ].update(port="grpc"),
+            lambda objects: of_kind(objects, "Job")[0]["spec"]["template"]["spec"]["containers"][
+                0
+            ].update(args=["--connect=https://other.vision.svc:50051"]),
         ]
         for number, mistake in enumerate(mistakes):
             objects = rendered(values_file("everything"))

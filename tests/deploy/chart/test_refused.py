@@ -60,7 +60,10 @@ WRONG = [
     ("job.maxRate=fast", "/job/maxRate"),
     ("job.maxRate=10KMGT", "/job/maxRate"),
     ("workers.extraEnv[0].name=A,workers.extraEnv[0].value=1", "/workers/extraEnv/0/value"),
-    ("coordinator.extraEnv[0].name=A,coordinator.extraEnv[0].value=true", "/coordinator/extraEnv/0/value"),
+    (
+        "coordinator.extraEnv[0].name=A,coordinator.extraEnv[0].value=true",
+        "/coordinator/extraEnv/0/value",
+    ),
     ("storage.size=2 TB", "/storage/size"),
     ("storage.folder=../up", "/storage/folder"),
     ("storage.folder=/images", "/storage/folder"),
@@ -76,7 +79,10 @@ WRONG = [
     ("classes.existingConfigMap=lists", "classes has more than one list"),
     ("trust.mode=existing", "trust.mode is existing, and trust.existingSecret is empty"),
     ("trust.existingSecret=mine", "trust.existingSecret is only used with trust.mode=existing"),
-    ("workers.kind=Deployment,storage.mode=perWorker", "workers.kind Deployment has no claim for each worker"),
+    (
+        "workers.kind=Deployment,storage.mode=perWorker",
+        "workers.kind Deployment has no claim for each worker",
+    ),
     ("storage.mode=perWorker,storage.existingClaim=c", "storage.existingClaim is one claim"),
     ("storage.accessMode=ReadWriteOncePod", "storage.accessMode ReadWriteOncePod lets one pod in"),
     ("podDisruptionBudget.minWorkers=3", "podDisruptionBudget.minWorkers lets no worker go"),
@@ -85,22 +91,27 @@ WRONG = [
 
 
 class Values(unittest.TestCase):
-    def test_what_cannot_be_meant_is_refused_and_named(self):
+    def test_invalid_values_are_refused_by_name(self):
         for version in helms():
             for setting, words in WRONG:
                 with self.subTest(helm=version, setting=setting):
                     with self.assertRaises(Refused) as refused:
                         template([values_file("defaults")], [setting], version)
-                    said = str(refused.exception)
+                    output = str(refused.exception)
                     # The two Helm versions print the path of a value in different formats.
-                    self.assertTrue(words in said or words.lstrip("/").replace("/", ".") in said, said)
+                    self.assertTrue(
+                        words in output or words.lstrip("/").replace("/", ".") in output, output
+                    )
 
-    def test_a_release_whose_name_no_service_can_have_is_refused_and_may_have_another_for_its_objects(self):
+    def test_a_release_name_that_is_no_service_name_needs_another_name_for_its_objects(self):
         for release in ("21k", "2024", "winter.21"):
             words = ["template", release, CHART, "-f", values_file("defaults")]
             refused = helm(words)
             self.assertEqual(refused.returncode, 1)
-            self.assertIn(f"{release}-imagenet can be no Service's name, which begins with a letter", refused.stderr)
+            self.assertIn(
+                f"{release}-imagenet can be no Service's name, which begins with a letter",
+                refused.stderr,
+            )
             done = helm([*words, "--set", "fullnameOverride=images"])
             self.assertEqual(done.returncode, 0, done.stderr)
             for found in yaml.safe_load_all(done.stdout):
@@ -108,19 +119,34 @@ class Values(unittest.TestCase):
                 self.assertEqual(found["metadata"]["labels"]["app.kubernetes.io/instance"], release)
 
     def test_names_and_addresses_of_all_kinds_get_into_a_certificate(self):
-        for name in ("node1", "4u-server", "*.example.org", "a_b.example.org", "192.0.2.7", "::1", "2001:db8::7"):
+        for name in (
+            "node1",
+            "4u-server",
+            "*.example.org",
+            "a_b.example.org",
+            "192.0.2.7",
+            "::1",
+            "2001:db8::7",
+        ):
             for mode in ("generated", "certManager"):
                 with self.subTest(name=name, mode=mode):
-                    template([values_file("defaults")], [f"trust.names[0]={name}", f"trust.mode={mode}"])
+                    template(
+                        [values_file("defaults")], [f"trust.names[0]={name}", f"trust.mode={mode}"]
+                    )
 
     def test_without_values_one_sentence_says_what_is_needed(self):
         for setting in ([], ["--set", "image.repository=r.example/imagenet"]):
             done = helm(["template", "imagenet", CHART, *setting])
             self.assertEqual(done.returncode, 1)
             self.assertEqual(
-                len([line for line in done.stderr.splitlines() if line.startswith("Error: ")]), 1, done.stderr
+                len([line for line in done.stderr.splitlines() if line.startswith("Error: ")]),
+                1,
+                done.stderr,
             )
-            self.assertIn("--set-file classes.csv=data.csv" if setting else "--set image.repository=NAME", done.stderr)
+            self.assertIn(
+                "--set-file classes.csv=data.csv" if setting else "--set image.repository=NAME",
+                done.stderr,
+            )
 
     def test_a_list_that_no_config_map_holds_is_refused_and_all_of_imagenet_is_not(self):
         for rows, fits in ((21_843, True), (100_000, False)):
@@ -128,12 +154,21 @@ class Values(unittest.TestCase):
                 path = Path(self.enterContext(tempfile.TemporaryDirectory()), "data.csv")
                 path.write_text("wnid\n" + "".join(f"n{number:08}\n" for number in range(rows)))
                 done = helm(
-                    ["template", "imagenet", CHART, "-f", values_file("defaults"), "--set-file", f"classes.csv={path}"]
+                    [
+                        "template",
+                        "imagenet",
+                        CHART,
+                        "-f",
+                        values_file("defaults"),
+                        "--set-file",
+                        f"classes.csv={path}",
+                    ]
                 )
                 self.assertEqual(done.returncode == 0, fits, done.stderr)
                 if not fits:
                     self.assertIn(
-                        "classes.csv is larger than a ConfigMap can be: keep only its wnid column", done.stderr
+                        "classes.csv is larger than a ConfigMap can be: keep only its wnid column",
+                        done.stderr,
                     )
 
 

@@ -12,12 +12,25 @@ from pathlib import Path
 import jsonschema
 import kubernetes_validate
 import yaml
-from chart import CHART, NAMESPACE, RELEASE, ROOT, VALUES, helm, rendered, skip_without_helm, template
+from chart import (
+    CHART,
+    NAMESPACE,
+    RELEASE,
+    ROOT,
+    VALUES,
+    helm,
+    rendered,
+    skip_without_helm,
+    template,
+)
 from tools import helms
 
 KUBERNETES = ("1.29", "1.33", "1.37")
 # Kinds of operators, for which Kubernetes has no schema.
-SCHEMAS = {path.stem: json.loads(path.read_text()) for path in Path(__file__).with_name("schemas").glob("*.json")}
+SCHEMAS = {
+    path.stem: json.loads(path.read_text())
+    for path in Path(__file__).with_name("schemas").glob("*.json")
+}
 
 setUpModule = skip_without_helm
 
@@ -42,7 +55,7 @@ class Rendering(unittest.TestCase):
     def test_there_is_a_helm_of_each_major_version(self):
         self.assertEqual([version[:2] for version in sorted(helms())], ["v3", "v4"])
 
-    def test_lint_has_nothing_to_say(self):
+    def test_lint_reports_nothing(self):
         for version in helms():
             for path in [None, *VALUES]:
                 with self.subTest(helm=version, values=path and path.name):
@@ -59,9 +72,16 @@ class Rendering(unittest.TestCase):
                 kinds |= {found["kind"] for found in objects}
                 for kubernetes in KUBERNETES:
                     for found in objects:
-                        with self.subTest(helm=version, values=path.name, kubernetes=kubernetes, kind=found["kind"]):
+                        with self.subTest(
+                            helm=version,
+                            values=path.name,
+                            kubernetes=kubernetes,
+                            kind=found["kind"],
+                        ):
                             self.assertIsNone(problem(found, kubernetes))
-        self.assertGreaterEqual(kinds, {*SCHEMAS, "StatefulSet", "Job", "Deployment", "Pod", "PersistentVolumeClaim"})
+        self.assertGreaterEqual(
+            kinds, {*SCHEMAS, "StatefulSet", "Job", "Deployment", "Pod", "PersistentVolumeClaim"}
+        )
 
     def test_both_versions_of_helm_render_the_same(self):
         for path in VALUES:
@@ -91,10 +111,18 @@ class Rendering(unittest.TestCase):
                 name = found["metadata"]["name"]
                 self.assertTrue(name.startswith(RELEASE) or found["kind"] == "ServiceAccount", name)
 
-    def test_names_stay_host_names_however_long_that_of_the_release_is(self):
+    def test_names_stay_host_names_with_a_long_release_name(self):
         release = "r" + "-long" * 10
         done = helm(
-            ["template", release, CHART, "-f", CHART / "ci/local-disks-values.yaml", "--set", "workers.count=1000"]
+            [
+                "template",
+                release,
+                CHART,
+                "-f",
+                CHART / "ci/local-disks-values.yaml",
+                "--set",
+                "workers.count=1000",
+            ]
         )
         objects = [found for found in yaml.safe_load_all(done.stdout) if found]
         # The pods of a Job append their number, those of a StatefulSet too.
@@ -103,20 +131,37 @@ class Rendering(unittest.TestCase):
 
     def test_the_notes_say_how_to_watch_it(self):
         for path in VALUES:
-            done = helm(["install", RELEASE, CHART, "--dry-run=client", "--namespace", NAMESPACE, "-f", path])
+            done = helm(
+                [
+                    "install",
+                    RELEASE,
+                    CHART,
+                    "--dry-run=client",
+                    "--namespace",
+                    NAMESPACE,
+                    "-f",
+                    path,
+                ]
+            )
             notes = done.stdout.partition("\nNOTES:\n")[2]
             self.assertIn(
-                "exec -it imagenet-coordinator-0 -- /usr/local/bin/coordinator status --watch", notes, done.stderr
+                "exec -it imagenet-coordinator-0 -- /usr/local/bin/coordinator status --watch",
+                notes,
+                done.stderr,
             )
             # Without it an upgrade discards the values of the installation.
-            self.assertRegex(notes, r"upgrade imagenet CHART --reuse-values --set job\.attempt=[23]\n")
+            self.assertRegex(
+                notes, r"upgrade imagenet CHART --reuse-values --set job\.attempt=[23]\n"
+            )
             self.assertEqual("WARNING" in notes, path.name.startswith("insecure"))
             self.assertNotIn("<no value>", notes)
 
 
-class Papers(unittest.TestCase):
-    def test_the_table_of_values_is_that_of_the_comments(self):
-        done = subprocess.run([sys.executable, CHART / "values_table.py"], capture_output=True, text=True)
+class Documents(unittest.TestCase):
+    def test_the_list_of_values_is_made_from_the_comments(self):
+        done = subprocess.run(
+            [sys.executable, CHART / "values_table.py"], capture_output=True, text=True
+        )
         self.assertEqual(done.returncode, 0, done.stdout + done.stderr)
 
     def test_every_value_has_its_place_in_the_schema(self):
@@ -135,8 +180,12 @@ class Papers(unittest.TestCase):
         self.assertGreater(len(paths(values, schema)), 70)
 
     def test_the_chart_is_of_this_version(self):
-        workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"]["version"]
-        self.assertEqual(yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"], workspace)
+        workspace = tomllib.loads((ROOT / "Cargo.toml").read_text())["workspace"]["package"][
+            "version"
+        ]
+        self.assertEqual(
+            yaml.safe_load((CHART / "Chart.yaml").read_text())["appVersion"], workspace
+        )
 
 
 logging.disable(logging.WARNING)

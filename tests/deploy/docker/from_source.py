@@ -28,29 +28,63 @@ def stand_in(folder: Path, suite: str) -> None:
     run("debootstrap", "--variant=minbase", f"--include={PACKAGES}", suite, folder, timeout=HOUR)
     toolchain = Path(run("rustc", "--print", "sysroot"))
     for part in ("bin", "lib"):
-        shutil.copytree(toolchain / part, folder / "usr/local" / part, symlinks=True, dirs_exist_ok=True)
+        shutil.copytree(
+            toolchain / part, folder / "usr/local" / part, symlinks=True, dirs_exist_ok=True
+        )
     registry = Path(os.environ.get("CARGO_HOME", Path.home() / ".cargo")) / "registry"
     for part in ("cache", "index"):
         shutil.copytree(registry / part, folder / "usr/local/cargo/registry" / part)
 
 
 def main() -> int:
-    if reason := why_not() or (None if shutil.which("debootstrap") else "debootstrap is not installed"):
+    if reason := why_not() or (
+        None if shutil.which("debootstrap") else "debootstrap is not installed"
+    ):
         print(f"cannot run: {reason}", file=sys.stderr)
         return 2
-    name, suite = re.search(r"^ARG RUST=(rust:\S*-(\w+))$", DOCKERFILE.read_text(), re.MULTILINE).groups()
+    name, suite = re.search(
+        r"^ARG RUST=(rust:\S*-(\w+))$", DOCKERFILE.read_text(), re.MULTILINE
+    ).groups()
     with tempfile.TemporaryDirectory(prefix="imagenet-base-") as scratch, Engine({}) as engine:
         base, archive = Path(scratch) / "base", Path(scratch) / "base.tar"
         stand_in(base, suite)
         run("tar", "--create", "--numeric-owner", "--directory", base, "--file", archive, ".")
-        engine.docker("import", "--change", "ENV CARGO_HOME=/usr/local/cargo CARGO_NET_OFFLINE=true", archive, name)
+        engine.docker(
+            "import",
+            "--change",
+            "ENV CARGO_HOME=/usr/local/cargo CARGO_NET_OFFLINE=true",
+            archive,
+            name,
+        )
         archive.unlink()
         print(f"made {name}; building", flush=True)
-        print(engine.docker("build", "--network", "none", "--file", DOCKERFILE, "--tag", "from-source",
-                            "--build-arg", f"REVISION={REVISION}", REPOSITORY, timeout=HOUR))
+        print(
+            engine.docker(
+                "build",
+                "--network",
+                "none",
+                "--file",
+                DOCKERFILE,
+                "--tag",
+                "from-source",
+                "--build-arg",
+                f"REVISION={REVISION}",
+                REPOSITORY,
+                timeout=HOUR,
+            )
+        )
         print("size, user:", engine.inspect("from-source", "{{.Size}} {{.Config.User}}"))
         for program in ("coordinator", "worker"):
-            version = engine.docker("run", "--rm", "--read-only", "--network", "none", "from-source", program, "--version")
+            version = engine.docker(
+                "run",
+                "--rm",
+                "--read-only",
+                "--network",
+                "none",
+                "from-source",
+                program,
+                "--version",
+            )
             if REVISION not in version:
                 raise AssertionError(f"{version} does not name {REVISION}")
             print(version)

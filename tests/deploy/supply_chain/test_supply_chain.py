@@ -22,9 +22,21 @@ ACKNOWLEDGEMENT = "This software is based in part on the work of the Independent
 def crates(edges: str, *packages: str) -> set[tuple[str, str]]:
     """Name and version of the crates that the packages depend on, without those of this
     workspace."""
-    command = ["cargo", "tree", "--locked", "--prefix", "none", "--edges", edges, "--target", host()]
+    command = [
+        "cargo",
+        "tree",
+        "--locked",
+        "--prefix",
+        "none",
+        "--edges",
+        edges,
+        "--target",
+        host(),
+    ]
     command += [word for package in packages for word in ("--package", package)]
-    listed = subprocess.run(command, cwd=REPOSITORY, check=True, capture_output=True, text=True).stdout
+    listed = subprocess.run(
+        command, cwd=REPOSITORY, check=True, capture_output=True, text=True
+    ).stdout
     found = re.findall(r"^(\S+) v(\S+)(?: \((?:proc-macro|\*)\))*$", listed, re.MULTILINE)
     return set(found)
 
@@ -67,7 +79,9 @@ class Components(unittest.TestCase):
             with self.subTest(program=program):
                 text = (REPOSITORY / f"target/sbom/{program}.cdx.json").read_text()
                 self.assertIsNone(JsonStrictValidator(SchemaVersion.V1_5).validate_str(text))
-                components = {(part["name"], part["version"]) for part in json.loads(text)["components"]}
+                components = {
+                    (part["name"], part["version"]) for part in json.loads(text)["components"]
+                }
                 self.assertEqual(crates("normal,no-proc-macro", program) - components, set())
                 self.assertEqual([place for place in build_places() if place in text], [])
 
@@ -82,7 +96,9 @@ class Programs(unittest.TestCase):
         for program in PROGRAMS:
             with self.subTest(program=program):
                 content = (IMAGE / "usr/local/bin" / program).read_bytes()
-                self.assertEqual([place for place in build_places() if place.encode() in content], [])
+                self.assertEqual(
+                    [place for place in build_places() if place.encode() in content], []
+                )
                 self.assertIn(b"/cargo/registry/", content, "messages of crates name their files")
 
 
