@@ -233,7 +233,7 @@ impl ConcurrencyController {
     }
 
     /// A generation number. It increases when any worker's budget changes, or its session ends.
-    pub fn turn(&self) -> u64 {
+    pub fn budget_generation(&self) -> u64 {
         self.budget_generation
     }
 
@@ -248,7 +248,7 @@ impl ConcurrencyController {
             limit: self.controller.limit(),
             open: self.totals.open,
             wanted: self.totals.wanted,
-            quiet: self.pause_until.saturating_duration_since(now),
+            pause: self.pause_until.saturating_duration_since(now),
             bytes_per_second: self.throughput_meter.bytes_per_second(),
             upper_bound: self.controller.upper_bound(now),
             requests: self.totals.requests,

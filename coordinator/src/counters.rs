@@ -24,7 +24,7 @@ pub struct JobCounters {
     /// As `success`.
     pub failed: Counter,
     /// Speculative attempts.
-    pub copies: SpeculativeCounters,
+    pub attempts: SpeculativeCounters,
     /// Sessions that expired because the worker sent no heartbeat.
     pub expired_sessions: Counter,
     /// Calls of workers and other clients.

@@ -182,7 +182,7 @@ impl Dispatcher {
         let left = self.time_left.tick(self.table.remaining_bytes(), now);
         self.table.set_time_left(left);
         self.table
-            .look_for_stragglers(!self.concurrency_status().quiet.is_zero(), running);
+            .look_for_stragglers(!self.concurrency_status().pause.is_zero(), running);
         entry
     }
 

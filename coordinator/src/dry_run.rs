@@ -91,7 +91,7 @@ async fn inspect(
     let job = job.clone();
     let mut looking = JoinSet::new();
     threads::start(&mut looking, "look", move || {
-        forecast::look(&path, &wnids, &job)
+        forecast::estimate(&path, &wnids, &job)
     })?;
     let looked = looking.join_next().await.expect("it was started");
     let looked = looked.expect("it does not panic");

@@ -124,9 +124,9 @@ pub(crate) fn in_words(origin: &ConcurrencyStatus) -> String {
         origin.limit,
         short(origin.bytes_per_second as f64)
     );
-    if origin.quiet.is_zero() {
+    if origin.pause.is_zero() {
         return line;
     }
-    let seconds = origin.quiet.as_secs_f64().ceil();
+    let seconds = origin.pause.as_secs_f64().ceil();
     format!("{line}, left alone for {seconds}s")
 }

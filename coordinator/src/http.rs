@@ -6,7 +6,7 @@ use std::{
 };
 
 use shared::{
-    http::{self, Address, HttpError, ProgramStatus},
+    http::{self, Address, ListenError, ProgramStatus},
     metrics::{Metrics, MetricsSource},
 };
 use tokio::task::JoinSet;
@@ -64,7 +64,7 @@ impl HttpEndpoint {
         address: Address,
         stopping: [CancellationToken; 2],
         tasks: &mut JoinSet<()>,
-    ) -> Result<(Arc<Self>, SocketAddr), HttpError> {
+    ) -> Result<(Arc<Self>, SocketAddr), ListenError> {
         let (listener, address) = http::listen(address)?;
         let endpoint = Arc::new(Self::new(stopping));
         tasks.spawn(http::serve(listener, "coordinator", Arc::clone(&endpoint)));

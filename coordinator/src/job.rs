@@ -131,7 +131,7 @@ where
     };
     let there = status.success + status.skipped;
     let total = status.total;
-    screen.say(&format!(
+    screen.write_line(&format!(
         "{why}: {there} of {total} classes are there; run the same command again to resume"
     ));
     Ok(Exit::Interrupted)
@@ -189,7 +189,7 @@ impl Job {
             duplicates = classes.duplicates, "starting"
         );
         let mut job = Self::of(restored, &plan, stop, endpoints, is_open);
-        screen.say(&http::announcement(http));
+        screen.write_line(&http::announcement(http));
         job.listen_in_target();
         let mut others = Vec::new();
         if let Some((listener, address)) = listener {
@@ -322,7 +322,7 @@ impl Job {
                 Some(ended) = self.worker.join_next() => match self.without_worker(ended) {
                     Err(error) => break Err(error),
                     Ok(()) if self.is_open => {
-                        screen.say("the worker in this process was drained; the job goes on with other workers");
+                        screen.write_line("the worker in this process was drained; the job goes on with other workers");
                         line = Some(JobLine::new(screen));
                     }
                     Ok(()) => break Ok(End::Drained),

@@ -25,6 +25,7 @@ mod answers;
 mod attempts;
 mod breaker;
 mod class;
+mod class_failures;
 mod drains;
 mod elsewhere;
 mod first_answers;
@@ -44,7 +45,6 @@ mod sessions;
 mod silent;
 mod slots;
 mod stragglers;
-mod trouble;
 mod under_way;
 mod verdicts;
 
@@ -56,6 +56,7 @@ use attempts::Attempts;
 use breaker::Breaker;
 pub use breaker::PROBE_EVERY;
 use class::{Class, State};
+use class_failures::ClassFailureTable;
 pub use drains::Drain;
 use elsewhere::Elsewhere;
 pub use elsewhere::JOIN_TIMEOUT;
@@ -73,7 +74,6 @@ pub use recovery::Expected;
 use remaining::Lengths;
 use sessions::{FORMER, MOST_SESSIONS, Session, Sessions};
 pub use sessions::{Refused, WorkerInfo};
-use trouble::ClassFailureTable;
 
 use crate::fleet::{Phase, WorkerView};
 
@@ -105,7 +105,7 @@ pub struct LeaseTable {
     sessions: Sessions,
     inventories: Inventories,
     names: Names,
-    troubles: ClassFailureTable,
+    class_failures: ClassFailureTable,
     losses: Losses,
     breaker: Breaker,
     first_answers: FirstAnswers,
@@ -169,7 +169,7 @@ impl LeaseTable {
             sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
             inventories: Inventories::default(),
             names: Names::default(),
-            troubles: ClassFailureTable::default(),
+            class_failures: ClassFailureTable::default(),
             losses: Losses::default(),
             breaker: Breaker::default(),
             first_answers: FirstAnswers::default(),
@@ -277,7 +277,7 @@ impl LeaseTable {
         let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();
         let mut workers = self.sessions.views(received, now);
         for attempt in self.attempts.of.values() {
-            let name = &self.sessions.by_id[&attempt.session].hello.worker;
+            let name = &self.sessions.by_id[&attempt.session].worker_info.worker;
             if let Ok(at) = workers.binary_search_by(|worker| worker.name.cmp(name)) {
                 workers[at].leased += 1;
             }
@@ -296,7 +296,7 @@ impl LeaseTable {
     /// The worker of a session that has not ended.
     pub fn worker(&self, id: SessionId) -> Option<&str> {
         let session = self.sessions.by_id.get(&id)?;
-        Some(&session.hello.worker)
+        Some(&session.worker_info.worker)
     }
 
     /// The number of workers that were heard of (a registration or a heartbeat) within the last

@@ -126,7 +126,7 @@ async fn classes(
         },
         ClassSource::Demo => {
             let demo = Demo::start().await?;
-            screen.say(&demo.announcement());
+            screen.write_line(&demo.announcement());
             plan.job.url = demo.url.clone();
             Ok((
                 ClassList {

@@ -56,7 +56,7 @@ pub fn parse_address(text: &str) -> Result<SocketAddr, String> {
 
 /// Why a server cannot listen.
 #[derive(Debug, thiserror::Error)]
-pub enum HttpError {
+pub enum ListenError {
     /// Another program has the address.
     #[error(
         "listen on {address}: the address is in use; stop the other program, or give another \
@@ -80,7 +80,7 @@ pub enum HttpError {
     },
 }
 
-impl HttpError {
+impl ListenError {
     /// Why `address`, which `flag` sets, could not be bound.
     pub fn at(address: SocketAddr, flag: &'static str, source: io::Error) -> Self {
         match source.kind() {
@@ -114,8 +114,8 @@ pub trait ProgramStatus: Send + Sync + 'static {
 /// Binds the address; no request is answered yet.
 ///
 /// # Errors
-/// [`HttpError`], one sentence that names the flag.
-pub fn listen(on: Address) -> Result<(TcpListener, SocketAddr), HttpError> {
+/// [`ListenError`], one sentence that names the flag.
+pub fn listen(on: Address) -> Result<(TcpListener, SocketAddr), ListenError> {
     let address = on.address;
     let mut bound = connections::bind(address);
     if on.or_any_port && matches!(&bound, Err(error) if error.kind() == io::ErrorKind::AddrInUse) {
@@ -123,7 +123,7 @@ pub fn listen(on: Address) -> Result<(TcpListener, SocketAddr), HttpError> {
     }
     bound
         .and_then(|listener| listener.local_addr().map(|bound| (listener, bound)))
-        .map_err(|source| HttpError::at(address, "--http", source))
+        .map_err(|source| ListenError::at(address, "--http", source))
 }
 
 /// The line for people with the address of the server.

@@ -58,7 +58,7 @@ impl Screen {
     }
 
     /// Writes a line above the bars.
-    pub fn say(&self, line: &str) {
+    pub fn write_line(&self, line: &str) {
         self.write(format!("{line}\n").as_bytes());
     }
 
@@ -137,7 +137,7 @@ impl JobLine {
         } else if matches!(self.screen, Screen::Plain(_)) && now - self.last_plain >= PLAIN_INTERVAL
         {
             self.last_plain = now;
-            self.screen.say(&self.text(status, now));
+            self.screen.write_line(&self.text(status, now));
         }
     }
 

@@ -76,7 +76,7 @@ pub async fn with_signals(
         )),
     };
     result.unwrap_or_else(|error| {
-        screen.say(&format!("error: failed to {error}"));
+        screen.write_line(&format!("error: failed to {error}"));
         Exit::CouldNotRun
     })
 }

@@ -165,7 +165,7 @@ impl Telemetry {
 fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
     let screen = screen.clone();
     let report = move |error: &io::Error| {
-        screen.say(&format!(
+        screen.write_line(&format!(
             "the detailed log cannot be written, and lacks lines from here on: {error}"
         ));
     };

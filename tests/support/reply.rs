@@ -195,14 +195,14 @@ impl Reply {
             Ending::KeepAlive | Ending::HangUp | Ending::HangUpOnNext => self.length,
         };
         let chunked = matches!(self.answer.framing, Framing::Chunked { .. });
-        let mut pace = TransferRate::new(self.answer.drip, state);
+        let mut rate = TransferRate::new(self.answer.drip, state);
         let mut transfer = Some(state.traffic.begin(connection, stream)?);
         let mut sent = 0;
         while sent < stop {
             let count = usize::try_from(stop - sent)
                 .unwrap_or(SLICE)
-                .min(pace.slice);
-            if !pace.wait_for_slot(count as u64, stream) {
+                .min(rate.slice);
+            if !rate.wait_for_slot(count as u64, stream) {
                 return Ok(AfterAnswer::Close);
             }
             // Counted before the write: a client that has received the bytes never sees a count
@@ -224,7 +224,7 @@ impl Reply {
                 stream.write_all(b"\r\n")?;
             }
             sent += count as u64;
-            if !pace.wait_after(count as u64, stream) {
+            if !rate.wait_after(count as u64, stream) {
                 return Ok(AfterAnswer::Close);
             }
         }

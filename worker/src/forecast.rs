@@ -84,7 +84,7 @@ impl Sample {
 ///
 /// # Errors
 /// The error of the file system.
-pub fn look(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forecast> {
+pub fn estimate(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<Forecast> {
     let mut forecast = Forecast {
         free: free(target),
         ..Forecast::default()

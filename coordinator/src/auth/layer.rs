@@ -291,7 +291,7 @@ mod tests {
         let none = HeaderMap::new();
         let wrong = bearer("worker-0123456789");
         let valid = bearer("viewer-0123456789");
-        for (gate, path, headers, is_let_through, is_pending) in [
+        for (layer, path, headers, is_let_through, is_pending) in [
             (AuthLayer::open(), HEALTH, &none, true, true),
             (AuthLayer::open(), WATCH, &none, true, false),
             (locked(), HEALTH, &none, true, true),
@@ -302,7 +302,7 @@ mod tests {
             (locked(), RENEW, &valid, false, false),
         ] {
             let peer = pending();
-            let checked = gate.0.check(path, headers, Some(&peer));
+            let checked = layer.0.check(path, headers, Some(&peer));
             assert_eq!(
                 (checked.is_ok(), peer.is_pending()),
                 (is_let_through, is_pending),

@@ -179,10 +179,10 @@ impl ServerCredentials {
             let credentials = Arc::clone(&self);
             let checked = spawn_blocking(move || {
                 if let Some(tls) = &credentials.tls {
-                    tls.look();
+                    tls.check_files();
                 }
                 if let Some(tokens) = &credentials.tokens {
-                    tokens.look();
+                    tokens.check_files();
                 }
             });
             if checked.await.is_err() {
@@ -273,7 +273,7 @@ mod tests {
         let first = grant().unwrap();
         for content in ["", text, "# none\n", text] {
             std::fs::write(&path, content).unwrap();
-            tokens.look();
+            tokens.check_files();
             assert!(
                 grant().is_some() && !first.revoked.is_cancelled(),
                 "{content:?}"
@@ -281,14 +281,14 @@ mod tests {
         }
         std::fs::write(&path, "# none\n").unwrap();
         for is_revoked in [false, true, true] {
-            tokens.look();
+            tokens.check_files();
             assert_eq!(
                 (grant().is_none(), first.revoked.is_cancelled()),
                 (is_revoked, is_revoked)
             );
         }
         std::fs::write(&path, text).unwrap();
-        tokens.look();
+        tokens.check_files();
         assert!(!grant().unwrap().revoked.is_cancelled());
         assert_eq!(tokens.refused(), 0);
     }

@@ -103,7 +103,7 @@ impl Watcher {
             match answer {
                 Ok(overview) => {
                     if attempts > 0 {
-                        screen.say("the coordinator answers again");
+                        screen.write_line("the coordinator answers again");
                     }
                     return Ok(overview);
                 }
@@ -114,7 +114,7 @@ impl Watcher {
                         let line = format!(
                             "no answer from {coordinator} ({why}); trying again until there is one"
                         );
-                        screen.say(&line);
+                        screen.write_line(&line);
                     }
                     sleep(RECONNECT_BACKOFF.delay(attempts, rand::random())).await;
                     attempts = attempts.saturating_add(1);
@@ -323,7 +323,7 @@ node1.example.org  active          10       9        8        7       6    1.20G
 w                  quarantined     10       9        8        7       6      950B      01:23 ago"
         );
         let mut quiet = overview();
-        quiet.fleet.origin.quiet = Duration::from_millis(3200);
+        quiet.fleet.origin.pause = Duration::from_millis(3200);
         assert!(
             text(&quiet, None).contains("connections, 12.3MB/s, left alone for 4s; 02:10 left\n"),
             "{}",

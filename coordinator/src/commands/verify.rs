@@ -133,7 +133,7 @@ pub(super) async fn run(
             () = shutdown.drain.cancelled(), if !stop.load(Ordering::Relaxed) => stop.store(true, Ordering::Relaxed),
             _ = progress.tick() => {
                 let read = bytes(totals.bytes);
-                screen.say(&format!("{} of {count} classes, {read}, {} different", totals.classes, totals.different));
+                screen.write_line(&format!("{} of {count} classes, {read}, {} different", totals.classes, totals.different));
             }
         }
     };
@@ -142,7 +142,7 @@ pub(super) async fn run(
     while threads.join_next().await.is_some() {}
     verified?;
     if stopped {
-        screen.say(&format!(
+        screen.write_line(&format!(
             "interrupted: {} of {count} classes were compared",
             totals.classes
         ));
@@ -155,7 +155,7 @@ pub(super) async fn run(
     };
     write_line(out, &text)?;
     if arguments.repair && totals.different > 0 {
-        screen.say(&totals.repair_advice());
+        screen.write_line(&totals.repair_advice());
     }
     Ok(totals.exit(arguments.strict))
 }

@@ -17,7 +17,7 @@ pub struct ConcurrencyStatus {
     pub wanted: u32,
     /// No request is sent for this long.
     #[serde(rename = "quiet_ms", serialize_with = "as_milliseconds")]
-    pub quiet: Duration,
+    pub pause: Duration,
     /// Throughput, averaged over the last seconds.
     pub bytes_per_second: u64,
     /// The highest number of connections below the level at which the origin failed, while it is

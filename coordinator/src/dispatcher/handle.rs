@@ -50,7 +50,7 @@ pub struct DispatcherHandle {
     pub(super) commands: mpsc::Sender<Command>,
     status: watch::Receiver<JobStatus>,
     phase: watch::Receiver<Phase>,
-    turn: watch::Receiver<u64>,
+    wake_ups: watch::Receiver<u64>,
     stopped: watch::Receiver<Option<WorkerStopped>>,
     refuses: watch::Receiver<Option<OriginRefuses>>,
     budgets: watch::Receiver<u64>,
@@ -67,7 +67,7 @@ impl DispatcherHandle {
             commands,
             status: published.status.subscribe(),
             phase: published.phase.subscribe(),
-            turn: published.turn.subscribe(),
+            wake_ups: published.wake_ups.subscribe(),
             stopped: dispatcher.stopped.subscribe(),
             refuses: dispatcher.refuses.subscribe(),
             budgets: published.budgets.subscribe(),
@@ -166,7 +166,7 @@ impl DispatcherHandle {
     ///
     /// # Errors
     /// [`DispatchError::Stopped`].
-    pub async fn first_trouble(
+    pub async fn first_failure(
         &self,
         session: SessionId,
         failure: String,
@@ -261,8 +261,8 @@ impl DispatcherHandle {
 
     /// The wake-up generation: changes when a worker whose request for leases had no result may be
     /// granted a class.
-    pub fn watch_turn(&self) -> watch::Receiver<u64> {
-        self.turn.clone()
+    pub fn watch_wake_ups(&self) -> watch::Receiver<u64> {
+        self.wake_ups.clone()
     }
 
     /// Changes when a worker's budget may have changed, or a session has ended.

@@ -150,7 +150,7 @@ impl Dispatcher {
                 }
                 LeaseNotice::Elsewhere(news) => tracing::warn!("{news}"),
                 LeaseNotice::Attempt { wnid, worker, news } => {
-                    self.counters.copies.note(&news);
+                    self.counters.attempts.note(&news);
                     tracing::info!("worker {worker} {news}: {wnid}");
                 }
                 LeaseNotice::OriginUnavailable { failure, waits } => {

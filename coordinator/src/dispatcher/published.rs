@@ -34,7 +34,7 @@ struct Snapshot {
 pub(super) struct Published {
     pub(super) status: watch::Sender<JobStatus>,
     pub(super) phase: watch::Sender<Phase>,
-    pub(super) turn: watch::Sender<u64>,
+    pub(super) wake_ups: watch::Sender<u64>,
     /// The generation of the budgets.
     pub(super) budgets: watch::Sender<u64>,
     pub(super) concurrency: watch::Sender<ConcurrencyStatus>,
@@ -52,8 +52,8 @@ impl Published {
         Self {
             status: watch::Sender::new(table.status()),
             phase: watch::Sender::new(table.phase()),
-            turn: watch::Sender::new(table.wake_ups()),
-            budgets: watch::Sender::new(controller.turn()),
+            wake_ups: watch::Sender::new(table.wake_ups()),
+            budgets: watch::Sender::new(controller.budget_generation()),
             concurrency: watch::Sender::new(controller.status(Instant::now())),
             is_done: Arc::new(AtomicBool::new(table.status().is_done())),
             newest: Arc::default(),
@@ -73,12 +73,12 @@ impl Published {
         if self.may_publish(table) {
             self.publish(snapshot);
         }
-        replace(&self.turn, table.wake_ups());
+        replace(&self.wake_ups, table.wake_ups());
     }
 
     /// Publishes the generation of the budgets and the state of the concurrency controller.
     pub(super) fn concurrency(&self, controller: &ConcurrencyController) {
-        replace(&self.budgets, controller.turn());
+        replace(&self.budgets, controller.budget_generation());
         replace(&self.concurrency, controller.status(Instant::now()));
     }
 

@@ -73,16 +73,16 @@ impl RunningJob {
         ];
         let help = "Results taken from workers since the coordinator started, by outcome; repeated ones count again.";
         page.counters("reports", help, &outcomes)?;
-        let copies = &counters.copies;
+        let attempts = &counters.attempts;
         let events = [
-            (("event", "granted"), copies.granted.get()),
-            (("event", "won"), copies.won.get()),
-            (("event", "took_over"), copies.took_over.get()),
+            (("event", "granted"), attempts.granted.get()),
+            (("event", "won"), attempts.won.get()),
+            (("event", "took_over"), attempts.took_over.get()),
         ];
         let help = "Second copies of classes that took too long on another worker, by what became of them.";
         page.counters("coordinator_copies", help, &events)?;
         let bytes = "Lengths of the tars of which second copies were granted.";
-        let granted = copies.granted_bytes.get();
+        let granted = attempts.granted_bytes.get();
         page.counter("coordinator_copies_granted_bytes", bytes, granted)?;
         let expired =
             "Sessions of workers that were silent for longer than the lease's time to live.";
@@ -97,7 +97,7 @@ impl RunningJob {
         let wanted = "Connections to the origin that the workers could use.";
         let quiet =
             "For how long no request is sent to the origin, because it asked for that or broke.";
-        let seconds = origin.quiet.as_secs() + u64::from(origin.quiet.subsec_nanos() > 0);
+        let seconds = origin.pause.as_secs() + u64::from(origin.pause.subsec_nanos() > 0);
         let speed = "Bytes that come from the origin each second, over the last seconds.";
         for (name, help, value) in [
             ("connections_limit", limit, origin.limit.into()),

@@ -3,7 +3,7 @@
 use std::{io, path::PathBuf};
 
 use shared::{
-    class_list::ClassListError, http::HttpError, telemetry::TelemetryError, threads::NoThread,
+    class_list::ClassListError, http::ListenError, telemetry::TelemetryError, threads::NoThread,
 };
 
 use crate::{
@@ -65,7 +65,7 @@ pub enum CoordinatorError {
     Command(#[from] CommandError),
     /// The address for workers, or that of health and metrics, cannot be used.
     #[error(transparent)]
-    Http(#[from] HttpError),
+    Http(#[from] ListenError),
     /// The gRPC server failed.
     #[error(transparent)]
     Serve(#[from] ServeError),

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use shared::{connect::SOCKET, http::HttpError, job_line::Screen, worker_name::host_name};
+use shared::{connect::SOCKET, http::ListenError, job_line::Screen, worker_name::host_name};
 use tokio::net::TcpListener;
 
 use super::{CoordinatorError, Job};
@@ -34,7 +34,7 @@ pub(super) fn announce(
         Exposure::Insecure => " (INSECURE)",
     };
     let flags = credentials.worker_flags(exposure == Exposure::Loopback);
-    screen.say(&format!("listening on {address}{note}; start workers with: worker --connect {scheme}://{host}{flags}"));
+    screen.write_line(&format!("listening on {address}{note}; start workers with: worker --connect {scheme}://{host}{flags}"));
     if exposure == Exposure::Insecure {
         let wire = if has_tls { "encrypted" } else { "plaintext" };
         let who = if credentials.requires_credential() {
@@ -57,7 +57,7 @@ pub(super) async fn listen(
     };
     let listener = TcpListener::bind(address).await;
     let bound = listener.and_then(|listener| Ok((listener.local_addr()?, listener)));
-    let (bound, listener) = bound.map_err(|source| HttpError::at(address, "--listen", source))?;
+    let (bound, listener) = bound.map_err(|source| ListenError::at(address, "--listen", source))?;
     Ok(Some((listener, bound)))
 }
 

@@ -159,7 +159,7 @@ fn restore_workers(
     if let Some(expected) = table.expected().filter(|_| !table.status().is_done()) {
         let line = waiting_for(expected, now, SystemTime::now());
         tracing::info!("{line}");
-        screen.say(&line);
+        screen.write_line(&line);
     }
     Ok(table)
 }

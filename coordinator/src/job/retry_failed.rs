@@ -103,7 +103,7 @@ impl<'list> JobClasses<'list> {
         }
         let say = |line: String| {
             tracing::info!("{line}");
-            screen.say(&line);
+            screen.write_line(&line);
         };
         match job_classes.wnids.len() - job_classes.there.len() {
             0 if never > 0 => return Err(NothingToRetry::NotComeTo { never }.into()),

@@ -20,7 +20,7 @@ impl Job {
                 ..Entry::default()
             })
             .await;
-        screen.say("the job is done; this stays to tell, until it is told to stop");
+        screen.write_line("the job is done; this stays to tell, until it is told to stop");
         let mut status = self.service.dispatcher.watch();
         loop {
             tokio::select! {

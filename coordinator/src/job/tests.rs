@@ -332,19 +332,19 @@ async fn remote_workers_are_waited_for_until_they_have_left_or_are_disconnected(
     let controller = ConcurrencyController::new(Ceilings::default(), Instant::now());
     let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = |name: &str| WorkerInfo {
+    let worker_info = |name: &str| WorkerInfo {
         worker: name.to_owned(),
         instance: name.into(),
         slots: 10,
         ..WorkerInfo::default()
     };
     let leaves = handle
-        .register(hello("leaves"), vec![])
+        .register(worker_info("leaves"), vec![])
         .await
         .unwrap()
         .session;
     let cut_off = handle
-        .register(hello("cut off"), vec![])
+        .register(worker_info("cut off"), vec![])
         .await
         .unwrap()
         .session;
@@ -402,13 +402,13 @@ async fn the_end_does_not_wait_for_a_worker_that_has_left() {
     let controller = ConcurrencyController::new(Ceilings::default(), Instant::now());
     let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: "host".to_owned(),
         instance: "host".into(),
         slots: 10,
         ..WorkerInfo::default()
     };
-    let session = handle.register(hello, vec![]).await.unwrap().session;
+    let session = handle.register(worker_info, vec![]).await.unwrap().session;
     let leaves = async {
         sleep(POLL_INTERVAL / 2).await;
         handle.leave(session, None).await.unwrap();
@@ -475,13 +475,13 @@ async fn a_coordinator_that_was_suspended_still_tells_workers_the_end() {
     let table = LeaseTable::new(&[], 0, 1, ttl);
     let (dispatcher, handle) = Dispatcher::new(table, controller, Writer::to_nowhere(&mut tasks));
     tasks.spawn(dispatcher.run());
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: "host".to_owned(),
         instance: "host".into(),
         slots: 10,
         ..WorkerInfo::default()
     };
-    let session = handle.register(hello, vec![]).await.unwrap().session;
+    let session = handle.register(worker_info, vec![]).await.unwrap().session;
     let leaves = async {
         sleep(POLL_INTERVAL / 2).await;
         tokio::time::advance(LEAVE_TIMEOUT * 4).await;
@@ -493,13 +493,13 @@ async fn a_coordinator_that_was_suspended_still_tells_workers_the_end() {
     let (all_left, left) = tokio::join!(all_have_been_told(handle.clone(), ttl), leaves);
     assert!(all_left);
     assert_eq!(left.elapsed(), Duration::ZERO, "it was waited for");
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: "deaf".to_owned(),
         instance: "deaf".into(),
         slots: 10,
         ..WorkerInfo::default()
     };
-    let deaf = handle.register(hello, vec![]).await.unwrap().session;
+    let deaf = handle.register(worker_info, vec![]).await.unwrap().session;
     let stays = async {
         for _ in 0..20 {
             sleep(Duration::from_secs(1)).await;

@@ -67,7 +67,7 @@ pub struct Registered {
     /// affected.
     pub drop: Vec<Lease>,
     /// The worker must report the inventory of its storage before it acquires classes.
-    pub survey: bool,
+    pub needs_inventory: bool,
     /// The older session of the same worker that this one replaces.
     pub replaced: Option<Ended>,
     /// How the binding of the worker's name to a credential has changed.

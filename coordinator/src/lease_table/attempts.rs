@@ -82,10 +82,10 @@ impl Attempts {
 
 impl LeaseTable {
     /// Finds the classes that delay the end of the job, and wakes waiting workers if there are new
-    /// ones. `quiet`: no worker may send requests to the origin now, so no lease counts as slow.
-    pub fn look_for_stragglers(&mut self, quiet: bool, now: Instant) {
-        self.note_pause(quiet, now);
-        let due = if quiet || !self.may_have_idle_workers() {
+    /// ones. `is_paused`: no worker may send requests to the origin now, so no lease counts as slow.
+    pub fn look_for_stragglers(&mut self, is_paused: bool, now: Instant) {
+        self.note_pause(is_paused, now);
+        let due = if is_paused || !self.may_have_idle_workers() {
             Vec::new()
         } else {
             self.stragglers(now)
@@ -94,7 +94,7 @@ impl LeaseTable {
             self.wake_ups += 1;
         }
         self.attempts.due = due;
-        self.scan_for_silent_leases(quiet, now);
+        self.scan_for_silent_leases(is_paused, now);
     }
 
     /// Whether no class is pending that could be granted.
@@ -136,7 +136,7 @@ impl LeaseTable {
         let class = self.attempts.due.remove(at);
         let (holder, held) = self.holder(class)?;
         let length = held.length;
-        let holder = holder.hello.worker.clone();
+        let holder = holder.worker_info.worker.clone();
         self.last_token = self.last_token.next();
         let attempt = SpeculativeAttempt {
             session: id,
@@ -158,7 +158,7 @@ impl LeaseTable {
                 && session.is_healthy(now)
                 && use_different_storages(session, holder)
                 && self.may_get_attempt(class, held.length)
-                && !self.troubles.has_failed(class, session, now)
+                && !self.class_failures.has_failed(class, session, now)
                 && time_left(held, self.attempts.speeds.median(), self.ttl, now).is_some()
         })
     }

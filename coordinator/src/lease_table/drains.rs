@@ -8,7 +8,7 @@ use super::LeaseTable;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Drain {
     /// The process with this nonce is drained.
-    Told {
+    Requested {
         /// The worker's name.
         worker: String,
         /// The nonce of its process.
@@ -34,7 +34,7 @@ impl LeaseTable {
     pub fn drain(&mut self, worker: &str) -> Option<Vec<Drain>> {
         let session = self.sessions.of_worker(worker)?;
         session.draining = true;
-        let instance = session.hello.instance.clone();
+        let instance = session.worker_info.instance.clone();
         self.wake_ups += 1;
         Some(self.record_drain(worker.to_owned(), instance))
     }
@@ -43,7 +43,7 @@ impl LeaseTable {
         let evicted = self.drains.touch(&worker);
         let evicted = evicted.map(|worker| Drain::Over { worker });
         self.drains.entry(&worker).clone_from(&instance);
-        let drained = Drain::Told { worker, instance };
+        let drained = Drain::Requested { worker, instance };
         evicted.into_iter().chain([drained]).collect()
     }
 
@@ -51,8 +51,8 @@ impl LeaseTable {
     /// that it drains. Another process of the same worker ends the drain.
     pub(super) fn drain_again(&mut self, worker: &str) -> Option<Drain> {
         let session = self.sessions.of_worker(worker)?;
-        let was_drained = self.drains.get(worker) == Some(&session.hello.instance);
-        session.draining |= was_drained || session.hello.draining;
+        let was_drained = self.drains.get(worker) == Some(&session.worker_info.instance);
+        session.draining |= was_drained || session.worker_info.draining;
         if was_drained {
             return None;
         }

@@ -120,7 +120,7 @@ impl LeaseTable {
     /// # Errors
     /// [`UnknownSession`].
     pub fn needs_lease(&mut self, id: SessionId, wnid: Wnid) -> Result<(), UnknownSession> {
-        let storage = self.sessions.get(id)?.hello.storage.clone();
+        let storage = self.sessions.get(id)?.worker_info.storage.clone();
         if let Some(position) = self.position(wnid)
             && self.elsewhere.unconfirmed.remove(&position)
         {
@@ -143,7 +143,7 @@ impl LeaseTable {
         if held.is_empty() {
             self.inventories.request(session, now)
         } else {
-            !self.pending_on(&session.hello.worker).is_empty()
+            !self.pending_on(&session.worker_info.worker).is_empty()
         }
     }
 
@@ -153,7 +153,7 @@ impl LeaseTable {
         if self.elsewhere.by_worker.is_empty() || self.inventories.are_awaited(now) {
             return;
         }
-        let worker = &self.sessions.by_id[&id].hello.worker;
+        let worker = &self.sessions.by_id[&id].worker_info.worker;
         if let Some(mut positions) = self.elsewhere.by_worker.remove(worker) {
             let worker = worker.clone();
             self.elsewhere.expected.remove(&worker);

@@ -126,7 +126,7 @@ impl LeaseTable {
         let mut retried = Vec::new();
         for position in positions {
             if self.classes[position].state == State::Failed {
-                self.troubles.forget(position);
+                self.class_failures.forget(position);
                 self.give_back(position);
                 retried.push(self.classes[position].wnid);
             }
@@ -152,7 +152,7 @@ impl LeaseTable {
             return next;
         }
         let session = &self.sessions.by_id[&id];
-        let storage = &session.hello.storage;
+        let storage = &session.worker_info.storage;
         let begun_here =
             |position: &usize| !storage.is_empty() && self.begun_on.get(position) == Some(storage);
         let may_try = |position: &usize| {
@@ -189,21 +189,21 @@ impl LeaseTable {
         let is_for_others = self.losses.is_reserved(position, now)
             && session.last_success.is_none()
             && self.sessions.is_there_proven(now);
-        let has_failed = self.troubles.has_failed(position, session, now);
+        let has_failed = self.class_failures.has_failed(position, session, now);
         !is_for_others && (!has_failed || !self.is_there_one_to_try(position, now))
     }
 
     /// Whether there is a worker that has not failed a class.
     pub(super) fn is_there_one_to_try(&self, position: usize, now: Instant) -> bool {
         self.sessions.any_healthy(now, |session| {
-            !self.troubles.has_failed(position, session, now)
+            !self.class_failures.has_failed(position, session, now)
         })
     }
 
     /// Settles a class as failed without a report about it.
     pub(super) fn give_up(&mut self, position: usize, failure: Failure) {
         self.set(position, State::Failed);
-        self.troubles.forget(position);
+        self.class_failures.forget(position);
         self.given_up.push((self.classes[position].wnid, failure));
     }
 }

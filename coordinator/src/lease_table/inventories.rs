@@ -32,7 +32,7 @@ impl Inventories {
     /// Whether a worker must report the inventory of its storage: it was requested from no other
     /// worker, or this worker has not finished it.
     pub(super) fn request(&mut self, session: &Session, now: Instant) -> bool {
-        let storage = &session.hello.storage;
+        let storage = &session.worker_info.storage;
         if !storage.is_empty() && !mem::replace(self.requested.entry(storage), true) {
             self.first.get_or_insert(now);
             self.under_way.insert(session.id, now);
@@ -50,7 +50,7 @@ impl Inventories {
     /// finished.
     pub(super) fn left(&mut self, session: &Session) {
         if self.end(session.id) {
-            self.requested.remove(&session.hello.storage);
+            self.requested.remove(&session.worker_info.storage);
         }
     }
 

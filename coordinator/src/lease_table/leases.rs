@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     AttemptEvent, Lease, LeaseNotice, LeaseTable, Renewed, ReportedLease, Session, State,
-    UnknownSession, pauses::later, trouble::TRIES,
+    UnknownSession, class_failures::TRIES, pauses::later,
 };
 
 /// A lease of a session: the class's progress as its worker reports it.
@@ -102,7 +102,7 @@ impl LeaseTable {
     ) -> Result<Renewed, UnknownSession> {
         let session = self.sessions.get_mut(id)?;
         let heard_before = mem::replace(&mut session.heard, now);
-        let before = self.received.entry(&session.hello.instance);
+        let before = self.received.entry(&session.worker_info.instance);
         let more = received_bytes.saturating_sub(*before);
         *before += more;
         self.status.received_bytes = self.status.received_bytes.saturating_add(more);
@@ -222,10 +222,10 @@ impl LeaseTable {
                 let session = &self.sessions.by_id[&id];
                 self.notices.push(LeaseNotice::NoProgress {
                     wnid: self.classes[position].wnid,
-                    worker: session.hello.worker.clone(),
+                    worker: session.worker_info.worker.clone(),
                 });
                 let key = session.name_key();
-                let tried = self.troubles.note(position, key, false, now);
+                let tried = self.class_failures.note(position, key, false, now);
                 if tried >= TRIES && !self.attempts.of.contains_key(&position) {
                     let limit = humantime::format_duration(stuck_after);
                     let message = format!("no progress for {limit}, {TRIES} times");

@@ -156,7 +156,7 @@ impl LeaseTable {
         self.count_workers();
         let mut ended = Ended {
             session: id,
-            worker: session.hello.worker.clone(),
+            worker: session.worker_info.worker.clone(),
             returned: 0,
             given_up: Vec::new(),
         };
@@ -175,9 +175,9 @@ impl LeaseTable {
                 self.set(position, State::Failed);
                 ended.given_up.push(self.classes[position].wnid);
             } else {
-                if !session.hello.storage.is_empty() {
+                if !session.worker_info.storage.is_empty() {
                     self.begun_on
-                        .insert(position, session.hello.storage.clone());
+                        .insert(position, session.worker_info.storage.clone());
                 }
                 self.give_back(position);
                 ended.returned += 1;

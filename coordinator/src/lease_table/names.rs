@@ -40,14 +40,15 @@ impl Names {
     /// Whether a process may register under its name. With a certificate it may, because the
     /// certificate contains the name. A credential that is not valid any more has no claim to its
     /// names.
-    pub(super) fn allow(&self, hello: &WorkerInfo) -> bool {
-        let (Some(owner), Some(credential)) = (self.bound.get(&hello.worker), hello.credential)
+    pub(super) fn allow(&self, worker_info: &WorkerInfo) -> bool {
+        let (Some(owner), Some(credential)) =
+            (self.bound.get(&worker_info.worker), worker_info.credential)
         else {
             return true;
         };
         *owner == credential
             || credential == CredentialId::CERTIFICATE
-            || !hello.valid.contains(owner)
+            || !worker_info.valid.contains(owner)
     }
 
     /// Binds a name to a credential. An existing binding to another credential is replaced.
@@ -82,7 +83,7 @@ mod tests {
     const OTHER: CredentialId = CredentialId(2);
     const GONE: CredentialId = CredentialId(3);
 
-    fn hello(name: &str, credential: Option<CredentialId>) -> WorkerInfo {
+    fn worker_info(name: &str, credential: Option<CredentialId>) -> WorkerInfo {
         WorkerInfo {
             worker: name.to_owned(),
             credential,
@@ -111,7 +112,7 @@ mod tests {
             ("old", Some(OTHER), true),
         ] {
             assert_eq!(
-                names.allow(&hello(name, credential)),
+                names.allow(&worker_info(name, credential)),
                 allowed,
                 "{name} {credential:?}"
             );
@@ -121,7 +122,7 @@ mod tests {
             bound("host", OTHER),
             "a session may change its token"
         );
-        assert!(!names.allow(&hello("host", Some(ONE))));
+        assert!(!names.allow(&worker_info("host", Some(ONE))));
     }
 
     #[test]
@@ -131,7 +132,10 @@ mod tests {
         let freed =
             (0..=MOST_SESSIONS).filter_map(|number| names.bind(&number.to_string(), OTHER).freed);
         assert_eq!(freed.collect::<Vec<_>>(), ["0"]);
-        assert!(!names.allow(&hello("host", Some(OTHER))) && !names.allow(&hello("1", Some(ONE))));
+        assert!(
+            !names.allow(&worker_info("host", Some(OTHER)))
+                && !names.allow(&worker_info("1", Some(ONE)))
+        );
         assert_eq!(
             (names.bound.len(), names.by_credential.len()),
             (MOST_SESSIONS + 1, 2)

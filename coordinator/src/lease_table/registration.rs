@@ -20,24 +20,24 @@ impl LeaseTable {
     /// [`Refused`], for example if both processes are alive. No session changes then.
     pub fn register(
         &mut self,
-        hello: &WorkerInfo,
+        worker_info: &WorkerInfo,
         held: &[ReportedLease],
         now: Instant,
     ) -> Result<Registered, Refused> {
-        if !self.names.allow(hello) {
+        if !self.names.allow(worker_info) {
             return Err(Refused::NameOfAnother {
-                worker: hello.worker.clone(),
+                worker: worker_info.worker.clone(),
             });
         }
         let mut replaced = None;
         let mut evicted = None;
-        let session = match self.sessions.of_worker(&hello.worker) {
-            Some(session) if session.hello.instance == hello.instance => {
+        let session = match self.sessions.of_worker(&worker_info.worker) {
+            Some(session) if session.worker_info.instance == worker_info.instance => {
                 session.heard = now;
                 session.id
             }
             Some(session) => {
-                session.allow_takeover(&hello.instance, now)?;
+                session.allow_takeover(&worker_info.instance, now)?;
                 let is_restart = now <= session.heard + self.ttl / RENEWALS_PER_TTL;
                 let loss = Loss {
                     weight: if is_restart { RESTART } else { LOSS },
@@ -46,25 +46,25 @@ impl LeaseTable {
                 let id = session.id;
                 let (older, ended) = self.end(id, Some(loss));
                 replaced = Some(ended);
-                self.sessions.open(hello, Some(older), now)
+                self.sessions.open(worker_info, Some(older), now)
             }
             None => {
-                evicted = self.make_room(hello.session)?;
-                self.sessions.open(hello, None, now)
+                evicted = self.make_room(worker_info.session)?;
+                self.sessions.open(worker_info, None, now)
             }
         };
         self.count_workers();
-        let drain_over = self.drain_again(&hello.worker);
+        let drain_over = self.drain_again(&worker_info.worker);
         let drop = self.reconcile(session, held, now);
-        let survey = self.needs_inventory(session, held, now);
-        self.is_back(&hello.worker);
-        let renamed = hello
+        let needs_inventory = self.needs_inventory(session, held, now);
+        self.is_back(&worker_info.worker);
+        let renamed = worker_info
             .credential
-            .map(|credential| self.names.bind(&hello.worker, credential));
+            .map(|credential| self.names.bind(&worker_info.worker, credential));
         Ok(Registered {
             session,
             drop,
-            survey,
+            needs_inventory,
             replaced,
             evicted,
             renamed: renamed.unwrap_or_default(),
@@ -93,7 +93,7 @@ impl LeaseTable {
         let Some(session) = self.sessions.by_id.get(&id) else {
             return Renamed::default();
         };
-        self.names.bind(&session.hello.worker, credential)
+        self.names.bind(&session.worker_info.worker, credential)
     }
 
     /// Ends a session at the worker's request. Its classes become pending again without a penalty.

@@ -83,7 +83,7 @@ pub struct WorkerInfo {
 #[derive(Debug)]
 pub(super) struct Session {
     pub(super) id: SessionId,
-    pub(super) hello: WorkerInfo,
+    pub(super) worker_info: WorkerInfo,
     /// Time of the registration or of the last heartbeat.
     pub(super) heard: Instant,
     pub(super) leases: BTreeMap<usize, LeaseProgress>,
@@ -114,16 +114,16 @@ impl Session {
     /// The key under which failures that the worker caused are recorded. It names the storage, if
     /// known, because workers that share a storage fail for the same reason.
     pub(super) fn host_key(&self) -> String {
-        if self.hello.storage.is_empty() {
+        if self.worker_info.storage.is_empty() {
             self.name_key()
         } else {
-            format!("storage {}", self.hello.storage)
+            format!("storage {}", self.worker_info.storage)
         }
     }
 
     /// The key under which all other failures are recorded.
     pub(super) fn name_key(&self) -> String {
-        format!("worker {}", self.hello.worker)
+        format!("worker {}", self.worker_info.worker)
     }
 
     pub(super) fn is_quarantined(&self, now: Instant) -> bool {
@@ -145,7 +145,7 @@ impl Session {
         let takeovers = self.displaced.iter().filter(is_recent).count();
         if self.contested || takeovers >= MAX_TAKEOVERS {
             return Err(Refused::NameTaken {
-                worker: self.hello.worker.clone(),
+                worker: self.worker_info.worker.clone(),
             });
         }
         Ok(())
@@ -159,17 +159,17 @@ impl Session {
         };
         let [success, skipped, failed] = self.settled;
         WorkerView {
-            name: self.hello.worker.clone(),
+            name: self.worker_info.worker.clone(),
             state,
-            slots: self.hello.slots,
+            slots: self.worker_info.slots,
             leased: u32::try_from(self.leases.len()).unwrap_or(u32::MAX),
             success,
             skipped,
             failed,
             received_bytes,
             silent: now.saturating_duration_since(self.heard),
-            storage: self.hello.storage.clone(),
-            build: self.hello.build.clone(),
+            storage: self.worker_info.storage.clone(),
+            build: self.worker_info.build.clone(),
         }
     }
 }
@@ -213,19 +213,19 @@ impl Sessions {
     /// Opens a session. `replaced`: the previous session of the name.
     pub(super) fn open(
         &mut self,
-        hello: &WorkerInfo,
+        worker_info: &WorkerInfo,
         replaced: Option<Session>,
         now: Instant,
     ) -> SessionId {
         let mut displaced = VecDeque::new();
         if let Some(older) = replaced {
             displaced = older.displaced;
-            displaced.push_back((older.hello.instance, now));
+            displaced.push_back((older.worker_info.instance, now));
             if displaced.len() > MAX_DISPLACED {
                 displaced.pop_front();
             }
         }
-        let drawn = SessionId(hello.session);
+        let drawn = SessionId(worker_info.session);
         let id = if drawn.0 == 0 || self.by_id.contains_key(&drawn) {
             self.last = SessionId(self.last.0 + 1);
             self.last
@@ -234,7 +234,7 @@ impl Sessions {
         };
         let session = Session {
             id,
-            hello: hello.clone(),
+            worker_info: worker_info.clone(),
             heard: now,
             leases: BTreeMap::new(),
             displaced,
@@ -250,8 +250,8 @@ impl Sessions {
             settled: [0; 3],
         };
         self.by_id.insert(id, session);
-        self.slots += u64::from(hello.slots);
-        self.by_worker.insert(hello.worker.clone(), id);
+        self.slots += u64::from(worker_info.slots);
+        self.by_worker.insert(worker_info.worker.clone(), id);
         id
     }
 
@@ -324,7 +324,7 @@ impl Sessions {
 
     /// All workers, by name.
     pub(super) fn views(&self, received: impl Fn(&[u8]) -> u64, now: Instant) -> Vec<WorkerView> {
-        let view = |session: &Session| session.view(received(&session.hello.instance), now);
+        let view = |session: &Session| session.view(received(&session.worker_info.instance), now);
         let mut views: Vec<WorkerView> = self.by_id.values().map(view).collect();
         views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
         views
@@ -332,8 +332,8 @@ impl Sessions {
 
     pub(super) fn remove(&mut self, id: SessionId) -> Session {
         let session = self.by_id.remove(&id).expect("only known sessions end");
-        self.by_worker.remove(&session.hello.worker);
-        self.slots -= u64::from(session.hello.slots);
+        self.by_worker.remove(&session.worker_info.worker);
+        self.slots -= u64::from(session.worker_info.slots);
         session
     }
 
@@ -352,5 +352,5 @@ impl Sessions {
 /// Whether two workers write to different storages. A worker whose storage is not known counts as
 /// having its own.
 pub(super) fn use_different_storages(one: &Session, other: &Session) -> bool {
-    one.hello.storage.is_empty() || one.hello.storage != other.hello.storage
+    one.worker_info.storage.is_empty() || one.worker_info.storage != other.worker_info.storage
 }

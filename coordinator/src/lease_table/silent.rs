@@ -27,10 +27,11 @@ use super::{
 const MAX_DOUBLINGS: u32 = 10;
 
 impl LeaseTable {
-    /// Finds silent leases and wakes waiting workers if there are new ones. `quiet`: no worker may
+    /// Finds silent leases and wakes waiting workers if there are new ones. `is_paused`: no worker may
     /// send requests to the origin now, so no lease is silent.
-    pub(super) fn scan_for_silent_leases(&mut self, quiet: bool, now: Instant) {
-        let may_be_taken = !quiet && self.no_class_is_pending() && self.sessions.by_id.len() > 1;
+    pub(super) fn scan_for_silent_leases(&mut self, is_paused: bool, now: Instant) {
+        let may_be_taken =
+            !is_paused && self.no_class_is_pending() && self.sessions.by_id.len() > 1;
         let is_silent = |(class, session, held): &(usize, &Session, &LeaseProgress)| {
             may_be_taken && self.is_silent(*class, session, held, now)
         };
@@ -64,7 +65,7 @@ impl LeaseTable {
     pub(super) fn may_be_wrong(&self, class: usize, id: SessionId, now: Instant) -> bool {
         self.classes[class].is_taken
             && self.sessions.any_healthy(now, |other| {
-                other.id != id && !self.troubles.has_failed(class, other, now)
+                other.id != id && !self.class_failures.has_failed(class, other, now)
             })
     }
 
@@ -82,7 +83,7 @@ impl LeaseTable {
             let received = held.bytes;
             let WorkerInfo {
                 worker, storage, ..
-            } = holder.hello.clone();
+            } = holder.worker_info.clone();
             if received > 0 && !storage.is_empty() {
                 self.begun_on.insert(class, storage);
             }

@@ -11,7 +11,7 @@ impl LeaseTable {
             return 0;
         };
         let held = session.leases.len() + self.attempted_by(id).len();
-        to_usize(session.hello.slots).saturating_sub(held)
+        to_usize(session.worker_info.slots).saturating_sub(held)
     }
 
     /// Called when a session holds one class fewer. A worker calls `Acquire` concurrently with its

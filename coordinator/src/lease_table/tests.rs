@@ -93,13 +93,13 @@ fn register(
     leases: &[Lease],
     now: Instant,
 ) -> Result<Registered, Refused> {
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: worker.to_owned(),
         instance: instance.to_owned(),
         slots: MANY,
         ..WorkerInfo::default()
     };
-    table.register(&hello, &as_reported(leases), now)
+    table.register(&worker_info, &as_reported(leases), now)
 }
 
 fn renew(
@@ -173,7 +173,7 @@ fn check(table: &LeaseTable) {
     for (id, session) in &table.sessions.by_id {
         let attempts = table.attempted_by(*id).len();
         assert!(
-            session.leases.len() + attempts <= session.hello.slots as usize,
+            session.leases.len() + attempts <= session.worker_info.slots as usize,
             "{session:?}"
         );
     }
@@ -181,7 +181,7 @@ fn check(table: &LeaseTable) {
         .sessions
         .by_id
         .values()
-        .map(|session| u64::from(session.hello.slots));
+        .map(|session| u64::from(session.worker_info.slots));
     assert_eq!(table.sessions.slots, slots.sum::<u64>());
     assert!(
         table
@@ -261,7 +261,8 @@ fn check_attempts(table: &LeaseTable) {
         let State::Leased(holder) = class.state else {
             panic!("{class:?} has an attempt")
         };
-        let [holder, second] = [holder, attempt.session].map(|id| &table.sessions.by_id[&id].hello);
+        let [holder, second] =
+            [holder, attempt.session].map(|id| &table.sessions.by_id[&id].worker_info);
         assert!(holder.worker != second.worker, "{class:?}");
         assert!(
             holder.storage.is_empty() || holder.storage != second.storage,

@@ -56,13 +56,13 @@ mod tests {
             .map(|number: u32| format!("n{number:08}").parse().unwrap())
             .into();
         let mut table = LeaseTable::new(&wnids, 0, 1, Duration::from_secs(30));
-        let hello = WorkerInfo {
+        let worker_info = WorkerInfo {
             worker: "w".to_owned(),
             instance: vec![1],
             slots: 4,
             ..WorkerInfo::default()
         };
-        let session = table.register(&hello, &[], now).unwrap().session;
+        let session = table.register(&worker_info, &[], now).unwrap().session;
         let leases = table.acquire(session, 4, now).unwrap().leases;
         table
             .renew(

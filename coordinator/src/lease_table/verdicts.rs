@@ -13,7 +13,7 @@ use tokio::time::Instant;
 use super::{
     AttemptEvent, Lease, LeaseNotice, LeaseTable, ReportVerdict, State,
     breaker::FailureCause,
-    trouble::{OFFERS, TRIES},
+    class_failures::{OFFERS, TRIES},
 };
 
 /// Delay before another worker tries a class.
@@ -93,7 +93,7 @@ impl LeaseTable {
 
     fn settle(&mut self, id: SessionId, position: usize, state: State) {
         self.set(position, state);
-        self.troubles.forget(position);
+        self.class_failures.forget(position);
         self.begun_on.remove(&position);
         if let Ok(session) = self.sessions.get_mut(id) {
             let [success, skipped, failed] = &mut session.settled;
@@ -177,7 +177,9 @@ impl LeaseTable {
             Suspect::Class | Suspect::Origin => session.name_key(),
             Suspect::WorkerHost => session.host_key(),
         };
-        let tried = self.troubles.note(position, key, failure.lacks_space, now);
+        let tried = self
+            .class_failures
+            .note(position, key, failure.lacks_space, now);
         if failure.lacks_space {
             return self.declined(position, tried, now);
         }
@@ -232,9 +234,9 @@ impl LeaseTable {
     /// return to their earlier state.
     fn excuse(&mut self, position: usize) {
         for failed in self.breaker.take_row() {
-            self.troubles.forget(failed);
+            self.class_failures.forget(failed);
         }
-        self.troubles.forget(position);
+        self.class_failures.forget(position);
         self.give_back(position);
         for doubted in mem::take(&mut self.breaker.doubts).into_keys() {
             self.queue(doubted);
@@ -277,7 +279,7 @@ impl LeaseTable {
         let (doubts, was_away) = self.breaker.answered();
         for (position, failure) in doubts {
             // At the time of the failure there may have been no other worker.
-            let tried = self.troubles.times(position);
+            let tried = self.class_failures.times(position);
             if tried < TRIES && self.is_there_one_to_try(position, now) {
                 self.give_back(position);
             } else {

@@ -87,7 +87,7 @@ pub(super) fn write_name(
 
 pub(super) fn write_drain(transaction: &Transaction<'_>, drain: &Drain) -> rusqlite::Result<()> {
     match drain {
-        Drain::Told { worker, instance } => {
+        Drain::Requested { worker, instance } => {
             let tell = "INSERT OR REPLACE INTO drain (worker, instance) VALUES (?1, ?2)";
             execute(transaction, tell, params![worker, instance])
         }
@@ -118,7 +118,7 @@ mod tests {
     const TTL: Duration = Duration::from_secs(30);
 
     fn drained(worker: &str, instance: &[u8]) -> Drain {
-        Drain::Told {
+        Drain::Requested {
             worker: worker.to_owned(),
             instance: instance.to_owned(),
         }

@@ -185,12 +185,12 @@ impl CoordinatorService {
 
     /// Waits until a worker whose request had no result may be granted a class, or for the end of
     /// the job.
-    async fn wait_for_wake_up(&self, turn: &mut watch::Receiver<u64>, until: Instant) -> bool {
+    async fn wait_for_wake_up(&self, wake_ups: &mut watch::Receiver<u64>, until: Instant) -> bool {
         // Does not watch the counts: every completed class of any worker would wake all waiting
         // calls.
         let mut phase = self.dispatcher.watch_phase();
         tokio::select! {
-            changed = timeout_at(until, turn.changed()) => matches!(changed, Ok(Ok(()))),
+            changed = timeout_at(until, wake_ups.changed()) => matches!(changed, Ok(Ok(()))),
             done = phase.wait_for(|phase| *phase == Phase::Done) => done.is_ok(),
             () = self.shutdown.drain.cancelled() => false,
             () = self.shutdown.abort.cancelled() => false,
@@ -246,7 +246,7 @@ impl Coordinator for CoordinatorService {
             renew_ms: milliseconds(self.terms.ttl / RENEWALS_PER_TTL),
             job: Some(self.job.clone().into()),
             drop_leases: leases(&registered.drop),
-            needs_inventory: registered.survey,
+            needs_inventory: registered.needs_inventory,
             status: Some(self.status()),
         }))
     }
@@ -282,13 +282,13 @@ impl Coordinator for CoordinatorService {
         let max = usize::try_from(request.max).map_or(MAX_BATCH, |max| max.min(MAX_BATCH));
         // The leases named in the call become outdated while it waits, so they are processed once.
         let mut named = held(request.held)?;
-        let mut turn = self.dispatcher.watch_turn();
+        let mut wake_ups = self.dispatcher.watch_wake_ups();
         let granted = loop {
             if self.directive(false) == proto::Directive::Stop {
                 break Granted::default();
             }
             // Changes from here on are seen below.
-            turn.mark_unchanged();
+            wake_ups.mark_unchanged();
             let acquired = self.dispatcher.acquire(session, max, mem::take(&mut named));
             let granted = match acquired.await {
                 Err(DispatchError::UnknownSession(_)) => {
@@ -298,7 +298,7 @@ impl Coordinator for CoordinatorService {
             };
             let is_answer =
                 !granted.leases.is_empty() || granted.drain || self.dispatcher.status().is_done();
-            if is_answer || !self.wait_for_wake_up(&mut turn, until).await {
+            if is_answer || !self.wait_for_wake_up(&mut wake_ups, until).await {
                 break granted;
             }
         };

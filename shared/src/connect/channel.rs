@@ -95,7 +95,7 @@ fn check_files(connector: &Weak<TcpConnector>) {
         let Some(connector) = connector.upgrade() else {
             return;
         };
-        connector.credentials.look();
+        connector.credentials.check_files();
     }
 }
 

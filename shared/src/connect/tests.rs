@@ -293,7 +293,7 @@ fn a_join_token_that_is_installed_later_is_not_sent_in_plaintext_either() {
     let authority =
         crate::tls::Authority::of(&rustls::pki_types::CertificateDer::from(b"x".to_vec()));
     std::fs::write(&path, crate::tls::Token::new(authority, [7; 32]).reveal()).unwrap();
-    watched.look();
+    watched.check_files();
     assert_eq!(watched.refused(), 1);
     assert_eq!(
         watched.get().bearer.as_ref().unwrap(),

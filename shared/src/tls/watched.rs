@@ -112,7 +112,7 @@ impl<T> Watched<T> {
     /// the last good value stays in use. An empty file is used only if it is still empty at the
     /// next check, because editors and some tools truncate a file before they write it. Does
     /// blocking I/O on small files.
-    pub fn look(&self) {
+    pub fn check_files(&self) {
         // A pipe provides its content once, and opening it again could block forever.
         let is_other = |path: &PathBuf| path.metadata().is_ok_and(|found| !found.is_file());
         if self.paths.iter().any(is_other) {
@@ -206,16 +206,16 @@ mod tests {
         assert_eq!(*watched.get(), 3);
         for (content, length) in [("four", 4), ("", 4), ("", 4), ("fives", 5)] {
             std::fs::write(&path, content).unwrap();
-            watched.look();
+            watched.check_files();
             assert_eq!(*watched.get(), length, "{content}");
         }
         assert_eq!(watched.refused(), 1, "the same content is refused once");
         std::fs::remove_file(&path).unwrap();
-        watched.look();
-        watched.look();
+        watched.check_files();
+        watched.check_files();
         assert_eq!(*watched.get(), 5);
         std::fs::write(&path, "seven..").unwrap();
-        watched.look();
+        watched.check_files();
         assert_eq!(*watched.get(), 7);
     }
 
@@ -227,7 +227,7 @@ mod tests {
         let watched = Watched::new(vec![path.clone()], length_of).unwrap();
         for (content, refused) in [("", 0), ("four", 0), ("", 0), ("four", 0), ("", 0), ("", 1)] {
             std::fs::write(&path, content).unwrap();
-            watched.look();
+            watched.check_files();
             assert_eq!(watched.refused(), refused);
         }
         assert_eq!(*watched.get(), 4);
@@ -246,11 +246,11 @@ mod tests {
         let watched = Watched::new(vec![path.clone()], length_of).unwrap();
         std::fs::write(&path, "four").unwrap();
         allow(0o602);
-        watched.look();
-        watched.look();
+        watched.check_files();
+        watched.check_files();
         assert_eq!((*watched.get(), watched.refused()), (3, 1));
         allow(0o600);
-        watched.look();
+        watched.check_files();
         assert_eq!(*watched.get(), 4);
     }
 
@@ -267,7 +267,7 @@ mod tests {
         let watched = Watched::new(vec![link.join("file")], length_of).unwrap();
         std::os::unix::fs::symlink("v2", &next).unwrap();
         std::fs::rename(&next, &link).unwrap();
-        watched.look();
+        watched.check_files();
         assert_eq!(*watched.get(), 5);
     }
 
@@ -288,7 +288,7 @@ mod tests {
         });
         let watched = Watched::new(vec![path], length_of).unwrap();
         writer.join().unwrap();
-        watched.look();
+        watched.check_files();
         assert_eq!(*watched.get(), 3);
     }
 

@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, sync::Arc};
 
 use shared::{
-    http::{self, Address, HttpError, ProgramStatus},
+    http::{self, Address, ListenError, ProgramStatus},
     metrics::Metrics,
 };
 use tokio::task::JoinSet;
@@ -22,13 +22,13 @@ struct WorkerEndpoints {
 /// Listens on the address and serves requests in a task of `tasks`.
 ///
 /// # Errors
-/// [`HttpError`]: one sentence that names the flag.
+/// [`ListenError`]: one sentence that names the flag.
 pub fn open(
     address: SocketAddr,
     counters: Arc<WorkerCounters>,
     stopping: CancellationToken,
     tasks: &mut JoinSet<()>,
-) -> Result<SocketAddr, HttpError> {
+) -> Result<SocketAddr, ListenError> {
     let (listener, address) = http::listen(Address {
         address,
         or_any_port: false,

@@ -26,13 +26,13 @@ impl Tail {
         let mut table = table(BEFORE + 1);
         let [quick, slow] =
             [("quick", storages[0]), ("slow", storages[1])].map(|(worker, storage)| {
-                let hello = WorkerInfo {
+                let worker_info = WorkerInfo {
                     worker: worker.to_owned(),
                     storage: storage.to_owned(),
                     slots: MANY,
                     ..WorkerInfo::default()
                 };
-                let id = table.register(&hello, &[], now).unwrap().session;
+                let id = table.register(&worker_info, &[], now).unwrap().session;
                 acquire(&mut table, id, 0, now).unwrap();
                 id
             });
@@ -468,7 +468,7 @@ fn a_class_that_is_wedged_for_the_last_time_passes_to_its_attempt_and_has_not_fa
     let (mut tail, attempt) = Tail::with_attempt(["", ""]);
     let position = tail.table.index[&attempt.wnid];
     tail.table
-        .troubles
+        .class_failures
         .note(position, "worker another".to_owned(), false, tail.now);
     for bytes in 1..=2 * 360 {
         tail.now += TTL / 3;

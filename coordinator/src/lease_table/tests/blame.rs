@@ -129,7 +129,7 @@ fn a_class_without_space_is_offered_to_every_storage_and_counts_against_no_worke
 
 #[test]
 fn a_class_that_fits_on_no_storage_has_failed_after_a_bounded_number_of_offers() {
-    for (count, offers) in [(1, 1), (3, 3), (20, trouble::OFFERS)] {
+    for (count, offers) in [(1, 1), (3, 3), (20, class_failures::OFFERS)] {
         let now = Instant::now();
         let mut table = table(1);
         let workers: Vec<SessionId> = (1..=count)
@@ -473,7 +473,7 @@ fn a_class_without_progress_goes_to_another_worker_although_its_session_lives() 
 /// of an hour repeatedly.
 #[test]
 fn a_class_that_waits_no_longer_than_the_job_permits_is_not_taken_from_its_worker() {
-    for (stuck_after, quiet) in [(Duration::from_hours(145), false), (STUCK, true)] {
+    for (stuck_after, is_paused) in [(Duration::from_hours(145), false), (STUCK, true)] {
         let mut now = Instant::now();
         let mut table =
             LeaseTable::new(&wnids(1), 0, 1, TTL).expecting_progress_within(stuck_after);
@@ -482,7 +482,7 @@ fn a_class_that_waits_no_longer_than_the_job_permits_is_not_taken_from_its_worke
         for _ in 0..2880 {
             now += TTL;
             table.tick(now);
-            table.look_for_stragglers(quiet, now);
+            table.look_for_stragglers(is_paused, now);
             let held = reported(leases[0], 7, 100_000);
             assert_eq!(table.renew(one, &[held], 0, now).unwrap().drop, []);
         }

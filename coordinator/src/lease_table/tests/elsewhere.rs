@@ -85,11 +85,11 @@ fn after_a_restart_a_worker_that_returns_with_leases_sends_its_inventory_and_del
     };
     let other = register(&mut table, "other", b"other", &former(3), now).unwrap();
     assert!(
-        !other.survey,
+        !other.needs_inventory,
         "it holds the only class that the ledger has of it"
     );
     let there = register(&mut table, "there", b"there", &former(4), now).unwrap();
-    assert!(there.survey && there.drop.is_empty());
+    assert!(there.needs_inventory && there.drop.is_empty());
     assert_eq!(
         numbers(&acquire(&mut table, other.session, 9, now).unwrap()),
         ["5", "6"]
@@ -108,7 +108,7 @@ fn after_a_restart_a_worker_that_returns_with_leases_sends_its_inventory_and_del
     assert!(
         !register(&mut table, "there", b"there", &former(4), now)
             .unwrap()
-            .survey,
+            .needs_inventory,
         "all classes are reported"
     );
     assert_eq!(
@@ -199,15 +199,19 @@ fn a_complete_class_that_needs_a_lease_is_granted_to_its_storage_first_and_not_r
             table.needs_lease(SessionId(99), wnid(2)),
             Err(UnknownSession)
         );
-        let hello = |worker: &str| WorkerInfo {
+        let worker_info = |worker: &str| WorkerInfo {
             worker: worker.to_owned(),
             instance: worker.into(),
             slots: 1,
             storage: format!("storage of {worker}"),
             ..WorkerInfo::default()
         };
-        let [there, other] =
-            ["there", "other"].map(|name| table.register(&hello(name), &[], now).unwrap().session);
+        let [there, other] = ["there", "other"].map(|name| {
+            table
+                .register(&worker_info(name), &[], now)
+                .unwrap()
+                .session
+        });
         acquire(&mut table, other, 0, now).unwrap();
         table.needs_lease(there, wnid(2)).unwrap();
         // A class that no earlier run had, and one that is in no list.

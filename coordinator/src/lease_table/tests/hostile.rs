@@ -12,13 +12,13 @@ use crate::lease_table::{
 
 /// Registers a worker with so many slots, on a storage of its own.
 fn worker(table: &mut LeaseTable, name: &str, slots: u32, now: Instant) -> SessionId {
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: name.to_owned(),
         instance: name.into(),
         slots,
         ..WorkerInfo::default()
     };
-    table.register(&hello, &[], now).unwrap().session
+    table.register(&worker_info, &[], now).unwrap().session
 }
 
 /// Tokens are sequential, so a few guesses find the token of another worker.
@@ -77,13 +77,15 @@ fn an_expired_lease_is_restored_only_to_the_worker_that_had_it() {
     let leases = acquire(&mut table, honest, 2, now).unwrap();
     now += TTL + EXPIRY_MARGIN;
     table.tick(now);
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: "hostile".to_owned(),
         instance: vec![9],
         slots: 2,
         ..WorkerInfo::default()
     };
-    let registered = table.register(&hello, &as_reported(&leases), now).unwrap();
+    let registered = table
+        .register(&worker_info, &as_reported(&leases), now)
+        .unwrap();
     assert_eq!(registered.drop, leases);
     assert_eq!(
         table.report(registered.session, leases[0], &bad(), now, LONGEST_DELAY),
@@ -157,13 +159,13 @@ fn only_tokens_of_a_former_epoch_restore_leases_and_no_more_than_the_slots() {
     for (before, taken) in claims {
         let named: Vec<ReportedLease> = named(before);
         let mut table = LeaseTable::new(&wnids(4096), 0, 2, TTL);
-        let hello = WorkerInfo {
+        let worker_info = WorkerInfo {
             worker: "hostile".to_owned(),
             instance: vec![1],
             slots: 10,
             ..WorkerInfo::default()
         };
-        let registered = table.register(&hello, &named, now).unwrap();
+        let registered = table.register(&worker_info, &named, now).unwrap();
         assert_eq!(
             (registered.drop.len(), table.status().leased),
             (4096 - taken, taken as u64)
@@ -185,14 +187,14 @@ fn storages_that_register_one_after_the_other_delay_the_first_grant_by_a_bounded
     let mut waited = Duration::ZERO;
     for number in 0.. {
         let storage = format!("storage {number}");
-        let hello = WorkerInfo {
+        let worker_info = WorkerInfo {
             worker: storage.clone(),
             instance: storage.clone().into(),
             storage,
             slots: MANY,
             ..WorkerInfo::default()
         };
-        table.register(&hello, &[], now).unwrap();
+        table.register(&worker_info, &[], now).unwrap();
         if !acquire(&mut table, honest, 1, now).unwrap().is_empty() {
             break;
         }
@@ -337,13 +339,13 @@ fn the_state_of_ended_processes_is_bounded() {
     let mut table = table(1);
     for number in 0..PROCESSES {
         let name = format!("worker {number}");
-        let hello = WorkerInfo {
+        let worker_info = WorkerInfo {
             worker: name.clone(),
             instance: name.clone().into(),
             storage: name.clone(),
             ..WorkerInfo::default()
         };
-        let id = table.register(&hello, &[], now).unwrap().session;
+        let id = table.register(&worker_info, &[], now).unwrap().session;
         renew(&mut table, id, &[], 1, now).unwrap();
         acquire(&mut table, id, 0, now).unwrap();
         now += Duration::from_millis(1);
@@ -438,9 +440,9 @@ proptest! {
         for (name, call) in calls {
             now += Duration::from_millis(200);
             received += 1;
-            let hello =
+            let worker_info =
                 WorkerInfo { worker: format!("hostile {name}"), instance: vec![name], slots: SLOTS, ..WorkerInfo::default() };
-            let id = table.sessions.by_worker.get(&hello.worker).copied();
+            let id = table.sessions.by_worker.get(&worker_info.worker).copied();
             match (call, id) {
                 (Call::Register { token }, id) => {
                     let named = wnids(60).into_iter().zip(token..).map(|(wnid, token)| {
@@ -451,7 +453,7 @@ proptest! {
                     if let Some(id) = id {
                         table.renew(id, &named, 0, now).unwrap();
                     }
-                    table.register(&hello, &named, now).unwrap();
+                    table.register(&worker_info, &named, now).unwrap();
                 }
                 (Call::Acquire { max }, Some(id)) => drop(acquire(&mut table, id, max, now).unwrap()),
                 (Call::Fail { class, token, suspect }, id) => {

@@ -4,13 +4,13 @@ use super::*;
 
 /// Registers a worker under a new name.
 fn newcomer(table: &mut LeaseTable, name: &str, now: Instant) -> SessionId {
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: name.to_owned(),
         instance: name.into(),
         slots: 1,
         ..WorkerInfo::default()
     };
-    table.register(&hello, &[], now).unwrap().session
+    table.register(&worker_info, &[], now).unwrap().session
 }
 
 /// Lets the time pass after which a session without heartbeats ends; the given sessions renew

@@ -344,7 +344,7 @@ fn a_drained_process_is_granted_nothing_after_a_restart_and_its_successor_is() {
     let now = Instant::now();
     let mut before = table(9);
     session(&mut before, "one", now);
-    let told = Drain::Told {
+    let told = Drain::Requested {
         worker: "one".to_owned(),
         instance: b"one".to_vec(),
     };
@@ -387,14 +387,14 @@ fn a_drained_process_is_granted_nothing_after_a_restart_and_its_successor_is() {
 fn a_process_that_reports_that_it_drains_is_granted_nothing() {
     let now = Instant::now();
     let mut table = table(1);
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: "one".to_owned(),
         instance: vec![1],
         slots: 1,
         draining: true,
         ..WorkerInfo::default()
     };
-    let one = table.register(&hello, &[], now).unwrap().session;
+    let one = table.register(&worker_info, &[], now).unwrap().session;
     assert!(table.acquire(one, 1, now).unwrap().drain);
     assert_eq!(table.status().pending, 1);
 }

@@ -213,7 +213,7 @@ impl Fleet {
     fn drain(&mut self, table: &mut LeaseTable, worker: usize) {
         let drained = table.drain(&worker.to_string());
         for drain in drained.iter().flatten() {
-            let Drain::Told { worker, instance } = drain else {
+            let Drain::Requested { worker, instance } = drain else {
                 panic!("three workers are few: {drain:?}")
             };
             self.drains.insert(worker.clone(), instance.clone());
@@ -301,7 +301,7 @@ impl Fleet {
     }
 
     fn is_drained(&self, table: &LeaseTable, session: SessionId, name: &str) -> bool {
-        self.drains.get(name) == Some(&table.sessions.by_id[&session].hello.instance)
+        self.drains.get(name) == Some(&table.sessions.by_id[&session].worker_info.instance)
     }
 
     /// The workers learn of the restart with their next call and keep their leases until then.

@@ -24,14 +24,14 @@ impl Fleet {
         table.look_for_stragglers(false, now);
         let ids = workers.map(|(name, slots)| {
             let storage = "shared".to_owned();
-            let hello = WorkerInfo {
+            let worker_info = WorkerInfo {
                 worker: name.to_owned(),
                 instance: name.into(),
                 slots,
                 storage,
                 ..WorkerInfo::default()
             };
-            table.register(&hello, &[], now).unwrap().session
+            table.register(&worker_info, &[], now).unwrap().session
         });
         (
             Self {
@@ -63,9 +63,9 @@ impl Fleet {
         self.table.sessions.by_id.get_mut(&id).unwrap().settled[0] = 1000;
     }
 
-    /// Lets seconds pass, in which all workers renew. `quiet`: no worker may send requests to the
+    /// Lets seconds pass, in which all workers renew. `is_paused`: no worker may send requests to the
     /// origin.
-    fn pass(&mut self, seconds: u64, quiet: bool) {
+    fn pass(&mut self, seconds: u64, is_paused: bool) {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);
             self.seconds += 1;
@@ -81,7 +81,7 @@ impl Fleet {
                 }
             }
             assert_eq!(self.table.tick(self.now), []);
-            self.table.look_for_stragglers(quiet, self.now);
+            self.table.look_for_stragglers(is_paused, self.now);
         }
         check(&self.table);
     }

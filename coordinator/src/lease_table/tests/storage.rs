@@ -9,14 +9,14 @@ fn register_on_storage(
     now: Instant,
 ) -> Registered {
     let storage = storage.to_owned();
-    let hello = WorkerInfo {
+    let worker_info = WorkerInfo {
         worker: worker.to_owned(),
         instance: worker.into(),
         storage,
         slots: MANY,
         ..WorkerInfo::default()
     };
-    table.register(&hello, &[], now).unwrap()
+    table.register(&worker_info, &[], now).unwrap()
 }
 
 #[test]
@@ -28,11 +28,16 @@ fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile()
     let local = register_on_storage(&mut table, "local", "three", now);
     let unknown = register_on_storage(&mut table, "", "four", now);
     assert_eq!(
-        [one.survey, two.survey, local.survey, unknown.survey],
+        [
+            one.needs_inventory,
+            two.needs_inventory,
+            local.needs_inventory,
+            unknown.needs_inventory
+        ],
         [true, false, true, false]
     );
     assert!(
-        register_on_storage(&mut table, "shared", "one", now).survey,
+        register_on_storage(&mut table, "shared", "one", now).needs_inventory,
         "a repeated registration gets the same answer"
     );
     let there = Outcome::Skipped(Published::default());
@@ -61,9 +66,9 @@ fn the_inventory_of_each_storage_is_taken_once_and_nothing_is_leased_meanwhile()
         ["3"]
     );
     now += Duration::from_secs(1);
-    assert!(!register_on_storage(&mut table, "local", "five", now).survey);
+    assert!(!register_on_storage(&mut table, "local", "five", now).needs_inventory);
     let newcomer = register_on_storage(&mut table, "new", "six", now);
-    assert!(newcomer.survey);
+    assert!(newcomer.needs_inventory);
     assert_eq!(
         numbers(&acquire(&mut table, two.session, 1, now).unwrap()),
         ["4"],
@@ -87,7 +92,7 @@ fn an_inventory_that_takes_long_or_whose_worker_is_gone_does_not_block_grants() 
     let dies = register_on_storage(&mut table, "dies", "dies", now);
     table.leave(dies.session).unwrap();
     assert!(
-        register_on_storage(&mut table, "dies", "next", now).survey,
+        register_on_storage(&mut table, "dies", "next", now).needs_inventory,
         "another worker takes the inventory"
     );
 }

@@ -112,14 +112,14 @@ async fn observed(
 ) -> Result<Budget, DispatchError> {
     let session = SessionId(wire.session_id);
     let budget = dispatcher.observe(session, observation(wire)).await?;
-    if let Some(trouble) = first_trouble(wire) {
-        dispatcher.first_trouble(session, trouble).await?;
+    if let Some(failure) = first_failure(wire) {
+        dispatcher.first_failure(session, failure).await?;
     }
     Ok(budget)
 }
 
 /// The worker's message on why the origin has not responded yet.
-fn first_trouble(wire: &proto::Observation) -> Option<String> {
+fn first_failure(wire: &proto::Observation) -> Option<String> {
     (!wire.first_failure.is_empty()).then(|| printable_within(&wire.first_failure, MAX_MESSAGE))
 }
 
@@ -178,7 +178,7 @@ mod tests {
         };
         let clamped = observation(&wire);
         assert!(
-            first_trouble(&wire)
+            first_failure(&wire)
                 .is_some_and(|text| text.len() <= MAX_MESSAGE && !text.contains('\u{1b}'))
         );
         assert_eq!(

@@ -87,10 +87,10 @@ fn a_wait_ends_when_the_only_worker_that_reported_it_leaves() {
         Duration::from_secs(899),
         "the wait holds for all workers"
     );
-    let turn = controller.turn();
+    let budget_generation = controller.budget_generation();
     controller.left(SessionId(1), now);
     assert!(
-        controller.turn() > turn,
+        controller.budget_generation() > budget_generation,
         "the other workers get new budgets"
     );
     assert_eq!(
@@ -122,7 +122,7 @@ fn an_ended_wait_comes_back_only_after_a_new_refusal() {
         now += Duration::from_secs(1);
         report(&mut controller, 1, 1, Some(800 - second), now);
         assert_eq!(
-            controller.status(now).quiet,
+            controller.status(now).pause,
             Duration::ZERO,
             "the repeated report of the ended wait is ignored"
         );
@@ -130,7 +130,7 @@ fn an_ended_wait_comes_back_only_after_a_new_refusal() {
     now += Duration::from_secs(1);
     report(&mut controller, 1, 2, Some(300), now);
     assert_eq!(
-        controller.status(now).quiet,
+        controller.status(now).pause,
         Duration::from_mins(5),
         "a new refusal starts a wait"
     );
