@@ -290,7 +290,9 @@ impl Unpacker {
         if let Some(tar) = self.tar {
             close(tar).map_err(UnpackError::storage("close the tar"))?;
         }
-        Ok(self.framing.finish()?)
+        let files = self.framing.finish()?;
+        tracing::debug!(files, "the tar is complete");
+        Ok(files)
     }
 }
 
