@@ -1,6 +1,6 @@
 //! Receives a class: passes the pieces of the download to the unpacker and handles interruptions.
 
-use std::{convert::Infallible, pin::pin};
+use std::pin::pin;
 
 use shared::outcome::Suspect;
 
@@ -53,8 +53,7 @@ impl Attempt<'_> {
                 }
                 Err(unfinished) => {
                     let has_parts = assembly.stop().await;
-                    let Err(unfinished) = receiver.end_early(unfinished, has_parts);
-                    return Err(unfinished);
+                    return Err(receiver.end_early(unfinished, has_parts));
                 }
             };
             if let Err(unfinished) = processed {
@@ -202,22 +201,24 @@ impl ClassReceiver<'_> {
 
     /// Ends an attempt that was stopped, or whose download failed. `has_parts`: files have bytes
     /// behind the unpacker that a later attempt can use.
-    fn end_early(
-        &mut self,
-        unfinished: Unfinished,
-        has_parts: bool,
-    ) -> Result<Infallible, Unfinished> {
-        let Unfinished::Failed(failure) = unfinished else {
-            self.keep()?;
-            return Err(unfinished);
-        };
+    fn end_early(&mut self, unfinished: Unfinished, has_parts: bool) -> Unfinished {
         // A transient failure is retried here or by another worker, and continues where this
         // attempt ended.
-        if failure.suspect == Suspect::Origin && (self.keep()? || has_parts) {
-            return Err(Unfinished::Failed(failure));
-        }
+        let failure = match unfinished {
+            Unfinished::Failed(failure) if failure.suspect != Suspect::Origin => failure,
+            unfinished => {
+                let has_checkpoint = match self.keep() {
+                    Ok(has_checkpoint) => has_checkpoint,
+                    Err(error) => return error,
+                };
+                match unfinished {
+                    Unfinished::Failed(failure) if !has_checkpoint && !has_parts => failure,
+                    unfinished => return unfinished,
+                }
+            }
+        };
         self.unpacking = None;
-        Err(self.attempt.failed(&self.staging, failure))
+        self.attempt.failed(&self.staging, failure)
     }
 
     /// Stops with a checkpoint of the finished work; returns whether a later attempt can continue
@@ -261,6 +262,7 @@ impl Unpacking {
     /// too many files.
     fn lacks_space(&self, error: &UnpackError) -> Option<LacksSpace> {
         let is_full = error.is_full_disk();
-        is_full.then(|| self.claim.filled_the_disk(self.unpacker.files()))?
+        let lacks = is_full.then(|| self.claim.filled_the_disk(self.unpacker.files()));
+        lacks.flatten()
     }
 }

@@ -12,7 +12,7 @@ use crate::{
     extract::{StagedTar, Start},
     storage::{
         digest::digest,
-        file_tree::move_folder,
+        file_tree::move_entry,
         journal::{self, FileEntry, Journal, Line, is_plain_file},
         part_file::{self, FoundPart},
         staging::{Staging, is_folder, left_behind},
@@ -62,7 +62,7 @@ pub(crate) fn take_over(
         // A folder that an interrupted attempt was about to replace stays in the staging folder
         // until the new class folder is published.
         if is_folder(&left.replaced()) && !is_folder(&staging.replaced()) {
-            move_folder(&left.replaced(), &staging.replaced())?;
+            move_entry(&left.replaced(), &staging.replaced())?;
         }
         // The removal can fail: an earlier attempt may still write, or a file may be open on a
         // network disk.

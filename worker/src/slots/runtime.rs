@@ -58,8 +58,6 @@ impl SlotRuntime {
         let origin = origin.with_own_connections()?;
         // A slot runs one class at a time.
         let (work, asked) = sync_channel::<Work>(1);
-        // No task of this runtime uses its blocking pool: host names are looked up on the
-        // process's runtime.
         let started = start(set, "slot", move |runtime| {
             for work in asked {
                 work(&runtime, &origin);

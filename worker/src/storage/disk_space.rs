@@ -123,6 +123,7 @@ impl DiskSpace {
     ) -> Result<Option<Claim>, LacksSpace> {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let free = self.free();
+        let files_free = self.files_free();
         let mut claims = lock(&self.claims);
         if let Some(free) = free.filter(|_| length.is_some()) {
             match claims.judge(needed, free) {
@@ -136,7 +137,13 @@ impl DiskSpace {
                 }
             }
         }
-        Ok(Some(self.add(&mut claims, length, needed, free)))
+        Ok(Some(self.add(
+            &mut claims,
+            length,
+            needed,
+            free,
+            files_free,
+        )))
     }
 
     /// Claims space for the rest of a class, of whose tar `position` bytes and `files` files are
@@ -152,25 +159,29 @@ impl DiskSpace {
         let needed = length.unwrap_or_default().saturating_mul(copies);
         let used = position.saturating_mul(copies);
         let free = self.free();
+        // Without its files, the class would have found so many more free.
+        let files_free = self.files_free().map(|free| free.saturating_add(files));
         let mut claims = lock(&self.claims);
-        let mut claim = self.add(&mut claims, length, needed, free);
+        let mut claim = self.add(&mut claims, length, needed, free, files_free);
         claims
             .unwritten
             .insert(claim.id, needed.saturating_sub(used));
+        drop(claims);
         claim.used = used;
         claim.compared_at = used;
-        // Without its files, the class would have found so many more free.
-        claim.files_free = claim.files_free.map(|free| free.saturating_add(files));
         claim
     }
 
-    /// Adds a claim that has used nothing. `free`: free bytes on the disk, if known.
+    /// Adds a claim that has used nothing. `free`, `files_free`: free bytes and files on the disk,
+    /// if known; the caller reads them before it takes the lock, because a network file system may
+    /// answer late.
     fn add(
         self: &Arc<Self>,
         claims: &mut Claims,
         length: Option<u64>,
         needed: u64,
         free: Option<u64>,
+        files_free: Option<u64>,
     ) -> Claim {
         Claim {
             space: Arc::clone(self),
@@ -180,7 +191,7 @@ impl DiskSpace {
             compared_at: 0,
             used: 0,
             files_compared_at: 0,
-            files_free: self.files_free(),
+            files_free,
             baseline: claims.baseline(length, free),
         }
     }

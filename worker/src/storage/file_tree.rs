@@ -91,10 +91,10 @@ fn remove_name(parent: impl AsFd, name: impl Arg, flags: AtFlags) -> io::Result<
     remove_if_there(unlinkat(parent, name, flags).map_err(io::Error::from))
 }
 
-/// Renames a file or a folder to a name that is not in use. If the file system cannot rename a folder
-/// (`EXDEV`: the lower layer of an overlay), creates a new folder and moves the content file by
+/// Renames a file or a folder to a name that is not in use. If the file system cannot rename a
+/// folder (`EXDEV`: the lower layer of an overlay), creates a new one and moves the content file by
 /// file.
-pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
+pub(crate) fn move_entry(from: &Path, to: &Path) -> io::Result<()> {
     match fs::rename(from, to) {
         Err(error) if error.kind() == ErrorKind::CrossesDevices => {}
         renamed => return renamed,
@@ -104,7 +104,7 @@ pub(crate) fn move_folder(from: &Path, to: &Path) -> io::Result<()> {
         let entry = entry?;
         let to = to.join(entry.name());
         if entry.is_folder()? {
-            move_folder(entry.path(), &to)?;
+            move_entry(entry.path(), &to)?;
         } else {
             fs::rename(entry.path(), to)?;
         }

@@ -18,7 +18,7 @@ use shared::{
 
 use crate::storage::{
     comparison::{Comparison, counts},
-    file_tree::{move_folder, remove_if_there},
+    file_tree::{move_entry, remove_if_there},
     manifest::{self, MANIFEST, MARKED},
     target::Target,
 };
@@ -60,7 +60,7 @@ pub(crate) fn unlisted(
             None => moved.insert((new_folder(target, wnid)?, 0)),
         };
         *count += 1;
-        remove_if_there(move_folder(&old.join(&name), &folder.join(&name)))?;
+        remove_if_there(move_entry(&old.join(&name), &folder.join(&name)))?;
     }
     if let Some((folder, _)) = &moved {
         // Moved before the folder that contained them is removed.

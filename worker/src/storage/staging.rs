@@ -15,7 +15,7 @@ use shared::{Wnid, listing::list, own_file};
 use crate::{
     source::Source,
     storage::{
-        file_tree::{is_gone, move_folder, nonce, remove_if_there, remove_tree},
+        file_tree::{is_gone, move_entry, nonce, remove_if_there, remove_tree},
         journal::{self, Entries},
         manifest::MANIFEST,
         staging_area::{entries, wnid_of},
@@ -64,7 +64,7 @@ impl Staging {
     /// process has taken it.
     pub(crate) fn claim(&self, left: &Path) -> io::Result<Option<Self>> {
         let path = self.path.with_extension(nonce() + ".old");
-        match move_folder(left, &path) {
+        match move_entry(left, &path) {
             Err(error) if is_gone(&error) => Ok(None),
             moved => {
                 moved?;
@@ -185,7 +185,7 @@ fn put_back(staging: &Path, published: &Path) -> io::Result<()> {
             // The folder must not be visible under its name while it is incomplete, so it is
             // assembled here first.
             let whole = staging.join(format!("{REPLACED}.{}", nonce()));
-            move_folder(&replaced, &whole)?;
+            move_entry(&replaced, &whole)?;
             fs::rename(&whole, published)
         }
         renamed => renamed,

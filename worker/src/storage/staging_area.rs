@@ -27,7 +27,7 @@ use crate::{
     storage::{
         area_access::{self, AreaAccess},
         file_tree::{
-            ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_folder, nonce, remove_if_there,
+            ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_entry, nonce, remove_if_there,
             remove_tree,
         },
     },
@@ -192,7 +192,7 @@ impl StagingArea {
         }
         for entry in entries(former)? {
             if wnid_of(&entry).is_some() {
-                remove_if_there(move_folder(entry.path(), &self.path.join(entry.name())))?;
+                remove_if_there(move_entry(entry.path(), &self.path.join(entry.name())))?;
             }
         }
         remove(former).map(drop)
@@ -236,8 +236,10 @@ fn ignore_busy(error: io::Error) -> io::Result<()> {
 /// Removes the lock file of a process that has ended, and returns whether it did; never that of a
 /// running process.
 fn remove_if_dead(path: &Path) -> io::Result<bool> {
-    let Ok(held) = lock_of(path) else {
-        return Ok(false);
+    let held = match lock_of(path) {
+        Ok(Some(held)) => held,
+        Ok(None) => return Ok(true),
+        Err(_) => return Ok(false),
     };
     // Held until the file is removed: a process that has just created the file detects that, and
     // creates another one.
@@ -293,8 +295,8 @@ impl LockFile {
     }
 }
 
-/// Whether a running process, except this one with its `own` lock file, uses an area, as far as its locks show; an area that does not exist is
-/// not used.
+/// Whether a running process uses an area, as far as its locks show. `own`: the lock file of this
+/// process, which does not count. An area that does not exist is not used.
 pub(crate) fn is_used(area: &Path, own: Option<&LockFile>) -> io::Result<bool> {
     let others = lock_files(area, own)?;
     Ok(others.iter().any(|path| lock_of(path).is_err()))
