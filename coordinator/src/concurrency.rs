@@ -226,7 +226,7 @@ impl ConcurrencyController {
             version: allocation.version,
             connections: self.connections(id, &allocation),
             bytes_per_second: allocation.rate,
-            pause: self.pause_until(id).saturating_duration_since(now),
+            pause: self.pause_until_of(id).saturating_duration_since(now),
             observe_every: self.observe_every,
             resumed: self.resumed,
         }

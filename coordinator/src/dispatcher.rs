@@ -130,6 +130,8 @@ impl Dispatcher {
                 command = self.commands.recv() => {
                     let Some(command) = command else { return };
                     self.update_mark();
+                    // The clock is read at each event, whatever the command needs.
+                    self.running();
                     command(&mut self)
                 }
                 _ = ticks.tick() => self.tick(),

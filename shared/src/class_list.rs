@@ -63,6 +63,7 @@ pub enum ClassListError {
         /// The path as given.
         path: PathBuf,
         /// The reason.
+        #[source]
         why: Unusable,
     },
 }

@@ -5,7 +5,8 @@ use std::time::Duration;
 use serde::{Serialize, Serializer};
 
 /// The state of the concurrency controller for status displays and metrics. Its JSON form is that
-/// of `coordinator status --json`, whose help documents the names of the fields, so they are stable.
+/// of `coordinator status --json`, whose help documents the names of the fields, so they are
+/// stable.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct ConcurrencyStatus {
     /// Connections with a request in flight.

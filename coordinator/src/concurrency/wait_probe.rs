@@ -145,7 +145,7 @@ impl ConcurrencyController {
     }
 
     /// The instant until which a session may not send requests to the origin.
-    pub(super) fn pause_until(&self, id: SessionId) -> Instant {
+    pub(super) fn pause_until_of(&self, id: SessionId) -> Instant {
         match self.wait_probes.of_prober(id) {
             Some(_) => self.backoff_until,
             None => self.pause_until,

@@ -39,6 +39,7 @@ pub enum DispatchError {
     Stopped,
 }
 
+/// Where the answer to a command goes.
 pub(super) type Reply<T> = oneshot::Sender<T>;
 
 /// A command: changes the state, and returns what the ledger stores.

@@ -150,9 +150,10 @@ impl<'list> JobClasses<'list> {
 
     /// Stores the complete classes for the next retry.
     pub(super) async fn keep(self, writer: &Writer) {
-        for records in self.there.chunks(BATCH) {
+        let mut there = self.there.into_iter().peekable();
+        while there.peek().is_some() {
             let entry = Entry {
-                records: records.to_vec(),
+                records: there.by_ref().take(BATCH).collect(),
                 ..Entry::default()
             };
             writer.write(entry).await;

@@ -46,10 +46,10 @@ impl Record {
     /// Converts the columns `wnid, outcome, kind, message, files, bytes, worker`; `None` if this
     /// version does not know their values.
     pub(super) fn of_row(row: &Row<'_>) -> rusqlite::Result<Option<Self>> {
-        let (Ok(wnid), outcome) = (row.get::<_, String>(0)?.parse(), row.get::<_, String>(1)?)
-        else {
+        let Ok(wnid) = row.get::<_, String>(0)?.parse() else {
             return Ok(None);
         };
+        let outcome: String = row.get(1)?;
         let count = |column| {
             row.get::<_, Option<i64>>(column)
                 .map(|count| count.unwrap_or_default().cast_unsigned())

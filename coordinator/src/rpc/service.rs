@@ -200,6 +200,7 @@ impl CoordinatorService {
 
 /// The answer to a call.
 pub(super) type Reply<T> = Result<Response<T>, Status>;
+/// The answers of a stream.
 type Answers<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
 #[tonic::async_trait]

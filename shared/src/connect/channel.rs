@@ -31,7 +31,8 @@ use super::{
 };
 use crate::{threads, tls::Watched};
 
-/// Interval at which the files are checked for changes.
+/// Interval at which the files are checked for changes: a call uses credentials that are at most
+/// this old, or older while a check hangs.
 const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Buffer of an in-process connection, in bytes for each direction.
 const IN_PROCESS_BUFFER: usize = 64 << 10;

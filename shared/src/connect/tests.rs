@@ -246,7 +246,7 @@ async fn a_token_that_names_an_authority_is_never_sent_in_plaintext_over_a_netwo
 
 #[test]
 fn a_token_that_is_sent_in_plaintext_causes_a_warning() {
-    for (flags, told) in [
+    for (flags, is_warned) in [
         (
             &["--connect", "http://h:1", "--token-file", "word"][..],
             true,
@@ -269,7 +269,7 @@ fn a_token_that_is_sent_in_plaintext_causes_a_warning() {
         ),
     ] {
         let command = Command::try_parse_from(["program"].iter().chain(flags)).unwrap();
-        assert_eq!(!command.args.warnings().is_empty(), told, "{flags:?}");
+        assert_eq!(!command.args.warnings().is_empty(), is_warned, "{flags:?}");
     }
 }
 

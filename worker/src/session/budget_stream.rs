@@ -75,7 +75,8 @@ impl Exchange {
     async fn keep_open(mut self) {
         loop {
             let Err(error) = self.follow().await;
-            if matches!(error, NoBudget::Never) {
+            // A status that ends a stream with budgets says nothing about the next stream.
+            if matches!(error, NoBudget::Never) && self.retry > 0 {
                 tracing::info!(
                     "the coordinator has no budget for the origin: every slot may ask it"
                 );

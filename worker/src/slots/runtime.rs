@@ -41,7 +41,9 @@ pub(crate) fn start(
 ) -> Result<io::Result<()>, NoThread> {
     let (ready, started) = sync_channel(1);
     threads::start(set, name, move || {
-        match Builder::new_current_thread().enable_all().build() {
+        let mut builder = Builder::new_current_thread();
+        // These runtimes need no blocking pool; without the limit, one could grow to 512 threads.
+        match builder.max_blocking_threads(1).enable_all().build() {
             Ok(runtime) => {
                 ready.send(Ok(())).unwrap_or_default();
                 work(runtime);
@@ -49,7 +51,9 @@ pub(crate) fn start(
             Err(error) => ready.send(Err(error)).unwrap_or_default(),
         }
     })?;
-    Ok(started.recv().expect("the thread says how it began"))
+    Ok(started
+        .recv()
+        .expect("the thread sends whether its runtime exists"))
 }
 
 impl SlotRuntime {

@@ -158,10 +158,10 @@ impl From<proto::OriginStatus> for ConcurrencyStatus {
     }
 }
 
-/// Conversions between two enums of the same name and variants. What the other side does not name, or
-/// what a newer coordinator names, becomes `$unspecified`.
+/// Conversions between two enums of the same name and variants. What the other side does not name,
+/// or what a newer coordinator names, becomes the variant after `or`.
 macro_rules! same_variants {
-    ($enum:ident, $unspecified:ident, $($variant:ident),+) => {
+    ($enum:ident { $($variant:ident),+ } or $unspecified:ident) => {
         impl From<$enum> for proto::$enum {
             fn from(value: $enum) -> Self {
                 match value {
@@ -181,17 +181,10 @@ macro_rules! same_variants {
     };
 }
 
-same_variants!(ListedState, Leased, Leased, Failed);
-same_variants!(WorkerState, Active, Active, Draining, Quarantined);
+same_variants!(ListedState { Leased, Failed } or Leased);
+same_variants!(WorkerState { Active, Draining, Quarantined } or Active);
 same_variants!(
-    Phase,
-    Running,
-    Running,
-    Recovering,
-    WaitingForWorkers,
-    OriginPaused,
-    Done,
-    Stopping
+    Phase { Running, Recovering, WaitingForWorkers, OriginPaused, Done, Stopping } or Running
 );
 
 #[cfg(test)]
