@@ -4,11 +4,7 @@
 use std::{io, path::Path, sync::Arc};
 
 use rustix::process::geteuid;
-use shared::{
-    Wnid,
-    job::{Existing, JobOptions},
-    outcome::Failure,
-};
+use shared::{Wnid, job::JobOptions, outcome::Failure};
 use tokio::task::JoinSet;
 
 use crate::{
@@ -97,27 +93,18 @@ pub fn estimate(target: &Path, wnids: &[Wnid], job: &JobOptions) -> io::Result<F
         found => TargetUsers::new(found?, geteuid().as_raw()),
     };
     for wnid in wnids {
-        let found = existing::inspect_in(target, &users, *wnid, job)?;
-        let place = match (found, job.existing) {
-            (ExistingFolder::Complete(_), _)
-            | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Trust) => {
-                &mut forecast.complete
-            }
-            (ExistingFolder::Unproved(_), Existing::Adopt) => &mut forecast.unproved,
-            (ExistingFolder::InTheWay(_), _) | (ExistingFolder::Damaged, Existing::Adopt) => {
-                &mut forecast.conflicts
-            }
-            (ExistingFolder::Differs(first), _) => {
+        let place = match existing::inspect_in(target, &users, *wnid, job)? {
+            ExistingFolder::Complete(_) | ExistingFolder::Trusted => &mut forecast.complete,
+            ExistingFolder::Unproved(_) => &mut forecast.unproved,
+            ExistingFolder::InTheWay(_) => &mut forecast.conflicts,
+            ExistingFolder::Differs(first) => {
                 if forecast.differences.len() < DIFFERENCES {
                     forecast.differences.push(format!("{wnid}/{first}"));
                 }
                 forecast.differing += 1;
                 &mut forecast.missing
             }
-            (ExistingFolder::Nothing, _)
-            | (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Replace) => {
-                &mut forecast.missing
-            }
+            ExistingFolder::NothingToKeep => &mut forecast.missing,
         };
         place.push(*wnid);
     }

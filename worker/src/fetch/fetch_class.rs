@@ -2,7 +2,6 @@
 //! All decisions are made here.
 
 use shared::{
-    job::Existing,
     outcome::{Outcome, Published},
     telemetry::trace,
 };
@@ -24,21 +23,18 @@ use crate::{
 /// What an attempt does, depending on what is under the class's final name.
 enum Decision {
     Skip(Outcome),
-    Fetch {
-        replace: Replace,
-        /// How the folder differs from its manifest.
-        differs: Option<Difference>,
-    },
+    /// Fetch the class; if a folder is there that differs from its manifest, how.
+    Fetch(Option<Difference>),
 }
 
 /// Fetches one class to its end, or to a checkpoint when the attempt is stopped.
 pub(crate) async fn fetch_class(attempt: &Attempt<'_>) -> Result<Outcome, Unfinished> {
-    let (replace, differs) = match decide(attempt).await? {
+    let differs = match decide(attempt).await? {
         Decision::Skip(outcome) => {
             attempt.drop_tar()?;
             return Ok(outcome);
         }
-        Decision::Fetch { replace, differs } => (replace, differs),
+        Decision::Fetch(differs) => differs,
     };
     let own_tar = attempt.own_tar()?;
     // The contents of the folder differ, so the tar may be damaged as well.
@@ -62,6 +58,7 @@ pub(crate) async fn fetch_class(attempt: &Attempt<'_>) -> Result<Outcome, Unfini
         (true, is_own) if is_own || is_broken_off => TarFate::MoveOver,
         (true, _) => TarFate::Move,
     };
+    let replace = Replace::of(attempt.context.job.existing, differs.is_some());
     let _local = attempt.tar.progress.locally();
     let outcome = attempt
         .publish(unpacked, tar, replace, own_tar)
@@ -76,39 +73,23 @@ pub(crate) async fn fetch_class(attempt: &Attempt<'_>) -> Result<Outcome, Unfini
 /// Inspects what is under the class's final name.
 async fn decide(attempt: &Attempt<'_>) -> Result<Decision, Unfinished> {
     let context = attempt.context;
-    let existing = context.job.existing;
     let found = {
         let _local = attempt.tar.progress.locally();
         existing::inspect(&context.target, attempt.wnid, &context.job)
             .map_err(attempt.storage("look at what is there"))?
     };
-    Ok(match (found, existing) {
-        (ExistingFolder::Complete(manifest), _) => Decision::Skip(context.found(&manifest)),
-        (ExistingFolder::InTheWay(what), _) => return Err(conflict(&what)),
-        (ExistingFolder::Differs(first), _) => {
-            log_difference(attempt, &first)?;
-            Decision::Fetch {
-                replace: match existing {
-                    Existing::Replace => Replace::Any,
-                    Existing::Adopt | Existing::Trust => Replace::Differing,
-                },
-                differs: Some(first.difference),
-            }
-        }
-        (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Trust) => {
-            Decision::Skip(Outcome::Skipped(Published::default()))
-        }
-        (ExistingFolder::Damaged, Existing::Adopt) => {
-            return Err(conflict("its .manifest.json is damaged or was edited"));
-        }
-        (ExistingFolder::Unproved(why), Existing::Adopt) => {
+    Ok(match found {
+        ExistingFolder::Complete(manifest) => Decision::Skip(context.found(&manifest)),
+        ExistingFolder::Trusted => Decision::Skip(Outcome::Skipped(Published::default())),
+        ExistingFolder::Unproved(why) => {
             Decision::Skip(attempt.until_stopped(attempt.prove_folder(why)).await?)
         }
-        (ExistingFolder::Unproved(_) | ExistingFolder::Damaged, Existing::Replace)
-        | (ExistingFolder::Nothing, _) => Decision::Fetch {
-            replace: Replace::of(existing),
-            differs: None,
-        },
+        ExistingFolder::InTheWay(what) => return Err(conflict(&what)),
+        ExistingFolder::Differs(first) => {
+            log_difference(attempt, &first)?;
+            Decision::Fetch(Some(first.difference))
+        }
+        ExistingFolder::NothingToKeep => Decision::Fetch(None),
     })
 }
 

@@ -34,20 +34,20 @@ pub(crate) const TAR_OF_ANOTHER: &str =
 const END_MARKER: u64 = 1024;
 const RECORD: u64 = 10_240;
 
-/// What is under a class's final name.
+/// What is under a class's final name, as `--existing` judges it.
 #[derive(Debug, PartialEq, Eq)]
 pub(crate) enum ExistingFolder {
-    /// Nothing, or an empty folder.
-    Nothing,
+    /// Nothing, an empty folder, or a folder that `--existing replace` replaces.
+    NothingToKeep,
     /// A folder with a valid manifest. The names, number and sizes of its files agree with it,
     /// unless `--existing trust` accepts it without a comparison.
     Complete(Manifest),
+    /// A folder that `--existing trust` takes as it is, although its manifest proves nothing.
+    Trusted,
     /// A folder whose files differ from its manifest, or that `verify --repair` has marked.
     Differs(FirstDifference),
     /// A folder that must be verified against the origin.
     Unproved(Unproved),
-    /// A folder whose manifest was truncated or edited.
-    Damaged,
     /// Something that is never touched, and the reason.
     InTheWay(String),
 }
@@ -79,11 +79,10 @@ pub(crate) fn inspect_in(
     job: &JobOptions,
 ) -> io::Result<ExistingFolder> {
     let found = inspect_folder(root, users, wnid, job)?;
-    let is_published = match &found {
-        ExistingFolder::Nothing | ExistingFolder::Differs(_) => true,
-        ExistingFolder::Unproved(_) | ExistingFolder::Damaged => job.existing == Existing::Replace,
-        ExistingFolder::Complete(_) | ExistingFolder::InTheWay(_) => false,
-    };
+    let is_published = matches!(
+        found,
+        ExistingFolder::NothingToKeep | ExistingFolder::Differs(_)
+    );
     if is_published && let Some(why) = in_the_way(root, users, wnid, job)? {
         return Ok(ExistingFolder::InTheWay(why));
     }
@@ -138,7 +137,7 @@ fn inspect_folder(
     let folder = target::class_folder(root, wnid);
     let found = match fs::symlink_metadata(&folder) {
         Err(error) if error.kind() == ErrorKind::NotFound => {
-            return Ok(ExistingFolder::Nothing);
+            return Ok(ExistingFolder::NothingToKeep);
         }
         found => found?,
     };
@@ -152,7 +151,7 @@ fn inspect_folder(
         return Ok(ExistingFolder::InTheWay(why));
     }
     let unproved = if users.is_of_another(&found) {
-        Unproved::OfAnotherUser
+        Some(Unproved::OfAnotherUser)
     } else {
         if job.existing == Existing::Trust
             && let Some(manifest) = manifest::read(&folder, wnid)?
@@ -164,16 +163,26 @@ fn inspect_folder(
             Some(Compared::Differs(first)) => return Ok(ExistingFolder::Differs(first)),
             None => {}
         }
-        if folder.join(MANIFEST).symlink_metadata().is_ok() {
-            return Ok(ExistingFolder::Damaged);
-        }
-        Unproved::WithoutManifest
+        let is_damaged = folder.join(MANIFEST).symlink_metadata().is_ok();
+        (!is_damaged).then_some(Unproved::WithoutManifest)
     };
-    Ok(if list(&folder)?.next().transpose()?.is_none() {
-        ExistingFolder::Nothing
-    } else {
-        ExistingFolder::Unproved(unproved)
-    })
+    if unproved.is_some() && list(&folder)?.next().transpose()?.is_none() {
+        return Ok(ExistingFolder::NothingToKeep);
+    }
+    Ok(unproved_folder(unproved, job.existing))
+}
+
+/// Judges a folder that is not empty and that no valid manifest proves. `why`: `None` if its
+/// manifest is damaged.
+fn unproved_folder(why: Option<Unproved>, existing: Existing) -> ExistingFolder {
+    match (existing, why) {
+        (Existing::Trust, _) => ExistingFolder::Trusted,
+        (Existing::Replace, _) => ExistingFolder::NothingToKeep,
+        (Existing::Adopt, Some(why)) => ExistingFolder::Unproved(why),
+        (Existing::Adopt, None) => {
+            ExistingFolder::InTheWay("its .manifest.json is damaged or was edited".to_owned())
+        }
+    }
 }
 
 /// Whether a tar whose entries have this length can have that total length. Two blocks follow as
@@ -269,6 +278,29 @@ mod tests {
             .unwrap();
         }
         folder
+    }
+
+    #[test]
+    fn a_folder_without_proof_is_judged_by_existing_alone() {
+        let why = Some(Unproved::WithoutManifest);
+        for (existing, why, expected) in [
+            (Existing::Trust, why, ExistingFolder::Trusted),
+            (Existing::Trust, None, ExistingFolder::Trusted),
+            (Existing::Replace, why, ExistingFolder::NothingToKeep),
+            (Existing::Replace, None, ExistingFolder::NothingToKeep),
+            (
+                Existing::Adopt,
+                why,
+                ExistingFolder::Unproved(Unproved::WithoutManifest),
+            ),
+        ] {
+            assert_eq!(unproved_folder(why, existing), expected, "{existing:?}");
+        }
+        let damaged = unproved_folder(None, Existing::Adopt);
+        assert!(
+            matches!(damaged, ExistingFolder::InTheWay(_)),
+            "{damaged:?}"
+        );
     }
 
     #[test]

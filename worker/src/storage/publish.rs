@@ -66,10 +66,12 @@ pub(crate) enum Replace {
 }
 
 impl Replace {
-    /// What `--existing` permits a class to replace.
-    pub(crate) fn of(existing: Existing) -> Self {
+    /// What `--existing` permits a class to replace. `differs`: a folder is there that differs from
+    /// its manifest.
+    pub(crate) fn of(existing: Existing, differs: bool) -> Self {
         match existing {
             Existing::Replace => Self::Any,
+            Existing::Adopt | Existing::Trust if differs => Self::Differing,
             Existing::Adopt | Existing::Trust => Self::Nothing,
         }
     }
