@@ -108,12 +108,7 @@ impl CoordinatorClient {
         };
         let sent = self.clock.now();
         let reply = self
-            .call(
-                CALL_TIMEOUT,
-                method::REGISTER,
-                request,
-                async |mut stub, request| stub.register(request).await,
-            )
+            .call(CALL_TIMEOUT, method::REGISTER, request, Stub::register)
             .await?;
         let session = session(&reply)?;
         let job = reply
@@ -125,7 +120,7 @@ impl CoordinatorClient {
             job: JobOptions::try_from(job)
                 .map_err(|error| CallError::Refused(error.to_string()))?,
             drop: tokens(&reply.drop_leases),
-            job_done: is_done(reply.status.as_ref()),
+            job_done: reply.status.is_some_and(|status| status.done),
             needs_inventory: reply.needs_inventory,
             sent,
         })))
@@ -146,9 +141,7 @@ impl CoordinatorClient {
         };
         let sent = self.clock.now();
         let reply = self
-            .call(limit, method::RENEW, request, async |mut stub, request| {
-                stub.renew(request).await
-            })
+            .call(limit, method::RENEW, request, Stub::renew)
             .await?;
         Ok(Renewed {
             epoch: reply.epoch,
@@ -171,12 +164,7 @@ impl CoordinatorClient {
             held: wire_held(held),
         };
         let reply = self
-            .call(
-                LONG_POLL_TIMEOUT,
-                method::ACQUIRE,
-                request,
-                async |mut stub, request| stub.acquire(request).await,
-            )
+            .call(LONG_POLL_TIMEOUT, method::ACQUIRE, request, Stub::acquire)
             .await?;
         let leases = reply.leases.iter().filter_map(|lease| {
             let Ok(trace) = lease.traceparent.parse();
@@ -188,8 +176,7 @@ impl CoordinatorClient {
             })
         });
         let leases = leases.collect();
-        let directive = directive(reply.directive(), is_done(reply.status.as_ref()));
-        let news = JobNews::new(directive, reply.status, &reply.stop_reason);
+        let news = JobNews::new(reply.directive(), reply.status, &reply.stop_reason);
         Ok(Answer::Acquired(session, leases, news))
     }
 
@@ -214,18 +201,12 @@ impl CoordinatorClient {
             requests,
         };
         let reply = self
-            .call(
-                CALL_TIMEOUT,
-                method::REPORT,
-                request,
-                async |mut stub, request| stub.report(request).await,
-            )
+            .call(CALL_TIMEOUT, method::REPORT, request, Stub::report)
             .await?;
         // Texts that are not ids were never reported.
         let acked = reply.acked.iter().filter_map(|text| text.parse().ok());
         let acked = acked.collect();
-        let directive = directive(reply.directive(), is_done(reply.status.as_ref()));
-        let news = JobNews::new(directive, reply.status, &reply.stop_reason);
+        let news = JobNews::new(reply.directive(), reply.status, &reply.stop_reason);
         Ok(Answer::Reported(session, acked, news))
     }
 
@@ -238,13 +219,8 @@ impl CoordinatorClient {
             session_id: session.0,
             reason: reason.to_owned(),
         };
-        self.call(
-            CALL_TIMEOUT,
-            method::LEAVE,
-            request,
-            async |mut stub, request| stub.leave(request).await,
-        )
-        .await?;
+        self.call(CALL_TIMEOUT, method::LEAVE, request, Stub::leave)
+            .await?;
         Ok(())
     }
 
@@ -254,14 +230,13 @@ impl CoordinatorClient {
         limit: Duration,
         method: &'static str,
         request: Q,
-        call: impl AsyncFn(InterceptedStub, Q) -> Result<tonic::Response<T>, Status>,
+        call: impl AsyncFn(&mut InterceptedStub, Q) -> Result<tonic::Response<T>, Status>,
     ) -> Result<T, CallError> {
+        let mut stub = self.stub.clone();
         let made = async {
-            match call(self.stub.clone(), request.clone()).await {
+            match call(&mut stub, request.clone()).await {
                 // The stream of the budgets keeps a connection open that accepts no further calls.
-                Err(status) if connect::was_not_sent(&status) => {
-                    call(self.stub.clone(), request).await
-                }
+                Err(status) if connect::was_not_sent(&status) => call(&mut stub, request).await,
                 answered => answered,
             }
         };
@@ -296,10 +271,6 @@ fn wire_held(held: &[Held]) -> Vec<proto::Held> {
         token: held.lease.token.0,
     };
     held.iter().map(wire).collect()
-}
-
-fn is_done(status: Option<&proto::JobStatus>) -> bool {
-    status.is_some_and(|status| status.done)
 }
 
 fn tokens(leases: &[proto::Held]) -> Vec<LeaseToken> {

@@ -122,13 +122,14 @@ pub(super) fn session(reply: &proto::RegisterReply) -> Result<Session, CallError
 
 impl JobNews {
     pub(super) fn new(
-        directive: Directive,
+        wire: proto::Directive,
         status: Option<proto::JobStatus>,
         stop_reason: &str,
     ) -> Self {
+        let status = status.unwrap_or_default();
         Self {
-            directive,
-            status: status.map(JobStatus::from).unwrap_or_default(),
+            directive: directive(wire, status.done),
+            status: status.into(),
             stop_reason: printable_within(stop_reason, LONGEST_MESSAGE),
         }
     }
