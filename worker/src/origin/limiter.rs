@@ -5,10 +5,7 @@
 //! coordinator chooses the budget; the limiter enforces it. A lower budget never interrupts a
 //! running transfer: the transfer is not replaced when it ends.
 
-use std::{
-    sync::{Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::time::Duration;
 
 mod bucket;
 mod first_failure;
@@ -19,8 +16,6 @@ mod transfer;
 pub(crate) use origin_limiter::{OriginLimiter, Permit};
 pub(crate) use permits::Priority;
 pub(crate) use transfer::Transfer;
-
-use crate::origin::download_error::DownloadError;
 
 /// Load that this process puts on the origin. Counters run since the start of the process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -70,80 +65,67 @@ pub(crate) struct Budget {
     pub(crate) resumed: u64,
 }
 
-/// The overload signal in a failed request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum OverloadSignal {
-    /// No connection, no answer, or a body that was interrupted or stalled.
-    Cut,
-    /// Status 429 or 503, with the `Retry-After` if the response has one.
-    Refusal(Option<Duration>),
-}
-
-/// The overload signal of an error; `None` for an error that does not depend on the load.
-fn overload_signal(error: &DownloadError) -> Option<OverloadSignal> {
-    match error {
-        DownloadError::Status {
-            code: 429 | 503,
-            retry_after,
-            ..
-        } => Some(OverloadSignal::Refusal(*retry_after)),
-        error => error.is_interruption().then_some(OverloadSignal::Cut),
-    }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
-    use crate::origin::redirect::RefusedRedirect;
+    use std::sync::Arc;
 
-    #[test]
-    fn each_error_is_a_cut_a_refusal_or_no_overload_signal() {
+    use super::*;
+    use crate::origin::{download_error::DownloadError, redirect::RefusedRedirect};
+
+    /// The counts of cuts and refusals after one failure, and the wait that it starts.
+    type Signal = (u64, u64, Duration);
+    const NONE: Signal = (0, 0, Duration::ZERO);
+    const CUT: Signal = (1, 0, Duration::ZERO);
+
+    #[tokio::test(start_paused = true)]
+    async fn each_error_is_a_cut_a_refusal_or_no_overload_signal() {
         let text = String::new;
         let status = |code, retry_after| DownloadError::Status {
             code,
             url: text(),
             retry_after,
         };
-        let soon = Some(Duration::from_secs(5));
+        let soon = Duration::from_secs(5);
         for (error, expected) in [
-            (status(429, soon), Some(OverloadSignal::Refusal(soon))),
-            (status(503, None), Some(OverloadSignal::Refusal(None))),
-            (status(500, soon), None),
-            (status(404, None), None),
+            (status(429, Some(soon)), (0, 1, soon)),
+            (status(503, None), (0, 1, Duration::ZERO)),
+            (status(500, Some(soon)), NONE),
+            (status(404, None), NONE),
             (
                 DownloadError::Timeout {
                     after: Duration::ZERO,
                 },
-                Some(OverloadSignal::Cut),
+                CUT,
             ),
             (
                 DownloadError::TooSlow {
                     over: Duration::ZERO,
                 },
-                Some(OverloadSignal::Cut),
+                CUT,
             ),
-            (
-                DownloadError::Connection { why: text() },
-                Some(OverloadSignal::Cut),
-            ),
+            (DownloadError::Connection { why: text() }, CUT),
             (
                 DownloadError::Cut {
                     received: 1,
                     length: None,
                 },
-                Some(OverloadSignal::Cut),
+                CUT,
             ),
-            (DownloadError::Certificate { why: text() }, None),
-            (DownloadError::Scheme { why: text() }, None),
-            (RefusedRedirect::TooMany.into(), None),
-            (DownloadError::NotATar { why: text() }, None),
-            (DownloadError::TooLong { length: 1 }, None),
+            (DownloadError::Certificate { why: text() }, NONE),
+            (DownloadError::Scheme { why: text() }, NONE),
+            (RefusedRedirect::TooMany.into(), NONE),
+            (DownloadError::NotATar { why: text() }, NONE),
+            (DownloadError::TooLong { length: 1 }, NONE),
         ] {
-            assert_eq!(overload_signal(&error), expected, "{error}");
+            let limiter = OriginLimiter::new(1, Arc::default());
+            limiter.failed(&error);
+            let Observation {
+                cuts,
+                refusals,
+                retry_after,
+                ..
+            } = limiter.observation();
+            assert_eq!((cuts, refusals, retry_after), expected, "{error}");
         }
     }
 }

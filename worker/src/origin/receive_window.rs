@@ -7,12 +7,7 @@
 //! `net.ipv4.tcp_rmem`, and leaves the kernel free to enlarge it further (`tcp_set_rcvlowat`);
 //! `SO_RCVBUF` would disable that.
 
-use std::{
-    net::SocketAddr,
-    os::fd::RawFd,
-    path::Path,
-    sync::{Mutex, PoisonError},
-};
+use std::{net::SocketAddr, os::fd::RawFd, path::Path, sync::Mutex};
 
 use hyper_util::client::legacy::connect::HttpInfo;
 use nix::{
@@ -22,6 +17,8 @@ use nix::{
 };
 use reqwest::Response;
 use shared::listing::list;
+
+use crate::lock::lock;
 
 /// Low-water mark in bytes: as many bytes may be in flight or wait to be read.
 const LOW_WATER_MARK: libc::c_int = 2 << 20;
@@ -42,11 +39,7 @@ impl ReceiveWindow {
             return;
         };
         let ends = (info.local_addr(), info.remote_addr());
-        let last = self
-            .last
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .replace(ends);
+        let last = lock(&self.last).replace(ends);
         if last != Some(ends)
             && let Some(socket) = socket_between(ends)
             // A mark above the rest of a body would delay the wake-up of the reader, so it is reset

@@ -4,8 +4,7 @@
 
 use std::sync::Mutex;
 
-use super::lock;
-use crate::origin::download_error::DownloadError;
+use crate::{lock::lock, origin::download_error::DownloadError};
 
 /// Limit for the number of distinct causes that are reported.
 const MAX_CAUSES: usize = 8;

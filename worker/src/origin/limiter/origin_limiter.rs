@@ -17,13 +17,12 @@ use tokio::{
 };
 
 use super::{
-    Budget, Observation, OverloadSignal, Priority,
+    Budget, Observation, Priority,
     bucket::{Place, TokenBucket},
     first_failure::FirstFailures,
-    lock, overload_signal,
     permits::{Permits, Ticket},
 };
-use crate::{observe::counters::WorkerCounters, origin::download_error::DownloadError};
+use crate::{lock::lock, observe::counters::WorkerCounters, origin::download_error::DownloadError};
 
 /// How often a request that waits for the rate checks whether the rate has changed.
 const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
@@ -146,13 +145,17 @@ impl OriginLimiter {
     /// Counts a failed request, and starts a wait of every request of this process if the origin
     /// sent a `Retry-After`.
     pub(crate) fn failed(&self, error: &DownloadError) {
-        let wait = match overload_signal(error) {
-            None => return,
-            Some(OverloadSignal::Cut) => {
+        let wait = match error {
+            DownloadError::Status {
+                code: 429 | 503,
+                retry_after,
+                ..
+            } => retry_after.unwrap_or_default(),
+            error if error.is_interruption() => {
                 self.counters.origin_cuts.inc();
                 return self.change(|state| state.permits.request_report());
             }
-            Some(OverloadSignal::Refusal(wait)) => wait.unwrap_or_default(),
+            _ => return,
         };
         let until = Instant::now() + wait.min(MAX_RETRY_AFTER);
         let is_longer = self.change(|state| {
