@@ -6,11 +6,9 @@ use std::{collections::HashSet, panic::resume_unwind, path::Path, sync::Arc, tim
 use shared::{
     Wnid,
     class_list::ClassList,
-    ids::LeaseToken,
     job::JobOptions,
     job_line::Screen,
     outcome::{Failure, FailureKind, Outcome},
-    telemetry::trace::TraceParent,
     threads,
 };
 use tokio::{
@@ -36,7 +34,7 @@ use crate::{
     },
     lease_clock::LeaseClock,
     observe::progress::Progress,
-    origin::{Origin, allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
+    origin::{allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
     slots::{Lease, Slots},
     storage::target::{Target, TargetError},
     verify,
@@ -178,13 +176,9 @@ impl Batch<'_> {
         {
             self.begun += 1;
             // No other process leases these classes, so the value of the token does not matter.
-            let lease = Lease {
-                wnid,
-                token: LeaseToken(0),
-                probe: false,
-                trace: TraceParent::default(),
-            };
-            slots.start(lease).expect("a slot is free");
+            slots
+                .start(Lease::not_granted(wnid))
+                .expect("a slot is free");
         }
     }
 
@@ -292,21 +286,19 @@ async fn open(
     let budget = options.budget();
     let mut threads = JoinSet::new();
     let progress = Progress::new(Screen::Silent, Arc::default());
-    let counters = Arc::clone(&progress.counters);
     let open = move || {
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
         let some_are_there = is_any_there(&target, &listed)?;
         let clock = Arc::new(LeaseClock::of_this_host());
-        let limiter = OriginLimiter::new(slots, Arc::clone(&counters));
+        let limiter = OriginLimiter::new(slots, Arc::clone(&progress.counters));
         limiter.apply_budget(&budget);
-        let origin = Origin::new(&job, PrivateOrigin::Allowed, limiter)?;
         let context = Arc::new(JobContext::open(
             job,
-            origin,
+            PrivateOrigin::Allowed,
+            limiter,
             target,
             clock,
             slots,
-            counters,
             &mut threads,
         )?);
         let slots = Slots::open(context, progress, slots, &mut threads)?;

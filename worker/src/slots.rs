@@ -54,6 +54,18 @@ pub(crate) struct Lease {
     pub(crate) trace: TraceParent,
 }
 
+impl Lease {
+    /// The lease of a class that no coordinator has granted: its token is never granted.
+    pub(crate) fn not_granted(wnid: Wnid) -> Self {
+        Self {
+            wnid,
+            token: LeaseToken(0),
+            probe: false,
+            trace: TraceParent::default(),
+        }
+    }
+}
+
 /// A class that this worker works on, or whose result is not acknowledged yet.
 #[derive(Debug, Clone)]
 pub(crate) struct Held {
@@ -396,15 +408,14 @@ mod tests {
         let target = Arc::new(Target::open(&folder.join("target"), None).unwrap());
         let mut threads = JoinSet::new();
         let clock = Arc::new(LeaseClock::of_this_host());
-        let origin = Origin::new(&job(), PrivateOrigin::Allowed, limiter).unwrap();
         let context = Arc::new(
             JobContext::open(
                 job(),
-                origin,
+                PrivateOrigin::Allowed,
+                limiter,
                 target,
                 clock,
                 2,
-                Arc::default(),
                 &mut threads,
             )
             .unwrap(),

@@ -8,7 +8,9 @@ use tokio::{runtime::Handle, task::JoinSet};
 use crate::{
     lease_clock::LeaseClock,
     observe::counters::WorkerCounters,
-    origin::{Origin, client::OriginError},
+    origin::{
+        Origin, allowed_addresses::PrivateOrigin, client::OriginError, limiter::OriginLimiter,
+    },
     process_limits::{TooFewDescriptors, raise_open_files_limit},
     storage::{
         disk_space::DiskSpace,
@@ -57,13 +59,15 @@ impl JobContext {
     /// Starts the committer, which ends soon after the context is dropped.
     pub(crate) fn open(
         job: JobOptions,
-        origin: Origin,
+        private: PrivateOrigin,
+        limiter: Arc<OriginLimiter>,
         target: Arc<Target>,
         clock: Arc<LeaseClock>,
         slots: usize,
-        counters: Arc<WorkerCounters>,
         threads: &mut JoinSet<()>,
     ) -> Result<Self, JobContextError> {
+        let counters = Arc::clone(&limiter.counters);
+        let origin = Origin::new(&job, private, limiter)?;
         raise_open_files_limit(slots)?;
         let publisher = publish::start(
             Arc::clone(&target),

@@ -10,9 +10,7 @@ use std::{io, sync::Arc};
 
 use shared::{
     Wnid,
-    ids::LeaseToken,
     listing::{self, Entry},
-    telemetry::trace::TraceParent,
     threads::{self, NoThread},
 };
 use tokio::{sync::mpsc, task::JoinSet};
@@ -149,15 +147,8 @@ fn complete(context: &JobContext, wnid: Wnid) -> io::Result<Option<UnreportedRes
     };
     let needs_lease =
         context.job.delete_tar && kept_tar::written_here(&context.target, wnid)?.is_some();
-    // No worker has leased the class.
-    let lease = Lease {
-        wnid,
-        token: LeaseToken(0),
-        probe: false,
-        trace: TraceParent::default(),
-    };
     Ok(Some(UnreportedResult {
-        lease,
+        lease: Lease::not_granted(wnid),
         outcome: context.found(&manifest),
         needs_lease,
     }))

@@ -8,10 +8,10 @@ use tokio::{task::JoinSet, time::timeout};
 
 use crate::{
     config::WorkerConfig,
-    fetch::context::{JobContext, JobContextError},
+    fetch::context::JobContext,
     lease_clock::LeaseClock,
     observe::progress::Progress,
-    origin::{Origin, allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
+    origin::{allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
     session::{
         calls::{Calls, Kind},
         coordinator_client::{Answer, CoordinatorClient, Identity, Registration},
@@ -59,24 +59,20 @@ pub(crate) async fn join(
         return Ok(None);
     };
     let mut threads = JoinSet::new();
-    let counters = Arc::clone(&progress.counters);
-    let limiter = OriginLimiter::new(identity.slots, Arc::clone(&counters));
+    let limiter = OriginLimiter::new(identity.slots, Arc::clone(&progress.counters));
     let opened = async {
-        let job = registration.job.clone();
         let private = if config.allow_private_origin {
             PrivateOrigin::Allowed
         } else {
             PrivateOrigin::Refused
         };
-        let origin =
-            Origin::new(&job, private, Arc::clone(&limiter)).map_err(JobContextError::from)?;
         let context = Arc::new(JobContext::open(
-            job,
-            origin,
+            registration.job.clone(),
+            private,
+            Arc::clone(&limiter),
             target,
             Arc::clone(&clock),
             identity.slots,
-            counters,
             &mut threads,
         )?);
         // Started before the slots, whose number is reduced if the system has too few threads.
