@@ -35,12 +35,8 @@ pub(crate) enum State {
     /// stream it.
     Missing,
     /// In a part file, which holds the bytes up to the tar offset `reached`. `reached` is the end
-    /// of the part unless a connection still appends to the file (`growing`).
-    Filed {
-        file: FileId,
-        reached: u64,
-        growing: bool,
-    },
+    /// of the part unless a connection still appends to the file.
+    Filed { file: FileId, reached: u64 },
 }
 
 /// The limits for dividing a transfer.
@@ -104,11 +100,7 @@ impl PartPlan {
                 plan.parts.push_back(Part {
                     start,
                     end,
-                    state: State::Filed {
-                        file,
-                        reached: end,
-                        growing: false,
-                    },
+                    state: State::Filed { file, reached: end },
                 });
                 covered = end;
             }
@@ -190,7 +182,6 @@ impl PartPlan {
             state: State::Filed {
                 file,
                 reached: start,
-                growing: true,
             },
         };
         self.parts[index].start = end;
@@ -249,13 +240,9 @@ impl PartPlan {
             return;
         };
         let part = &mut self.parts[index];
-        if let State::Filed {
-            reached, growing, ..
-        } = &mut part.state
-        {
-            *growing = false;
-            let rest = Part::missing(*reached, part.end);
-            part.end = *reached;
+        if let State::Filed { reached, .. } = part.state {
+            let rest = Part::missing(reached, part.end);
+            part.end = reached;
             self.parts.insert(index + 1, rest);
             self.tidy();
         }
@@ -293,6 +280,8 @@ impl PartPlan {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::{collection::vec, prelude::*};
 
     use super::*;
@@ -443,8 +432,9 @@ mod tests {
         ]
     }
 
-    /// Asserts that the parts cover the rest of the tar in order; returns the files that grow.
-    fn check(plan: &PartPlan, length: u64) -> Vec<(FileId, u64, u64)> {
+    /// Asserts that the parts cover the rest of the tar in order; returns those of the files of
+    /// running connections.
+    fn check(plan: &PartPlan, length: u64, running: &BTreeSet<FileId>) -> Vec<(FileId, u64, u64)> {
         let mut growing = Vec::new();
         let mut covered = plan.position;
         for (index, part) in plan.parts.iter().enumerate() {
@@ -458,12 +448,8 @@ mod tests {
                 !(part.is_missing() && before.is_some_and(|before| before.is_missing())),
                 "{plan:?}"
             );
-            if let State::Filed {
-                file,
-                reached,
-                growing: grows,
-            } = part.state
-            {
+            if let State::Filed { file, reached } = part.state {
+                let grows = running.contains(&file);
                 assert!(
                     (part.start..=part.end).contains(&reached) && (grows || reached == part.end),
                     "{plan:?}"
@@ -484,13 +470,14 @@ mod tests {
             let length = 4000;
             let found: Vec<_> = found.iter().map(|(start, bytes)| (*start, (start + bytes).min(length))).collect();
             let mut plan = PartPlan::new(position, length, &found);
+            let mut running = BTreeSet::new();
             for step in steps {
-                let growing = check(&plan, length);
+                let growing = check(&plan, length, &running);
                 let one_of = |which: usize| growing.get(which % growing.len().max(1)).copied();
                 let left = plan.left();
                 match step {
                     Step::Take(connections, least, main) => if let Some((file, part)) = plan.take(Cut { connections, main, least }) {
-                        prop_assert!(growing.iter().all(|(other, ..)| *other != file));
+                        prop_assert!(running.insert(file));
                         prop_assert!(part.start > plan.position || (!main && part.start == plan.position));
                         prop_assert_eq!(plan.left(), left);
                     },
@@ -507,15 +494,17 @@ mod tests {
                     },
                     Step::Stop(which) => if let Some((file, ..)) = one_of(which) {
                         plan.stopped(file);
+                        running.remove(&file);
                         prop_assert_eq!(plan.left(), left);
                     },
                     Step::Lose(which) => if let Some((file, ..)) = one_of(which) {
                         plan.lost(file);
+                        running.remove(&file);
                         prop_assert!(plan.left() >= left && !plan.needs(file));
                     },
                 }
             }
-            check(&plan, length);
+            check(&plan, length, &running);
         }
     }
 }
