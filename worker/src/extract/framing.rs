@@ -116,12 +116,6 @@ enum State {
 }
 
 impl Framing {
-    /// Reads a tar of class `wnid` from its first byte.
-    #[cfg(test)]
-    pub(crate) fn new(wnid: &str, limits: Limits) -> Self {
-        Self::resume(wnid, limits, 0, 0)
-    }
-
     /// Continues at `offset`, a `next_header` of an earlier framing of the same tar, after `files`
     /// complete files.
     pub(crate) fn resume(wnid: &str, limits: Limits, offset: u64, files: u64) -> Self {
@@ -384,6 +378,13 @@ mod tests {
     };
 
     const WNID: &str = "n01440764";
+
+    impl Framing {
+        /// Reads a tar of class `wnid` from its first byte.
+        pub(crate) fn new(wnid: &str, limits: Limits) -> Self {
+            Self::resume(wnid, limits, 0, 0)
+        }
+    }
 
     /// A tar built by hand, so that it can contain any error.
     #[derive(Debug, Clone, Default)]

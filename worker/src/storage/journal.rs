@@ -234,20 +234,6 @@ impl Entries {
     }
 }
 
-/// Iterates over the finished files.
-#[cfg(test)]
-impl Iterator for Entries {
-    type Item = FileEntry;
-
-    fn next(&mut self) -> Option<FileEntry> {
-        loop {
-            if let Line::Finished(entry) = self.next_line()? {
-                return Some(entry);
-            }
-        }
-    }
-}
-
 /// Splits the line of a finished file. It works from the end, because there nothing depends on the
 /// file name.
 fn finished(line: &[u8]) -> Option<JournaledFile<'_>> {
@@ -267,6 +253,19 @@ fn finished(line: &[u8]) -> Option<JournaledFile<'_>> {
 mod tests {
     use super::*;
     use crate::storage::manifest::Listed;
+
+    /// Iterates over the finished files.
+    impl Iterator for Entries {
+        type Item = FileEntry;
+
+        fn next(&mut self) -> Option<FileEntry> {
+            loop {
+                if let Line::Finished(entry) = self.next_line()? {
+                    return Some(entry);
+                }
+            }
+        }
+    }
 
     /// The manifest entries and sizes that are copied from a journal.
     fn copied(path: &Path) -> Vec<(String, u64)> {
