@@ -41,12 +41,17 @@ pub(crate) fn is_busy(error: &io::Error) -> bool {
     )
 }
 
+/// `None` if the file or folder is gone.
+pub(crate) fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {
+    match result {
+        Err(error) if is_gone(&error) => Ok(None),
+        result => result.map(Some),
+    }
+}
+
 /// Turns the error of a removal into success if the file or folder is already gone.
 pub(crate) fn remove_if_there(removed: io::Result<()>) -> io::Result<()> {
-    match removed {
-        Err(error) if is_gone(&error) => Ok(()),
-        removed => removed,
-    }
+    if_there(removed).map(drop)
 }
 
 /// A random part of a name that no other process has given.

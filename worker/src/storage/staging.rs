@@ -15,7 +15,7 @@ use shared::{Wnid, listing::list, own_file};
 use crate::{
     source::Source,
     storage::{
-        file_tree::{is_gone, move_entry, nonce, remove_if_there, remove_tree},
+        file_tree::{if_there, move_entry, nonce, remove_if_there, remove_tree},
         journal::{self, Entries},
         manifest::MANIFEST,
         staging_area::{entries, wnid_of},
@@ -64,16 +64,11 @@ impl Staging {
     /// process has taken it.
     pub(crate) fn claim(&self, left: &Path) -> io::Result<Option<Self>> {
         let path = self.path.with_extension(nonce() + ".old");
-        match move_entry(left, &path) {
-            Err(error) if is_gone(&error) => Ok(None),
-            moved => {
-                moved?;
-                Ok(Some(Self {
-                    path,
-                    published: self.published.clone(),
-                }))
-            }
-        }
+        let moved = if_there(move_entry(left, &path))?;
+        Ok(moved.map(|()| Self {
+            path,
+            published: self.published.clone(),
+        }))
     }
 
     /// Empties the staging folder for a tar that is unpacked from its beginning. Parts that were

@@ -27,7 +27,7 @@ use crate::{
     storage::{
         area_access::{self, AreaAccess},
         file_tree::{
-            ATTEMPTS, RETRY_DELAY, is_busy, is_gone, move_entry, nonce, remove_if_there,
+            ATTEMPTS, RETRY_DELAY, if_there, is_busy, is_gone, move_entry, nonce, remove_if_there,
             remove_tree,
         },
     },
@@ -254,14 +254,11 @@ fn remove_if_dead(path: &Path) -> io::Result<bool> {
 /// # Errors
 /// The lock is held; a file that cannot be opened or locked counts as held too.
 fn lock_of(path: &Path) -> io::Result<Option<File>> {
-    match own_file::open(path, Access::ReadWrite) {
-        Err(error) if is_gone(&error) => Ok(None),
-        opened => {
-            let file = opened?;
-            file.try_lock()?;
-            Ok(Some(file))
-        }
+    let file = if_there(own_file::open(path, Access::ReadWrite))?;
+    if let Some(file) = &file {
+        file.try_lock()?;
     }
+    Ok(file)
 }
 
 impl LockFile {
@@ -352,8 +349,6 @@ fn remove_entry(entry: &Entry) -> io::Result<()> {
 
 /// The entries of an area; empty if the area does not exist.
 pub(crate) fn entries(area: &Path) -> io::Result<Vec<Entry>> {
-    match list(area) {
-        Err(error) if is_gone(&error) => Ok(Vec::new()),
-        entries => entries?.collect(),
-    }
+    let entries = if_there(list(area))?;
+    entries.into_iter().flatten().collect()
 }

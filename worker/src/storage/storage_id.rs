@@ -15,7 +15,7 @@ use std::{
 
 use shared::own_file::open_regular;
 
-use crate::storage::file_tree::{is_gone, nonce, remove_if_there};
+use crate::storage::file_tree::{if_there, nonce, remove_if_there};
 
 /// Name of the file in the target.
 pub(crate) const FILE: &str = ".imagenet_downloader.storage";
@@ -65,11 +65,10 @@ pub(crate) fn remove(target: &Path) -> io::Result<()> {
 }
 
 fn read(place: &Path) -> io::Result<Option<String>> {
-    let file = match open_regular(place) {
-        Err(error) if is_gone(&error) => return Ok(None),
-        opened => opened.map_err(|error| {
-            io::Error::new(error.kind(), format!("{}: {error}", place.display()))
-        })?,
+    let named =
+        |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", place.display()));
+    let Some(file) = if_there(open_regular(place)).map_err(named)? else {
+        return Ok(None);
     };
     let mut text = Vec::new();
     file.take(DIGITS as u64 + 1).read_to_end(&mut text)?;
