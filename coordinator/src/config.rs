@@ -272,3 +272,18 @@ fn lease_ttl(text: &str) -> Result<Duration, String> {
     }
     Ok(duration)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_help_shows_no_value_of_the_environment() {
+        let manual = Config::manual();
+        let commands = std::iter::once(&manual).chain(manual.get_subcommands());
+        let mut with_variable = commands
+            .flat_map(clap::Command::get_arguments)
+            .filter(|argument| argument.get_env().is_some());
+        assert!(with_variable.all(clap::Arg::is_hide_env_values_set));
+    }
+}

@@ -46,37 +46,20 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct ConnectArgs {
     /// Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a
     /// certificate
-    #[arg(
-        long,
-        env = "IMAGENET_CONNECT",
-        hide_env_values = true,
-        value_name = "URL",
-        required = true
-    )]
+    #[arg(long, env = "IMAGENET_CONNECT", value_name = "URL", required = true)]
     pub connect: Option<Address>,
     /// File with the token that lets this program in; one that `coordinator init` wrote proves the
     /// coordinator, too
-    #[arg(
-        long,
-        env = "IMAGENET_TOKEN_FILE",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "IMAGENET_TOKEN_FILE", value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Certificate authority of the coordinator, PEM [default: the one that the token names]
-    #[arg(
-        long,
-        env = "IMAGENET_TLS_CA",
-        hide_env_values = true,
-        value_name = "FILE"
-    )]
+    #[arg(long, env = "IMAGENET_TLS_CA", value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// Certificate that proves this program to the coordinator, PEM; a worker's must
     /// have its --name as CN or DNS name
     #[arg(
         long,
         env = "IMAGENET_TLS_CERT",
-        hide_env_values = true,
         value_name = "FILE",
         requires = "tls_key"
     )]
@@ -85,7 +68,6 @@ pub struct ConnectArgs {
     #[arg(
         long,
         env = "IMAGENET_TLS_KEY",
-        hide_env_values = true,
         value_name = "FILE",
         requires = "tls_cert"
     )]
@@ -93,7 +75,7 @@ pub struct ConnectArgs {
     /// Send the token that `coordinator init` wrote in plaintext to a port of this machine; without
     /// TLS another user's program could listen there and be sent it. For the end of a tunnel, and
     /// for machines without other users
-    #[arg(long, env = "IMAGENET_INSECURE", hide_env_values = true, value_parser = yes_or_no)]
+    #[arg(long, env = "IMAGENET_INSECURE", value_parser = yes_or_no)]
     pub insecure: bool,
 }
 

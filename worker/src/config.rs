@@ -54,34 +54,23 @@ pub struct Cli {
     #[expect(missing_docs, reason = "the fields say it")]
     pub coordinator: ConnectArgs,
     /// Folder that gets one folder of images for each class; made if it is missing
-    #[arg(
-        long,
-        env = "IMAGENET_TARGET",
-        hide_env_values = true,
-        value_name = "DIR",
-        default_value = "."
-    )]
+    #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
     /// Folder in which classes are put together until they are complete, on the target's file
     /// system [default: beside the target]
-    #[arg(
-        long,
-        env = "IMAGENET_STAGING",
-        hide_env_values = true,
-        value_name = "DIR"
-    )]
+    #[arg(long, env = "IMAGENET_STAGING", value_name = "DIR")]
     pub staging: Option<PathBuf>,
     /// Ask an origin at a private or loopback address if the coordinator says so. Not needed where
     /// the coordinator is on this host; link-local addresses, where clouds serve credentials, are
     /// never asked
-    #[arg(long, env = "IMAGENET_ALLOW_PRIVATE_ORIGIN", hide_env_values = true, value_parser = yes_or_no)]
+    #[arg(long, env = "IMAGENET_ALLOW_PRIVATE_ORIGIN", value_parser = yes_or_no)]
     pub allow_private_origin: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "the fields say it")]
     pub slots: SlotArgs,
     /// Answer /metrics, /healthz and /readyz there, in plaintext; port 0 takes a free one
     /// [default: nowhere]
-    #[arg(long, env = "IMAGENET_HTTP", hide_env_values = true, value_name = "ADDR", value_parser = shared::http::parse_address)]
+    #[arg(long, env = "IMAGENET_HTTP", value_name = "ADDR", value_parser = shared::http::parse_address)]
     pub http: Option<SocketAddr>,
 }
 
@@ -110,9 +99,11 @@ impl Cli {
 
     /// The command line for `--help`, completions and manual pages.
     pub fn manual() -> clap::Command {
+        // Values from the environment may be secret, so the help shows only the variables' names.
         let about_itself = Manual::augment_subcommands(clap::Command::default());
         Self::command()
             .subcommands(about_itself.get_subcommands().cloned())
+            .mut_args(|argument| argument.hide_env_values(true))
             .args_conflicts_with_subcommands(true)
             // If a flag is given twice, the last one takes effect, as in other tools.
             .args_override_self(true)
@@ -124,11 +115,11 @@ impl Cli {
 #[derive(Debug, Clone, Args)]
 pub struct SlotArgs {
     /// Parallel downloads, each over a connection of its own
-    #[arg(long, env = "IMAGENET_WORKERS", hide_env_values = true, value_name = "N", default_value_t = 10,
+    #[arg(long, env = "IMAGENET_WORKERS", value_name = "N", default_value_t = 10,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=u64::from(MAX_SLOTS)))]
     pub workers: usize,
     /// Name of this worker in logs and counts [default: the host's name]
-    #[arg(long, env = "IMAGENET_NAME", hide_env_values = true, value_name = "NAME", value_parser = parse_name)]
+    #[arg(long, env = "IMAGENET_NAME", value_name = "NAME", value_parser = parse_name)]
     pub name: Option<String>,
 }
 
@@ -153,6 +144,13 @@ mod tests {
         let cli = cli(&["--connect", "http://127.0.0.1:50051"]).unwrap();
         assert_eq!((cli.slots.workers, cli.target), (10, PathBuf::from(".")));
         assert!(!cli.slots.name().is_empty());
+    }
+
+    #[test]
+    fn the_help_shows_no_value_of_the_environment() {
+        let manual = Cli::manual();
+        let mut with_variable = manual.get_arguments().filter(|arg| arg.get_env().is_some());
+        assert!(with_variable.all(clap::Arg::is_hide_env_values_set));
     }
 
     #[test]
