@@ -3,7 +3,7 @@
 //! Invariant: an answer to a former session neither ends the current session nor stops classes that
 //! are held in it. Leases are given up by their tokens.
 
-use std::{collections::HashSet, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use shared::{
     Wnid,
@@ -192,11 +192,8 @@ impl Worker {
 
     fn give_up(&mut self, leases: &[LeaseToken]) {
         // The list may be long; the number of held classes is limited by the slots.
-        let lost: HashSet<&LeaseToken> = leases.iter().collect();
-        for held in self.slots.held() {
-            if lost.contains(&held.lease.token)
-                && let Some(wnid) = self.slots.stop(held.lease.token)
-            {
+        for token in leases {
+            if let Some(wnid) = self.slots.stop(*token) {
                 tracing::info!(%wnid, "the lease was lost, stopping at a checkpoint");
             }
         }
