@@ -8,7 +8,7 @@
 use shared::Wnid;
 
 use super::{
-    framing_error::FramingError,
+    framing_error::{FramingError, check_limit},
     header::{Kind, shown},
 };
 
@@ -51,12 +51,7 @@ impl Extensions {
         if std::mem::replace(seen, true) {
             return Err(FramingError::Corrupt { offset, problem });
         }
-        if size > limit {
-            return Err(FramingError::LimitExceeded {
-                limit,
-                unit: "bytes in an extension header",
-            });
-        }
+        check_limit(size, limit, "bytes in an extension header")?;
         self.body.clear();
         Ok(())
     }

@@ -18,7 +18,7 @@ use std::borrow::Cow;
 
 use super::{
     extension::{Extensions, check_directory, flat_name},
-    framing_error::FramingError,
+    framing_error::{FramingError, check_limit},
     header::{BLOCK, Header, Kind, not_a_tar, recognise},
 };
 
@@ -56,7 +56,7 @@ impl Limits {
     pub(crate) fn for_tar(length: Option<u64>) -> Self {
         let limits = Self::default();
         Self {
-            total_bytes: length.map_or(limits.total_bytes, |length| length.min(limits.total_bytes)),
+            total_bytes: limits.total_bytes.min(length.unwrap_or(u64::MAX)),
             ..limits
         }
     }
@@ -356,14 +356,6 @@ impl Framing {
 
 fn all_zero(bytes: &[u8]) -> bool {
     bytes.iter().fold(0, |any, byte| any | byte) == 0
-}
-
-fn check_limit(number: u64, limit: u64, unit: &'static str) -> Result<(), FramingError> {
-    if number > limit {
-        Err(FramingError::LimitExceeded { limit, unit })
-    } else {
-        Ok(())
-    }
 }
 
 #[cfg(test)]

@@ -62,3 +62,12 @@ impl FramingError {
         matches!(self, Self::NotATar { .. })
     }
 }
+
+/// # Errors
+/// [`FramingError::LimitExceeded`] if `number` is above the limit. `unit`: what is counted.
+pub(super) fn check_limit(number: u64, limit: u64, unit: &'static str) -> Result<(), FramingError> {
+    if number > limit {
+        return Err(FramingError::LimitExceeded { limit, unit });
+    }
+    Ok(())
+}
