@@ -174,9 +174,7 @@ impl Dispatcher {
         self.counters.expired_sessions.inc_by(ended.len() as u64);
         let mut entry = Entry::default();
         for ended in ended {
-            entry
-                .records
-                .extend(self.session_ended(&ended, "was silent for too long"));
+            self.session_ended(&ended, "was silent for too long");
             entry.closed.push(ended.worker);
         }
         self.log.tick(now);

@@ -66,7 +66,6 @@ pub use high_water::Mark;
 use inventories::Inventories;
 use later_answers::LaterAnswers;
 use losses::Losses;
-pub use losses::MAX_LOSSES;
 use names::Names;
 pub use names::Renamed;
 use recent::LruMap;
@@ -82,7 +81,7 @@ use crate::fleet::{Phase, WorkerView};
 pub const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 
 /// The states, leases and counts of all classes of a job, and the sessions of its workers.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct LeaseTable {
     classes: Vec<Class>,
     index: HashMap<Wnid, usize>,
@@ -150,6 +149,7 @@ impl LeaseTable {
     /// to live that workers receive.
     pub fn new(wnids: &[Wnid], invalid: u64, epoch: u32, ttl: Duration) -> Self {
         let count = wnids.len() as u64;
+        let first_token = LeaseToken::first(epoch);
         Self {
             classes: wnids.iter().copied().map(Class::fresh).collect(),
             index: wnids
@@ -157,34 +157,13 @@ impl LeaseTable {
                 .enumerate()
                 .map(|(position, wnid)| (*wnid, position))
                 .collect(),
-            returned: BTreeMap::new(),
-            delayed: BTreeSet::new(),
-            last_queued: 0,
-            begun_on: HashMap::new(),
-            lost_by: HashMap::new(),
-            fresh: 0,
             high_water: HighWater::at(Mark::from(wnids.len())),
             // Session ids start at the epoch, so a session of an earlier coordinator is never
             // mistaken for one of this coordinator.
-            sessions: Sessions::new(SessionId(LeaseToken::first(epoch).0), ttl),
-            inventories: Inventories::default(),
-            names: Names::default(),
-            class_failures: ClassFailureTable::default(),
-            losses: Losses::default(),
-            breaker: Breaker::default(),
-            first_answers: FirstAnswers::default(),
-            later_answers: LaterAnswers::default(),
-            failed_before: HashSet::new(),
-            attempts: Attempts::default(),
-            last_pause_check: None,
-            silent: BTreeSet::new(),
+            sessions: Sessions::new(SessionId(first_token.0), ttl),
             silent_after: Duration::MAX,
-            recovery: None,
-            drains: LruMap::default(),
-            elsewhere: Elsewhere::default(),
-            received: LruMap::default(),
-            first_token: LeaseToken::first(epoch),
-            last_token: LeaseToken::first(epoch),
+            first_token,
+            last_token: first_token,
             ttl,
             stuck_after: Duration::MAX,
             status: JobStatus {
@@ -194,9 +173,7 @@ impl LeaseTable {
                 ..JobStatus::default()
             },
             lengths: Lengths::with_invalid_rows(invalid),
-            wake_ups: 0,
-            given_up: Vec::new(),
-            notices: Vec::new(),
+            ..Self::default()
         }
     }
 

@@ -33,10 +33,10 @@ use crate::{
     private_file::readable_warning,
     protocol::DEFAULT_PORT,
     threads::NoThread,
-    tls::{TlsError, Watched},
+    tls::{InvalidToken, TlsError, Watched},
 };
 use channel::TcpConnector;
-use credentials::{CredentialFiles, Plaintext};
+use credentials::CredentialFiles;
 
 /// Time limit for resolving a name; a name that takes longer counts as that of another host.
 const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -151,10 +151,10 @@ impl ConnectArgs {
         }
         let files = CredentialFiles {
             tls,
-            plaintext: match (address.is_loopback(), self.insecure) {
-                (false, _) => Plaintext::Network,
-                (true, false) => Plaintext::ThisMachine,
-                (true, true) => Plaintext::Accepted,
+            in_plaintext: match (address.is_loopback(), self.insecure) {
+                (false, _) => Err(InvalidToken::Plaintext),
+                (true, false) => Err(InvalidToken::PlaintextHere),
+                (true, true) => Ok(()),
             },
             token: self.token_file.clone(),
             roles,

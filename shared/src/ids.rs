@@ -7,7 +7,7 @@ use std::fmt;
 ///
 /// Tokens grow strictly, also across restarts of the coordinator, because each start takes a higher
 /// epoch.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct LeaseToken(pub u64);
 
 impl LeaseToken {
@@ -43,7 +43,7 @@ impl fmt::Display for LeaseToken {
 }
 
 /// A worker's session with the coordinator.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct SessionId(pub u64);
 
 /// Identifies a credential of workers without revealing it: 64 bits of a digest of a token.

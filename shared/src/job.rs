@@ -9,7 +9,7 @@ use url::{Position, Url};
 use crate::{
     protocol::{MAX_RETRY_AFTER, milliseconds},
     url_secrets::{HIDDEN, PLACEHOLDER, has_secrets, without_credentials},
-    wire_enum::wire_enum,
+    wire_enum,
     wnid::Wnid,
 };
 

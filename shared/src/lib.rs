@@ -11,6 +11,7 @@ pub mod job;
 pub mod job_line;
 pub mod limits;
 pub mod listing;
+pub mod lock;
 pub mod manual;
 pub mod metrics;
 pub mod observed_stream;

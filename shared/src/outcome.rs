@@ -3,7 +3,7 @@
 
 use std::{fmt, str::FromStr};
 
-use crate::{refusal::Refusal, wire_enum::wire_enum};
+use crate::{refusal::Refusal, wire_enum};
 
 /// Outcome of a class.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,7 +13,10 @@ use std::{
     time::Duration,
 };
 
-use crate::threads::{self, NoThread};
+use crate::{
+    lock::lock,
+    threads::{self, NoThread},
+};
 
 /// Maximum number of queued bytes: about 190 for each of the 21,843 classes of the largest known
 /// list.
@@ -171,7 +174,7 @@ impl State {
 impl Queue {
     /// A panic while the lock is held leaves valid numbers and bytes, so poisoning is ignored.
     fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 
     /// Waits for text. Returns it with the number of lines that were dropped; `None` if everything

@@ -7,12 +7,12 @@
 use std::{
     io::{self, Write as _},
     mem,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Mutex, MutexGuard},
 };
 
 use indicatif::TermLike;
 
-use crate::output::Output;
+use crate::{lock::lock, output::Output};
 
 /// Columns and rows of a terminal that does not report its size.
 const DEFAULT_SIZE: (u16, u16) = (80, 24);
@@ -33,7 +33,7 @@ impl Terminal {
     }
 
     fn frame(&self) -> MutexGuard<'_, Vec<u8>> {
-        self.frame.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.frame)
     }
 
     fn add(&self, text: &str) -> io::Result<()> {

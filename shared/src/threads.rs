@@ -7,12 +7,14 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Condvar, Mutex, PoisonError},
+    sync::{Condvar, Mutex},
     thread::{self, JoinHandle},
     time::Duration,
 };
 
 use tokio::{runtime::Handle, sync::oneshot, task::JoinSet};
+
+use crate::lock::lock;
 
 /// The system has no thread left.
 #[derive(Debug, thiserror::Error)]
@@ -82,7 +84,7 @@ pub(crate) fn spawn(
 
 /// Waits until all threads have ended, at most for this time.
 pub(crate) fn wait(limit: Duration) {
-    let running = RUNNING.lock().unwrap_or_else(PoisonError::into_inner);
+    let running = lock(&RUNNING);
     drop(ENDED.wait_timeout_while(running, limit, |running| *running > 0));
 }
 
@@ -91,14 +93,14 @@ struct Running;
 
 impl Running {
     fn new() -> Self {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+        *lock(&RUNNING) += 1;
         Self
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        *RUNNING.lock().unwrap_or_else(PoisonError::into_inner) -= 1;
+        *lock(&RUNNING) -= 1;
         ENDED.notify_all();
     }
 }

@@ -2,6 +2,7 @@
 
 /// Implements `From` in both directions. The values have the same names; a value that is
 /// unspecified, or of a newer protocol, becomes the first one.
+#[macro_export]
 macro_rules! wire_enum {
     ($name:ident: $first:ident, $($other:ident),+) => {
         impl From<$name> for proto::$name {
@@ -23,5 +24,3 @@ macro_rules! wire_enum {
         }
     };
 }
-
-pub(crate) use wire_enum;

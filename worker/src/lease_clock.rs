@@ -7,7 +7,7 @@
 
 use std::{fmt, sync::Mutex, time::Duration};
 
-use crate::lock::lock;
+use shared::lock::lock;
 
 /// The worker's deadline is this much before the end of the lease, or a sixth of a lease
 /// shorter than 30 s.

@@ -6,7 +6,6 @@
 pub mod config;
 mod fetch;
 mod lease_clock;
-mod lock;
 mod observe;
 mod process_limits;
 mod session;

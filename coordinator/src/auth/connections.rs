@@ -16,12 +16,13 @@
 use std::{
     collections::BTreeMap,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
+use shared::lock::lock;
 use tokio::{
     sync::Notify,
     time::{Instant, timeout},
@@ -229,7 +230,7 @@ impl Connections {
 
     fn lock(&self) -> MutexGuard<'_, Entries> {
         // The entries are consistent wherever a panic can occur.
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.state)
     }
 }
 

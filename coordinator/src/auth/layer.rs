@@ -2,12 +2,12 @@
 
 use std::{
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use axum::{body::Body, extract::State, middleware::Next};
 use http::{HeaderMap, Request, Response, header::AUTHORIZATION};
-use shared::{ids::CredentialId, tls::Watched};
+use shared::{ids::CredentialId, lock::lock, tls::Watched};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
@@ -187,10 +187,7 @@ impl Rules {
             Refusal::Unknown(what) => what,
         };
         if let Self::Credentials { limiter, .. } = self
-            && let Some(untold) = limiter
-                .lock()
-                .unwrap_or_else(PoisonError::into_inner)
-                .may_log(Instant::now())
+            && let Some(untold) = lock(limiter).may_log(Instant::now())
         {
             tracing::info!(?address, untold, "a call was refused: {what}");
         }

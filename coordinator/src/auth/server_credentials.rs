@@ -3,11 +3,12 @@
 use std::{
     fmt,
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
     time::{Duration, SystemTime},
 };
 
 use shared::{
+    lock::lock,
     metrics::{MetricsSource, Page},
     tls::{self, TlsError, Watched},
 };
@@ -74,7 +75,7 @@ impl ServerCredentialFiles {
         let tokens = self.tokens.as_ref().map(|path| {
             let earlier = Mutex::new(None);
             Watched::new(vec![path.clone()], move |sources| {
-                let mut earlier = earlier.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut earlier = lock(&earlier);
                 let tokens = reload(&sources[0], earlier.as_ref())?;
                 *earlier = Some(tokens.clone());
                 Ok(tokens)

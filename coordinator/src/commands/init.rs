@@ -395,7 +395,7 @@ mod tests {
     use std::{collections::BTreeMap, os::unix::fs::PermissionsExt as _};
 
     use rustls::{client::danger::ServerCertVerifier as _, pki_types::UnixTime};
-    use shared::tls::{AuthorityVerifier, provider};
+    use shared::tls::AuthorityVerifier;
 
     use super::*;
     use crate::config::init::host;
@@ -582,7 +582,7 @@ mod tests {
         let token = Token::one_of(&read("worker.token"), &[]).unwrap();
         assert_eq!(token.authority(), Some(Authority::of(&chain[1])));
         assert_eq!(chain[1], certificates(&read("ca.pem")).unwrap()[0]);
-        let verifier = AuthorityVerifier::new(Authority::of(&chain[1]), provider());
+        let verifier = AuthorityVerifier::new(Authority::of(&chain[1]));
         let name = "node2".try_into().unwrap();
         assert!(
             verifier

@@ -1,18 +1,13 @@
 //! Begin and end of sessions within the dispatcher: updates the log, the concurrency controller and
 //! the ledger.
 
-use shared::{
-    ids::{CredentialId, SessionId},
-    outcome::{Failure, FailureKind},
-};
+use shared::ids::{CredentialId, SessionId};
 use tokio::time::Instant;
 
 use super::{Dispatcher, Reply};
 use crate::{
-    lease_table::{
-        Ended, MAX_LOSSES, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo,
-    },
-    ledger::{Entry, Record},
+    lease_table::{Ended, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo},
+    ledger::Entry,
 };
 
 /// A heartbeat of a worker.
@@ -60,16 +55,14 @@ impl Dispatcher {
             held = held.len(),
             "registered"
         );
-        let mut records = Vec::new();
         if let Some(ended) = &registered.replaced {
-            records.extend(self.session_ended(ended, "was restarted"));
+            self.session_ended(ended, "was restarted");
         }
         let evicted = registered.evicted.as_ref();
         if let Some(ended) = evicted {
-            records.extend(self.session_ended(ended, "was idle and made room for another"));
+            self.session_ended(ended, "was idle and made room for another");
         }
         let entry = Entry {
-            records,
             opened: vec![worker_info.worker.clone()],
             closed: evicted
                 .map(|ended| ended.worker.clone())
@@ -139,10 +132,10 @@ impl Dispatcher {
         entry.answering(reply, true)
     }
 
-    /// Logs the end of a session. Returns the records of the classes that it settles as failed.
-    pub(super) fn session_ended(&mut self, ended: &Ended, why: &str) -> Vec<Record> {
+    /// Logs the end of a session.
+    pub(super) fn session_ended(&mut self, ended: &Ended, why: &str) {
         self.forget_session(ended.session);
-        if ended.returned > 0 || !ended.given_up.is_empty() {
+        if ended.returned > 0 {
             tracing::warn!(
                 "worker {} {why}: its {} leases are released",
                 ended.worker,
@@ -151,13 +144,6 @@ impl Dispatcher {
         } else {
             tracing::info!("worker {} {why}", ended.worker);
         }
-        let given_up = ended.given_up.iter().map(|wnid| {
-            let message = format!(
-                "the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off"
-            );
-            self.given_up_record(*wnid, Failure::new(FailureKind::LeaseLost, message))
-        });
-        given_up.collect()
     }
 
     fn forget_session(&mut self, session: SessionId) {

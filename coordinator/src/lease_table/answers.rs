@@ -87,9 +87,6 @@ pub struct Ended {
     pub worker: String,
     /// Number of leases that were released.
     pub returned: usize,
-    /// Classes whose leases were lost too often, and which this end of the session settles as
-    /// failed.
-    pub given_up: Vec<Wnid>,
 }
 
 /// Effect of a reported outcome. None of them needs to be sent again.

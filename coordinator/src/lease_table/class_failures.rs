@@ -19,11 +19,9 @@ const RESERVED_FOR_OTHERS: Duration = Duration::from_mins(5);
 /// The failures of one class that is not settled.
 #[derive(Debug)]
 struct ClassFailures {
-    /// Keys of the workers or storages that failed the class, one for each failure; fewer than
-    /// [`TRIES`] and [`OFFERS`] together.
-    failed_by: Vec<String>,
-    /// How many of these failures were for lack of disk space.
-    without_space: usize,
+    /// Key of the worker or storage that failed the class, and whether for lack of disk space, for
+    /// each failure; fewer than [`TRIES`] and [`OFFERS`] together.
+    failed_by: Vec<(String, bool)>,
     since: Instant,
 }
 
@@ -43,18 +41,13 @@ impl ClassFailureTable {
     ) -> usize {
         let new = || ClassFailures {
             failed_by: Vec::new(),
-            without_space: 0,
             since: now,
         };
         let failures = self.0.entry(class).or_insert_with(new);
-        failures.failed_by.push(key);
+        failures.failed_by.push((key, lacks_space));
         failures.since = now;
-        failures.without_space += usize::from(lacks_space);
-        if lacks_space {
-            failures.without_space
-        } else {
-            failures.failed_by.len() - failures.without_space
-        }
+        let of_kind = failures.failed_by.iter();
+        of_kind.filter(|(_, lacked)| *lacked == lacks_space).count()
     }
 
     /// Number of failures of a class.
@@ -68,9 +61,9 @@ impl ClassFailureTable {
     /// [`RESERVED_FOR_OTHERS`] ago.
     pub(super) fn has_failed(&self, class: usize, session: &Session, now: Instant) -> bool {
         self.0.get(&class).is_some_and(|failures| {
-            let mut keys = [session.name_key(), session.host_key()].into_iter();
+            let keys = [session.name_key(), session.host_key()];
             now - failures.since < RESERVED_FOR_OTHERS
-                && keys.any(|key| failures.failed_by.contains(&key))
+                && failures.failed_by.iter().any(|(key, _)| keys.contains(key))
         })
     }
 

@@ -53,7 +53,7 @@ pub(super) enum FirstAnswers {
 }
 
 /// The classes that are requested during the check, and their results so far.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sample {
     /// Classes that were left, and that were complete, at the start of the check.
     left: usize,
@@ -175,10 +175,8 @@ impl LeaseTable {
                 left,
                 there,
                 rest: self.draw_sample(&candidates),
-                received: BTreeMap::new(),
-                refused: BTreeMap::new(),
-                requests: 0,
                 shared_until: Some(now + SHARED_FOR),
+                ..Sample::default()
             })
         };
     }

@@ -6,6 +6,8 @@
 //! class is granted at once. The mark is raised ahead of the cursor, for many grants at a time.
 //! No I/O, no clock.
 
+use super::to_usize;
+
 /// Minimum step of the mark. The step is the number of slots of all workers, but at least this, so
 /// that a small fleet does not need a commit for each grant. After a restart at most one step of
 /// classes is held back although no worker holds them.
@@ -38,7 +40,7 @@ impl Mark {
 }
 
 /// The marks at the start, in the ledger, and last requested.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct HighWater {
     /// The mark of former epochs.
     former: Mark,
@@ -86,9 +88,7 @@ impl HighWater {
 
     /// Sets the step to the number of slots of all workers.
     pub(super) fn follow(&mut self, slots: u64) {
-        self.step = usize::try_from(slots)
-            .unwrap_or(usize::MAX)
-            .max(SHORTEST_STEP);
+        self.step = to_usize(slots).max(SHORTEST_STEP);
     }
 
     /// The next mark for the ledger, if the cursor is near the last requested one or there is a new

@@ -12,13 +12,16 @@
 
 use std::{collections::HashMap, mem, time::Duration};
 
-use shared::ids::SessionId;
+use shared::{
+    ids::SessionId,
+    outcome::{Failure, FailureKind},
+};
 use tokio::time::Instant;
 
 use super::{AttemptEvent, Ended, LeaseTable, Session, State, leases::LeaseProgress};
 
 /// Number of losses after which a class is a suspect.
-pub const MAX_LOSSES: u8 = 10;
+pub(super) const MAX_LOSSES: u8 = 10;
 /// Weight of a loss.
 pub(super) const LOSS: u8 = 10;
 /// Weight of a loss when a recently seen worker registers again as a new process: an operator or a
@@ -154,33 +157,35 @@ impl LeaseTable {
         self.inventories.left(&session);
         self.breaker.failed_by.remove(&id);
         self.count_workers();
-        let mut ended = Ended {
+        let leases = mem::take(&mut session.leases);
+        let ended = Ended {
             session: id,
             worker: session.worker_info.worker.clone(),
-            returned: 0,
-            given_up: Vec::new(),
+            returned: leases.len(),
         };
         let is_proven = session.last_success.is_some();
-        for (position, held) in mem::take(&mut session.leases) {
+        for (position, held) in leases {
             if let Some(loss) = loss {
                 self.losses.note(position, loss, &held, is_proven);
             }
             if self.hand_over(position) {
-                ended.returned += 1;
-            } else if let Some(Loss { at, .. }) = loss
+                continue;
+            }
+            if let Some(Loss { at, .. }) = loss
                 && self
                     .losses
                     .has_failed(position, is_proven, || self.sessions.is_there_proven(at))
             {
-                self.set(position, State::Failed);
-                ended.given_up.push(self.classes[position].wnid);
+                let message = format!(
+                    "the lease was lost {MAX_LOSSES} times or more; its workers crashed or were cut off"
+                );
+                self.give_up(position, Failure::new(FailureKind::LeaseLost, message));
             } else {
                 if !session.worker_info.storage.is_empty() {
                     self.begun_on
                         .insert(position, session.worker_info.storage.clone());
                 }
-                self.give_back(position);
-                ended.returned += 1;
+                self.queue(position);
             }
         }
         self.wake_ups += 1;

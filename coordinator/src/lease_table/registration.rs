@@ -80,7 +80,7 @@ impl LeaseTable {
             return Ok(None);
         }
         let idle = self.sessions.sample(random, |session| {
-            session.leases.is_empty() && session.settled == [0; 3]
+            session.leases.is_empty() && session.settled.settled() == 0
         });
         let id = idle.filter(|id| self.attempted_by(*id).is_empty());
         let (_, ended) = self.end(id.ok_or(Refused::TooMany)?, None);

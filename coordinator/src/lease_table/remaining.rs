@@ -14,7 +14,7 @@ use super::{LeaseTable, ReportedLease};
 const HALF_A_SECOND: Duration = Duration::from_millis(500);
 
 /// The number of settled classes of known length, and the total bytes of their tars.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Lengths {
     classes: u64,
     bytes: u64,
@@ -25,9 +25,8 @@ pub(super) struct Lengths {
 impl Lengths {
     pub(super) fn with_invalid_rows(invalid: u64) -> Self {
         Self {
-            classes: 0,
-            bytes: 0,
             invalid,
+            ..Self::default()
         }
     }
 

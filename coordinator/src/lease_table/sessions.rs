@@ -5,7 +5,10 @@ use std::{
     time::Duration,
 };
 
-use shared::ids::{CredentialId, SessionId};
+use shared::{
+    ids::{CredentialId, SessionId},
+    job::JobStatus,
+};
 use tokio::time::Instant;
 
 use super::{EXPIRY_MARGIN, UnknownSession, leases::LeaseProgress};
@@ -106,8 +109,8 @@ pub(super) struct Session {
     pub(super) last_received: Instant,
     /// The same, moved forward by the pauses since then.
     pub(super) last_progress: Instant,
-    /// Number of classes that it has settled: success, skipped, failed.
-    pub(super) settled: [u64; 3],
+    /// The classes that it has settled.
+    pub(super) settled: JobStatus,
 }
 
 impl Session {
@@ -157,15 +160,14 @@ impl Session {
             (_, true) => WorkerState::Quarantined,
             _ => WorkerState::Active,
         };
-        let [success, skipped, failed] = self.settled;
         WorkerView {
             name: self.worker_info.worker.clone(),
             state,
             slots: self.worker_info.slots,
             leased: u32::try_from(self.leases.len()).unwrap_or(u32::MAX),
-            success,
-            skipped,
-            failed,
+            success: self.settled.success,
+            skipped: self.settled.skipped,
+            failed: self.settled.failed,
             received_bytes,
             silent: now.saturating_duration_since(self.heard),
             storage: self.worker_info.storage.clone(),
@@ -175,7 +177,7 @@ impl Session {
 }
 
 /// The sessions that have not ended.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub(super) struct Sessions {
     pub(super) by_id: BTreeMap<SessionId, Session>,
     pub(super) by_worker: HashMap<String, SessionId>,
@@ -189,11 +191,9 @@ impl Sessions {
     /// No sessions; ids are numbered after `last`.
     pub(super) fn new(last: SessionId, ttl: Duration) -> Self {
         Self {
-            by_id: BTreeMap::new(),
-            by_worker: HashMap::new(),
-            slots: 0,
             last,
             ttl,
+            ..Self::default()
         }
     }
 
@@ -247,7 +247,7 @@ impl Sessions {
             last_success: None,
             last_received: now,
             last_progress: now,
-            settled: [0; 3],
+            settled: JobStatus::default(),
         };
         self.by_id.insert(id, session);
         self.slots += u64::from(worker_info.slots);

@@ -107,7 +107,7 @@ impl LeaseTable {
         let is_waiting = |(class, held): &(&usize, &LeaseProgress)| {
             self.classes[**class].is_taken && held.bytes == 0
         };
-        session.leases.iter().filter(is_waiting).count() <= to_usize(session.settled[0])
+        session.leases.iter().filter(is_waiting).count() <= to_usize(session.settled.success)
     }
 
     fn may_take(&self, class: usize, session: &Session, now: Instant) -> bool {

@@ -1,42 +1,40 @@
 //! Lists the classes that workers hold, for status displays.
 
-use shared::{Wnid, ids::SessionId};
+use shared::Wnid;
 
-use super::{LeaseTable, leases::LeaseProgress};
+use super::LeaseTable;
 use crate::fleet::{ClassPage, ClassView};
 
 impl LeaseTable {
     /// The held classes whose ids follow `after`, in the order of their ids. At most `most`
     /// entries, plus all entries of the last class: a class with a speculative attempt has two.
     pub fn under_way(&self, after: Option<Wnid>, most: usize) -> ClassPage {
-        let held = self.leases();
-        let held = held.map(|(position, session, held)| (position, session.id, held));
-        let attempts = self.attempts.of.iter();
-        let attempts = attempts.map(|(at, attempt)| (*at, attempt.session, &attempt.holding));
-        let wnid_of =
-            |(position, ..): &(usize, SessionId, &LeaseProgress)| self.classes[*position].wnid;
-        let mut found: Vec<_> = held
-            .chain(attempts)
-            .filter(|held| Some(wnid_of(held)) > after)
-            .collect();
-        found.sort_unstable_by_key(|held| (wnid_of(held), held.1));
-        let last = most.checked_sub(1).and_then(|at| found.get(at));
-        let end = last.map(wnid_of).map_or(found.len(), |last| {
-            found.partition_point(|held| wnid_of(held) <= last)
+        let attempts = self.attempts.of.iter().map(|(position, attempt)| {
+            let session = &self.sessions.by_id[&attempt.session];
+            (*position, session, &attempt.holding)
         });
-        let more = end < found.len();
-        found.truncate(end);
-        let view = |(position, id, holding): (usize, SessionId, &LeaseProgress)| ClassView {
-            wnid: self.classes[position].wnid,
-            worker: self.worker(id).unwrap_or_default().to_owned(),
-            bytes: holding.bytes,
-            length: holding.length,
-            failure: None,
-        };
-        ClassPage {
-            classes: found.into_iter().map(view).collect(),
-            more,
-        }
+        let held = self.leases().chain(attempts);
+        let mut classes: Vec<ClassView> = held
+            .map(|(position, session, held)| (self.classes[position].wnid, session, held))
+            .filter(|(wnid, ..)| Some(*wnid) > after)
+            .map(|(wnid, session, held)| ClassView {
+                wnid,
+                worker: session.worker_info.worker.clone(),
+                bytes: held.bytes,
+                length: held.length,
+                failure: None,
+            })
+            .collect();
+        classes.sort_unstable_by(|one, other| {
+            (one.wnid, &one.worker).cmp(&(other.wnid, &other.worker))
+        });
+        let last = most.checked_sub(1).and_then(|at| classes.get(at));
+        let end = last.map_or(classes.len(), |last| {
+            classes.partition_point(|class| class.wnid <= last.wnid)
+        });
+        let more = end < classes.len();
+        classes.truncate(end);
+        ClassPage { classes, more }
     }
 }
 

@@ -96,12 +96,7 @@ impl LeaseTable {
         self.class_failures.forget(position);
         self.begun_on.remove(&position);
         if let Ok(session) = self.sessions.get_mut(id) {
-            let [success, skipped, failed] = &mut session.settled;
-            *match state {
-                State::Success => success,
-                State::Skipped => skipped,
-                _ => failed,
-            } += 1;
+            *state.counter(&mut session.settled) += 1;
         }
     }
 

@@ -7,7 +7,7 @@ use std::{
     fmt, io,
     path::Path,
     pin::Pin,
-    sync::{Arc, Mutex, PoisonError, Weak},
+    sync::{Arc, Mutex, Weak},
     task::{Context, Poll},
     thread,
     time::Duration,
@@ -29,7 +29,7 @@ use super::{
     line::LastCloseReason,
     socket,
 };
-use crate::{threads, tls::Watched};
+use crate::{lock::lock, threads, tls::Watched};
 
 /// Interval at which the files are checked for changes: a call uses credentials that are at most
 /// this old, or older while a check hangs.
@@ -184,7 +184,7 @@ impl Service<Request<Body>> for CoordinatorChannel {
                 connector,
                 connection,
             } => {
-                let mut connection = connection.lock().unwrap_or_else(PoisonError::into_inner);
+                let mut connection = lock(connection);
                 let credentials = connector.credentials.get();
                 if !Arc::ptr_eq(&credentials, &connection.credentials) {
                     *connection = Connection {

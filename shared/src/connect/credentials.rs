@@ -16,25 +16,14 @@ use crate::tls::{
 /// Authentication scheme of the token in its header (RFC 6750).
 const BEARER: &[u8] = b"Bearer ";
 
-/// The destination of plaintext, which decides whether a join token may be sent. A join token is
-/// meant for a server that authenticates itself with TLS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Plaintext {
-    /// Over a network.
-    Network,
-    /// A port of this machine, on which any user can listen.
-    ThisMachine,
-    /// A port of this machine that `--insecure` declares to be the right one.
-    Accepted,
-}
-
 /// Paths of the credential files, and how they are used.
 #[derive(Debug, Clone)]
 pub(super) struct CredentialFiles {
     /// Whether TLS is used, so that the server is authenticated.
     pub(super) tls: bool,
-    /// Destination of a join token that is sent in plaintext.
-    pub(super) plaintext: Plaintext,
+    /// Whether a join token may be sent without TLS. It is meant for a server that authenticates
+    /// itself.
+    pub(super) in_plaintext: Result<(), InvalidToken>,
     pub(super) token: Option<PathBuf>,
     /// The roles whose token is used, if the file has several tokens.
     pub(super) roles: &'static [&'static str],
@@ -79,29 +68,20 @@ impl CredentialFiles {
             source,
         };
         if !self.tls {
-            let is_join_token = token.is_some_and(|token| token.authority().is_some());
-            return match self.plaintext {
-                Plaintext::Network if is_join_token => Err(refuse(InvalidToken::Plaintext)),
-                Plaintext::ThisMachine if is_join_token => Err(refuse(InvalidToken::PlaintextHere)),
-                _ => Ok(Credentials { tls: None, bearer }),
-            };
+            if token.is_some_and(|token| token.authority().is_some()) {
+                self.in_plaintext.map_err(refuse)?;
+            }
+            return Ok(Credentials { tls: None, bearer });
         }
         let builder = ClientConfig::builder_with_provider(provider())
             .with_safe_default_protocol_versions()
             .expect("the provider has a suite for each version");
         let builder = match (authority, token.and_then(|token| token.authority())) {
             (Some(file), _) => builder.with_root_certificates(roots(file)?),
-            (None, Some(authority)) => {
-                builder
-                    .dangerous()
-                    .with_custom_certificate_verifier(Arc::new(AuthorityVerifier::new(
-                        authority,
-                        provider(),
-                    )))
-            }
-            (None, None) => {
-                return Err(refuse(InvalidToken::NoAuthority));
-            }
+            (None, Some(authority)) => builder
+                .dangerous()
+                .with_custom_certificate_verifier(Arc::new(AuthorityVerifier::new(authority))),
+            (None, None) => return Err(refuse(InvalidToken::NoAuthority)),
         };
         let mut config = match sources.as_slice() {
             [certificate, key] => {

@@ -146,21 +146,17 @@ fn refusal(error: io::Error) -> DialError {
         return CloseReason::Alert(alert).into();
     }
     match error.get_ref().and_then(|inner| inner.downcast_ref()) {
-        Some(
-            ended @ rustls::Error::InvalidCertificate(
+        Some(invalid @ rustls::Error::InvalidCertificate(why)) => {
+            let of_kind = match why {
                 CertificateError::Expired
                 | CertificateError::ExpiredContext { .. }
                 | CertificateError::NotValidYet
-                | CertificateError::NotValidYetContext { .. },
-            ),
-        ) => DialError::OutOfDate(ended.clone()),
-        Some(
-            other @ rustls::Error::InvalidCertificate(
-                CertificateError::NotValidForName | CertificateError::NotValidForNameContext { .. },
-            ),
-        ) => DialError::OtherName(other.clone()),
-        Some(untrusted @ rustls::Error::InvalidCertificate(_)) => {
-            DialError::Untrusted(untrusted.clone())
+                | CertificateError::NotValidYetContext { .. } => DialError::OutOfDate,
+                CertificateError::NotValidForName
+                | CertificateError::NotValidForNameContext { .. } => DialError::OtherName,
+                _ => DialError::Untrusted,
+            };
+            of_kind(invalid.clone())
         }
         Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)) => {
             DialError::SpeaksPlaintext

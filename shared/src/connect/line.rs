@@ -3,13 +3,13 @@
 
 use std::{
     io, mem,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use rustls::AlertDescription;
 use tokio::io::{AsyncRead, AsyncWrite};
 
-use crate::observed_stream::StreamObserver;
+use crate::{lock::lock, observed_stream::StreamObserver};
 
 /// First byte of the alert with which a TLS server answers anything but a handshake.
 const TLS_ALERT: u8 = 21;
@@ -35,12 +35,12 @@ pub(super) struct LastCloseReason(Arc<Mutex<Option<CloseReason>>>);
 
 impl LastCloseReason {
     pub(super) fn get(&self) -> Option<CloseReason> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        *lock(&self.0)
     }
 
     /// `None` when a new connection begins.
     pub(super) fn set(&self, reason: Option<CloseReason>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = reason;
+        *lock(&self.0) = reason;
     }
 }
 

@@ -277,7 +277,7 @@ fn a_token_that_is_sent_in_plaintext_causes_a_warning() {
 fn a_join_token_that_is_installed_later_is_not_sent_in_plaintext_either() {
     let files = CredentialFiles {
         tls: false,
-        plaintext: Plaintext::Network,
+        in_plaintext: Err(InvalidToken::Plaintext),
         token: Some("token".into()),
         roles: &["worker"],
         authority: None,

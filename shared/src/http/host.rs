@@ -24,10 +24,7 @@ fn is_loopback_value(value: &HeaderValue) -> bool {
 
 fn is_loopback(authority: &Authority) -> bool {
     let host = authority.host();
-    let address = host
-        .trim_start_matches('[')
-        .trim_end_matches(']')
-        .parse::<IpAddr>();
+    let address = host.trim_matches(['[', ']']).parse::<IpAddr>();
     match address {
         Ok(address) => address.to_canonical().is_loopback(),
         Err(_) => host.trim_end_matches('.').eq_ignore_ascii_case("localhost"),

@@ -17,7 +17,7 @@ use rustls::{
     pki_types::{CertificateDer, ServerName, UnixTime},
 };
 
-use super::Authority;
+use super::{Authority, provider};
 
 /// Accepts the servers of one authority, of which only the digest is known.
 #[derive(Debug)]
@@ -28,10 +28,10 @@ pub struct AuthorityVerifier {
 
 impl AuthorityVerifier {
     /// A verifier for the servers of this authority.
-    pub fn new(authority: Authority, provider: Arc<CryptoProvider>) -> Self {
+    pub fn new(authority: Authority) -> Self {
         Self {
             authority,
-            provider,
+            provider: provider(),
         }
     }
 }
@@ -100,7 +100,6 @@ mod tests {
     use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 
     use super::*;
-    use crate::tls::provider;
 
     type Issuer = CertifiedIssuer<'static, KeyPair>;
 
@@ -129,7 +128,7 @@ mod tests {
         chain: &[&Issuer],
         name: &str,
     ) -> Result<(), Error> {
-        let verifier = AuthorityVerifier::new(Authority::of(named.der()), provider());
+        let verifier = AuthorityVerifier::new(Authority::of(named.der()));
         let chain: Vec<_> = chain.iter().map(|issuer| issuer.der().clone()).collect();
         let name = ServerName::try_from(name).unwrap();
         verifier

@@ -6,17 +6,19 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Arc, Mutex},
 };
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest::{SHA256, digest};
 use prometheus_client::metrics::counter::Counter;
-
 use zeroize::Zeroizing;
 
 use super::TlsError;
-use crate::private_file::{self, NotRead};
+use crate::{
+    lock::lock,
+    private_file::{self, NotRead},
+};
 
 /// A file and its content.
 pub struct SourceFile {
@@ -120,7 +122,7 @@ impl<T> Watched<T> {
         }
         // After a panic of another thread the digests are valid, at worst outdated, so poisoning is
         // ignored.
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut seen = lock(&self.seen);
         let made = match read(&self.paths) {
             Ok(sources) => {
                 let digests = digests(&sources);

@@ -16,9 +16,7 @@ use nix::{
     sys::socket::{SockaddrStorage, getpeername, getsockname},
 };
 use reqwest::Response;
-use shared::listing::list;
-
-use crate::lock::lock;
+use shared::{listing::list, lock::lock};
 
 /// Low-water mark in bytes: as many bytes may be in flight or wait to be read.
 const LOW_WATER_MARK: libc::c_int = 2 << 20;

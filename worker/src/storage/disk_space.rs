@@ -16,9 +16,10 @@ use std::{
 };
 
 use rustix::fs::statvfs;
+use shared::lock::lock;
 use tokio::sync::Notify;
 
-use crate::{lock::lock, storage::target::Target};
+use crate::storage::target::Target;
 
 mod claims;
 mod lacks_space;

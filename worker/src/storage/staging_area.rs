@@ -19,17 +19,15 @@ use rustix::fs::{AtFlags, Mode, OFlags, openat, unlinkat};
 use shared::{
     Wnid,
     listing::{Entry, list},
+    lock::lock,
     own_file::{self, Access, open_folder},
 };
 
-use crate::{
-    lock::lock,
-    storage::{
-        area_access::{self, AreaAccess},
-        file_tree::{
-            ATTEMPTS, RETRY_DELAY, if_there, is_busy, is_gone, move_entry, nonce, remove_if_there,
-            remove_tree,
-        },
+use crate::storage::{
+    area_access::{self, AreaAccess},
+    file_tree::{
+        ATTEMPTS, RETRY_DELAY, if_there, is_busy, is_gone, move_entry, nonce, remove_if_there,
+        remove_tree,
     },
 };
 

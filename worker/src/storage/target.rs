@@ -13,22 +13,20 @@ use rustix::fs::Access;
 
 use shared::{
     Wnid, limits,
+    lock::lock,
     own_file::{PROBE, is_refused},
     owner::explained,
     probe_files,
 };
 
-use crate::{
-    lock::lock,
-    storage::{
-        area_access::group_of,
-        file_tree::{is_gone, nonce, remove_if_there, remove_tree},
-        staging,
-        staging_area::{self, StagingArea},
-        staging_place::{self, NotBeside},
-        storage_id,
-        target_users::TargetUsers,
-    },
+use crate::storage::{
+    area_access::group_of,
+    file_tree::{is_gone, nonce, remove_if_there, remove_tree},
+    staging,
+    staging_area::{self, StagingArea},
+    staging_place::{self, NotBeside},
+    storage_id,
+    target_users::TargetUsers,
 };
 
 mod target_error;

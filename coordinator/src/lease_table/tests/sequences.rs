@@ -130,10 +130,7 @@ impl Fleet {
             Step::Leave { worker } => self.leave(table, worker),
             Step::Wait { seconds } => {
                 *now += Duration::from_secs(seconds);
-                table
-                    .tick(*now)
-                    .into_iter()
-                    .for_each(|ended| self.note(Some(ended)));
+                table.tick(*now);
                 table.look_for_stragglers(seconds == 59, *now);
             }
         }
@@ -154,7 +151,6 @@ impl Fleet {
                 "a drain is its process's"
             );
         }
-        self.note(registered.replaced);
     }
 
     /// Most transfers stand still. The budget allows a speculative attempt early for some classes
@@ -229,10 +225,10 @@ impl Fleet {
         let Some(session) = self.sessions[worker].take() else {
             return;
         };
-        let Ok(left) = table.leave(session) else {
+        if table.leave(session).is_err() {
             return;
-        };
-        assert_eq!(left.given_up, []);
+        }
+        assert_eq!(table.take_given_up(), []);
         if table.end_drain(&worker.to_string()).is_some() {
             self.drains.remove(&worker.to_string());
         }
@@ -436,12 +432,6 @@ impl Fleet {
             );
         }
     }
-
-    fn note(&mut self, ended: Option<Ended>) {
-        for wnid in ended.into_iter().flat_map(|ended| ended.given_up) {
-            assert_eq!(self.settled.insert(wnid, bad()), None, "settled twice");
-        }
-    }
 }
 
 /// Whether no worker may be granted the class now.
@@ -477,9 +467,7 @@ proptest! {
         let mut last = None;
         for _ in 0..100 {
             now += Duration::from_mins(1);
-            for ended in table.tick(now) {
-                fleet.note(Some(ended));
-            }
+            table.tick(now);
             table.look_for_stragglers(false, now);
             let id = last.unwrap_or_else(|| session(&mut table, "last", now));
             if table.known(id).is_err() {

@@ -60,7 +60,13 @@ impl Fleet {
     /// Records that the worker has completed other classes, so it may take more than one class at
     /// once.
     fn mark_proven(&mut self, id: SessionId) {
-        self.table.sessions.by_id.get_mut(&id).unwrap().settled[0] = 1000;
+        self.table
+            .sessions
+            .by_id
+            .get_mut(&id)
+            .unwrap()
+            .settled
+            .success = 1000;
     }
 
     /// Lets seconds pass, in which all workers renew. `is_paused`: no worker may send requests to the

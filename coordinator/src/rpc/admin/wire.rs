@@ -5,6 +5,7 @@ use std::time::Duration;
 use shared::{
     job::JobStatus,
     outcome::{Outcome, printable_within},
+    wire_enum,
 };
 
 use super::client::Overview;
@@ -158,34 +159,9 @@ impl From<proto::OriginStatus> for ConcurrencyStatus {
     }
 }
 
-/// Conversions between two enums of the same name and variants. What the other side does not name,
-/// or what a newer coordinator names, becomes the variant after `or`.
-macro_rules! same_variants {
-    ($enum:ident { $($variant:ident),+ } or $unspecified:ident) => {
-        impl From<$enum> for proto::$enum {
-            fn from(value: $enum) -> Self {
-                match value {
-                    $($enum::$variant => Self::$variant,)+
-                }
-            }
-        }
-
-        impl From<proto::$enum> for $enum {
-            fn from(wire: proto::$enum) -> Self {
-                match wire {
-                    proto::$enum::Unspecified => Self::$unspecified,
-                    $(proto::$enum::$variant => Self::$variant,)+
-                }
-            }
-        }
-    };
-}
-
-same_variants!(ListedState { Leased, Failed } or Leased);
-same_variants!(WorkerState { Active, Draining, Quarantined } or Active);
-same_variants!(
-    Phase { Running, Recovering, WaitingForWorkers, OriginPaused, Done, Stopping } or Running
-);
+wire_enum!(ListedState: Leased, Failed);
+wire_enum!(WorkerState: Active, Draining, Quarantined);
+wire_enum!(Phase: Running, Recovering, WaitingForWorkers, OriginPaused, Done, Stopping);
 
 #[cfg(test)]
 pub(crate) mod tests {

@@ -4,7 +4,9 @@
 
 use std::sync::Mutex;
 
-use crate::{lock::lock, origin::download_error::DownloadError};
+use shared::lock::lock;
+
+use crate::origin::download_error::DownloadError;
 
 /// Limit for the number of distinct causes that are reported.
 const MAX_CAUSES: usize = 8;

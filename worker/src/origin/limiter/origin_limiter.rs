@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use shared::protocol::MAX_RETRY_AFTER;
+use shared::{lock::lock, protocol::MAX_RETRY_AFTER};
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::{Instant, sleep, sleep_until},
@@ -22,7 +22,8 @@ use super::{
     first_failure::FirstFailures,
     permits::{Permits, Ticket},
 };
-use crate::{lock::lock, observe::counters::WorkerCounters, origin::download_error::DownloadError};
+
+use crate::{observe::counters::WorkerCounters, origin::download_error::DownloadError};
 
 /// How often a request that waits for the rate checks whether the rate has changed.
 const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
