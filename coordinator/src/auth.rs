@@ -25,7 +25,7 @@ pub use incoming::incoming;
 pub use layer::{AuthLayer, Caller, authenticated};
 pub use local::{SocketFile, bind_socket, local_connections};
 pub use role::Role;
-pub use server_credentials::{ServerCredentialFiles, ServerCredentials, TlsFiles};
+pub use server_credentials::{ServerCredentialFiles, ServerCredentials};
 
 /// Concurrent calls on one connection. HTTP/2 recommends at least 100 (RFC 9113 §6.5.2), and
 /// hyper's clients open as many before they have received this setting; a worker makes about five.

@@ -95,7 +95,7 @@ async fn execute(
         Command::Status(arguments) => Some(&arguments.coordinator),
         Command::Retry(arguments) => Some(&arguments.coordinator),
         Command::Drain(arguments) => Some(&arguments.coordinator),
-        Command::Resume(arguments) => Some(&arguments.coordinator),
+        Command::Resume(coordinator) => Some(coordinator),
         Command::Init(_) | Command::Verify(_) | Command::DemoOrigin(_) | Command::Manual(_) => None,
     };
     for warning in coordinator

@@ -159,7 +159,7 @@ impl ConcurrencyController {
             };
             let limit = self.controller.limit();
             match self.overload_detector.observed(report, limit) {
-                Diagnosis::None if cuts > 0 => self.controller.postpone(&self.totals, now),
+                Diagnosis::None if cuts > 0 => self.controller.postpone(self.sample(now)),
                 Diagnosis::None => {}
                 Diagnosis::Overload { open } => self.back_off(open, now),
                 Diagnosis::Independent => self.independent_failures(now),
@@ -197,7 +197,7 @@ impl ConcurrencyController {
         if let Some(allocation) = self.allocations.remove(&id) {
             self.totals
                 .replace(&allocation.last, &Observation::default());
-            self.controller.worker_left(&self.totals, now);
+            self.controller.worker_left(self.sample(now));
             self.update(now);
         }
     }
@@ -250,12 +250,15 @@ impl ConcurrencyController {
             wanted: self.totals.wanted,
             pause: self.pause_until.saturating_duration_since(now),
             bytes_per_second: self.throughput_meter.bytes_per_second(),
-            upper_bound: self.controller.upper_bound(now),
             requests: self.totals.requests,
             cuts: self.totals.cuts,
             refusals: self.totals.refusals,
             overloads: self.overloads,
         }
+    }
+
+    fn sample(&self, now: Instant) -> Sample {
+        Sample::of(&self.totals, now)
     }
 
     fn back_off(&mut self, open: u32, now: Instant) {
@@ -270,7 +273,7 @@ impl ConcurrencyController {
         };
         let first_limit = last.map_or(self.controller.limit(), |last| last.first_limit);
         self.controller
-            .back_off(open, again, self.backoff, &self.totals, now);
+            .back_off(open, again, self.backoff, self.sample(now));
         let limit = self.controller.limit();
         self.overload = Some(Overload {
             at: now,
@@ -291,7 +294,7 @@ impl ConcurrencyController {
     fn independent_failures(&mut self, now: Instant) {
         let limit = self.overload.take().map_or(1, |last| last.first_limit);
         self.controller
-            .independent_failures(limit, &self.totals, now);
+            .independent_failures(limit, self.sample(now));
         self.notices.push(ConcurrencyNotice::Independent);
     }
 
@@ -324,8 +327,8 @@ impl ConcurrencyController {
 
     fn update(&mut self, now: Instant) {
         self.probe_waits(now);
-        self.throughput_meter
-            .observed(Sample::of(&self.totals, now));
+        let sample = self.sample(now);
+        self.throughput_meter.observed(sample);
         if let Some(limit) = self
             .refusals
             .observed(self.controller.limit(), &self.totals)
@@ -334,10 +337,9 @@ impl ConcurrencyController {
         }
         if now >= self.pause_until {
             if let Some(after) = self.refusals.ended(&self.totals) {
-                self.controller.wait_ended(after, &self.totals, now);
+                self.controller.wait_ended(after, sample);
             }
-            self.controller
-                .observed(&self.totals, self.observe_every, now);
+            self.controller.observed(sample, self.observe_every);
         }
         let limit = self.controller.limit();
         if limit != self.announced_limit && !self.controller.is_measuring(&self.totals) {

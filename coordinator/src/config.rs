@@ -12,7 +12,7 @@ use shared::protocol::{DEFAULT_PORT, DEFAULT_URL, MAX_LEASE_TTL, MIN_LEASE_TTL};
 use shared::worker_name::parse_name;
 use shared::{
     exit_code,
-    flag::yes_or_no,
+    flag::with_variable,
     http::parse_address,
     job::{Durability, Existing},
 };
@@ -25,8 +25,7 @@ mod plan;
 mod rate;
 
 pub use command::{
-    Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, ResumeArgs, RetryArgs, StatusArgs,
-    VerifyArgs,
+    Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, RetryArgs, StatusArgs, VerifyArgs,
 };
 pub use credentials::{AuthConfig, Exposure};
 pub use init::InitArgs;
@@ -100,44 +99,39 @@ pub struct Config {
 #[command(next_help_heading = "What to download")]
 pub struct OriginConfig {
     /// CSV file with a `wnid` column; other columns are ignored
-    #[arg(
-        long,
-        env = "IMAGENET_FNAME",
-        value_name = "FILE",
-        default_value = "data.csv"
-    )]
+    #[arg(long, value_name = "FILE", default_value = "data.csv")]
     pub fname: PathBuf,
     /// Where the tars are: a base URL, to which `/<wnid>.tar` is added, or a template that holds `{wnid}`
-    #[arg(long, env = "IMAGENET_URL", value_name = "URL", default_value = DEFAULT_URL)]
+    #[arg(long, value_name = "URL", default_value = DEFAULT_URL)]
     pub url: String,
     /// Give up on a class after N retries in a row that received no data
-    #[arg(long, env = "IMAGENET_RETRIES", value_name = "N", default_value_t = 5)]
+    #[arg(long, value_name = "N", default_value_t = 5)]
     pub retries: u32,
     /// A download that brings no byte for this long is tried again, e.g. 120s or 2m
-    #[arg(long, env = "IMAGENET_TIMEOUT", value_name = "TIME", default_value = "120s", value_parser = positive)]
+    #[arg(long, value_name = "TIME", default_value = "120s", value_parser = positive)]
     pub timeout: Duration,
     /// Upper limit for the connections of all workers together. Starts at N and is lowered when
     /// connections break. Without it the limit starts low and is raised while the server copes
-    #[arg(long, env = "IMAGENET_MAX_CONNECTIONS", value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..))]
     pub max_connections: Option<u32>,
     /// Upper limit for the bytes a second of all workers together, e.g. 10MiB/s
-    #[arg(long, env = "IMAGENET_MAX_RATE", value_name = "BYTES/s", value_parser = rate::parse)]
+    #[arg(long, value_name = "BYTES/s", value_parser = rate::parse)]
     pub max_rate: Option<u64>,
     /// Only retry the classes that failed in the last run, and those that a worker that has joined
     /// does not have any more
-    #[arg(long, env = "IMAGENET_RETRY_FAILED", value_parser = yes_or_no)]
+    #[arg(long)]
     pub retry_failed: bool,
     /// Say what the job would do, and do nothing: how many classes are complete, the bytes to
     /// download (estimated: the origin is asked for the lengths of at most 40 classes) and the free
     /// space
-    #[arg(long, env = "IMAGENET_DRY_RUN", value_parser = yes_or_no, conflicts_with = "retry_failed")]
+    #[arg(long, conflicts_with = "retry_failed")]
     pub dry_run: bool,
     /// Extra certificate authorities for the origin, PEM
-    #[arg(long, env = "IMAGENET_CACERT", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub cacert: Option<PathBuf>,
     /// Extra request headers for the origin (cookies, tokens), one `Name: value` a line; never
     /// logged
-    #[arg(long, env = "IMAGENET_HEADER_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub header_file: Option<PathBuf>,
 }
 
@@ -147,34 +141,22 @@ pub struct OriginConfig {
 pub struct TargetConfig {
     /// Folder for the logs and, with --dev, for the images [default: the current directory; with
     /// --demo ./imagenet-demo]
-    #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub target: Option<PathBuf>,
     /// With --dev: folder in which classes are put together until they are complete, on the
     /// target's file system [default: beside the target]
-    #[arg(long, env = "IMAGENET_STAGING", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub staging: Option<PathBuf>,
     /// Write no tars, only the class folders, and remove those that an earlier run of this program
     /// kept; other tars in the target are used and stay
-    #[arg(long, env = "IMAGENET_DELETE_TAR", value_parser = yes_or_no)]
+    #[arg(long)]
     pub delete_tar: bool,
     /// What becomes of a class folder that this program did not write. One that it wrote is fetched
     /// again if names, number or sizes of its files differ from its manifest
-    #[arg(
-        long,
-        env = "IMAGENET_EXISTING",
-        value_name = "HOW",
-        value_enum,
-        default_value_t
-    )]
+    #[arg(long, value_name = "HOW", value_enum, default_value_t)]
     pub existing: Existing,
     /// What a finished class survives
-    #[arg(
-        long,
-        env = "IMAGENET_DURABILITY",
-        value_name = "WHAT",
-        value_enum,
-        default_value_t
-    )]
+    #[arg(long, value_name = "WHAT", value_enum, default_value_t)]
     pub durability: Durability,
 }
 
@@ -183,14 +165,14 @@ pub struct TargetConfig {
 #[command(next_help_heading = "On one machine")]
 pub struct SingleHostConfig {
     /// Download in this process; no worker needs to be started
-    #[arg(long, env = "IMAGENET_DEV", value_parser = yes_or_no)]
+    #[arg(long)]
     pub dev: bool,
     /// Show how it works with a little origin of its own, whose faults are part of the show;
     /// implies --dev, needs no CSV
-    #[arg(long, env = "IMAGENET_DEMO", value_parser = yes_or_no)]
+    #[arg(long)]
     pub demo: bool,
+    /// How its worker works.
     #[command(flatten)]
-    #[expect(missing_docs, reason = "the fields say it")]
     pub slots: SlotArgs,
 }
 
@@ -200,23 +182,23 @@ pub struct SingleHostConfig {
 pub struct FleetConfig {
     /// Where workers connect to, over gRPC [default: 127.0.0.1:50051; with --dev nothing listens
     /// unless this is given]
-    #[arg(long, env = "IMAGENET_LISTEN", value_name = "ADDR", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub listen: Option<SocketAddr>,
     /// File that keeps what is settled, for a coordinator that is started again [default:
     /// `.imagenet_downloader.ledger` in the target]
-    #[arg(long, env = "IMAGENET_LEDGER", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub ledger: Option<PathBuf>,
     /// Classes of a worker that is silent for this long (and 10s more) go to another one
-    #[arg(long, env = "IMAGENET_LEASE_TTL", value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
+    #[arg(long, value_name = "TIME", default_value = "30s", value_parser = lease_ttl)]
     pub lease_ttl: Duration,
     /// Wait up to 10 minutes for this worker before other workers download the classes that it has
     /// from the last run; other classes are not held up. For workers with a folder each; give
     /// several separated by commas, or repeat the flag
-    #[arg(long, env = "IMAGENET_EXPECT", value_name = "NAME", value_delimiter = ',', value_parser = parse_name)]
+    #[arg(long, value_name = "NAME", value_delimiter = ',', value_parser = parse_name)]
     pub expect: Vec<String>,
     /// Keep running after the job is done; a restart with the same list does not start over. For
     /// systemd and Kubernetes
-    #[arg(long, env = "IMAGENET_STAY", value_parser = yes_or_no)]
+    #[arg(long)]
     pub stay: bool,
 }
 
@@ -226,7 +208,7 @@ pub struct FleetConfig {
 pub struct EndpointConfig {
     /// Where /metrics, /healthz and /readyz are, in plaintext; port 0 takes a free one [default:
     /// 127.0.0.1:8080; with --dev a free port if that is busy]
-    #[arg(long, env = "IMAGENET_HTTP", value_name = "ADDR", value_parser = parse_address)]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub http: Option<SocketAddr>,
 }
 
@@ -242,13 +224,12 @@ impl Config {
 
     /// The complete command line for `--help`, completions and manual pages.
     pub fn manual() -> clap::Command {
-        // Values from the environment may be secret, so the help shows only the variables' names.
         Self::command()
             .after_help(format!("{EXAMPLES}\n\n{}", exit_code::HELP))
             // If a flag is given twice the last one applies, as in other tools.
             .args_override_self(true)
-            .mut_args(|argument| argument.hide_env_values(true))
-            .mut_subcommands(|command| command.mut_args(|argument| argument.hide_env_values(true)))
+            .mut_args(with_variable)
+            .mut_subcommands(|command| command.mut_args(with_variable))
     }
 }
 

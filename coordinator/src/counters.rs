@@ -102,46 +102,44 @@ pub(crate) fn known_call(path: &str) -> &'static str {
         .unwrap_or("other")
 }
 
-/// Durations of calls by method and code. The table has a cell for each combination, so that
-/// recording needs no lock.
-#[derive(Debug, Default)]
+/// Durations of calls by method and code. Clones refer to the same table, which has a cell for each
+/// combination, so that recording needs no lock.
+#[derive(Debug, Clone, Default)]
 pub struct Calls(pub(crate) Family<[Label; 3], Durations>);
 
-/// A call in progress. It is recorded as cancelled unless a status code is set.
+/// A call in progress. It is recorded when it is dropped, also if the client has disconnected.
 #[derive(Debug)]
 pub(crate) struct Call {
+    calls: Calls,
     service: &'static str,
     method: &'static str,
     began: Instant,
-    code: Code,
+    /// The status code of the response; `Cancelled` until there is one.
+    pub(crate) code: Code,
 }
 
-impl Call {
+impl Calls {
     /// Starts the clock of a call to `path`.
-    pub(crate) fn begin(path: &str) -> Self {
+    pub(crate) fn begin(self, path: &str) -> Call {
         let name = known_call(path);
         let (service, method) = name.rsplit_once('/').unwrap_or((name, name));
         let service = service.rsplit('.').next().unwrap_or(service);
-        Self {
+        Call {
+            calls: self,
             service,
             method,
             began: Instant::now(),
             code: Code::Cancelled,
         }
     }
-
-    /// Sets the status code of the response.
-    pub(crate) fn answered(&mut self, code: Code) {
-        self.code = code;
-    }
 }
 
-impl Calls {
-    /// Records a call that has ended.
-    pub(crate) fn ended(&self, call: &Call) {
-        let code = usize::try_from(i32::from(call.code)).unwrap_or_default();
-        let labels = labels(call.service, call.method, CODES[code.min(CODES.len() - 1)]);
-        self.0.get_or_create(&labels).record(call.began.elapsed());
+impl Drop for Call {
+    fn drop(&mut self) {
+        let code = usize::try_from(i32::from(self.code)).unwrap_or_default();
+        let labels = labels(self.service, self.method, CODES[code.min(CODES.len() - 1)]);
+        let durations = self.calls.0.get_or_create(&labels);
+        durations.record(self.began.elapsed());
     }
 }
 
@@ -167,11 +165,10 @@ mod tests {
             ("/imagenet.v1.Coordinator/Acquire", None),
             ("/n02124075/../x", Some(Code::Unimplemented)),
         ] {
-            let mut call = Call::begin(path);
+            let mut call = calls.clone().begin(path);
             if let Some(code) = code {
-                call.answered(code);
+                call.code = code;
             }
-            calls.ended(&call);
         }
         for (service, method, code) in [
             ("Coordinator", "Renew", "OK"),

@@ -101,18 +101,14 @@ impl Dispatcher {
         (dispatcher, handle)
     }
 
-    /// Sets the name of the worker in this process.
+    /// Sets the origin's address for messages, and the name of the worker in this process. Without
+    /// such a worker, which logs this itself, the dispatcher logs why workers have received no
+    /// response from the origin yet.
     #[must_use]
-    pub fn with_own_worker(self, own_worker: Option<String>) -> Self {
-        Self { own_worker, ..self }
-    }
-
-    /// Sets the origin's address for messages. `logs_first_failure`: log why workers have received
-    /// no response from the origin yet. A worker in this process logs this itself.
-    #[must_use]
-    pub fn with_origin(self, origin: String, logs_first_failure: bool) -> Self {
+    pub fn with_origin(self, origin: String, own_worker: Option<String>) -> Self {
         Self {
-            log: DispatcherLog::of(origin, logs_first_failure),
+            log: DispatcherLog::of(origin, own_worker.is_none()),
+            own_worker,
             ..self
         }
     }

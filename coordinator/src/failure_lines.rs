@@ -90,6 +90,13 @@ impl FailureLines {
     }
 }
 
+/// Logs lines that the screen shows.
+pub(crate) fn warn_each(lines: Vec<String>) {
+    for line in lines {
+        tracing::warn!("{line}");
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use shared::outcome::FailureKind;

@@ -204,6 +204,13 @@ impl Drop for FailureLog {
     }
 }
 
+/// Logs that the failure log could not be written.
+pub(crate) fn warn_if_failed(logged: Result<(), FailureLogError>) {
+    if let Err(error) = logged {
+        tracing::warn!("failed to {error}");
+    }
+}
+
 /// Empties the file. A pipe or a device, which a link may lead to, has no content to remove.
 fn clear(file: &File) -> io::Result<()> {
     if file.metadata()?.is_file() {

@@ -228,9 +228,7 @@ impl Job {
         let (owner, handle) = Dispatcher::new(restored.table, controller, restored.writer.clone());
         let single_host = plan.single_host.as_ref();
         let own_worker = single_host.map(|single_host| single_host.name.clone());
-        let owner = owner
-            .with_origin(plan.job.url.address(), own_worker.is_none())
-            .with_own_worker(own_worker.clone());
+        let owner = owner.with_origin(plan.job.url.address(), own_worker.clone());
         let mut dispatcher = JoinSet::new();
         dispatcher.spawn(owner.run());
         Self {

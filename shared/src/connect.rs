@@ -29,7 +29,6 @@ pub use dial::{mismatched, reason, was_not_sent};
 pub use socket::{NoSocket, SOCKET, SocketPath, find_socket, is_trusted_peer};
 
 use crate::{
-    flag::yes_or_no,
     private_file::readable_warning,
     protocol::DEFAULT_PORT,
     threads::NoThread,
@@ -46,36 +45,26 @@ const LOOKUP_TIMEOUT: Duration = Duration::from_secs(5);
 pub struct ConnectArgs {
     /// Address of the coordinator: `http://127.0.0.1:50051`, or `https://host:50051` where it has a
     /// certificate
-    #[arg(long, env = "IMAGENET_CONNECT", value_name = "URL", required = true)]
+    #[arg(long, value_name = "URL", required = true)]
     pub connect: Option<Address>,
     /// File with the token that lets this program in; one that `coordinator init` wrote proves the
     /// coordinator, too
-    #[arg(long, env = "IMAGENET_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub token_file: Option<PathBuf>,
     /// Certificate authority of the coordinator, PEM [default: the one that the token names]
-    #[arg(long, env = "IMAGENET_TLS_CA", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub tls_ca: Option<PathBuf>,
     /// Certificate that proves this program to the coordinator, PEM; a worker's must
     /// have its --name as CN or DNS name
-    #[arg(
-        long,
-        env = "IMAGENET_TLS_CERT",
-        value_name = "FILE",
-        requires = "tls_key"
-    )]
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
     pub tls_cert: Option<PathBuf>,
     /// Private key of that certificate, PEM
-    #[arg(
-        long,
-        env = "IMAGENET_TLS_KEY",
-        value_name = "FILE",
-        requires = "tls_cert"
-    )]
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
     pub tls_key: Option<PathBuf>,
     /// Send the token that `coordinator init` wrote in plaintext to a port of this machine; without
     /// TLS another user's program could listen there and be sent it. For the end of a tunnel, and
     /// for machines without other users
-    #[arg(long, env = "IMAGENET_INSECURE", value_parser = yes_or_no)]
+    #[arg(long)]
     pub insecure: bool,
 }
 

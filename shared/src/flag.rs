@@ -1,11 +1,25 @@
-//! Parsing of flags that both programs have.
+//! Environment variables of flags, the same way in both programs.
 
-/// Parses the value of a flag's environment variable. Any other word is an error, so that it is not
+use clap::{Arg, ArgAction};
+
+/// Adds the environment variable of a flag: `IMAGENET_` and the flag's name in capital letters. Its
+/// value may be secret, so the help shows only the variable's name.
+pub fn with_variable(argument: Arg) -> Arg {
+    let Some(name) = argument.get_long() else {
+        return argument;
+    };
+    let variable = format!("IMAGENET_{}", name.replace('-', "_").to_uppercase());
+    let argument = argument.env(variable).hide_env_values(true);
+    if matches!(argument.get_action(), ArgAction::SetTrue) {
+        argument.value_parser(yes_or_no)
+    } else {
+        argument
+    }
+}
+
+/// Parses the variable of a flag without a value. Any other word is an error, so that it is not
 /// mistaken for yes or no.
-///
-/// # Errors
-/// One sentence, for a text that is neither yes nor no.
-pub fn yes_or_no(text: &str) -> Result<bool, String> {
+fn yes_or_no(text: &str) -> Result<bool, String> {
     match text.to_ascii_lowercase().as_str() {
         "y" | "yes" | "t" | "true" | "on" | "1" => Ok(true),
         "" | "n" | "no" | "f" | "false" | "off" | "0" => Ok(false),

@@ -1,7 +1,7 @@
 //! Conversion between an enum of these programs and the enum of the same name on the wire.
 
 /// Implements `From` in both directions. The values have the same names; a value that is
-/// unspecified, or of a newer protocol, becomes the first one.
+/// unspecified, or of a newer protocol, becomes the first one. The caller depends on `proto`.
 #[macro_export]
 macro_rules! wire_enum {
     ($name:ident: $first:ident, $($other:ident),+) => {

@@ -228,6 +228,7 @@ async fn send_corrections(address: SocketAddr) -> Result<(Duration, Duration), S
             .into_iter()
             .map(|lease| (lease.wnid, lease.token))
             .collect();
+        assert!(!leases.is_empty(), "the session has ended");
         failed.extend(leases.iter().map(|(wnid, _)| wnid.clone()));
         worker
             .fail(
@@ -282,7 +283,9 @@ fn a_report_of_thousands_of_corrections_is_answered() {
     let origin = tests::origin::Origin::start();
     let job = tests::cluster::Job::new()
         .classes(wnids.iter().map(String::as_str))
-        .origin(&origin);
+        .origin(&origin)
+        // The hostile worker renews no lease, and a busy machine takes its time.
+        .args(["--lease-ttl", "5m"]);
     let coordinator = job.start_coordinator();
     let (took, slowest) = runtime()
         .block_on(send_corrections(coordinator.address))

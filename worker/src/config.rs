@@ -9,7 +9,7 @@ use clap::{Args, CommandFactory as _, FromArgMatches as _, Parser, Subcommand as
 use shared::{
     connect::ConnectArgs,
     exit_code,
-    flag::yes_or_no,
+    flag::with_variable,
     manual::Manual,
     protocol::MAX_SLOTS,
     worker_name::{host_name, parse_name},
@@ -54,23 +54,23 @@ pub struct Cli {
     #[expect(missing_docs, reason = "the fields say it")]
     pub coordinator: ConnectArgs,
     /// Folder that gets one folder of images for each class; made if it is missing
-    #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
     /// Folder in which classes are put together until they are complete, on the target's file
     /// system [default: beside the target]
-    #[arg(long, env = "IMAGENET_STAGING", value_name = "DIR")]
+    #[arg(long, value_name = "DIR")]
     pub staging: Option<PathBuf>,
     /// Ask an origin at a private or loopback address if the coordinator says so. Not needed where
     /// the coordinator is on this host; link-local addresses, where clouds serve credentials, are
     /// never asked
-    #[arg(long, env = "IMAGENET_ALLOW_PRIVATE_ORIGIN", value_parser = yes_or_no)]
+    #[arg(long)]
     pub allow_private_origin: bool,
     #[command(flatten)]
     #[expect(missing_docs, reason = "the fields say it")]
     pub slots: SlotArgs,
     /// Answer /metrics, /healthz and /readyz there, in plaintext; port 0 takes a free one
     /// [default: nowhere]
-    #[arg(long, env = "IMAGENET_HTTP", value_name = "ADDR", value_parser = shared::http::parse_address)]
+    #[arg(long, value_name = "ADDR", value_parser = shared::http::parse_address)]
     pub http: Option<SocketAddr>,
 }
 
@@ -102,8 +102,8 @@ impl Cli {
         // Values from the environment may be secret, so the help shows only the variables' names.
         let about_itself = Manual::augment_subcommands(clap::Command::default());
         Self::command()
+            .mut_args(with_variable)
             .subcommands(about_itself.get_subcommands().cloned())
-            .mut_args(|argument| argument.hide_env_values(true))
             .args_conflicts_with_subcommands(true)
             // If a flag is given twice, the last one takes effect, as in other tools.
             .args_override_self(true)
@@ -115,11 +115,11 @@ impl Cli {
 #[derive(Debug, Clone, Args)]
 pub struct SlotArgs {
     /// Parallel downloads, each over a connection of its own
-    #[arg(long, env = "IMAGENET_WORKERS", value_name = "N", default_value_t = 10,
+    #[arg(long, value_name = "N", default_value_t = 10,
           value_parser = clap::builder::RangedU64ValueParser::<usize>::new().range(1..=u64::from(MAX_SLOTS)))]
     pub workers: usize,
     /// Name of this worker in logs and counts [default: the host's name]
-    #[arg(long, env = "IMAGENET_NAME", value_name = "NAME", value_parser = parse_name)]
+    #[arg(long, value_name = "NAME", value_parser = parse_name)]
     pub name: Option<String>,
 }
 

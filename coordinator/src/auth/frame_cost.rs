@@ -5,7 +5,7 @@
 //! amount for that state.
 
 /// Length of the client's connection preface (RFC 9113 §3.4), which has no frame header.
-const PREFACE: u32 = 24;
+const PREFACE: usize = 24;
 /// Length of a frame header in bytes.
 const HEADER: usize = 9;
 /// Frame type HEADERS (RFC 9113 §6.2).
@@ -24,7 +24,7 @@ pub(super) struct FrameCost {
     header: [u8; HEADER],
     known: usize,
     /// Bytes of the current frame that have not arrived.
-    left: u32,
+    left: usize,
 }
 
 impl Default for FrameCost {
@@ -42,10 +42,8 @@ impl FrameCost {
     pub(super) fn of(&mut self, mut bytes: &[u8]) -> u64 {
         let mut cost = bytes.len() as u64;
         while !bytes.is_empty() {
-            let inside = bytes
-                .len()
-                .min(usize::try_from(self.left).unwrap_or(usize::MAX));
-            self.left -= u32::try_from(inside).unwrap_or(self.left);
+            let inside = bytes.len().min(self.left);
+            self.left -= inside;
             bytes = &bytes[inside..];
             let more = bytes.len().min(HEADER - self.known);
             self.header[self.known..self.known + more].copy_from_slice(&bytes[..more]);
@@ -53,7 +51,7 @@ impl FrameCost {
             bytes = &bytes[more..];
             if self.known == HEADER {
                 let [high, middle, low, kind, ..] = self.header;
-                self.left = u32::from_be_bytes([0, high, middle, low]);
+                self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
                 self.known = 0;
                 cost += if kind == HEADERS { REQUEST } else { FRAME };
             }

@@ -278,8 +278,8 @@ mod tests {
         let path = folder.path().join("tokens");
         std::fs::write(&path, "viewer viewer-0123456789\n").unwrap();
         let files = ServerCredentialFiles {
-            tls: None,
-            tokens: Some(path),
+            token_file: Some(path),
+            ..ServerCredentialFiles::default()
         };
         let locked = || AuthLayer::of(Arc::new(files.open().unwrap()));
         let bearer = |token: &str| {

@@ -7,6 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use clap::Args;
 use shared::{
     lock::lock,
     metrics::{MetricsSource, Page},
@@ -27,24 +28,23 @@ const CHECK_INTERVAL: Duration = Duration::from_secs(2);
 /// Interval of the warning that the certificate expires soon.
 const WARNING_INTERVAL: Duration = Duration::from_hours(24);
 
-/// The files that the flags name.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+/// The flags for the files. Without a certificate the connection is plaintext.
+#[derive(Debug, Clone, Default, Args)]
 pub struct ServerCredentialFiles {
-    /// Without these files the connection is plaintext.
-    pub tls: Option<TlsFiles>,
-    /// The tokens by role.
-    pub tokens: Option<PathBuf>,
-}
-
-/// The TLS files.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TlsFiles {
-    /// The server's certificate and those of its issuers.
-    pub certificate: PathBuf,
-    /// Its private key.
-    pub key: PathBuf,
-    /// CA certificates that verify workers' certificates.
-    pub client_authority: Option<PathBuf>,
+    /// The coordinator's certificate and those of its issuers, PEM; read again when it changes
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    pub tls_cert: Option<PathBuf>,
+    /// Private key of the certificate, PEM
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_key: Option<PathBuf>,
+    /// Authority whose certificates let workers in, PEM; each worker under the name in its
+    /// certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    pub tls_client_ca: Option<PathBuf>,
+    /// Tokens that let in, one `role token` a line (worker, viewer, admin; a token alone is a
+    /// worker's); read again when it changes
+    #[arg(long, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
 }
 
 /// The current content of the files.
@@ -58,7 +58,12 @@ pub struct ServerCredentials {
 impl ServerCredentialFiles {
     /// The files that hold secrets.
     pub fn secret_paths(&self) -> impl Iterator<Item = &PathBuf> {
-        self.tls.iter().map(|files| &files.key).chain(&self.tokens)
+        self.tls_key.iter().chain(&self.token_file)
+    }
+
+    /// Whether clients must authenticate.
+    pub fn require_credential(&self) -> bool {
+        self.token_file.is_some() || self.tls_client_ca.is_some()
     }
 
     /// Reads all files.
@@ -66,13 +71,12 @@ impl ServerCredentialFiles {
     /// # Errors
     /// [`TlsError`], which names the file.
     pub fn open(&self) -> Result<ServerCredentials, TlsError> {
-        let tls = self.tls.as_ref().map(|files| {
-            let paths = [&files.certificate, &files.key]
-                .into_iter()
-                .chain(&files.client_authority);
+        let tls = self.tls_cert.as_ref().zip(self.tls_key.as_ref());
+        let tls = tls.map(|(certificate, key)| {
+            let paths = [certificate, key].into_iter().chain(&self.tls_client_ca);
             Watched::new(paths.cloned().collect(), server_tls)
         });
-        let tokens = self.tokens.as_ref().map(|path| {
+        let tokens = self.token_file.as_ref().map(|path| {
             let earlier = Mutex::new(None);
             Watched::new(vec![path.clone()], move |sources| {
                 let mut earlier = lock(&earlier);
@@ -84,10 +88,7 @@ impl ServerCredentialFiles {
         Ok(ServerCredentials {
             tls: tls.transpose()?,
             tokens: tokens.transpose()?,
-            has_client_authority: self
-                .tls
-                .as_ref()
-                .is_some_and(|files| files.client_authority.is_some()),
+            has_client_authority: self.tls_client_ca.is_some(),
         })
     }
 }
@@ -217,33 +218,33 @@ mod tests {
         };
         crate::commands::init::init(&arguments).unwrap();
         let path = |name| folder.path().join(name);
-        let tls = |client_authority| {
-            Some(TlsFiles {
-                certificate: path("server.pem"),
-                key: path("server.key"),
-                client_authority,
-            })
+        let plaintext = ServerCredentialFiles::default();
+        let tls = ServerCredentialFiles {
+            tls_cert: Some(path("server.pem")),
+            tls_key: Some(path("server.key")),
+            ..plaintext.clone()
         };
-        for (tls, tokens, flags) in [
-            (None, None, ""),
+        let authority = ServerCredentialFiles {
+            tls_client_ca: Some(path("ca.pem")),
+            ..tls.clone()
+        };
+        let with_tokens = |files: &ServerCredentialFiles| ServerCredentialFiles {
+            token_file: Some(path("tokens")),
+            ..files.clone()
+        };
+        for (files, flags) in [
             (
-                None,
-                Some(path("tokens")),
+                with_tokens(&plaintext),
                 " --token-file worker.token --insecure",
             ),
+            (plaintext, ""),
+            (with_tokens(&authority), " --token-file worker.token"),
             (
-                tls(Some(path("ca.pem"))),
-                Some(path("tokens")),
-                " --token-file worker.token",
-            ),
-            (
-                tls(Some(path("ca.pem"))),
-                None,
+                authority,
                 " --tls-ca ca.pem --tls-cert worker.pem --tls-key worker.key",
             ),
-            (tls(None), None, " --tls-ca ca.pem"),
+            (tls, " --tls-ca ca.pem"),
         ] {
-            let files = ServerCredentialFiles { tls, tokens };
             assert_eq!(files.open().unwrap().worker_flags(true), flags, "{files:?}");
             let over_network = flags.trim_end_matches(" --insecure");
             assert_eq!(
@@ -260,8 +261,8 @@ mod tests {
         let path = folder.path().join("tokens");
         let text = "worker worker-0123456789\n";
         let files = ServerCredentialFiles {
-            tls: None,
-            tokens: Some(path.clone()),
+            token_file: Some(path.clone()),
+            ..ServerCredentialFiles::default()
         };
         std::fs::write(&path, "# none\n").unwrap();
         assert!(

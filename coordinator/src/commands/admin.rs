@@ -7,7 +7,7 @@ use shared::{Wnid, exit_code::Exit};
 
 use super::{CommandError, write_line};
 use crate::{
-    config::{DrainArgs, ResumeArgs, RetryArgs},
+    config::{CoordinatorArgs, DrainArgs, RetryArgs},
     dispatcher::Retried,
     rpc::admin::client::Client,
     wording::counted,
@@ -91,10 +91,10 @@ pub(super) async fn drain(
 
 /// Ends the waits that the origin has asked for.
 pub(super) async fn resume(
-    arguments: &ResumeArgs,
+    arguments: &CoordinatorArgs,
     out: &mut impl Write,
 ) -> Result<Exit, CommandError> {
-    let left = Client::new(&arguments.coordinator)?.resume().await?;
+    let left = Client::new(arguments)?.resume().await?;
     write_line(out, &resumed_in_words(left))?;
     Ok(Exit::Done)
 }

@@ -13,12 +13,10 @@ _coordinator_worker_names() {
     read -ra words <<< "${COMP_LINE:-${COMP_WORDS[*]}}"
     for ((i = 1; i < ${#words[@]}; i++)); do
         case ${words[i]} in
-            --connect | --connect-file | --tls-ca | --tls-cert | --tls-key | --token-file | --target)
-                flags+=("${words[i]}" "${words[i + 1]}")
-                ;;
-            --connect=* | --connect-file=* | --tls-ca=* | --tls-cert=* | --tls-key=* | --token-file=* | --target=* | --insecure)
-                flags+=("${words[i]}")
-                ;;
+            --connect=* | --tls-*=* | --token-file=* | --target=* | --insecure)
+                flags+=("${words[i]}") ;;
+            --connect | --tls-* | --token-file | --target)
+                flags+=("${words[i]}" "${words[i + 1]}") ;;
         esac
     done
     timeout 2 "${words[0]}" status --json "${flags[@]}" < /dev/null 2> /dev/null |
@@ -46,10 +44,10 @@ function __coordinator_worker_names
     set -l flags
     for i in (seq 2 (count $words))
         switch $words[$i]
-            case --connect --connect-file --tls-ca --tls-cert --tls-key --token-file --target
-                set -a flags $words[$i] $words[(math $i + 1)]
-            case '--connect=*' '--connect-file=*' '--tls-*=*' '--token-file=*' '--target=*' --insecure
+            case '--connect=*' '--tls-*=*' '--token-file=*' '--target=*' --insecure
                 set -a flags $words[$i]
+            case --connect '--tls-*' --token-file --target
+                set -a flags $words[$i] $words[(math $i + 1)]
         end
     end
     timeout 2 $words[1] status --json $flags </dev/null 2>/dev/null |
@@ -66,10 +64,10 @@ _coordinator_worker_names() {
     local i program=${${(M)line:#*coordinator}[1]:-coordinator}
     for ((i = 2; i <= $#line; i++)); do
         case $line[i] in
-            (--connect|--connect-file|--tls-ca|--tls-cert|--tls-key|--token-file|--target)
-                flags+=("$line[i]" "$line[i+1]") ;;
-            (--connect=*|--connect-file=*|--tls-*=*|--token-file=*|--target=*|--insecure)
+            (--connect=*|--tls-*=*|--token-file=*|--target=*|--insecure)
                 flags+=("$line[i]") ;;
+            (--connect|--tls-*|--token-file|--target)
+                flags+=("$line[i]" "$line[i+1]") ;;
         esac
     done
     names=(${(f)"$(timeout 2 $program status --json $flags < /dev/null 2> /dev/null |

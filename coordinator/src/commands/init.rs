@@ -233,13 +233,9 @@ struct Signer {
 }
 
 fn new_authority(files: &mut Vec<NewFile>) -> Result<Signer, InitError> {
-    let mut params = CertificateParams::default();
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "imagenet cluster authority");
+    let mut params = certificate("imagenet cluster authority", Vec::new())?;
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
-    valid_now(&mut params);
     let key = KeyPair::generate()?;
     let certificate = params.self_signed(&key)?;
     let pem = certificate.pem();
@@ -293,14 +289,10 @@ fn server(
         .chain([host_name()])
         .chain(advertise.iter().cloned())
         .collect();
-    let mut params = CertificateParams::new(Vec::from_iter(names))?;
-    params
-        .distinguished_name
-        .push(DnType::CommonName, "imagenet coordinator");
+    let mut params = certificate("imagenet coordinator", names.into_iter().collect())?;
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.use_authority_key_identifier_extension = true;
-    valid_now(&mut params);
     let key = KeyPair::generate()?;
     let certificate = params.signed_by(&key, &authority.issuer)?;
     // Workers verify the CA by its digest, so the chain must contain its certificate.
@@ -310,32 +302,33 @@ fn server(
 }
 
 fn tokens(authority: &Signer, files: &mut Vec<NewFile>) {
-    let [worker, viewer, admin] = [(); 3].map(|()| Token::new(authority.digest, rand::random()));
+    let tokens = [Role::Worker, Role::Viewer, Role::Admin]
+        .map(|role| (role, Token::new(authority.digest, rand::random())));
+    let lines = tokens
+        .iter()
+        .map(|(role, token)| format!("{role} {}\n", token.reveal()));
     let all = format!(
         "# For the coordinator's --token-file: a role and a token on each line. Several tokens of one role are valid at\n\
          # once, and the file is read again when it changes.\n\
-         {} {}\n{} {}\n{} {}\n",
-        Role::Worker,
-        worker.reveal(),
-        Role::Viewer,
-        viewer.reveal(),
-        Role::Admin,
-        admin.reveal()
+         {}",
+        lines.collect::<String>()
     );
-    let alone = [worker, viewer, admin].map(|token| format!("{}\n", token.reveal()));
-    let contents = [all].into_iter().chain(alone);
-    files.extend(
-        TOKENS
-            .into_iter()
-            .zip(contents)
-            .map(|(name, content)| (name, content, false)),
-    );
+    files.push((TOKENS[0], all, false));
+    for (name, (_, token)) in TOKENS[1..].iter().zip(&tokens) {
+        files.push((name, format!("{}\n", token.reveal()), false));
+    }
 }
 
-fn valid_now(certificate: &mut CertificateParams) {
+/// A certificate that is valid from now on, for these names and addresses.
+fn certificate(common_name: &str, names: Vec<String>) -> Result<CertificateParams, rcgen::Error> {
+    let mut params = CertificateParams::new(names)?;
+    params
+        .distinguished_name
+        .push(DnType::CommonName, common_name);
     let now = SystemTime::now();
-    certificate.not_before = (now - CLOCK_SKEW).into();
-    certificate.not_after = (now + VALIDITY).into();
+    params.not_before = (now - CLOCK_SKEW).into();
+    params.not_after = (now + VALIDITY).into();
+    Ok(params)
 }
 
 fn write(path: &Path, content: &str, is_public: bool) -> Result<(), InitError> {

@@ -121,27 +121,16 @@ impl LimitController {
         self.limit
     }
 
-    /// The highest level that is known to be served, while it is remembered.
-    pub(super) fn upper_bound(&self, now: Instant) -> Option<u32> {
-        self.upper_bound
-            .and_then(|upper_bound| upper_bound.remembered(now))
-    }
-
     /// Whether a level is being measured, so that workers must report often.
     pub(super) fn is_measuring(&self, totals: &FleetTotals) -> bool {
         self.is_limited(totals) && !matches!(self.phase, LevelPhase::Holding { .. })
     }
 
     /// Takes the fleet's totals. Each worker reports at least once per `report_interval`.
-    pub(super) fn observed(
-        &mut self,
-        totals: &FleetTotals,
-        report_interval: Duration,
-        now: Instant,
-    ) {
+    pub(super) fn observed(&mut self, sample: Sample, report_interval: Duration) {
+        let totals = &sample.totals;
         self.most_wanted = self.most_wanted.max(totals.wanted);
         self.report_interval = report_interval;
-        let sample = Sample::of(totals, now);
         match self.phase {
             LevelPhase::Settling { .. } | LevelPhase::Measuring { .. }
                 if !self.is_limited(totals) =>
@@ -174,7 +163,7 @@ impl LimitController {
                     self.phase = LevelPhase::Measuring {
                         since,
                         from: sample,
-                        begins: now + warm_up,
+                        begins: sample.at + warm_up,
                         least: warm_up,
                     };
                 }
@@ -185,13 +174,13 @@ impl LimitController {
                 ref mut begins,
                 ..
             } if from.at < *begins => {
-                if now >= *begins {
-                    (*from, *begins) = (sample, now);
+                if sample.at >= *begins {
+                    (*from, *begins) = (sample, sample.at);
                 }
             }
             LevelPhase::Measuring { from, least, .. } => {
                 let bytes = from.bytes_until(&sample);
-                let time = now - from.at;
+                let time = sample.at - from.at;
                 let is_long = time >= self.window(totals).max(least);
                 let is_enough_received = self.step() >= 2.0
                     && bytes >= ENOUGH_BYTES
@@ -372,6 +361,12 @@ mod tests {
     use super::measurement::{IMMEDIATE_STEP_BYTES, SECOND_CONNECTION_BYTES};
     use super::*;
 
+    impl LimitController {
+        fn reported(&mut self, totals: &FleetTotals, report_interval: Duration, now: Instant) {
+            self.observed(Sample::of(totals, now), report_interval);
+        }
+    }
+
     /// The limit after `seconds` in which all allowed connections are open and receive nothing.
     fn limit_after(controller: &mut LimitController, seconds: u32, start: Instant) -> u32 {
         for tenth in 0..seconds * 10 {
@@ -385,7 +380,7 @@ mod tests {
                 workers: 1,
                 ..FleetTotals::default()
             };
-            controller.observed(
+            controller.reported(
                 &totals,
                 Duration::from_millis(100),
                 start + Duration::from_millis(100) * tenth,
@@ -405,8 +400,8 @@ mod tests {
             workers,
             ..FleetTotals::default()
         };
-        controller.observed(&first_request, Duration::from_millis(20), start);
-        controller.observed(
+        controller.reported(&first_request, Duration::from_millis(20), start);
+        controller.reported(
             &FleetTotals {
                 flowing: 1,
                 received,
@@ -457,8 +452,8 @@ mod tests {
             workers: 1,
             ..FleetTotals::default()
         };
-        controller.observed(&first_request, report_interval, start);
-        controller.observed(
+        controller.reported(&first_request, report_interval, start);
+        controller.reported(
             &FleetTotals {
                 flowing: 1,
                 received: SECOND_CONNECTION_BYTES - 1,
@@ -470,7 +465,7 @@ mod tests {
         assert!(
             matches!(controller.phase, LevelPhase::Measuring { .. }) && controller.limit() == 1
         );
-        controller.observed(
+        controller.reported(
             &FleetTotals {
                 flowing: 1,
                 received: IMMEDIATE_STEP_BYTES,
@@ -496,14 +491,14 @@ mod tests {
                 workers: 1,
                 ..FleetTotals::default()
             };
-            controller.observed(&totals, report_interval, start);
+            controller.reported(&totals, report_interval, start);
             for (pause, milliseconds) in [(0, 10), (1, 30)] {
                 // One of the connections is between two tars.
                 (totals.open, totals.flowing, totals.wanted) =
                     (controller.limit(), controller.limit(), 10 - pause);
                 totals.requests = u64::from(controller.limit());
                 totals.received = milliseconds * rate / 1000;
-                controller.observed(
+                controller.reported(
                     &totals,
                     report_interval,
                     start + Duration::from_millis(milliseconds),
@@ -523,7 +518,7 @@ mod tests {
         let start = Instant::now();
         let report_interval = Duration::from_millis(20);
         let mut controller = LimitController::new(None, start);
-        controller.observed(
+        controller.reported(
             &FleetTotals {
                 wanted: 100,
                 workers: 2,
@@ -539,8 +534,8 @@ mod tests {
             workers: 1,
             ..FleetTotals::default()
         };
-        controller.worker_left(&left, start);
-        controller.observed(
+        controller.worker_left(Sample::of(&left, start));
+        controller.reported(
             &FleetTotals {
                 flowing: 1,
                 received: IMMEDIATE_STEP_BYTES,
@@ -565,8 +560,8 @@ mod tests {
             workers: 1,
             ..FleetTotals::default()
         };
-        controller.worker_left(&totals(100, 100), start);
-        controller.observed(&totals(50, 50), report_interval, start + report_interval);
+        controller.worker_left(Sample::of(&totals(100, 100), start));
+        controller.reported(&totals(50, 50), report_interval, start + report_interval);
         assert_eq!(controller.limit(), 1);
     }
 
@@ -602,8 +597,8 @@ mod tests {
                 workers: 1,
                 ..FleetTotals::default()
             };
-            controller.observed(&first_request, report_interval, start);
-            controller.observed(
+            controller.reported(&first_request, report_interval, start);
+            controller.reported(
                 &FleetTotals {
                     flowing: 1,
                     received: SECOND_CONNECTION_BYTES,
@@ -630,10 +625,10 @@ mod tests {
             ..FleetTotals::default()
         };
         controller.limit = 4;
-        controller.back_off(4, true, Duration::ZERO, &totals, start);
+        controller.back_off(4, true, Duration::ZERO, Sample::of(&totals, start));
         let later = start + Duration::from_secs(5);
-        controller.observed(&totals, report_interval, later);
-        controller.observed(
+        controller.reported(&totals, report_interval, later);
+        controller.reported(
             &FleetTotals {
                 received: SECOND_CONNECTION_BYTES,
                 ..totals
@@ -656,8 +651,8 @@ mod tests {
             workers: 1,
             ..FleetTotals::default()
         };
-        controller.observed(&first_request, report_interval, start);
-        controller.observed(
+        controller.reported(&first_request, report_interval, start);
+        controller.reported(
             &FleetTotals {
                 flowing: 1,
                 received: SECOND_CONNECTION_BYTES - 1,
@@ -667,7 +662,7 @@ mod tests {
             start + report_interval,
         );
         assert!(matches!(controller.phase, LevelPhase::Measuring { .. }));
-        controller.observed(
+        controller.reported(
             &FleetTotals {
                 flowing: 1,
                 received: SECOND_CONNECTION_BYTES,
@@ -696,7 +691,7 @@ mod tests {
             (SECOND_CONNECTION_BYTES, 1),
             (IMMEDIATE_STEP_BYTES, 20),
         ] {
-            controller.observed(
+            controller.reported(
                 &FleetTotals { received, ..totals },
                 Duration::from_millis(20),
                 start + Duration::from_millis(milliseconds),

@@ -21,10 +21,6 @@ pub struct ConcurrencyStatus {
     pub pause: Duration,
     /// Throughput, averaged over the last seconds.
     pub bytes_per_second: u64,
-    /// The highest number of connections below the level at which the origin failed, while it is
-    /// remembered.
-    #[serde(skip)]
-    pub upper_bound: Option<u32>,
     /// Requests since the coordinator's process started.
     pub requests: u64,
     /// Failed requests.

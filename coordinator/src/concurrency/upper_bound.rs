@@ -35,16 +35,11 @@ impl UpperBound {
         }
     }
 
-    /// The highest number of connections that the origin serves, while it is remembered.
-    pub(super) fn remembered(self, now: Instant) -> Option<u32> {
-        (now < self.until).then_some(self.highest)
-    }
-
     /// The highest number of connections that may be tried: one more than the bound, once its time
     /// has passed.
     pub(super) fn highest(self, now: Instant) -> u32 {
-        self.remembered(now)
-            .unwrap_or(self.highest.saturating_add(1))
+        let more = u32::from(now >= self.until);
+        self.highest.saturating_add(more)
     }
 
     /// Whether `connections` exceeds the bound.

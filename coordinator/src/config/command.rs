@@ -7,7 +7,6 @@ use clap::{Args, Subcommand, builder::NonEmptyStringValueParser};
 use shared::{
     Wnid,
     connect::{ConnectArgs, NoSocket, find_socket},
-    flag::yes_or_no,
     http::parse_address,
     manual::Manual,
 };
@@ -109,7 +108,7 @@ pub enum Command {
     /// again, they wait again. A wait also ends when the worker that was asked to wait leaves,
     /// unless another one was asked too.
     #[command(after_help = EXIT_CODES)]
-    Resume(ResumeArgs),
+    Resume(CoordinatorArgs),
     /// Check that every file of every class is still what was downloaded
     ///
     /// Compares each class folder with the manifest in it: which files there are, their sizes and
@@ -137,7 +136,7 @@ pub struct CoordinatorArgs {
     pub address: ConnectArgs,
     /// The coordinator's target folder. A coordinator of this user is found there without an
     /// address and a token, with --dev too
-    #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
 }
 
@@ -163,26 +162,26 @@ impl CoordinatorArgs {
 /// Arguments of `coordinator status`.
 #[derive(Debug, Clone, Args)]
 pub struct StatusArgs {
+    /// How it reaches the coordinator.
     #[command(flatten)]
-    #[expect(missing_docs, reason = "the fields say it")]
     pub coordinator: CoordinatorArgs,
     /// For programs: one JSON object
-    #[arg(long, env = "IMAGENET_JSON", value_parser = yes_or_no)]
+    #[arg(long)]
     pub json: bool,
     /// Also list the classes: what each worker is on, and what has failed and why
-    #[arg(long, env = "IMAGENET_CLASSES", value_parser = yes_or_no, conflicts_with = "watch")]
+    #[arg(long, conflicts_with = "watch")]
     pub classes: bool,
     /// Tell it again every two seconds until the job is done; if the coordinator is started again,
     /// wait for it and go on
-    #[arg(long, env = "IMAGENET_WATCH", value_parser = yes_or_no)]
+    #[arg(long)]
     pub watch: bool,
 }
 
 /// Arguments of `coordinator retry`.
 #[derive(Debug, Clone, Args)]
 pub struct RetryArgs {
+    /// How it reaches the coordinator.
     #[command(flatten)]
-    #[expect(missing_docs, reason = "the fields say it")]
     pub coordinator: CoordinatorArgs,
     /// Which of the failed classes, e.g. `n02124075` [default: all of them]
     #[arg(value_name = "WNID")]
@@ -192,38 +191,30 @@ pub struct RetryArgs {
 /// Arguments of `coordinator drain`.
 #[derive(Debug, Clone, Args)]
 pub struct DrainArgs {
+    /// How it reaches the coordinator.
     #[command(flatten)]
-    #[expect(missing_docs, reason = "the fields say it")]
     pub coordinator: CoordinatorArgs,
     /// Which worker; `coordinator status` lists them
     #[arg(value_name = "NAME", value_parser = NonEmptyStringValueParser::new())]
     pub name: String,
 }
 
-/// Arguments of `coordinator resume`.
-#[derive(Debug, Clone, Args)]
-pub struct ResumeArgs {
-    #[command(flatten)]
-    #[expect(missing_docs, reason = "the fields say it")]
-    pub coordinator: CoordinatorArgs,
-}
-
 /// Arguments of `coordinator verify`.
 #[derive(Debug, Clone, Args)]
 pub struct VerifyArgs {
     /// Folder with the class folders
-    #[arg(long, env = "IMAGENET_TARGET", value_name = "DIR", default_value = ".")]
+    #[arg(long, value_name = "DIR", default_value = ".")]
     pub target: PathBuf,
     /// A folder without a manifest is a failure, too (made by hand or by another tool; a job gives
     /// it one once it is proved)
-    #[arg(long, env = "IMAGENET_STRICT", value_parser = yes_or_no)]
+    #[arg(long)]
     pub strict: bool,
     /// Mark the classes that differ, so that the next job downloads them again. Until then their
     /// files stay as they are
-    #[arg(long, env = "IMAGENET_REPAIR", value_parser = yes_or_no)]
+    #[arg(long)]
     pub repair: bool,
     /// For programs: one JSON object a line
-    #[arg(long, env = "IMAGENET_JSON", value_parser = yes_or_no)]
+    #[arg(long)]
     pub json: bool,
 }
 
@@ -231,9 +222,9 @@ pub struct VerifyArgs {
 #[derive(Debug, Clone, Args)]
 pub struct DemoOriginArgs {
     /// Where it answers; port 0 takes a free one
-    #[arg(long, env = "IMAGENET_LISTEN", value_name = "ADDR", value_parser = parse_address, default_value = "127.0.0.1:8000")]
+    #[arg(long, value_name = "ADDR", value_parser = parse_address, default_value = "127.0.0.1:8000")]
     pub listen: SocketAddr,
     /// How long a class takes over one connection
-    #[arg(long, env = "IMAGENET_CLASS_TAKES", value_name = "TIME", default_value = "1500ms", value_parser = positive)]
+    #[arg(long, value_name = "TIME", default_value = "1500ms", value_parser = positive)]
     pub class_takes: Duration,
 }

@@ -1,52 +1,24 @@
 //! The flags for authentication, and the check of their combination: connections from other hosts
 //! need TLS and a credential.
 
-use std::{net::SocketAddr, path::PathBuf};
+use std::net::SocketAddr;
 
 use clap::Args;
 
-use shared::flag::yes_or_no;
-
 use super::ConfigError;
-use crate::auth::{ServerCredentialFiles, TlsFiles};
+use crate::auth::ServerCredentialFiles;
 
 /// The flags for authentication.
 #[derive(Debug, Default, Args)]
 #[command(next_help_heading = "Who may join (`coordinator init` makes certificates and tokens)")]
 pub struct AuthConfig {
-    /// The coordinator's certificate and those of its issuers, PEM; read again when it changes
-    #[arg(
-        long,
-        env = "IMAGENET_TLS_CERT",
-        value_name = "FILE",
-        requires = "tls_key"
-    )]
-    pub tls_cert: Option<PathBuf>,
-    /// Private key of the certificate, PEM
-    #[arg(
-        long,
-        env = "IMAGENET_TLS_KEY",
-        value_name = "FILE",
-        requires = "tls_cert"
-    )]
-    pub tls_key: Option<PathBuf>,
-    /// Authority whose certificates let workers in, PEM; each worker under the name in its
-    /// certificate
-    #[arg(
-        long,
-        env = "IMAGENET_TLS_CLIENT_CA",
-        value_name = "FILE",
-        requires = "tls_cert"
-    )]
-    pub tls_client_ca: Option<PathBuf>,
-    /// Tokens that let in, one `role token` a line (worker, viewer, admin; a token alone is a
-    /// worker's); read again when it changes
-    #[arg(long, env = "IMAGENET_TOKEN_FILE", value_name = "FILE")]
-    pub token_file: Option<PathBuf>,
+    /// The credentials.
+    #[command(flatten)]
+    pub files: ServerCredentialFiles,
     /// Listen in plaintext, or without asking for a credential, where others can connect: only on a
     /// network that is closed itself, or, where the job has credentials for the origin, on a
     /// machine without other users
-    #[arg(long, env = "IMAGENET_INSECURE", value_parser = yes_or_no)]
+    #[arg(long)]
     pub insecure: bool,
 }
 
@@ -72,33 +44,21 @@ impl AuthConfig {
         listen: Option<SocketAddr>,
         has_secrets: bool,
     ) -> Result<(ServerCredentialFiles, Exposure), ConfigError> {
-        let client_authority = self.tls_client_ca;
-        let tls = self.tls_cert.zip(self.tls_key);
-        let files = ServerCredentialFiles {
-            tls: tls.map(|(certificate, key)| TlsFiles {
-                certificate,
-                key,
-                client_authority,
-            }),
-            tokens: self.token_file,
-        };
-        let has_credential = files.tokens.is_some()
-            || files
-                .tls
-                .as_ref()
-                .is_some_and(|tls| tls.client_authority.is_some());
+        let Self { files, insecure } = self;
+        let has_tls = files.tls_cert.is_some();
+        let has_credential = files.require_credential();
         let exposure = match listen {
             None => Exposure::Loopback,
             Some(address) if address.ip().is_loopback() => {
-                match (has_secrets && !has_credential, self.insecure) {
+                match (has_secrets && !has_credential, insecure) {
                     (false, _) => Exposure::Loopback,
                     (true, true) => Exposure::Insecure,
                     (true, false) => return Err(ConfigError::Secrets(address)),
                 }
             }
-            Some(_) if files.tls.is_some() && has_credential => Exposure::Closed,
-            Some(_) if self.insecure => Exposure::Insecure,
-            Some(address) if files.tls.is_none() => return Err(ConfigError::Plaintext(address)),
+            Some(_) if has_tls && has_credential => Exposure::Closed,
+            Some(_) if insecure => Exposure::Insecure,
+            Some(address) if !has_tls => return Err(ConfigError::Plaintext(address)),
             Some(address) => return Err(ConfigError::NoCredential(address)),
         };
         Ok((files, exposure))
@@ -107,6 +67,8 @@ impl AuthConfig {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
 
     fn check(listen: &str, flags: &[&str]) -> Result<Exposure, String> {
@@ -116,10 +78,12 @@ mod tests {
     fn check_job(listen: &str, flags: &[&str], has_secrets: bool) -> Result<Exposure, String> {
         let path = |flag| flags.contains(&flag).then(|| PathBuf::from(flag));
         let config = AuthConfig {
-            tls_cert: path("tls"),
-            tls_key: path("tls"),
-            tls_client_ca: path("client-ca"),
-            token_file: path("token"),
+            files: ServerCredentialFiles {
+                tls_cert: path("tls"),
+                tls_key: path("tls"),
+                tls_client_ca: path("client-ca"),
+                token_file: path("token"),
+            },
             insecure: flags.contains(&"insecure"),
         };
         config

@@ -3,30 +3,24 @@
 use std::{net::IpAddr, path::PathBuf};
 
 use clap::Args;
-use shared::flag::yes_or_no;
 
 /// Arguments of `coordinator init`.
 #[derive(Debug, Clone, Args)]
 pub struct InitArgs {
     /// Folder for the certificates and tokens; made if it is missing
-    #[arg(
-        long,
-        env = "IMAGENET_DIR",
-        value_name = "DIR",
-        default_value = "imagenet-trust"
-    )]
+    #[arg(long, value_name = "DIR", default_value = "imagenet-trust")]
     pub dir: PathBuf,
     /// Names and addresses under which workers reach the coordinator, besides this host's name and
     /// loopback
-    #[arg(long, env = "IMAGENET_ADVERTISE", value_name = "HOST,…", value_delimiter = ',', value_parser = host)]
+    #[arg(long, value_name = "HOST,…", value_delimiter = ',', value_parser = host)]
     pub advertise: Vec<String>,
     /// Where the workers' token goes, e.g. a folder that workers may read [default: worker.token in
     /// the folder of --dir]
-    #[arg(long, env = "IMAGENET_WORKER_TOKEN_FILE", value_name = "FILE")]
+    #[arg(long, value_name = "FILE")]
     pub worker_token_file: Option<PathBuf>,
     /// End with 0 when there is nothing to make: for programs that cannot know whether it is the
     /// first time
-    #[arg(long, env = "IMAGENET_IF_MISSING", value_parser = yes_or_no)]
+    #[arg(long)]
     pub if_missing: bool,
 }
 

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use super::{Dispatcher, refusals::Refusals};
 use crate::{
     concurrency::ConcurrencyNotice,
-    failure_lines::FailureLines,
+    failure_lines::{FailureLines, warn_each},
     lease_table::{LeaseNotice, PROBE_EVERY},
     ledger::Record,
 };
@@ -83,12 +83,6 @@ impl DispatcherLog {
             message: format!("{} ({})", failure.message, self.origin),
             ..failure.clone()
         }
-    }
-}
-
-fn warn_each(lines: Vec<String>) {
-    for line in lines {
-        tracing::warn!("{line}");
     }
 }
 

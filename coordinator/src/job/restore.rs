@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     config::Plan,
-    failure_lines::FailureLines,
-    failure_log::{self, FailureLog, FailureLogError},
+    failure_lines::{FailureLines, warn_each},
+    failure_log::{self, FailureLog, warn_if_failed},
     lease_table::{Expected, LeaseTable},
     ledger::{Ledger, LedgerError, Record, Run, Writer},
     rpc::service::LeaseTerms,
@@ -126,7 +126,7 @@ fn restore(
             warn_if_failed(log.note(wnid, failure));
         }
     })?;
-    warn_of_rest(lines);
+    warn_each(lines.rest(Instant::now()));
     if run.resumed {
         tracing::info!(
             run = run.run_id,
@@ -197,20 +197,8 @@ fn log_invalid(rows: &[InvalidRow], log: &mut FailureLog) {
         lines.tell(failure_log::shown(row), &failure, Instant::now());
         warn_if_failed(log.note_invalid(row, &failure));
     }
-    warn_of_rest(lines);
+    warn_each(lines.rest(Instant::now()));
     warn_if_failed(log.catch_up());
-}
-
-fn warn_if_failed(logged: Result<(), FailureLogError>) {
-    if let Err(error) = logged {
-        tracing::warn!("failed to {error}");
-    }
-}
-
-fn warn_of_rest(mut lines: FailureLines) {
-    for line in lines.rest(Instant::now()) {
-        tracing::warn!("{line}");
-    }
 }
 
 #[cfg(test)]

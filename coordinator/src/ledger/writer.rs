@@ -17,7 +17,7 @@ use tokio::{
 
 use super::{Ledger, LedgerError, Record, Run};
 use crate::{
-    failure_log::{FailureLog, FailureLogError},
+    failure_log::{FailureLog, warn_if_failed},
     lease_table::{Drain, Mark, Renamed},
 };
 
@@ -129,7 +129,7 @@ impl Entry {
     fn log_failures(&self, log: &mut FailureLog) {
         for Record { wnid, outcome, .. } in &self.records {
             if let Outcome::Failed(failure) = outcome {
-                log_error(log.note(*wnid, failure));
+                warn_if_failed(log.note(*wnid, failure));
             }
         }
         for withdrawn in [&self.corrected, &self.forgotten] {
@@ -152,7 +152,7 @@ fn log_failures(entries: &[Entry], log: &mut FailureLog) {
     {
         log.begin();
     }
-    log_error(log.catch_up());
+    warn_if_failed(log.catch_up());
 }
 
 /// The durations of commits.
@@ -234,12 +234,6 @@ impl Writer {
         if self.queue.send(entry).await.is_err() {
             tracing::debug!("the ledger is closed");
         }
-    }
-}
-
-fn log_error(written: Result<(), FailureLogError>) {
-    if let Err(error) = written {
-        tracing::warn!("failed to {error}");
     }
 }
 

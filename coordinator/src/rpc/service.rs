@@ -8,7 +8,6 @@
 use std::{
     io, mem,
     pin::{Pin, pin},
-    sync::Arc,
     time::Duration,
 };
 
@@ -109,7 +108,7 @@ where
     let abort = service.shutdown.abort.clone();
     let (reporter, health) = health::health().await;
     let following = reporter.follow(service.dispatcher.watch_phase(), service.shutdown.clone());
-    let counters = Arc::clone(service.dispatcher.counters());
+    let calls = service.dispatcher.counters().calls.clone();
     let routes = Routes::new(health)
         .add_service(AdminServer::new(service.clone()))
         .add_service(CoordinatorServer::new(service))
@@ -117,7 +116,7 @@ where
         // A call passes through the last one first.
         .layer(from_fn_with_state(RequestMemory::default(), limited))
         .layer(from_fn_with_state(auth_layer, authenticated))
-        .layer(from_fn_with_state(counters, calls::counted));
+        .layer(from_fn_with_state(calls, calls::counted));
     // The connection of a host that vanished without closing it must end.
     let served = Server::builder()
         .http2_keepalive_interval(Some(Duration::from_secs(20)))

@@ -2,30 +2,18 @@
 
 use std::time::Duration;
 
-use tokio::time::Instant;
-
 use super::{
     FIRST_HOLD, FIRST_STEP, LONGEST_HOLD, LevelPhase, LimitController, RATE_CHECK_INTERVAL,
 };
-use crate::concurrency::{
-    refusals::AfterBurst,
-    totals::{FleetTotals, Sample},
-    upper_bound::UpperBound,
-};
+use crate::concurrency::{refusals::AfterBurst, totals::Sample, upper_bound::UpperBound};
 
 impl LimitController {
     /// Lowers the limit after an overload with `open` connections: to the level below if it is
     /// measured, otherwise to half. It is held for `pause` and a hold; levels above are avoided for
     /// a while and then tried in small steps. After a repeated overload (`again`) one connection is
     /// left, which shows soonest whether the number of connections is the cause.
-    pub(crate) fn back_off(
-        &mut self,
-        open: u32,
-        again: bool,
-        pause: Duration,
-        totals: &FleetTotals,
-        now: Instant,
-    ) {
+    pub(crate) fn back_off(&mut self, open: u32, again: bool, pause: Duration, sample: Sample) {
+        let now = sample.at;
         // While a level is being reached, the reports do not show yet how many connections are
         // open.
         let open = if matches!(self.phase, LevelPhase::Settling { .. }) {
@@ -44,7 +32,7 @@ impl LimitController {
             served.unwrap_or(too_many / 2).max(1)
         };
         self.hold = (self.hold * 2).clamp(FIRST_HOLD * 4, LONGEST_HOLD);
-        self.hold_until(now + pause + self.hold, Sample::of(totals, now));
+        self.hold_until(now + pause + self.hold, sample);
     }
 
     /// Whether the limit is above the known upper bound, because a higher level is being retried.
@@ -59,10 +47,9 @@ impl LimitController {
     }
 
     /// The wait of a refusal is over: returns to the level before it, or to a lower one.
-    pub(crate) fn wait_ended(&mut self, after: AfterBurst, totals: &FleetTotals, now: Instant) {
-        let sample = Sample::of(totals, now);
+    pub(crate) fn wait_ended(&mut self, after: AfterBurst, sample: Sample) {
         if let Some(highest) = after.highest {
-            self.upper_bound = Some(UpperBound::new(highest, self.upper_bound, now));
+            self.upper_bound = Some(UpperBound::new(highest, self.upper_bound, sample.at));
             self.limit = after.limit;
             (self.below, self.hold) = (None, FIRST_HOLD);
             self.hold(sample);
@@ -74,30 +61,30 @@ impl LimitController {
     }
 
     /// A worker has left, so measurements that included it are no longer valid.
-    pub(crate) fn worker_left(&mut self, totals: &FleetTotals, now: Instant) {
-        self.most_wanted = totals.wanted.max(1);
+    pub(crate) fn worker_left(&mut self, sample: Sample) {
+        self.most_wanted = sample.totals.wanted.max(1);
         if self.upper_bound.is_none() {
-            self.start_anew(totals, now);
+            self.start_anew(sample);
         }
     }
 
     /// A request failed on the only connection. A second connection waits until the cause is known.
-    pub(crate) fn postpone(&mut self, totals: &FleetTotals, now: Instant) {
+    pub(crate) fn postpone(&mut self, sample: Sample) {
         if self.limit == 1 && self.upper_bound.is_some() {
-            self.hold_until(now + RATE_CHECK_INTERVAL * 2, Sample::of(totals, now));
+            self.hold_until(sample.at + RATE_CHECK_INTERVAL * 2, sample);
         }
     }
 
     /// The failures do not depend on the number of connections: returns to the limit before them.
-    pub(crate) fn independent_failures(&mut self, to: u32, totals: &FleetTotals, now: Instant) {
+    pub(crate) fn independent_failures(&mut self, to: u32, sample: Sample) {
         self.upper_bound = None;
         self.limit = self.limit.max(to);
-        self.start_anew(totals, now);
+        self.start_anew(sample);
     }
 
     /// Forgets the measurements of other levels, and measures this one.
-    fn start_anew(&mut self, totals: &FleetTotals, now: Instant) {
+    fn start_anew(&mut self, sample: Sample) {
         (self.below, self.step, self.hold) = (None, FIRST_STEP, FIRST_HOLD);
-        self.settle_now(Sample::of(totals, now));
+        self.settle_now(sample);
     }
 }

@@ -154,7 +154,6 @@ impl From<proto::OriginStatus> for ConcurrencyStatus {
             cuts: wire.cuts,
             refusals: wire.refusals,
             overloads: wire.overloads,
-            ..Self::default()
         }
     }
 }
@@ -179,7 +178,6 @@ pub(crate) mod tests {
             cuts: 4,
             refusals: 3,
             overloads: 2,
-            ..ConcurrencyStatus::default()
         }
     }
 

@@ -1,15 +1,13 @@
 //! A layer around all services: records duration and status of each call for the metrics, and adds
 //! it to its trace.
 
-use std::sync::Arc;
-
 use axum::{body::Body, extract::State, middleware::Next};
 use http::{Request, Response};
 use shared::telemetry::trace;
 use tonic::{Code, Status};
 use tracing::Span;
 
-use crate::counters::{Call, JobCounters, known_call};
+use crate::counters::{Calls, known_call};
 
 /// The span of a call. Health probes are too frequent to be traced.
 pub(super) fn traced(request: &Request<()>) -> Span {
@@ -23,31 +21,14 @@ pub(super) fn traced(request: &Request<()>) -> Span {
 
 /// Answers a call, and counts it.
 pub(super) async fn counted(
-    State(counters): State<Arc<JobCounters>>,
+    State(calls): State<Calls>,
     request: Request<Body>,
     next: Next,
 ) -> Response<Body> {
-    let mut running = RunningCall {
-        call: Call::begin(request.uri().path()),
-        counters,
-    };
+    let mut call = calls.begin(request.uri().path());
     let response = next.run(request).await;
     // An error is in the headers of the response; without one the call succeeded.
     let status = Status::from_header_map(response.headers());
-    running
-        .call
-        .answered(status.map_or(Code::Ok, |status| status.code()));
+    call.code = status.map_or(Code::Ok, |status| status.code());
     response
-}
-
-/// Counts the call when it is dropped, also if the client has disconnected.
-struct RunningCall {
-    call: Call,
-    counters: Arc<JobCounters>,
-}
-
-impl Drop for RunningCall {
-    fn drop(&mut self) {
-        self.counters.calls.ended(&self.call);
-    }
 }
