@@ -24,7 +24,6 @@ use crate::origin::{
     authorities::Authorities,
     lookup::Lookup,
     proxies::{Proxies, UnusableProxy, shown_proxy},
-    receive_window::ReceiveWindow,
 };
 
 /// Lifetime of an idle connection. ImageNet's server closes idle connections within seconds.
@@ -89,7 +88,6 @@ pub(crate) struct Connections {
     pub(crate) guarded: Client,
     /// The last request left its connection open for the next one.
     pub(crate) are_kept: AtomicBool,
-    pub(crate) window: ReceiveWindow,
 }
 
 impl Clients {
@@ -129,7 +127,6 @@ impl Clients {
             chosen: self.builder().proxy(proxy).dns_resolver(chosen).build()?,
             guarded: self.builder().no_proxy().dns_resolver(guarded).build()?,
             are_kept: AtomicBool::default(),
-            window: ReceiveWindow::default(),
         })
     }
 
