@@ -130,7 +130,7 @@ impl ConcurrencyController {
     }
 
     /// Records a worker's report.
-    pub fn observed(&mut self, id: SessionId, observation: &Observation, now: Instant) {
+    pub fn record_observation(&mut self, id: SessionId, observation: &Observation, now: Instant) {
         let before = self.totals;
         // What the process did before this session was counted in an earlier session, or is no
         // longer counted.
@@ -142,14 +142,14 @@ impl ConcurrencyController {
         self.totals.replace(&last, observation);
         let cuts = self.totals.cuts - before.cuts;
         let refusals = self.totals.refusals - before.refusals;
-        let is_in_force = |wait: &Duration| self.waits.reported(id, now + *wait, refusals > 0);
+        let is_in_force = |wait: &Duration| self.waits.record(id, now + *wait, refusals > 0);
         if let Some(wait) = observation.retry_after.filter(is_in_force) {
             self.wait_reported(wait, refusals, now);
         } else if now >= self.pause_until {
             // A refusal without `Retry-After` is handled like a failed request. If the origin
             // refuses only this worker, its refusals are not evidence about the number of
             // connections.
-            let is_evidence = !self.waits.is_exclusive(id);
+            let is_evidence = !self.waits.affects_own_session_only(id);
             let report = CutReport {
                 at: now,
                 worker: id,
@@ -158,7 +158,7 @@ impl ConcurrencyController {
                 workers: before.workers,
             };
             let limit = self.controller.limit();
-            match self.overload_detector.observed(report, limit) {
+            match self.overload_detector.record_report(report, limit) {
                 Diagnosis::None if cuts > 0 => self.controller.postpone(self.sample(now)),
                 Diagnosis::None => {}
                 Diagnosis::Overload { open } => self.back_off(open, now),
@@ -328,10 +328,10 @@ impl ConcurrencyController {
     fn update(&mut self, now: Instant) {
         self.probe_waits(now);
         let sample = self.sample(now);
-        self.throughput_meter.observed(sample);
+        self.throughput_meter.record_sample(sample);
         if let Some(limit) = self
             .refusals
-            .observed(self.controller.limit(), &self.totals)
+            .record_totals(self.controller.limit(), &self.totals)
         {
             self.controller.lower(limit);
         }
@@ -339,7 +339,7 @@ impl ConcurrencyController {
             if let Some(after) = self.refusals.ended(&self.totals) {
                 self.controller.wait_ended(after, sample);
             }
-            self.controller.observed(sample, self.observe_every);
+            self.controller.record_sample(sample, self.observe_every);
         }
         let limit = self.controller.limit();
         if limit != self.announced_limit && !self.controller.is_measuring(&self.totals) {

@@ -1,5 +1,6 @@
-//! An HTTP server with a dozen small classes (the demo's origin), some of which fail on purpose. It
-//! runs inside of the coordinator with `--demo`, or as a process of its own with `coordinator
+//! An HTTP server with twelve small classes (the demo's origin). The first request for two of them
+//! fails on purpose, and a thirteenth class is in the list and does not exist. The server runs
+//! inside of the coordinator with `--demo`, or as a process of its own with `coordinator
 //! demo-origin`. It listens on one port and touches no file.
 
 use std::{
@@ -34,7 +35,7 @@ const CLASSES: [(&str, Script); 13] = [
     ("n99999999", Script::Missing),
 ];
 
-/// Time in which one connection of --demo receives a whole tar, long enough to watch the progress.
+/// The download time of `--demo` (see [`Demo::listen`]), long enough to watch the progress.
 const DOWNLOAD_TIME: Duration = Duration::from_millis(1500);
 
 /// The origin's behaviour for a class.
@@ -88,7 +89,8 @@ impl Demo {
         Self::listen((Ipv4Addr::LOCALHOST, 0).into(), DOWNLOAD_TIME).await
     }
 
-    /// Creates the images and serves them. `download_time`: in which one connection receives a tar.
+    /// Creates the images and serves them on a local HTTP server. It limits its rate so that one
+    /// connection takes `download_time` for a whole tar.
     ///
     /// # Errors
     /// [`DemoError`] if the address cannot be used.
@@ -111,18 +113,19 @@ impl Demo {
     ///
     /// # Errors
     /// The server's error.
-    pub async fn served(mut self) -> Result<(), DemoError> {
+    pub async fn run_until_error(mut self) -> Result<(), DemoError> {
         while let Some(ended) = self.server.join_next().await {
             ended.map_err(io::Error::other)??;
         }
         Ok(())
     }
 
-    /// What the demo shows, in one line.
+    /// One line for the user: what the demo shows, and how it ends.
     pub fn announcement(&self) -> String {
         format!(
-            "demo: {} classes from a little origin in this process; one connection is cut, one answer is 503, and n99999999 \
-             is missing, so one class fails and the exit code is 1",
+            "demo: {} classes from a little origin in this process; one connection is cut, \
+             one answer is 503, and n99999999 is missing, so one class fails and the exit code is \
+             1",
             self.wnids.len()
         )
     }

@@ -82,7 +82,7 @@ impl Dispatcher {
         let (mark, marks) = watch::channel(Mark::default());
         let now = Instant::now();
         let dispatcher = Self {
-            published: Published::of(&table, &controller),
+            published: Published::from_table(&table, &controller),
             table,
             time: RunningTime::starting_at(now),
             controller,
@@ -127,19 +127,19 @@ impl Dispatcher {
                     let Some(command) = command else { return };
                     self.update_mark();
                     // The clock is read at each event, whatever the command needs.
-                    self.running();
+                    self.lease_now();
                     command(&mut self)
                 }
                 _ = ticks.tick() => self.tick(),
             };
             entry.records.extend(self.take_given_up());
             if let Some(mark) = self.table.take_mark() {
-                entry = self.raising(entry, mark);
+                entry = self.raise_mark(entry, mark);
             }
             entry.forgotten.extend(self.table.take_unsettled());
             if self.table.status().is_done() && !self.published.is_done() {
-                self.log.rest(Instant::now());
-                entry = self.finishing(entry);
+                self.log.log_rest(Instant::now());
+                entry = self.publish_done_when_recorded(entry);
             }
             self.log_notices();
             self.publish();
@@ -150,9 +150,9 @@ impl Dispatcher {
     }
 
     /// The current time on the clock of the leases.
-    fn running(&mut self) -> Instant {
+    fn lease_now(&mut self) -> Instant {
         let before = self.time.absent();
-        let running = self.time.at(Instant::now());
+        let lease_now = self.time.at(Instant::now());
         let absent = self.time.absent().saturating_sub(before);
         if absent >= LOGGED_SUSPENSION {
             let seconds = absent.as_secs();
@@ -160,13 +160,13 @@ impl Dispatcher {
                 "the coordinator stood still for {seconds} s; this does not count as silence of its workers"
             );
         }
-        running
+        lease_now
     }
 
     fn tick(&mut self) -> Entry {
-        let running = self.running();
+        let lease_now = self.lease_now();
         let now = Instant::now();
-        let ended = self.table.tick(running);
+        let ended = self.table.tick(lease_now);
         self.counters.expired_sessions.inc_by(ended.len() as u64);
         let mut entry = Entry::default();
         for ended in ended {
@@ -178,7 +178,7 @@ impl Dispatcher {
         let left = self.time_left.tick(self.table.remaining_bytes(), now);
         self.table.set_time_left(left);
         self.table
-            .look_for_stragglers(!self.concurrency_status().pause.is_zero(), running);
+            .look_for_stragglers(!self.concurrency_status().pause.is_zero(), lease_now);
         entry
     }
 
@@ -193,12 +193,12 @@ impl Dispatcher {
 
     /// The end of the job is published once the ledger has stored it. Otherwise workers could
     /// leave, and a restarted coordinator would find pending classes that no worker is left for.
-    fn finishing(&mut self, entry: Entry) -> Entry {
-        entry.confirming_first(self.published.finishing(&self.table))
+    fn publish_done_when_recorded(&mut self, entry: Entry) -> Entry {
+        entry.confirming_first(self.published.publish_done_later(&self.table))
     }
 
     /// Classes before the mark may be granted once the ledger has stored the mark.
-    fn raising(&self, entry: Entry, mark: Mark) -> Entry {
+    fn raise_mark(&self, entry: Entry, mark: Mark) -> Entry {
         let durable = self.mark.clone();
         let granted = Some(mark.clone());
         let entry = entry.confirming_first(move || {
@@ -215,9 +215,9 @@ impl Dispatcher {
         held: &[ReportedLease],
         reply: Reply<Result<Granted, UnknownSession>>,
     ) -> Entry {
-        let running = self.running();
+        let lease_now = self.lease_now();
         self.table.learn_lengths(session, held);
-        let granted = self.table.acquire(session, max, running);
+        let granted = self.table.acquire(session, max, lease_now);
         if let Some(Ok(granted)) = self.send(reply, granted) {
             self.table.take_back(session, &granted.leases);
         }
@@ -225,12 +225,12 @@ impl Dispatcher {
     }
 
     fn fleet(&mut self) -> Fleet {
-        let running = self.running();
+        let lease_now = self.lease_now();
         Fleet {
             job: self.table.status(),
             phase: self.table.phase(),
             origin: self.concurrency_status(),
-            workers: self.table.workers(running),
+            workers: self.table.workers(lease_now),
         }
     }
 
@@ -240,8 +240,8 @@ impl Dispatcher {
     }
 
     fn publish(&mut self) {
-        self.published.counts(&self.table);
-        self.published.concurrency(&self.controller);
+        self.published.publish_counts(&self.table);
+        self.published.publish_concurrency(&self.controller);
     }
 
     /// Publishes the counts, then sends the answer. Returns the answer if the receiver is gone.

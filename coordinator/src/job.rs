@@ -267,7 +267,7 @@ impl Job {
         DevWorker {
             config: WorkerConfig {
                 name: single_host.name,
-                slots: single_host.workers,
+                slots: single_host.slots,
                 target: self.target.clone(),
                 staging: single_host.staging,
                 allow_private_origin: true,

@@ -262,11 +262,11 @@ impl LeaseTable {
         workers
     }
 
-    /// Whether a session has not ended.
+    /// Fails if the session has ended or never existed.
     ///
     /// # Errors
     /// [`UnknownSession`].
-    pub fn known(&self, id: SessionId) -> Result<(), UnknownSession> {
+    pub fn check_session(&self, id: SessionId) -> Result<(), UnknownSession> {
         self.sessions.get(id).map(drop)
     }
 

@@ -36,7 +36,7 @@ impl Entry {
         }
     }
 
-    /// A plain file.
+    /// A regular file.
     pub fn file(name: impl AsRef<[u8]>, body: &[u8]) -> Self {
         Self::of_kind(b'0', name).with_body(body)
     }

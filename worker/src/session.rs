@@ -174,7 +174,7 @@ impl Worker {
             });
             self.progress
                 .counters
-                .set_registered(self.session.is_some() && !self.calls.is_cut_off());
+                .set_registered(self.session.is_some() && !self.calls.cannot_report());
             if let Some(ended) = self.ending.filter(|ended| self.has_nothing_left(*ended)) {
                 break ended;
             }
@@ -328,7 +328,7 @@ impl Worker {
         // Another run does not accept the results.
         let gives_up = match ended {
             SessionEnd::AnotherRun => true,
-            SessionEnd::JobDone | SessionEnd::Interrupted => self.calls.is_cut_off(),
+            SessionEnd::JobDone | SessionEnd::Interrupted => self.calls.cannot_report(),
             SessionEnd::Drained => false,
         };
         self.slots.are_idle() && (self.outbox.is_empty() || gives_up)

@@ -21,7 +21,7 @@ use shared::{Wnid, listing::list};
 
 pub use crate::storage::comparison::Difference;
 use crate::storage::{
-    comparison::{Compared, Comparison, compare, counts, open, size_difference},
+    comparison::{Compared, Comparison, compare, is_content_file, open, size_difference},
     manifest::{self, Files, Listed, MANIFEST, MARKED},
     staging::is_folder,
 };
@@ -191,7 +191,7 @@ impl Verifier {
                 return Ok(true);
             }
             let is_there = difference != Some(Difference::Missing);
-            there += u64::from(is_there && counts(listed.name.as_ref()));
+            there += u64::from(is_there && is_content_file(listed.name.as_ref()));
             if let Some(difference) = difference {
                 report(&listed.name, difference);
             }

@@ -127,7 +127,7 @@ pub(super) fn encrypted(
 #[derive(Debug)]
 pub struct ConnectionObserver {
     peer: Peer,
-    cut: Pin<Box<WaitForCancellationFutureOwned>>,
+    must_close: Pin<Box<WaitForCancellationFutureOwned>>,
     frames: FrameCost,
     /// Cost of what an admitted peer has sent since the last complete flush of responses.
     unanswered: u64,
@@ -136,7 +136,7 @@ pub struct ConnectionObserver {
 impl ConnectionObserver {
     fn new(peer: Peer) -> Self {
         Self {
-            cut: Box::pin(peer.0.entry.cut().clone().cancelled_owned()),
+            must_close: Box::pin(peer.0.entry.close_token().clone().cancelled_owned()),
             peer,
             frames: FrameCost::default(),
             unanswered: 0,
@@ -154,7 +154,7 @@ impl Drop for ConnectionObserver {
 
 impl StreamObserver for ConnectionObserver {
     fn before(&mut self, context: &mut Context<'_>) -> io::Result<()> {
-        match self.cut.as_mut().poll(context) {
+        match self.must_close.as_mut().poll(context) {
             Poll::Ready(()) => Err(io::ErrorKind::TimedOut.into()),
             Poll::Pending => Ok(()),
         }
@@ -169,7 +169,7 @@ impl StreamObserver for ConnectionObserver {
         } else {
             self.unanswered += cost;
         }
-        if entry.cut().is_cancelled() || self.unanswered > MAX_COST {
+        if entry.close_token().is_cancelled() || self.unanswered > MAX_COST {
             return Err(io::ErrorKind::QuotaExceeded.into());
         }
         Ok(())

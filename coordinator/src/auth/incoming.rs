@@ -71,8 +71,8 @@ impl Acceptor {
         loop {
             let accept = async {
                 sleep_until(self.accept_after).await;
-                // Until there is room, connections wait in the kernel's accept queue.
-                self.connections.room().await;
+                // Until a slot is free, connections wait in the kernel's accept queue.
+                self.connections.wait_for_slot().await;
                 self.listener.accept().await
             };
             tokio::select! {
@@ -140,14 +140,20 @@ async fn handshake(
     address: SocketAddr,
     entry: ConnectionEntry,
 ) -> Result<Connection, FailedHandshake> {
-    let cut = entry.cut().clone();
-    let accepted = cut.run_until_cancelled(acceptor.accept(stream).into_fallible());
+    let must_close = entry.close_token().clone();
+    let accepted = must_close.run_until_cancelled(acceptor.accept(stream).into_fallible());
     match timeout(HANDSHAKE_TIMEOUT, accepted).await {
         Ok(Some(Ok(stream))) => Ok(encrypted(stream, address.ip(), entry)),
         Ok(Some(Err((error, stream)))) => {
             let inner = error.get_ref().and_then(|inner| inner.downcast_ref());
             if matches!(inner, Some(rustls::Error::InvalidCertificate(_))) {
-                drop(timeout(ALERT_TIMEOUT, cut.run_until_cancelled(linger(stream))).await);
+                drop(
+                    timeout(
+                        ALERT_TIMEOUT,
+                        must_close.run_until_cancelled(linger(stream)),
+                    )
+                    .await,
+                );
             }
             Err(FailedHandshake { address, error })
         }

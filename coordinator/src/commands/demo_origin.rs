@@ -21,6 +21,6 @@ pub(super) async fn run(
             demo.url
         ),
     )?;
-    demo.served().await?;
+    demo.run_until_error().await?;
     Ok(Exit::CouldNotRun)
 }

@@ -127,7 +127,7 @@ impl LimitController {
     }
 
     /// Takes the fleet's totals. Each worker reports at least once per `report_interval`.
-    pub(super) fn observed(&mut self, sample: Sample, report_interval: Duration) {
+    pub(super) fn record_sample(&mut self, sample: Sample, report_interval: Duration) {
         let totals = &sample.totals;
         self.most_wanted = self.most_wanted.max(totals.wanted);
         self.report_interval = report_interval;
@@ -363,7 +363,7 @@ mod tests {
 
     impl LimitController {
         fn reported(&mut self, totals: &FleetTotals, report_interval: Duration, now: Instant) {
-            self.observed(Sample::of(totals, now), report_interval);
+            self.record_sample(Sample::of(totals, now), report_interval);
         }
     }
 

@@ -66,7 +66,7 @@ pub(super) struct OverloadDetector {
 
 impl OverloadDetector {
     /// Evaluates a worker's report. `limit`: connections that are allowed.
-    pub(super) fn observed(&mut self, report: CutReport, limit: u32) -> Diagnosis {
+    pub(super) fn record_report(&mut self, report: CutReport, limit: u32) -> Diagnosis {
         let now = report.at;
         self.reports
             .retain(|report| now - report.at <= STEADY_WINDOW);

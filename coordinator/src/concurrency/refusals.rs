@@ -74,7 +74,7 @@ impl Refusals {
 
     /// Takes the fleet's totals. During a burst it returns the level that will follow, once all
     /// requests that were in flight are answered.
-    pub(super) fn observed(&mut self, limit: u32, totals: &FleetTotals) -> Option<u32> {
+    pub(super) fn record_totals(&mut self, limit: u32, totals: &FleetTotals) -> Option<u32> {
         self.served = self.served.max(totals.flowing);
         if let Some(burst) = &mut self.burst {
             let refused = u32::try_from(burst.refused).unwrap_or(u32::MAX);
@@ -162,10 +162,10 @@ mod tests {
         known: bool,
     ) -> AfterBurst {
         let requests = refusals.level.1 + before;
-        refusals.observed(limit, &flowing(0, refusals.level.1));
+        refusals.record_totals(limit, &flowing(0, refusals.level.1));
         let totals = flowing(limit - refused, requests);
         refusals.refused(refused.into(), limit, known, &totals);
-        let level = refusals.observed(limit, &totals);
+        let level = refusals.record_totals(limit, &totals);
         let after = refusals.ended(&totals).unwrap();
         assert_eq!(
             level,
@@ -223,13 +223,13 @@ mod tests {
     #[test]
     fn requests_at_a_lower_level_do_not_confirm_a_higher_one() {
         let mut refusals = Refusals::default();
-        refusals.observed(4, &flowing(4, 4));
-        refusals.observed(4, &flowing(4, 100));
-        refusals.observed(8, &flowing(4, 100));
+        refusals.record_totals(4, &flowing(4, 4));
+        refusals.record_totals(4, &flowing(4, 100));
+        refusals.record_totals(8, &flowing(4, 100));
         let totals = flowing(2, 108);
         refusals.refused(6, 8, false, &totals);
         assert_eq!(
-            refusals.observed(8, &totals),
+            refusals.record_totals(8, &totals),
             Some(4),
             "as many were served before"
         );
@@ -250,7 +250,7 @@ mod tests {
             "a quarter may be caused by single classes"
         );
         let mut refusals = Refusals::default();
-        refusals.observed(8, &flowing(8, 8));
+        refusals.record_totals(8, &flowing(8, 8));
         assert_eq!(
             burst(&mut refusals, 8, 5, 8),
             same(8),
@@ -303,11 +303,11 @@ mod tests {
             ..FleetTotals::default()
         };
         refusals.refused(1, 8, false, &waiting);
-        assert_eq!(refusals.observed(8, &waiting), None);
+        assert_eq!(refusals.record_totals(8, &waiting), None);
         refusals.refused(4, 8, false, &flowing(3, 8));
-        assert_eq!(refusals.observed(8, &flowing(3, 8)), Some(4));
+        assert_eq!(refusals.record_totals(8, &flowing(3, 8)), Some(4));
         // A worker that had not reported yet has two more.
-        assert_eq!(refusals.observed(8, &flowing(5, 8)), Some(5));
+        assert_eq!(refusals.record_totals(8, &flowing(5, 8)), Some(5));
     }
 
     #[test]
@@ -318,7 +318,7 @@ mod tests {
         let totals = flowing(4, 12);
         refusals.refused(1, 3, false, &totals);
         assert_eq!(
-            (refusals.observed(3, &totals), refusals.ended(&totals)),
+            (refusals.record_totals(3, &totals), refusals.ended(&totals)),
             (Some(3), Some(same(3)))
         );
     }
@@ -326,7 +326,7 @@ mod tests {
     #[test]
     fn totals_that_went_back_and_the_largest_counts_do_not_overflow() {
         let mut refusals = Refusals::default();
-        refusals.observed(8, &flowing(8, 100));
+        refusals.record_totals(8, &flowing(8, 100));
         refusals.refused(u64::MAX, 8, false, &flowing(8, 50));
         refusals.refused(u64::MAX, 8, false, &flowing(8, 50));
         let after = refusals.ended(&flowing(8, 50));
@@ -338,7 +338,7 @@ mod tests {
         let mut refusals = Refusals::default();
         assert_eq!(
             (
-                refusals.observed(8, &flowing(8, 8)),
+                refusals.record_totals(8, &flowing(8, 8)),
                 refusals.ended(&flowing(8, 8))
             ),
             (None, None)

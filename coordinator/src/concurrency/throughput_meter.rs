@@ -14,7 +14,7 @@ const SAMPLE_INTERVAL: Duration = Duration::from_millis(250);
 pub(super) struct ThroughputMeter(VecDeque<Sample>);
 
 impl ThroughputMeter {
-    pub(super) fn observed(&mut self, sample: Sample) {
+    pub(super) fn record_sample(&mut self, sample: Sample) {
         let is_recent = |last: &Sample| sample.at - last.at < SAMPLE_INTERVAL;
         if !self.0.back().is_some_and(is_recent) {
             self.0.push_back(sample);

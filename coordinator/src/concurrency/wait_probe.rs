@@ -1,7 +1,7 @@
-//! Probes a wait that only one session reports. A second session, which the origin has not asked to
-//! wait, sends one request: the probe. If the origin serves it, the wait applies to the reporting
-//! session only. If the probe is refused, fails or gets no response, the wait stays in force for
-//! all, and the next session sends a probe after [`SOLO_HOLD`].
+//! Probes a wait that only one session, the sole session, reports. A second session, which the
+//! origin has not asked to wait, sends one request: the probe. If the origin serves it, the wait
+//! applies to the reporting session only. If the probe is refused, fails or gets no response, the
+//! wait stays in force for all, and the next session sends a probe after [`SOLE_PAUSE_LIMIT`].
 //!
 //! `Retry-After` addresses the client that was refused (RFC 9110 §10.2.3). Workers have addresses
 //! of their own, so the origin may mean only one of them; and a single worker may be faulty or
@@ -16,7 +16,7 @@ use super::{
     ConcurrencyController, Observation,
     allocation::{Allocation, Allocations},
     notice::ConcurrencyNotice,
-    waits::SOLO_HOLD,
+    waits::SOLE_PAUSE_LIMIT,
 };
 
 /// A request without a response within this time counts as not served.
@@ -110,8 +110,8 @@ impl WaitProbe {
 impl ConcurrencyController {
     /// Starts and ends probes.
     pub(super) fn probe_waits(&mut self, now: Instant) {
-        self.waits.count(self.allocations.len() > 1, now);
-        let reporter = self.waits.exclusive_for_too_long(now);
+        self.waits.advance(self.allocations.len() > 1, now);
+        let reporter = self.waits.sole_session_over_limit(now);
         let before = self.wait_probes.running;
         let running = before.filter(|probe| Some(probe.reporter) == reporter);
         let prober = running.and_then(|probe| Some((probe, self.allocations.get(&probe.prober)?)));
@@ -120,12 +120,12 @@ impl ConcurrencyController {
             match probe.result(&prober.last, now) {
                 ProbeResult::Pending => return,
                 ProbeResult::Served => {
-                    self.waits.mark_exclusive(reporter);
+                    self.waits.restrict_to_own_session(reporter);
                     self.notices.push(ConcurrencyNotice::OneWorkerOnly);
                     self.shorten_pause(now);
                 }
                 ProbeResult::NotServed => {
-                    self.wait_probes.confirmed = Some((reporter, now + SOLO_HOLD));
+                    self.wait_probes.confirmed = Some((reporter, now + SOLE_PAUSE_LIMIT));
                 }
                 ProbeResult::NotSent => {}
             }
@@ -133,7 +133,7 @@ impl ConcurrencyController {
         self.wait_probes.running = None;
         if let Some(reporter) = self
             .waits
-            .exclusive_for_too_long(now)
+            .sole_session_over_limit(now)
             .filter(|id| !self.wait_probes.is_confirmed(*id, now))
         {
             self.wait_probes

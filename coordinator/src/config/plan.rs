@@ -29,22 +29,23 @@ const LEDGER: &str = ".imagenet_downloader.ledger";
 pub struct Plan {
     /// The source of the class list.
     pub source: ClassSource,
-    /// Whether only the classes are retried that failed in the last run.
+    /// `--retry-failed`: the job retries the classes that failed in the last run, and those that
+    /// their worker no longer has.
     pub retry_failed: bool,
-    /// Where the logs go and, in single-host mode, the images.
+    /// The folder for the ledger, the logs and, in single-host mode, the images.
     pub target: PathBuf,
     /// The file that keeps settled classes across restarts.
     pub ledger: PathBuf,
     /// The options that workers receive. The run id comes from the ledger. The demo replaces the
     /// URL.
     pub job: JobOptions,
-    /// Limits on connections and rate for all workers together.
+    /// Upper limits on connections and bytes per second, for all workers together.
     pub ceilings: Ceilings,
     /// The address that workers connect to, if the coordinator listens.
     pub listen: Option<SocketAddr>,
     /// The credentials that workers of other processes must match.
     pub credentials: ServerCredentials,
-    /// Which programs can reach that address.
+    /// Which programs can connect to `listen`.
     pub exposure: Exposure,
     /// Warnings for the log once it is open: files with secrets that every user can read.
     pub warnings: Vec<String>,
@@ -52,9 +53,11 @@ pub struct Plan {
     pub http: http::Address,
     /// A lease that is not renewed for this long goes to another worker.
     pub lease_ttl: Duration,
-    /// Workers whose classes are not granted to others before they join or a time limit passes.
+    /// Names of workers. The classes that such a worker has from the last run are granted to no
+    /// other worker until it has joined, or until a time limit has passed.
     pub expect: Vec<String>,
-    /// The process keeps running after the job, and a finished run is not repeated.
+    /// `--stay`: the process keeps running when the job is done. If it is started again, it
+    /// continues the finished run and begins no new one.
     pub stay: bool,
     /// The worker in this process, in single-host mode.
     pub single_host: Option<SingleHost>,
@@ -74,13 +77,13 @@ pub enum ClassSource {
 pub struct SingleHost {
     /// Its name in logs.
     pub name: String,
-    /// Parallel downloads.
-    pub workers: usize,
+    /// Parallel downloads (`--workers`).
+    pub slots: usize,
     /// The staging folder; beside the target if it is not given.
     pub staging: Option<PathBuf>,
 }
 
-/// Why a configuration cannot be used.
+/// Why a configuration cannot be used. The messages follow "failed to".
 #[derive(Debug, thiserror::Error)]
 pub enum ConfigError {
     /// The value is not a URL. The text may hold credentials and is not shown.
@@ -122,7 +125,7 @@ pub enum ConfigError {
         flag: &'static str,
         /// Its value.
         path: PathBuf,
-        /// The operating system's error.
+        /// The operating system's error, or that the content is not valid UTF-8.
         source: io::Error,
     },
     /// A line is not `Name: value`. The text is secret and is not shown.
@@ -148,7 +151,7 @@ impl Config {
     /// flags.
     ///
     /// # Errors
-    /// [`ConfigError`], one sentence that names the flag.
+    /// [`ConfigError`]; its message names the flag and the remedy.
     pub fn plan(self) -> Result<Plan, ConfigError> {
         let Self {
             command: _,
@@ -205,7 +208,7 @@ impl Config {
             stay: fleet.stay,
             single_host: dev.then(|| SingleHost {
                 name: slots.name(),
-                workers: slots.workers,
+                slots: slots.workers,
                 staging: target.staging,
             }),
         })
@@ -231,7 +234,7 @@ fn connected(address: SocketAddr) -> String {
     }
 }
 
-/// What `read` makes of a file, if one is given.
+/// The result of `read` for the file of a flag; the default value if the flag is not given.
 fn given<T: Default>(
     path: Option<&Path>,
     read: impl FnOnce(&Path) -> Result<T, ConfigError>,
@@ -266,6 +269,7 @@ fn headers(path: &Path) -> Result<Vec<SecretHeader>, ConfigError> {
     let text = std::str::from_utf8(&bytes).map_err(|_| ConfigError::File {
         flag,
         path: path.to_owned(),
+        // The text of the standard library for the same fault.
         source: io::Error::new(
             io::ErrorKind::InvalidData,
             "stream did not contain valid UTF-8",
@@ -372,7 +376,7 @@ mod tests {
         ]);
         let plan = plan.unwrap();
         assert_eq!(
-            (plan.single_host.unwrap().workers, plan.job.timeout),
+            (plan.single_host.unwrap().slots, plan.job.timeout),
             (8, Duration::from_secs(2))
         );
         let status = config(&[
@@ -409,7 +413,7 @@ mod tests {
             dev.single_host,
             Some(SingleHost {
                 name: "cat".to_owned(),
-                workers: 3,
+                slots: 3,
                 staging: None
             })
         );
@@ -424,7 +428,7 @@ mod tests {
             (demo.source, demo.target),
             (ClassSource::Demo, DEMO_TARGET.into())
         );
-        assert_eq!(demo.single_host.unwrap().workers, 10);
+        assert_eq!(demo.single_host.unwrap().slots, 10);
         assert_eq!(
             plan(&["--demo", "--target", "x"]).unwrap().target,
             Path::new("x")

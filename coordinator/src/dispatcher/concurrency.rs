@@ -1,4 +1,6 @@
-//! The concurrency controller within the dispatcher: observations, budgets and status.
+//! The concurrency controller within the dispatcher: observations, budgets and status. An
+//! observation is a worker's report on its connections to the origin. A budget is what the worker
+//! may do there: connections, bytes per second and pauses.
 
 use shared::ids::SessionId;
 use tokio::time::Instant;
@@ -11,24 +13,26 @@ use crate::{
 
 impl Dispatcher {
     /// Records a worker's observation and returns the worker's budget.
-    pub(super) fn observed(
+    pub(super) fn record_observation(
         &mut self,
         session: SessionId,
         observation: &Observation,
     ) -> Result<Budget, UnknownSession> {
-        self.table.known(session)?;
+        self.table.check_session(session)?;
         self.time_left.received(session, observation.received);
-        self.table.has_received(session, observation.received);
+        self.table.record_received(session, observation.received);
         self.controller
-            .observed(session, observation, Instant::now());
+            .record_observation(session, observation, Instant::now());
         self.budget(session)
     }
 
+    /// The current budget of a worker.
     pub(super) fn budget(&mut self, session: SessionId) -> Result<Budget, UnknownSession> {
-        self.table.known(session)?;
+        self.table.check_session(session)?;
         Ok(self.controller.budget(session, Instant::now()))
     }
 
+    /// The state of the concurrency controller now.
     pub(super) fn concurrency_status(&self) -> ConcurrencyStatus {
         self.controller.status(Instant::now())
     }

@@ -131,7 +131,7 @@ impl DispatcherHandle {
         results: Vec<Reported>,
     ) -> Result<Receipt, DispatchError> {
         let reporter = reporter.into();
-        self.command(move |dispatcher, reply| dispatcher.reported(&reporter, results, reply))
+        self.command(move |dispatcher, reply| dispatcher.report(&reporter, results, reply))
             .await
     }
 
@@ -145,7 +145,7 @@ impl DispatcherHandle {
         session: SessionId,
         reason: Option<String>,
     ) -> Result<(), DispatchError> {
-        self.command(move |dispatcher, reply| dispatcher.left(session, reason, reply))
+        self.command(move |dispatcher, reply| dispatcher.leave(session, reason, reply))
             .await
     }
 
@@ -159,7 +159,7 @@ impl DispatcherHandle {
         observation: Observation,
     ) -> Result<Budget, DispatchError> {
         Ok(self
-            .ask(move |dispatcher| dispatcher.observed(session, &observation))
+            .ask(move |dispatcher| dispatcher.record_observation(session, &observation))
             .await??)
     }
 
@@ -192,8 +192,8 @@ impl DispatcherHandle {
     /// [`DispatchError::Stopped`].
     pub async fn heard_of(&self, span: Duration) -> Result<usize, DispatchError> {
         self.ask(move |dispatcher| {
-            let running = dispatcher.running();
-            dispatcher.table.heard_of(span, running)
+            let lease_now = dispatcher.lease_now();
+            dispatcher.table.heard_of(span, lease_now)
         })
         .await
     }

@@ -56,7 +56,7 @@ impl DispatcherLog {
     }
 
     /// Records and logs a failed class.
-    pub(super) fn failed(&mut self, wnid: Wnid, failure: &Failure) {
+    pub(super) fn record_failure(&mut self, wnid: Wnid, failure: &Failure) {
         self.refusals.note(failure.refusal);
         let named = self.with_origin(failure);
         self.failures
@@ -69,7 +69,7 @@ impl DispatcherLog {
     }
 
     /// Logs the remaining summarized failures at the end of the job.
-    pub(super) fn rest(&mut self, now: Instant) {
+    pub(super) fn log_rest(&mut self, now: Instant) {
         warn_each(self.failures.rest(now));
     }
 
@@ -106,7 +106,7 @@ impl Dispatcher {
 
     /// The record of a class that failed without a report about it. Also logs the failure.
     pub(super) fn given_up_record(&mut self, wnid: Wnid, failure: Failure) -> Record {
-        self.log.failed(wnid, &failure);
+        self.log.record_failure(wnid, &failure);
         Record {
             wnid,
             outcome: Outcome::Failed(failure),
@@ -168,7 +168,7 @@ impl Dispatcher {
         {
             self.refuses.send_replace(Some(refuses.clone()));
         }
-        if self.published.phase(&self.table) {
+        if self.published.publish_phase(&self.table) {
             tracing::info!("now {:?}", self.table.phase());
         }
     }

@@ -1,9 +1,9 @@
-//! What the dispatcher publishes: the counts, the phase, the generations of leases and budgets, and
-//! the state of the concurrency controller.
+//! What the dispatcher publishes: the counts, the phase, the wake-up generation, the generation of
+//! the budgets, and the state of the concurrency controller.
 //!
-//! Invariants: published counts never go back to an older snapshot. A snapshot that waits for the
-//! ledger keeps the number under which it was taken, and is discarded if a later one was published
-//! meanwhile. The end of the job is published only after the ledger has confirmed it.
+//! Invariants: each snapshot of the counts has a sequence number. A snapshot is dropped if one with
+//! a higher number is already published. The end of the job is published only after the ledger has
+//! confirmed it.
 
 use std::{
     mem,
@@ -22,9 +22,10 @@ use crate::{
     lease_table::LeaseTable,
 };
 
-/// Counts, numbered in the order in which they were taken.
+/// The counts at one moment.
 #[derive(Debug, Clone, Copy)]
 struct Snapshot {
+    /// Sequence number, in the order in which the dispatcher takes snapshots.
     number: u64,
     status: JobStatus,
 }
@@ -32,23 +33,27 @@ struct Snapshot {
 /// The published values. Clones publish to the same receivers.
 #[derive(Debug, Clone)]
 pub(super) struct Published {
+    /// The counts. Those of a finished job are published only after the ledger has recorded its
+    /// end.
     pub(super) status: watch::Sender<JobStatus>,
     pub(super) phase: watch::Sender<Phase>,
+    /// See [`LeaseTable::wake_ups`].
     pub(super) wake_ups: watch::Sender<u64>,
-    /// The generation of the budgets.
+    /// See [`ConcurrencyController::budget_generation`].
     pub(super) budgets: watch::Sender<u64>,
     pub(super) concurrency: watch::Sender<ConcurrencyStatus>,
     /// Whether the ledger has recorded the end of the job.
     is_done: Arc<AtomicBool>,
     /// Number of the published snapshot; changes only under the lock of `status`.
     newest: Arc<AtomicU64>,
-    /// Number of the last snapshot that the owner has taken.
-    taken: u64,
+    /// Number of the last snapshot that was taken. Only the dispatcher takes snapshots; its clones
+    /// in [`Self::publish_done_later`] only publish them.
+    last_taken: u64,
 }
 
 impl Published {
     /// The initial values, from the table.
-    pub(super) fn of(table: &LeaseTable, controller: &ConcurrencyController) -> Self {
+    pub(super) fn from_table(table: &LeaseTable, controller: &ConcurrencyController) -> Self {
         Self {
             status: watch::Sender::new(table.status()),
             phase: watch::Sender::new(table.phase()),
@@ -57,7 +62,7 @@ impl Published {
             concurrency: watch::Sender::new(controller.status(Instant::now())),
             is_done: Arc::new(AtomicBool::new(table.status().is_done())),
             newest: Arc::default(),
-            taken: 0,
+            last_taken: 0,
         }
     }
 
@@ -67,8 +72,8 @@ impl Published {
     }
 
     /// Publishes the counts and the wake-up generation. The counts of a finished job are published
-    /// only after [`Self::finishing`].
-    pub(super) fn counts(&mut self, table: &LeaseTable) {
+    /// only by [`Self::publish_done_later`].
+    pub(super) fn publish_counts(&mut self, table: &LeaseTable) {
         let snapshot = self.take(table.status());
         if self.may_publish(table) {
             self.publish(snapshot);
@@ -77,20 +82,23 @@ impl Published {
     }
 
     /// Publishes the generation of the budgets and the state of the concurrency controller.
-    pub(super) fn concurrency(&self, controller: &ConcurrencyController) {
+    pub(super) fn publish_concurrency(&self, controller: &ConcurrencyController) {
         replace(&self.budgets, controller.budget_generation());
         replace(&self.concurrency, controller.status(Instant::now()));
     }
 
-    /// Publishes the phase under the same condition as [`Self::counts`]. Returns whether it has
-    /// changed.
-    pub(super) fn phase(&self, table: &LeaseTable) -> bool {
+    /// Publishes the phase. [`Phase::Done`] is published only after the ledger has recorded the end
+    /// of the job. Returns whether the published phase has changed.
+    pub(super) fn publish_phase(&self, table: &LeaseTable) -> bool {
         self.may_publish(table) && replace(&self.phase, table.phase())
     }
 
-    /// Takes the counts of a finished job. The returned function publishes them, and that the job
-    /// is done.
-    pub(super) fn finishing(&mut self, table: &LeaseTable) -> impl FnOnce() + Send + use<> {
+    /// Takes the counts of a finished job. The returned function publishes them and the phase; it
+    /// is called when the ledger has recorded the end of the job.
+    pub(super) fn publish_done_later(
+        &mut self,
+        table: &LeaseTable,
+    ) -> impl FnOnce() + Send + use<> {
         let snapshot = self.take(table.status());
         let published = self.clone();
         move || {
@@ -100,14 +108,15 @@ impl Published {
         }
     }
 
+    /// Whether the job goes on, or the ledger has recorded its end.
     fn may_publish(&self, table: &LeaseTable) -> bool {
         !table.status().is_done() || self.is_done()
     }
 
     fn take(&mut self, status: JobStatus) -> Snapshot {
-        self.taken += 1;
+        self.last_taken += 1;
         Snapshot {
-            number: self.taken,
+            number: self.last_taken,
             status,
         }
     }

@@ -16,7 +16,8 @@ pub struct Reported {
     pub lease: Lease,
     /// The outcome.
     pub outcome: Outcome,
-    /// The class is complete, but its lease still has work to do, so it is not settled yet.
+    /// The class is complete without a lease, but a worker needs a lease of it to remove the tar
+    /// that an earlier run kept. It is not settled yet.
     pub needs_lease: bool,
 }
 
@@ -37,22 +38,22 @@ pub struct Reporter {
 pub struct Receipt {
     /// Results that the worker need not send again.
     pub acked: Vec<Wnid>,
-    /// Whether the session has not ended.
+    /// Whether the session exists. If not, the worker has to register.
     pub is_known: bool,
 }
 
 impl Dispatcher {
     /// Settles classes. The answer is sent after the ledger has confirmed the returned entry.
-    pub(super) fn reported(
+    pub(super) fn report(
         &mut self,
         reporter: &Reporter,
         results: Vec<Reported>,
         reply: Reply<Receipt>,
     ) -> Entry {
-        let running = self.running();
+        let lease_now = self.lease_now();
         let session = reporter.session;
-        let is_known = self.table.known(session).is_ok();
-        self.table.has_sent_requests(session, reporter.requests);
+        let is_known = self.table.check_session(session).is_ok();
+        self.table.record_sent_requests(session, reporter.requests);
         let mut receipt = Receipt {
             acked: Vec::new(),
             is_known,
@@ -64,32 +65,36 @@ impl Dispatcher {
                 // For an unknown session the worker sends it again after it has registered.
                 self.table.needs_lease(session, wnid).is_ok()
             } else {
-                // A failure from an unknown session may still be accepted, once the worker has
-                // registered with the lease that it holds. It is therefore not acknowledged.
-                self.settle(reporter, reported, running, &mut entry) != ReportVerdict::Stale
+                // A stale failure from an unknown session is not acknowledged: when the worker has
+                // registered with the lease that it holds, it repeats the report, which then
+                // counts. All other results need not be sent again.
+                self.settle(reporter, reported, lease_now, &mut entry) != ReportVerdict::Stale
                     || is_known
             };
             receipt.acked.extend(is_acked.then_some(wnid));
         }
-        // If the worker is gone by then, it gets the answer to its next request.
+        // If the worker has disconnected by then, it repeats the report, and nothing changes twice.
         entry.answering(reply, receipt)
     }
 
-    /// Settles a class and all classes whose state depends on it. The changes go into the entry in
-    /// the order in which they happened.
+    /// Settles a class. An answer of the origin can also settle classes whose failure was in doubt
+    /// ([`ReportVerdict::Doubted`]). The ledger writes the changes in the order of the entry, so
+    /// they go into it in the order in which they happened.
     fn settle(
         &mut self,
         reporter: &Reporter,
         Reported { lease, outcome, .. }: Reported,
-        running: Instant,
+        lease_now: Instant,
         entry: &mut Entry,
     ) -> ReportVerdict {
         let wnid = lease.wnid;
         let session = reporter.session;
         let position = self.table.position_in_tar(session, wnid);
+        // Spreads the times at which failed classes are tried again.
+        let random = rand::random();
         let verdict = self
             .table
-            .report(session, lease, &outcome, running, rand::random());
+            .report(session, lease, &outcome, lease_now, random);
         if let (ReportVerdict::Settled, Outcome::Success(published)) = (verdict, &outcome) {
             self.time_left
                 .completed(session, published.bytes.saturating_sub(position));
@@ -113,6 +118,7 @@ impl Dispatcher {
         verdict
     }
 
+    /// Logs a result by its verdict; [`ReportVerdict`] defines them.
     fn log_result(
         &mut self,
         Lease { wnid, token }: Lease,
@@ -122,7 +128,7 @@ impl Dispatcher {
     ) {
         use ReportVerdict::{AttemptFailed, Corrected, Doubted, Excused, Retried, Settled};
         match (verdict, outcome) {
-            (Settled, Outcome::Failed(failure)) => self.log.failed(wnid, failure),
+            (Settled, Outcome::Failed(failure)) => self.log.record_failure(wnid, failure),
             (Settled | Corrected, Outcome::Success(published) | Outcome::Skipped(published)) => {
                 let ended = match outcome {
                     Outcome::Success(_) => "success",

@@ -40,8 +40,8 @@ impl Dispatcher {
         held: &[ReportedLease],
         reply: Reply<Result<Registered, Refused>>,
     ) -> Entry {
-        let running = self.running();
-        let registered = match self.table.register(worker_info, held, running) {
+        let lease_now = self.lease_now();
+        let registered = match self.table.register(worker_info, held, lease_now) {
             Ok(registered) => registered,
             Err(refused) => {
                 tracing::warn!("a worker was refused: {refused}");
@@ -84,8 +84,10 @@ impl Dispatcher {
         let Renewal {
             session, received, ..
         } = *renewal;
-        let running = self.running();
-        let renewed = self.table.renew(session, &renewal.held, received, running);
+        let lease_now = self.lease_now();
+        let renewed = self
+            .table
+            .renew(session, &renewal.held, received, lease_now);
         if renewed.is_ok() {
             self.time_left.renewed(session, received);
         }
@@ -99,7 +101,7 @@ impl Dispatcher {
     }
 
     /// Ends the session of a worker that leaves.
-    pub(super) fn left(
+    pub(super) fn leave(
         &mut self,
         session: SessionId,
         reason: Option<String>,

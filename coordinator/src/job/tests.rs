@@ -53,7 +53,7 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         stay: false,
         single_host: Some(SingleHost {
             name: "host".to_owned(),
-            workers: 2,
+            slots: 2,
             staging: None,
         }),
     }

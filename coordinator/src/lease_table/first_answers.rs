@@ -281,7 +281,7 @@ impl LeaseTable {
 
     /// Handles the number of bytes that a worker's process has received. Workers send it several
     /// times a second, whereas the positions of classes come with heartbeats only.
-    pub fn has_received(&mut self, id: SessionId, bytes: u64) {
+    pub fn record_received(&mut self, id: SessionId, bytes: u64) {
         let leased = self.leases_of(id);
         let FirstAnswers::Checking(sample) = &mut self.first_answers else {
             return;
@@ -296,7 +296,7 @@ impl LeaseTable {
     /// Handles the number of requests that a worker has sent to the origin in its session,
     /// including those that followed redirects. It counts only while there is one worker, because
     /// one of several could report any number.
-    pub fn has_sent_requests(&mut self, id: SessionId, requests: u64) {
+    pub fn record_sent_requests(&mut self, id: SessionId, requests: u64) {
         let is_alone = self.sessions.by_id.keys().eq([&id]);
         if let FirstAnswers::Checking(sample) = &mut self.first_answers {
             sample.requests = if is_alone { to_usize(requests) } else { 0 };

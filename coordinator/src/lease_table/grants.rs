@@ -24,7 +24,7 @@ impl LeaseTable {
         max: usize,
         now: Instant,
     ) -> Result<Granted, UnknownSession> {
-        self.known(id)?;
+        self.check_session(id)?;
         if self.inventories.end(id) {
             self.wake_ups += 1;
         }

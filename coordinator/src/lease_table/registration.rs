@@ -98,7 +98,7 @@ impl LeaseTable {
 
     /// Ends a session at the worker's request. Its classes become pending again without a penalty.
     pub fn leave(&mut self, id: SessionId) -> Result<Ended, UnknownSession> {
-        self.known(id)?;
+        self.check_session(id)?;
         Ok(self.end(id, None).1)
     }
 

@@ -109,7 +109,7 @@ impl Rows {
             let lines = self.csv.get_ref();
             // The csv crate reports the line after the previous row, without skipping blank lines.
             // `Lines` returns one line at a time, so its count is the line in which the row ends.
-            let line = lines.begun - self.breaks();
+            let line = lines.line_number - self.breaks();
             if lines.ended && self.row == [END][..] {
                 return Ok(None);
             }

@@ -23,7 +23,7 @@ use crate::{
     },
     source::Source,
     storage::{
-        existing::{can_be_whole, whole_length},
+        existing::{is_possible_tar_length, padded_tar_length},
         staging::{Staging, Unpacked},
     },
 };
@@ -150,10 +150,10 @@ impl Attempt<'_> {
     async fn prove_tar(&self, entries: u64) -> Result<Option<Source>, Unfinished> {
         let judge = |source: &Source| {
             Ok(match source.length {
-                Some(length) if can_be_whole(entries, length) => Ok(source.clone()),
+                Some(length) if is_possible_tar_length(entries, length) => Ok(source.clone()),
                 Some(length) => Err(format!(
                     "its files make a tar of {} bytes and the origin's has {length}",
-                    whole_length(entries)
+                    padded_tar_length(entries)
                 )),
                 None => Err("the origin does not say how long its tar is".to_owned()),
             })

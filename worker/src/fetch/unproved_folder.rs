@@ -47,11 +47,12 @@ impl Attempt<'_> {
             return Ok(Err("the origin does not say how long the tar is".to_owned()));
         };
         let folder = self.context.target.class_folder(wnid);
-        let files =
-            match existing::matches(&folder, bytes).map_err(self.storage("read the folder"))? {
-                Ok(files) => files,
-                Err(why) => return Ok(Err(format!("is not the origin's tar, because {why}"))),
-            };
+        let files = match existing::compare_with_tar_length(&folder, bytes)
+            .map_err(self.storage("read the folder"))?
+        {
+            Ok(files) => files,
+            Err(why) => return Ok(Err(format!("is not the origin's tar, because {why}"))),
+        };
         if unproved == Unproved::OfAnotherUser {
             tracing::info!(%wnid, "the folder is another user's, and is as long as the whole tar");
             return Ok(Ok(Outcome::Skipped(Published { files, bytes })));

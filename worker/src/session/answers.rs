@@ -29,7 +29,7 @@ impl Worker {
             Ok(Answer::Registered(registration)) => self.registered(&registration),
             Ok(Answer::Acquired(session, leases, news)) => self.acquired(session, leases, news),
             Ok(Answer::Reported(session, acked, news)) => self.reported(session, &acked, news),
-            Ok(Answer::Lost) => {}
+            Ok(Answer::Unanswered) => {}
             Err(why) => self.stop_on_fault(WorkerError::Refused(why)),
         }
     }
@@ -59,9 +59,9 @@ impl Worker {
                 epoch = registration.epoch,
                 "a coordinator of the past answered, looking for its successor"
             );
-            return self.calls.disregard(Kind::Register);
+            return self.calls.record_failure(Kind::Register);
         }
-        self.calls.accept(Kind::Register);
+        self.calls.record_success(Kind::Register);
         self.is_fenced = false;
         self.missed_heartbeats = 0;
         let session = registration.session;
@@ -88,7 +88,7 @@ impl Worker {
     }
 
     fn acquired(&mut self, session: SessionId, leases: Vec<Lease>, news: JobNews) {
-        self.calls.accept(Kind::Acquire);
+        self.calls.record_success(Kind::Acquire);
         if !self.is_current(session) {
             // The granted leases were released with that session, or are released because the next
             // heartbeat does not name them.
@@ -113,9 +113,9 @@ impl Worker {
 
     fn reported(&mut self, session: SessionId, acked: &[Wnid], news: JobNews) {
         if self.outbox.acknowledge(acked) {
-            self.calls.accept(Kind::Report);
+            self.calls.record_success(Kind::Report);
         } else {
-            self.calls.disregard(Kind::Report);
+            self.calls.record_failure(Kind::Report);
         }
         if self.is_current(session) {
             self.apply(news);

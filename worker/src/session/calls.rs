@@ -1,5 +1,6 @@
-//! The calls in flight to the coordinator: at most one of each kind. After failed calls of a kind
-//! the next one is delayed by a growing backoff.
+//! The `Register`, `Acquire` and `Report` calls in flight to the coordinator: at most one of each
+//! kind. After failed calls of a kind the next one is delayed by a growing backoff. Heartbeats and
+//! streams have tasks of their own.
 
 use std::{
     collections::BTreeMap,
@@ -14,7 +15,8 @@ use tokio::{
 
 use crate::session::coordinator_client::{Answer, CallError, CoordinatorClient};
 
-/// A coordinator that was restarted waits for its workers for a limited time only.
+/// Delay of a call after failures. The cap is short, because a coordinator that was restarted waits
+/// for its workers for a limited time only.
 const RECONNECT: Backoff = Backoff {
     base: Duration::from_millis(250),
     cap: Duration::from_secs(5),
@@ -38,8 +40,9 @@ pub(crate) struct Calls {
     client: CoordinatorClient,
     tasks: JoinSet<(Kind, Result<Answer, CallError>)>,
     in_flight: Vec<Kind>,
-    /// Consecutive useless calls of a kind.
-    lost: BTreeMap<Kind, u32>,
+    /// Number of consecutive calls of a kind that failed: without an answer, or with one that the
+    /// worker cannot use.
+    failures: BTreeMap<Kind, u32>,
     last_answer: Instant,
     /// Whether any call was ever answered.
     was_answered: bool,
@@ -51,7 +54,7 @@ impl Calls {
             client,
             tasks: JoinSet::new(),
             in_flight: Vec::new(),
-            lost: BTreeMap::new(),
+            failures: BTreeMap::new(),
             last_answer: Instant::now(),
             was_answered: false,
         }
@@ -62,27 +65,27 @@ impl Calls {
         self.client.clone()
     }
 
-    /// Whether results cannot be delivered now.
-    pub(crate) fn is_cut_off(&self) -> bool {
-        self.lost.contains_key(&Kind::Register) || self.lost.contains_key(&Kind::Report)
+    /// Whether results cannot be reported now: the last call to register or to report has failed.
+    pub(crate) fn cannot_report(&self) -> bool {
+        self.failures.contains_key(&Kind::Register) || self.failures.contains_key(&Kind::Report)
     }
 
-    /// Records a useful answer: the next call of the kind is not delayed.
-    pub(crate) fn accept(&mut self, kind: Kind) {
-        self.lost.remove(&kind);
+    /// Records an answer that the worker can use: the next call of the kind is not delayed.
+    pub(crate) fn record_success(&mut self, kind: Kind) {
+        self.failures.remove(&kind);
     }
 
-    /// Records a useless answer: the next call of the kind is delayed.
-    pub(crate) fn disregard(&mut self, kind: Kind) {
-        let lost = self.lost.entry(kind).or_default();
-        *lost = lost.saturating_add(1);
+    /// Records a call that has failed: the next one of the kind is delayed.
+    pub(crate) fn record_failure(&mut self, kind: Kind) {
+        let failures = self.failures.entry(kind).or_default();
+        *failures = failures.saturating_add(1);
     }
 
     /// Starts a call after a delay, unless one of the kind is in flight.
     pub(crate) fn begin<Call>(
         &mut self,
         kind: Kind,
-        pause: Duration,
+        delay: Duration,
         call: impl FnOnce(CoordinatorClient) -> Call,
     ) where
         Call: Future<Output = Result<Answer, CallError>> + Send + 'static,
@@ -91,14 +94,14 @@ impl Calls {
             return;
         }
         self.in_flight.push(kind);
-        let pause = self.lost.get(&kind).map_or(pause, |lost| {
-            pause.max(RECONNECT.delay(lost - 1, rand::random()))
+        let delay = self.failures.get(&kind).map_or(delay, |failures| {
+            delay.max(RECONNECT.delay(failures - 1, rand::random()))
         });
         let call = call(self.client.clone());
         self.tasks.spawn(async move {
             // A sleep of zero would still last until the next tick of the timer, one millisecond.
-            if !pause.is_zero() {
-                sleep(pause).await;
+            if !delay.is_zero() {
+                sleep(delay).await;
             }
             (kind, call.await)
         });
@@ -118,7 +121,7 @@ impl Calls {
                 return Some(Ok(answer));
             }
             Err(CallError::Refused(why)) => {
-                self.disregard(kind);
+                self.record_failure(kind);
                 return Some(Err(why));
             }
             // A worker that was authenticated before waits until its token or certificate is
@@ -133,15 +136,15 @@ impl Calls {
                 LONGEST_OUTAGE.as_secs() / 3600
             )));
         }
-        if self.lost.is_empty() {
+        if self.failures.is_empty() {
             let end = humantime::format_rfc3339_seconds(SystemTime::now() + left);
             tracing::warn!(
                 "no answer from {}, trying again until {end}: {why}",
                 self.client.end()
             );
         }
-        self.disregard(kind);
-        Some(Ok(Answer::Lost))
+        self.record_failure(kind);
+        Some(Ok(Answer::Unanswered))
     }
 
     /// Ends the session and releases unfinished classes; waits for a short time only.

@@ -95,9 +95,9 @@ impl fmt::Display for FirstDifference {
     }
 }
 
-/// Whether a name in a class folder counts as an image. Hidden files and files of file managers do
-/// not.
-pub(crate) fn counts(name: &OsStr) -> bool {
+/// Whether a file of this name in a class folder is part of the class. Hidden files and files of
+/// file managers are not.
+pub(crate) fn is_content_file(name: &OsStr) -> bool {
     !name.as_encoded_bytes().starts_with(b".")
         && !DESKTOP_FILES
             .iter()
@@ -135,7 +135,7 @@ pub(crate) fn compare(folder: &Path, wnid: Wnid) -> io::Result<Option<Compared>>
         if let Some(difference) = size_difference(&opened, &listed) {
             return Ok(differs(listed.name, difference));
         }
-        there += u64::from(counts(listed.name.as_ref()));
+        there += u64::from(is_content_file(listed.name.as_ref()));
     }
     let comparison = Comparison {
         folder,
@@ -188,9 +188,9 @@ impl Comparison<'_> {
     ) -> io::Result<impl Iterator<Item = io::Result<String>>> {
         let mut found = 0;
         for entry in list(self.folder)? {
-            found += u64::from(counts(entry?.name()));
+            found += u64::from(is_content_file(entry?.name()));
         }
-        let names = (found != there).then(|| self.not_listed(counts));
+        let names = (found != there).then(|| self.not_listed(is_content_file));
         let names = names.transpose()?.into_iter().flatten();
         Ok(names.map(|name| Ok(name?.to_string_lossy().into_owned())))
     }
@@ -250,10 +250,10 @@ mod tests {
             "desktop.ini",
             "Icon\r",
         ] {
-            assert!(!counts(name.as_ref()), "{name}");
+            assert!(!is_content_file(name.as_ref()), "{name}");
         }
         for name in ["n1.JPEG", "notes.txt", "Thumbs.db.JPEG", "more"] {
-            assert!(counts(name.as_ref()), "{name}");
+            assert!(is_content_file(name.as_ref()), "{name}");
         }
     }
 }

@@ -1,5 +1,8 @@
-//! The state of a class's final name before its download: a complete folder, a folder to be
-//! verified, something in the way, or nothing.
+//! The state of a class's final name before its download: see [`ExistingFolder`].
+//!
+//! A folder is proved by its manifest, or by the length of the origin's tar, which the sizes of its
+//! files must add up to. A manifest proves a folder if it is valid: this program wrote it for this
+//! class, it is undamaged, and no other user of the host can have put it there.
 
 use std::{
     fs,
@@ -19,7 +22,7 @@ use shared::{
 use crate::{
     source::Source,
     storage::{
-        comparison::{Compared, FirstDifference, compare, counts},
+        comparison::{Compared, FirstDifference, compare, is_content_file},
         digest::digest,
         manifest::{self, Listed, MANIFEST, Manifest},
         target::{self, Target},
@@ -30,8 +33,9 @@ use crate::{
 /// The conflict of a tar that cannot be renamed to make room for the class's tar.
 pub(crate) const TAR_OF_ANOTHER: &str =
     "the file under the tar's name is another user's and cannot be renamed";
-/// Length in bytes of the end marker of a tar, and of the records that most programs pad it to.
+/// Length in bytes of the end marker of a tar: two blocks of zeros.
 const END_MARKER: u64 = 1024;
+/// Length in bytes of a record. Most programs pad a tar to a multiple of it.
 const RECORD: u64 = 10_240;
 
 /// What is under a class's final name, as `--existing` judges it.
@@ -42,17 +46,17 @@ pub(crate) enum ExistingFolder {
     /// A folder with a valid manifest. The names, number and sizes of its files agree with it,
     /// unless `--existing trust` accepts it without a comparison.
     Complete(Manifest),
-    /// A folder that `--existing trust` takes as it is, although its manifest proves nothing.
+    /// A folder that is not proved, and that `--existing trust` takes as it is.
     Trusted,
     /// A folder whose files differ from its manifest, or that `verify --repair` has marked.
     Differs(FirstDifference),
-    /// A folder that must be verified against the origin.
+    /// A folder that the origin must prove.
     Unproved(Unproved),
     /// Something that is never touched, and the reason.
     InTheWay(String),
 }
 
-/// Why the manifest of a folder is no proof.
+/// Why no manifest proves a folder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum Unproved {
     /// There is none: another tool or a person made the folder.
@@ -68,7 +72,8 @@ pub(crate) fn inspect(target: &Target, wnid: Wnid, job: &JobOptions) -> io::Resu
     inspect_in(target.root(), &target.users()?, wnid, job)
 }
 
-/// As [`inspect`], in a target that is not open for work. `users`: the permissions of the target.
+/// As [`inspect`], in a target that is not open for work. `users`: which users can write to the
+/// target.
 ///
 /// Anything that would prevent publication is reported here, before the download. A complete class
 /// needs no publication, so it is not checked.
@@ -97,12 +102,15 @@ fn in_the_way(
     job: &JobOptions,
 ) -> io::Result<Option<String>> {
     let folder = target::class_folder(root, wnid);
+    // What cannot be inspected is treated as absent: publishing meets the same error and reports
+    // it.
     if let Ok(found) = folder.symlink_metadata() {
         if !users.can_replace(&found) {
             let why = "the folder under the class's name is another user's and cannot be replaced";
             return Ok(Some(why.to_owned()));
         }
-        // Renaming a folder that is not empty changes its entry `..`.
+        // To move a folder to another parent, the system writes its entry `..`, which needs write
+        // permission on the folder itself.
         if list(&folder)?.next().is_some()
             && let Err(error) = access(&folder, Access::WRITE_OK)
         {
@@ -128,6 +136,7 @@ fn in_the_way(
     Ok(why.map(str::to_owned))
 }
 
+/// Inspects what is under the class's name, without what prevents its publication.
 fn inspect_folder(
     root: &Path,
     users: &TargetUsers,
@@ -172,7 +181,7 @@ fn inspect_folder(
     Ok(unproved_folder(unproved, job.existing))
 }
 
-/// Judges a folder that is not empty and that no valid manifest proves. `why`: `None` if its
+/// The state of a folder that is not empty and that no manifest proves. `why`: `None` if its
 /// manifest is damaged.
 fn unproved_folder(why: Option<Unproved>, existing: Existing) -> ExistingFolder {
     match (existing, why) {
@@ -185,26 +194,30 @@ fn unproved_folder(why: Option<Unproved>, existing: Existing) -> ExistingFolder 
     }
 }
 
-/// Whether a tar whose entries have this length can have that total length. Two blocks follow as
-/// end marker, and most programs pad with zeros up to a record of 10,240 bytes.
-pub(crate) fn can_be_whole(entries: u64, tar_bytes: u64) -> bool {
-    let length = entries + END_MARKER;
+/// Whether a tar whose entries have `entry_bytes` can have `tar_bytes`: the end marker follows, and
+/// most programs pad with zeros to a whole record.
+pub(crate) fn is_possible_tar_length(entry_bytes: u64, tar_bytes: u64) -> bool {
+    let length = entry_bytes + END_MARKER;
     tar_bytes == length || tar_bytes == length.next_multiple_of(RECORD)
 }
 
-/// The length of a tar with these entries, padded as most programs do.
-pub(crate) fn whole_length(entries: u64) -> u64 {
-    (entries + END_MARKER).next_multiple_of(RECORD)
+/// The length of a tar whose entries have `entry_bytes`, padded as most programs do.
+pub(crate) fn padded_tar_length(entry_bytes: u64) -> u64 {
+    (entry_bytes + END_MARKER).next_multiple_of(RECORD)
 }
 
-/// The number of files of a folder whose sizes add up to the whole tar, or why they do not.
+/// The number of files of a folder whose sizes add up to the whole tar, or why they do not, as part
+/// of a sentence.
 ///
-/// A tar of plain files has for each file a header block and the content in 512-byte blocks. Some
+/// A tar of regular files has for each file a header block and the content in 512-byte blocks. Some
 /// tars also have an entry for the folder itself.
-pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, String>> {
+pub(crate) fn compare_with_tar_length(
+    folder: &Path,
+    tar_bytes: u64,
+) -> io::Result<Result<u64, String>> {
     let mut files = 0_u64;
     let mut blocks = 0_u64;
-    for entry in visible(folder)? {
+    for entry in content(folder)? {
         let (name, metadata) = entry?;
         if !metadata.is_file() {
             return Ok(Err(format!("{name} in it is no plain file")));
@@ -215,7 +228,7 @@ pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, S
     if files > 0
         && [0, 512]
             .iter()
-            .any(|entry| can_be_whole(blocks + entry, tar_bytes))
+            .any(|entry| is_possible_tar_length(blocks + entry, tar_bytes))
     {
         return Ok(Ok(files));
     }
@@ -224,15 +237,15 @@ pub(crate) fn matches(folder: &Path, tar_bytes: u64) -> io::Result<Result<u64, S
     } else {
         "files make"
     };
-    let length = whole_length(blocks);
+    let length = padded_tar_length(blocks);
     Ok(Err(format!(
         "its {files} {files_make} a tar of {length} bytes and the origin's has {tar_bytes}"
     )))
 }
 
-/// Writes the manifest of a folder that was verified.
+/// Writes the manifest of a folder that the origin has proved.
 pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io::Result<Manifest> {
-    let files = visible(folder)?.map(|entry| {
+    let files = content(folder)?.map(|entry| {
         let (name, metadata) = entry?;
         let blake3 = digest(open_regular(&folder.join(&name))?)?;
         Ok(Listed {
@@ -246,8 +259,9 @@ pub(crate) fn adopt(folder: &Path, wnid: Wnid, run: &str, source: &Source) -> io
     manifest::write(folder, manifest, files)
 }
 
-/// The entries of a folder without files that tools and desktops create.
-fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String, fs::Metadata)>>> {
+/// The entries of a folder that are content. Fails at a name that is not valid UTF-8, because no
+/// manifest can list it.
+fn content(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String, fs::Metadata)>>> {
     let entries = list(folder)?.map(|entry| {
         let entry = entry?;
         let unreadable = || {
@@ -260,7 +274,7 @@ fn visible(folder: &Path) -> io::Result<impl Iterator<Item = io::Result<(String,
     Ok(entries.filter(|entry| {
         entry
             .as_ref()
-            .map_or(true, |(name, _)| counts(name.as_ref()))
+            .map_or(true, |(name, _)| is_content_file(name.as_ref()))
     }))
 }
 
@@ -308,10 +322,19 @@ mod tests {
         let folder = folder_of(&[0, 1, 512, 513, 20_000]);
         let exact = 5 * 512 + 512 + 512 + 1024 + 20_480 + 1024;
         for length in [exact, exact + 512, 30_720] {
-            assert_eq!(matches(folder.path(), length).unwrap(), Ok(5), "{length}");
+            assert_eq!(
+                compare_with_tar_length(folder.path(), length).unwrap(),
+                Ok(5),
+                "{length}"
+            );
         }
         for length in [0, exact - 512, exact + 1024, 20_480, 40_960] {
-            assert!(matches(folder.path(), length).unwrap().is_err(), "{length}");
+            assert!(
+                compare_with_tar_length(folder.path(), length)
+                    .unwrap()
+                    .is_err(),
+                "{length}"
+            );
         }
     }
 
@@ -321,7 +344,7 @@ mod tests {
             (&[100][..], "its 1 file makes a tar of 10240 bytes"),
             (&[1, 2], "its 2 files make a tar of "),
         ] {
-            let why = matches(folder_of(sizes).path(), 20_480)
+            let why = compare_with_tar_length(folder_of(sizes).path(), 20_480)
                 .unwrap()
                 .unwrap_err();
             assert!(why.starts_with(said), "{why}");
@@ -332,11 +355,18 @@ mod tests {
     fn hidden_files_do_not_count_and_folders_do_not_match() {
         let folder = folder_of(&[100]);
         fs::write(folder.path().join(".DS_Store"), [0; 6148]).unwrap();
-        assert_eq!(matches(folder.path(), 10_240).unwrap(), Ok(1));
+        assert_eq!(
+            compare_with_tar_length(folder.path(), 10_240).unwrap(),
+            Ok(1)
+        );
         fs::create_dir(folder.path().join("more")).unwrap();
-        assert!(matches(folder.path(), 10_240).unwrap().is_err());
         assert!(
-            matches(tempfile::tempdir().unwrap().path(), 10_240)
+            compare_with_tar_length(folder.path(), 10_240)
+                .unwrap()
+                .is_err()
+        );
+        assert!(
+            compare_with_tar_length(tempfile::tempdir().unwrap().path(), 10_240)
                 .unwrap()
                 .is_err(),
             "an empty folder proves nothing"

@@ -17,7 +17,7 @@ use shared::{
 };
 
 use crate::storage::{
-    comparison::{Comparison, counts},
+    comparison::{Comparison, is_content_file},
     file_tree::{move_entry, remove_if_there},
     manifest::{self, MANIFEST, MARKED},
     target::Target,
@@ -104,7 +104,11 @@ fn is_of_the_user(name: &OsStr) -> bool {
         || [&b"._"[..], b".nfs", MANIFEST.as_bytes(), MARKED.as_bytes()]
             .iter()
             .any(|begin| bytes.starts_with(begin));
-    if is_hidden { !of_tools } else { counts(name) }
+    if is_hidden {
+        !of_tools
+    } else {
+        is_content_file(name)
+    }
 }
 
 /// The folder beside the target for kept files. It may not exist yet.

@@ -1,8 +1,8 @@
-//! Which connections are cut, with explicit times.
+//! Which connections are closed, with explicit times.
 
 use tokio::task::JoinSet;
 
-use super::*;
+use super::{limits::RESERVED_FILES, *};
 
 fn connections() -> Arc<Connections> {
     Arc::new(Connections::new(Limits {
@@ -24,31 +24,31 @@ fn admitted(connections: &Arc<Connections>, role: Role, now: Instant) -> Connect
     entry
 }
 
-fn is_cut(entry: &ConnectionEntry) -> bool {
-    entry.cut().is_cancelled()
+fn is_closing(entry: &ConnectionEntry) -> bool {
+    entry.close_token().is_cancelled()
 }
 
 #[test]
-fn a_full_set_of_pending_connections_drops_the_oldest_after_a_second() {
+fn a_full_set_of_pending_connections_closes_the_oldest_after_a_second() {
     let connections = connections();
     let now = Instant::now();
     let mut entries = full(&connections, now);
-    assert!(!connections.makes_room(now) && !is_cut(&entries[0]));
+    assert!(!connections.try_free_pending(now) && !is_closing(&entries[0]));
     let later = now + MIN_PENDING;
-    assert!(!connections.makes_room(later));
-    assert!(is_cut(&entries[0]) && !is_cut(&entries[1]));
+    assert!(!connections.try_free_pending(later));
+    assert!(is_closing(&entries[0]) && !is_closing(&entries[1]));
     drop(entries.remove(0));
-    assert!(connections.makes_room(later) && !is_cut(&entries[0]));
+    assert!(connections.try_free_pending(later) && !is_closing(&entries[0]));
 }
 
 #[test]
-fn a_cut_connection_that_stays_does_not_block_the_next_one() {
+fn a_connection_that_is_slow_to_close_does_not_block_the_next_one() {
     let connections = connections();
     let now = Instant::now();
     let entries = full(&connections, now);
     let later = now + MIN_PENDING;
-    assert!(!connections.makes_room(later) && !connections.makes_room(later));
-    assert!(is_cut(&entries[1]) && !is_cut(&entries[2]));
+    assert!(!connections.try_free_pending(later) && !connections.try_free_pending(later));
+    assert!(is_closing(&entries[1]) && !is_closing(&entries[2]));
 }
 
 #[tokio::test(start_paused = true)]
@@ -59,7 +59,7 @@ async fn a_connection_is_accepted_as_soon_as_another_one_closes() {
     let mut accepting = JoinSet::new();
     accepting.spawn({
         let connections = Arc::clone(&connections);
-        async move { connections.room().await }
+        async move { connections.wait_for_slot().await }
     });
     let between_two_polls = POLL_INTERVAL * 5 / 2;
     tokio::time::sleep(between_two_polls).await;
@@ -77,11 +77,11 @@ fn a_valid_credential_or_a_closed_connection_frees_a_place() {
     entries[5].admit(Role::Worker, &CancellationToken::new(), now);
     entries.truncate(99);
     let _more = [connections.enter(now), connections.enter(now)];
-    assert!(!connections.makes_room(now));
+    assert!(!connections.try_free_pending(now));
     connections.sweep(now + AUTH_TIMEOUT);
-    assert!(is_cut(&entries[0]) && !is_cut(&entries[5]));
+    assert!(is_closing(&entries[0]) && !is_closing(&entries[5]));
     drop(entries);
-    assert!(connections.makes_room(now));
+    assert!(connections.try_free_pending(now));
 }
 
 #[test]
@@ -91,28 +91,28 @@ fn no_connection_is_pending_for_longer_than_the_auth_timeout() {
     let early = connections.enter(now);
     let late = connections.enter(now + Duration::from_secs(1));
     connections.sweep(now + AUTH_TIMEOUT);
-    assert!(is_cut(&early) && !is_cut(&late));
+    assert!(is_closing(&early) && !is_closing(&late));
 }
 
 #[test]
-fn a_pending_connection_is_cut_when_it_exceeds_its_cost() {
+fn a_pending_connection_is_closed_when_it_exceeds_its_cost() {
     let connections = connections();
     let now = Instant::now();
     let [one, other] = [connections.enter(now), connections.enter(now)];
     one.charge(MAX_COST);
-    assert!(!is_cut(&one));
+    assert!(!is_closing(&one));
     one.charge(1);
-    assert!(is_cut(&one) && !is_cut(&other));
+    assert!(is_closing(&one) && !is_closing(&other));
     one.charge(MAX_PENDING_COST);
     assert_eq!(
         connections.lock().pending_cost,
         0,
-        "cut connections are not counted"
+        "connections to be closed are not counted"
     );
 }
 
 #[test]
-fn above_the_total_cost_the_oldest_costly_connection_is_cut() {
+fn above_the_total_cost_the_oldest_costly_connection_is_closed() {
     let connections = connections();
     let now = Instant::now();
     let small = connections.enter(now);
@@ -125,8 +125,11 @@ fn above_the_total_cost_the_oldest_costly_connection_is_cut() {
             entry
         })
         .collect();
-    assert!(is_cut(&large[0]), "all of them together exceed the limit");
-    assert!(!is_cut(&small) && !large[1..].iter().any(is_cut));
+    assert!(
+        is_closing(&large[0]),
+        "all of them together exceed the limit"
+    );
+    assert!(!is_closing(&small) && !large[1..].iter().any(is_closing));
     drop(large);
     assert_eq!(connections.lock().pending_cost, 1000);
     small.admit(Role::Worker, &CancellationToken::new(), now);
@@ -134,7 +137,7 @@ fn above_the_total_cost_the_oldest_costly_connection_is_cut() {
 }
 
 #[test]
-fn too_many_observers_displace_the_longest_idle_observer_and_no_worker() {
+fn too_many_observers_close_the_longest_idle_observer_and_no_worker() {
     let connections = connections();
     let now = Instant::now();
     let at = |seconds| now + Duration::from_secs(seconds);
@@ -152,18 +155,18 @@ fn too_many_observers_displace_the_longest_idle_observer_and_no_worker() {
     observers[1].end_call(at(21));
     let more = admitted(&connections, Role::Viewer, at(30));
     assert_eq!(
-        observers.iter().map(is_cut).collect::<Vec<_>>(),
+        observers.iter().map(is_closing).collect::<Vec<_>>(),
         [false, false, true, false]
     );
     let _one_more = admitted(&connections, Role::Viewer, at(31));
     assert_eq!(
-        observers.iter().map(is_cut).collect::<Vec<_>>(),
+        observers.iter().map(is_closing).collect::<Vec<_>>(),
         [false, false, true, true]
     );
-    assert!(!is_cut(&more) && !workers.iter().any(is_cut));
+    assert!(!is_closing(&more) && !workers.iter().any(is_closing));
     // A worker beyond the limit replaces a worker.
     let _ninth = admitted(&connections, Role::Worker, at(32));
-    assert_eq!(workers.iter().filter(|entry| is_cut(entry)).count(), 1);
+    assert_eq!(workers.iter().filter(|entry| is_closing(entry)).count(), 1);
 }
 
 #[test]
@@ -210,7 +213,7 @@ fn a_revoked_credential_makes_its_connection_pending_until_another_one_is_shown(
     );
     entries[2].admit(Role::Worker, &new, later);
     connections.sweep(later + AUTH_TIMEOUT);
-    assert_eq!(entries.each_ref().map(is_cut), [true, false, false]);
+    assert_eq!(entries.each_ref().map(is_closing), [true, false, false]);
 }
 
 #[test]

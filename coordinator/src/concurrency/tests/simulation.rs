@@ -323,7 +323,7 @@ impl SimulatedJob {
                 || now - worker.reported_at >= worker.budget.observe_every
             {
                 self.controller
-                    .observed(worker.id, &worker.observation(now), now);
+                    .record_observation(worker.id, &worker.observation(now), now);
                 worker.reported_at = now;
                 worker.is_urgent = false;
             }

@@ -260,15 +260,15 @@ fn bytes_that_a_process_has_received_end_the_check_unless_they_may_be_pages() {
     let one = session(&mut table, "one", now);
     let other = session(&mut table, "other", now);
     assert_eq!(acquire(&mut table, one, 10, now).unwrap().len(), 10);
-    table.has_received(one, 900 << 20);
+    table.record_received(one, 900 << 20);
     assert_eq!(
         acquire(&mut table, other, 100, now).unwrap().len(),
         10,
         "its process had them before"
     );
-    table.has_received(one, (910 << 20) - 1);
+    table.record_received(one, (910 << 20) - 1);
     assert_eq!(acquire(&mut table, other, 100, now).unwrap(), []);
-    table.has_received(one, 910 << 20);
+    table.record_received(one, 910 << 20);
     assert_eq!(acquire(&mut table, other, 80, now).unwrap().len(), 80);
     check(&table);
 }
@@ -314,7 +314,7 @@ fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
             assert!(!leases.is_empty(), "{asked} were asked for");
             for lease in leases {
                 asked += 1;
-                table.has_sent_requests(id, 2 * asked);
+                table.record_sent_requests(id, 2 * asked);
                 table.report(id, lease, &refused(403), now, LONGEST_DELAY);
                 check(&table);
             }
@@ -328,11 +328,11 @@ fn half_as_many_classes_are_enough_where_each_takes_two_requests() {
     let mut table = table(5000).checking_first_answers([]);
     let id = session(&mut table, "one", now);
     let first = acquire(&mut table, id, 1, now).unwrap();
-    table.has_sent_requests(id, u64::MAX);
+    table.record_sent_requests(id, u64::MAX);
     table.report(id, first[0], &refused(403), now, LONGEST_DELAY);
     assert_eq!(acquire(&mut table, id, 100, now).unwrap().len(), 9);
     session(&mut table, "other", now);
-    table.has_sent_requests(id, u64::MAX);
+    table.record_sent_requests(id, u64::MAX);
     assert_eq!(
         acquire(&mut table, id, 100, now).unwrap(),
         [],
@@ -347,7 +347,7 @@ fn a_request_under_way_does_not_count_as_a_redirect() {
     let id = session(&mut table, "one", now);
     let leases = acquire(&mut table, id, 1000, now).unwrap();
     assert_eq!(leases.len(), SAMPLE);
-    table.has_sent_requests(id, SAMPLE as u64);
+    table.record_sent_requests(id, SAMPLE as u64);
     let (last, refused_ones) = leases.split_last().unwrap();
     for lease in refused_ones {
         table.report(id, *lease, &refused(404), now, LONGEST_DELAY);

@@ -380,7 +380,7 @@ fn sessions_are_bounded_and_an_idle_one_is_evicted_for_a_new_one() {
         assert!(table.sessions.by_id.len() <= MOST_SESSIONS);
     }
     assert_eq!(
-        table.known(honest),
+        table.check_session(honest),
         Ok(()),
         "a session with leases is not evicted"
     );

@@ -470,7 +470,7 @@ proptest! {
             table.tick(now);
             table.look_for_stragglers(false, now);
             let id = last.unwrap_or_else(|| session(&mut table, "last", now));
-            if table.known(id).is_err() {
+            if table.check_session(id).is_err() {
                 last = None;
                 continue;
             }

@@ -51,7 +51,7 @@ impl BudgetStream {
         let session = SessionId(first.session_id);
         // Subscribed before the first budget is read, so that no later change is missed.
         let changes = dispatcher.watch_budgets();
-        let budget = observed(&dispatcher, &first).await?;
+        let budget = record_observation(&dispatcher, &first).await?;
         Ok(Self {
             dispatcher,
             session,
@@ -92,7 +92,7 @@ impl BudgetStream {
                 if observation.session_id != self.session.0 {
                     return Err(Status::invalid_argument("a stream for the pace stays with one session"));
                 }
-                observed(&self.dispatcher, &observation).await?
+                record_observation(&self.dispatcher, &observation).await?
             }
             changed = self.changes.changed() => {
                 if changed.is_err() {
@@ -106,7 +106,7 @@ impl BudgetStream {
 }
 
 /// Passes on an observation, and the worker's message on why the origin has not responded yet.
-async fn observed(
+async fn record_observation(
     dispatcher: &DispatcherHandle,
     wire: &proto::Observation,
 ) -> Result<Budget, DispatchError> {

@@ -49,7 +49,7 @@ pub(crate) enum Answer {
     /// Classes whose results are acknowledged; the session as in `Acquired`.
     Reported(SessionId, Vec<Wnid>, JobNews),
     /// There was no answer; the call is repeated.
-    Lost,
+    Unanswered,
 }
 
 /// Answer to `Register`.

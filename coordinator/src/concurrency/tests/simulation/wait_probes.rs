@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use proptest::{collection::vec, prelude::*};
 
 use super::*;
-use crate::concurrency::waits::SOLO_HOLD;
+use crate::concurrency::waits::SOLE_PAUSE_LIMIT;
 
 const CORRECT: [SessionId; 3] = [SessionId(11), SessionId(12), SessionId(13)];
 const REPORTER: SessionId = SessionId(20);
@@ -81,7 +81,7 @@ impl WaitSimulation {
         });
         observation.refusals += 1;
         let wait = Some(Duration::from_secs(seconds));
-        self.controller.observed(
+        self.controller.record_observation(
             id,
             &Observation {
                 retry_after: wait,
@@ -119,7 +119,8 @@ impl WaitSimulation {
             if is_refused && self.answer == Refuses::WithWait {
                 self.refused(id, (self.refuses_until - self.now).as_secs());
             } else {
-                self.controller.observed(id, &observation, self.now);
+                self.controller
+                    .record_observation(id, &observation, self.now);
             }
         }
         self.now += Duration::from_secs(1);
@@ -193,7 +194,7 @@ fn a_single_worker_that_repeats_a_wait_pauses_the_others_for_one_minute() {
             simulated.pass(every);
         }
         assert!(
-            simulated.paused_seconds <= SOLO_HOLD.as_secs() * 11 / 10,
+            simulated.paused_seconds <= SOLE_PAUSE_LIMIT.as_secs() * 11 / 10,
             "{wait} s every {every} s: {} of 7200 s",
             simulated.paused_seconds
         );
@@ -217,7 +218,7 @@ fn the_only_worker_keeps_its_wait() {
         refusals: 1,
         ..Observation::default()
     };
-    controller.observed(
+    controller.record_observation(
         REPORTER,
         &Observation {
             refusals: 0,
@@ -225,7 +226,7 @@ fn the_only_worker_keeps_its_wait() {
         },
         now,
     );
-    controller.observed(
+    controller.record_observation(
         REPORTER,
         &Observation {
             retry_after: Some(Duration::from_mins(15)),
@@ -351,7 +352,8 @@ proptest! {
             simulated.refused(id, wait);
             simulated.pass(pause);
         }
-        let most = SOLO_HOLD.as_secs() + (simulated.now - simulated.start).as_secs() / 10 + 15;
+        let refilled = (simulated.now - simulated.start).as_secs() / 10;
+        let most = SOLE_PAUSE_LIMIT.as_secs() + refilled + 15;
         prop_assert!(simulated.paused_seconds <= most, "{} s, and at most {most}", simulated.paused_seconds);
     }
 }

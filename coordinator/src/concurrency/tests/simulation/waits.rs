@@ -14,7 +14,7 @@ fn a_wait_is_announced_once_and_again_when_it_becomes_longer() {
             wanted: 1,
             ..Observation::default()
         };
-        controller.observed(
+        controller.record_observation(
             SessionId(worker),
             &observation,
             now + Duration::from_secs(after),
@@ -60,7 +60,7 @@ fn report(
     now: Instant,
 ) {
     let retry_after = wait.map(Duration::from_secs);
-    controller.observed(
+    controller.record_observation(
         SessionId(id),
         &Observation {
             wanted: 1,
