@@ -288,11 +288,16 @@ impl Entries {
 }
 
 impl ConnectionEntry {
-    /// Admits the connection, which has shown a valid credential for this role. `revoked` is
-    /// cancelled when the credential is revoked.
+    /// Admits the connection, which has shown a valid credential for this role. An admitted
+    /// connection that shows a credential for another role counts for the limit of that role.
+    /// `revoked` is cancelled when the credential is revoked.
     pub(super) fn admit(&self, role: Role, revoked: &CancellationToken, now: Instant) {
         let limits = self.connections.limits;
         let mut state = self.connections.lock();
+        let admitted = state.admitted.get(&self.number);
+        if admitted.is_some_and(|admitted| admitted.is_worker() != (role == Role::Worker)) {
+            state.close_idle(role, limits);
+        }
         if state.remove_pending(self.number) {
             state.close_idle(role, limits);
             self.signals.is_pending.store(false, Ordering::Release);

@@ -9,7 +9,7 @@ use std::{
     mem,
     sync::{
         Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicU64, Ordering},
     },
 };
 
@@ -42,8 +42,6 @@ pub(super) struct Published {
     /// See [`ConcurrencyController::budget_generation`].
     pub(super) budgets: watch::Sender<u64>,
     pub(super) concurrency: watch::Sender<ConcurrencyStatus>,
-    /// Whether the ledger has recorded the end of the job.
-    is_done: Arc<AtomicBool>,
     /// Number of the published snapshot; changes only under the lock of `status`.
     newest: Arc<AtomicU64>,
     /// Number of the last snapshot that was taken. Only the dispatcher takes snapshots; its clones
@@ -60,7 +58,6 @@ impl Published {
             wake_ups: watch::Sender::new(table.wake_ups()),
             budgets: watch::Sender::new(controller.budget_generation()),
             concurrency: watch::Sender::new(controller.status(Instant::now())),
-            is_done: Arc::new(AtomicBool::new(table.status().is_done())),
             newest: Arc::default(),
             last_taken: 0,
         }
@@ -68,7 +65,7 @@ impl Published {
 
     /// Whether the ledger has recorded the end of the job.
     pub(super) fn is_done(&self) -> bool {
-        self.is_done.load(Ordering::Acquire)
+        self.status.borrow().is_done()
     }
 
     /// Publishes the counts and the wake-up generation. The counts of a finished job are published
@@ -102,9 +99,11 @@ impl Published {
         let snapshot = self.take(table.status());
         let published = self.clone();
         move || {
-            published.publish(snapshot);
-            published.phase.send_replace(Phase::Done);
-            published.is_done.store(true, Ordering::Release);
+            // If a newer snapshot is published, a class is pending again: its worker has reported
+            // meanwhile that it is not complete. So the job is not done.
+            if published.publish(snapshot) {
+                published.phase.send_replace(Phase::Done);
+            }
         }
     }
 
@@ -121,18 +120,63 @@ impl Published {
         }
     }
 
-    fn publish(&self, Snapshot { number, status }: Snapshot) {
+    /// Returns false if a newer snapshot is already published.
+    fn publish(&self, Snapshot { number, status }: Snapshot) -> bool {
+        let mut is_newest = false;
         self.status.send_if_modified(|published| {
-            if number < self.newest.load(Ordering::Relaxed) {
+            is_newest = number >= self.newest.load(Ordering::Relaxed);
+            if !is_newest {
                 return false;
             }
             self.newest.store(number, Ordering::Relaxed);
             mem::replace(published, status) != status
         });
+        is_newest
     }
 }
 
 /// Publishes a value if it differs. Returns whether it does.
 fn replace<T: PartialEq + Copy>(published: &watch::Sender<T>, new: T) -> bool {
     published.send_if_modified(|published| mem::replace(published, new) != new)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use shared::outcome::Outcome;
+
+    use super::*;
+    use crate::{concurrency::Ceilings, lease_table::WorkerInfo};
+
+    /// A folder that an earlier run has left on a worker counts as skipped until the worker reports
+    /// that it is not complete.
+    #[test]
+    fn a_class_that_is_pending_again_before_the_end_is_recorded_takes_the_end_back() {
+        let now = Instant::now();
+        let wnid = "n00000001".parse().unwrap();
+        let skipped = Outcome::Skipped(shared::outcome::Published::default());
+        let mut table = LeaseTable::new(&[wnid], 0, 1, Duration::from_secs(30));
+        let controller = ConcurrencyController::new(Ceilings::default(), now);
+        let mut published = Published::from_table(&table, &controller);
+        table.restore(wnid, &skipped);
+        table.was_complete_on(wnid, "host", false);
+        let publish_done = published.publish_done_later(&table);
+        let worker_info = WorkerInfo {
+            worker: "host".to_owned(),
+            ..WorkerInfo::default()
+        };
+        let registered = table.register(&worker_info, &[], now).unwrap();
+        table.needs_lease(registered.session, wnid).unwrap();
+        published.publish_counts(&table);
+        publish_done();
+        assert!(!published.is_done());
+        assert_ne!(*published.phase.borrow(), Phase::Done);
+        table.restore(wnid, &skipped);
+        published.publish_counts(&table);
+        assert!(!published.is_done(), "the ledger has not recorded it");
+        published.publish_done_later(&table)();
+        assert!(published.is_done());
+        assert_eq!(*published.phase.borrow(), Phase::Done);
+    }
 }

@@ -3,7 +3,7 @@
 //! streams have tasks of their own.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     time::{Duration, SystemTime},
 };
 
@@ -43,6 +43,8 @@ pub(crate) struct Calls {
     /// Number of consecutive calls of a kind that failed: without an answer, or with one that the
     /// worker cannot use.
     failures: BTreeMap<Kind, u32>,
+    /// The kinds whose last call was not answered. An outage lasts while there are any.
+    unanswered: BTreeSet<Kind>,
     last_answer: Instant,
     /// Whether any call was ever answered.
     was_answered: bool,
@@ -55,6 +57,7 @@ impl Calls {
             tasks: JoinSet::new(),
             in_flight: Vec::new(),
             failures: BTreeMap::new(),
+            unanswered: BTreeSet::new(),
             last_answer: Instant::now(),
             was_answered: false,
         }
@@ -116,6 +119,7 @@ impl Calls {
         self.in_flight.retain(|in_flight| *in_flight != kind);
         let why = match answer {
             Ok(answer) => {
+                self.unanswered.remove(&kind);
                 self.was_answered = true;
                 self.last_answer = Instant::now();
                 return Some(Ok(answer));
@@ -136,7 +140,7 @@ impl Calls {
                 LONGEST_OUTAGE.as_secs() / 3600
             )));
         }
-        if self.failures.is_empty() {
+        if self.begins_outage(kind) {
             let end = humantime::format_rfc3339_seconds(SystemTime::now() + left);
             tracing::warn!(
                 "no answer from {}, trying again until {end}: {why}",
@@ -145,6 +149,13 @@ impl Calls {
         }
         self.record_failure(kind);
         Some(Ok(Answer::Unanswered))
+    }
+
+    /// Notes that a call was not answered. Returns whether an outage begins, which is logged once.
+    fn begins_outage(&mut self, kind: Kind) -> bool {
+        let is_first = self.unanswered.is_empty();
+        self.unanswered.insert(kind);
+        is_first
     }
 
     /// Ends the session and releases unfinished classes; waits for a short time only.
@@ -156,5 +167,27 @@ impl Calls {
                 "could not say goodbye to the coordinator; the leases run out by themselves"
             );
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use shared::connect::Connector;
+    use tokio::sync::mpsc;
+
+    use super::*;
+    use crate::lease_clock::LeaseClock;
+
+    #[tokio::test]
+    async fn an_outage_that_begins_after_an_unusable_answer_is_logged_once() {
+        let connector = Connector::InProcess(mpsc::channel(1).0);
+        let clock = Arc::new(LeaseClock::of_this_host());
+        let mut calls = Calls::new(CoordinatorClient::new(&connector, clock));
+        calls.record_failure(Kind::Report);
+        assert!(calls.begins_outage(Kind::Report));
+        calls.record_failure(Kind::Report);
+        assert!(!calls.begins_outage(Kind::Report) && !calls.begins_outage(Kind::Acquire));
     }
 }

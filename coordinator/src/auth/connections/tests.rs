@@ -170,6 +170,22 @@ fn too_many_observers_close_the_longest_idle_observer_and_no_worker() {
 }
 
 #[test]
+fn a_connection_that_changes_its_role_counts_for_the_limit_of_the_new_one() {
+    let connections = connections();
+    let now = Instant::now();
+    let later = now + Duration::from_secs(1);
+    let workers: Vec<ConnectionEntry> = (0..8)
+        .map(|_| admitted(&connections, Role::Worker, now))
+        .collect();
+    let changed = admitted(&connections, Role::Viewer, later);
+    changed.admit(Role::Worker, &CancellationToken::new(), later);
+    let closing = || workers.iter().filter(|entry| is_closing(entry)).count();
+    assert!(!is_closing(&changed) && closing() == 1);
+    changed.admit(Role::Worker, &CancellationToken::new(), later);
+    assert_eq!(closing(), 1, "the same role again");
+}
+
+#[test]
 fn concurrent_calls_are_limited_for_observers_and_not_for_workers() {
     let connections = connections();
     let now = Instant::now();
