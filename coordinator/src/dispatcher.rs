@@ -101,9 +101,9 @@ impl Dispatcher {
         (dispatcher, handle)
     }
 
-    /// Sets the origin's address for messages, and the name of the worker in this process. Without
-    /// such a worker, which logs this itself, the dispatcher logs why workers have received no
-    /// response from the origin yet.
+    /// Sets the origin's address for messages, and the name of the worker in this process. If there
+    /// is none, the dispatcher logs why workers have received no response from the origin yet; a
+    /// worker in this process logs that itself.
     #[must_use]
     pub fn with_origin(self, origin: String, own_worker: Option<String>) -> Self {
         Self {

@@ -65,7 +65,8 @@ pub(crate) enum Acquires {
 pub(crate) enum BudgetStream {
     /// Rejects the call as unimplemented, as a coordinator without the budget stream does.
     Unknown,
-    /// Rejects new streams as unavailable and ends open ones.
+    /// Rejects new streams as unavailable, and ends open ones with a refusal, which says nothing
+    /// about the next stream.
     Broken,
     /// Accepts the stream and sends nothing.
     Silent,

@@ -99,7 +99,6 @@ impl Cli {
 
     /// The command line for `--help`, completions and manual pages.
     pub fn manual() -> clap::Command {
-        // Values from the environment may be secret, so the help shows only the variables' names.
         let about_itself = Manual::augment_subcommands(clap::Command::default());
         Self::command()
             .mut_args(with_variable)
@@ -149,8 +148,11 @@ mod tests {
     #[test]
     fn the_help_shows_no_value_of_the_environment() {
         let manual = Cli::manual();
-        let mut with_variable = manual.get_arguments().filter(|arg| arg.get_env().is_some());
-        assert!(with_variable.all(clap::Arg::is_hide_env_values_set));
+        let with_variable = manual.get_arguments().filter(|arg| arg.get_env().is_some());
+        let hidden: Vec<bool> = with_variable
+            .map(clap::Arg::is_hide_env_values_set)
+            .collect();
+        assert!(hidden.len() > 5 && hidden.iter().all(|hidden| *hidden));
     }
 
     #[test]

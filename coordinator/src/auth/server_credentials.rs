@@ -61,9 +61,18 @@ impl ServerCredentialFiles {
         self.tls_key.iter().chain(&self.token_file)
     }
 
+    /// Whether the server has TLS: a certificate and its key.
+    pub fn has_tls(&self) -> bool {
+        self.tls().is_some()
+    }
+
     /// Whether clients must authenticate.
-    pub fn require_credential(&self) -> bool {
+    pub fn requires_credential(&self) -> bool {
         self.token_file.is_some() || self.tls_client_ca.is_some()
+    }
+
+    fn tls(&self) -> Option<(&PathBuf, &PathBuf)> {
+        self.tls_cert.as_ref().zip(self.tls_key.as_ref())
     }
 
     /// Reads all files.
@@ -71,8 +80,7 @@ impl ServerCredentialFiles {
     /// # Errors
     /// [`TlsError`], which names the file.
     pub fn open(&self) -> Result<ServerCredentials, TlsError> {
-        let tls = self.tls_cert.as_ref().zip(self.tls_key.as_ref());
-        let tls = tls.map(|(certificate, key)| {
+        let tls = self.tls().map(|(certificate, key)| {
             let paths = [certificate, key].into_iter().chain(&self.tls_client_ca);
             Watched::new(paths.cloned().collect(), server_tls)
         });

@@ -45,8 +45,8 @@ impl AuthConfig {
         has_secrets: bool,
     ) -> Result<(ServerCredentialFiles, Exposure), ConfigError> {
         let Self { files, insecure } = self;
-        let has_tls = files.tls_cert.is_some();
-        let has_credential = files.require_credential();
+        let has_tls = files.has_tls();
+        let has_credential = files.requires_credential();
         let exposure = match listen {
             None => Exposure::Loopback,
             Some(address) if address.ip().is_loopback() => {

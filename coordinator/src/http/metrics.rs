@@ -95,7 +95,7 @@ impl RunningJob {
         let limit = "Connections to the origin that are allowed to all workers together.";
         let open = "Connections to the origin with a request on them.";
         let wanted = "Connections to the origin that the workers could use.";
-        let quiet =
+        let pause =
             "For how long no request is sent to the origin, because it asked for that or broke.";
         let seconds = origin.pause.as_secs() + u64::from(origin.pause.subsec_nanos() > 0);
         let speed = "Bytes that come from the origin each second, over the last seconds.";
@@ -103,7 +103,7 @@ impl RunningJob {
             ("connections_limit", limit, origin.limit.into()),
             ("connections_open", open, origin.open.into()),
             ("connections_wanted", wanted, origin.wanted.into()),
-            ("quiet_seconds", quiet, seconds),
+            ("quiet_seconds", pause, seconds),
             ("bytes_per_second", speed, origin.bytes_per_second),
         ] {
             page.gauge(&format!("coordinator_origin_{name}"), help, value)?;

@@ -85,7 +85,7 @@ pub struct Ended {
     pub session: SessionId,
     /// The worker's name.
     pub worker: String,
-    /// Number of leases that were released.
+    /// Number of leases that were released, including those of classes that are given up.
     pub returned: usize,
 }
 

@@ -82,7 +82,8 @@ impl Attempts {
 
 impl LeaseTable {
     /// Finds the classes that delay the end of the job, and wakes waiting workers if there are new
-    /// ones. `is_paused`: no worker may send requests to the origin now, so no lease counts as slow.
+    /// ones. `is_paused`: no worker may send requests to the origin now, so no lease counts as
+    /// slow.
     pub fn look_for_stragglers(&mut self, is_paused: bool, now: Instant) {
         self.note_pause(is_paused, now);
         let due = if is_paused || !self.may_have_idle_workers() {

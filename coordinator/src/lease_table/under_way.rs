@@ -2,7 +2,7 @@
 
 use shared::Wnid;
 
-use super::LeaseTable;
+use super::{LeaseTable, leases::LeaseProgress, sessions::Session};
 use crate::fleet::{ClassPage, ClassView};
 
 impl LeaseTable {
@@ -14,27 +14,28 @@ impl LeaseTable {
             (*position, session, &attempt.holding)
         });
         let held = self.leases().chain(attempts);
-        let mut classes: Vec<ClassView> = held
+        let mut held: Vec<_> = held
             .map(|(position, session, held)| (self.classes[position].wnid, session, held))
             .filter(|(wnid, ..)| Some(*wnid) > after)
-            .map(|(wnid, session, held)| ClassView {
-                wnid,
-                worker: session.worker_info.worker.clone(),
-                bytes: held.bytes,
-                length: held.length,
-                failure: None,
-            })
             .collect();
-        classes.sort_unstable_by(|one, other| {
-            (one.wnid, &one.worker).cmp(&(other.wnid, &other.worker))
+        held.sort_unstable_by_key(|(wnid, session, _)| (*wnid, session.id));
+        let last = most.checked_sub(1).and_then(|at| held.get(at));
+        let end = last.map_or(held.len(), |last| {
+            held.partition_point(|(wnid, ..)| *wnid <= last.0)
         });
-        let last = most.checked_sub(1).and_then(|at| classes.get(at));
-        let end = last.map_or(classes.len(), |last| {
-            classes.partition_point(|class| class.wnid <= last.wnid)
-        });
-        let more = end < classes.len();
-        classes.truncate(end);
-        ClassPage { classes, more }
+        let more = end < held.len();
+        held.truncate(end);
+        let view = |(wnid, session, held): (Wnid, &Session, &LeaseProgress)| ClassView {
+            wnid,
+            worker: session.worker_info.worker.clone(),
+            bytes: held.bytes,
+            length: held.length,
+            failure: None,
+        };
+        ClassPage {
+            classes: held.into_iter().map(view).collect(),
+            more,
+        }
     }
 }
 

@@ -233,7 +233,8 @@ impl Budgets {
             }
             let answer = lock(&self.state.answers).budget_stream;
             match answer {
-                BudgetStream::Unknown | BudgetStream::Broken => return Ok(None),
+                BudgetStream::Unknown => return Ok(None),
+                BudgetStream::Broken => return Err(Status::permission_denied("not any more")),
                 BudgetStream::Budget(budget) if self.sent != Some(budget) => {
                     self.sent = Some(budget);
                     return Ok(Some((budget, self)));

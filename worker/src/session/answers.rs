@@ -191,7 +191,6 @@ impl Worker {
     }
 
     fn give_up(&mut self, leases: &[LeaseToken]) {
-        // The list may be long; the number of held classes is limited by the slots.
         for token in leases {
             if let Some(wnid) = self.slots.stop(*token) {
                 tracing::info!(%wnid, "the lease was lost, stopping at a checkpoint");

@@ -231,8 +231,8 @@ fn ignore_busy(error: io::Error) -> io::Result<()> {
     if is_busy(&error) { Ok(()) } else { Err(error) }
 }
 
-/// Removes the lock file of a process that has ended, and returns whether it did; never that of a
-/// running process.
+/// Removes the lock file of a process that has ended, never that of a running process. Returns
+/// whether the file is gone.
 fn remove_if_dead(path: &Path) -> io::Result<bool> {
     let held = match lock_of(path) {
         Ok(Some(held)) => held,
