@@ -21,16 +21,22 @@ const A_SECOND: Duration = Duration::from_millis(1500);
 /// this interval.
 const RESEND_INTERVAL: Duration = Duration::from_millis(50);
 
-/// Whether the process has blocked SIGINT and SIGTERM, which its thread for signals then receives.
+/// Whether the process's thread for signals waits for SIGINT and SIGTERM. Only while it waits for
+/// them are they not blocked in it (sigwait(3)). If both arrived earlier, the kernel would deliver
+/// the one with the lower number first.
 fn receives_signals(running: &Running) -> Option<()> {
-    let status = fs::read_to_string(format!("/proc/{}/status", running.id())).ok()?;
+    let threads = fs::read_dir(format!("/proc/{}/task", running.id())).ok()?;
+    let mut statuses = threads
+        .flatten()
+        .filter_map(|thread| fs::read_to_string(thread.path().join("status")).ok());
+    let status = statuses.find(|status| status.starts_with("Name:\tsignals\n"))?;
     let blocked = status
         .lines()
         .find_map(|line| line.strip_prefix("SigBlk:"))?;
     let blocked = u64::from_str_radix(blocked.trim(), 16).ok()?;
     [Signal::INT, Signal::TERM]
         .iter()
-        .all(|signal| blocked & 1 << (signal.as_raw() - 1) != 0)
+        .all(|signal| blocked & 1 << (signal.as_raw() - 1) == 0)
         .then_some(())
 }
 
