@@ -211,8 +211,10 @@ fn an_unpacker_killed_in_a_long_file_continues_at_its_last_journal_line() {
             let killed_at = case.long.start + written;
             drop(case.unpacked_up_to(killed_at));
             let position = case.finish();
+            // The journal is also written by time, so its last line may be at the last byte.
             assert!(
-                case.long.contains(&position) && position + INTERVAL > killed_at,
+                (case.long.start..=killed_at).contains(&position)
+                    && position + INTERVAL > killed_at,
                 "{position} after {killed_at}"
             );
             case.take_over().0.remove().unwrap();
@@ -242,7 +244,7 @@ fn a_partial_file_that_does_not_match_its_digest_is_not_continued() {
     let spoil: [Spoil; 5] = [
         ("a byte has changed", |case| {
             let mut bytes = fs::read(case.long_file()).unwrap();
-            bytes[4_000_000] ^= 1;
+            bytes[1000] ^= 1;
             fs::write(case.long_file(), bytes).unwrap();
         }),
         ("the file was emptied", |case| {
@@ -258,7 +260,7 @@ fn a_partial_file_that_does_not_match_its_digest_is_not_continued() {
         }),
         ("the tar has changed", |case| {
             let mut bytes = fs::read(case.staged("tar")).unwrap();
-            bytes[4_000_000] ^= 1;
+            bytes[10_000] ^= 1;
             fs::write(case.staged("tar"), bytes).unwrap();
         }),
     ];
