@@ -37,6 +37,7 @@ pub(crate) mod download_error;
 pub(crate) mod limiter;
 mod lookup;
 mod proxies;
+mod receive_window;
 mod redirect;
 mod response_head;
 pub(crate) mod retry;
@@ -191,6 +192,11 @@ impl Origin {
         // Done before the permit is dropped, so that a refusal also delays the request that takes
         // its place.
         let response = answer.inspect_err(|error| self.failed(error))?;
+        if !self.has_rate() {
+            // With a rate limit the window stays small: bytes that arrive before they are read
+            // would exceed the limit.
+            self.connections.window.widen(&response);
+        }
         let permit = permit.expect("each request is sent with a permit");
         Ok(Transfer::new(response, permit))
     }

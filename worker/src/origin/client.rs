@@ -24,6 +24,7 @@ use crate::origin::{
     authorities::Authorities,
     lookup::Lookup,
     proxies::{Proxies, UnusableProxy, shown_proxy},
+    receive_window::ReceiveWindow,
 };
 
 /// Lifetime of an idle connection. ImageNet's server closes idle connections within seconds.
@@ -88,6 +89,7 @@ pub(crate) struct Connections {
     pub(crate) guarded: Client,
     /// The last request left its connection open for the next one.
     pub(crate) are_kept: AtomicBool,
+    pub(crate) window: ReceiveWindow,
 }
 
 impl Clients {
@@ -127,6 +129,7 @@ impl Clients {
             chosen: self.builder().proxy(proxy).dns_resolver(chosen).build()?,
             guarded: self.builder().no_proxy().dns_resolver(guarded).build()?,
             are_kept: AtomicBool::default(),
+            window: ReceiveWindow::default(),
         })
     }
 
