@@ -1,10 +1,10 @@
 //! Authentication and authorization: which clients may connect, and which calls they may make.
 //!
 //! [`incoming`] accepts a connection, registers it as pending in `connections` and performs the TLS
-//! handshake. [`AuthLayer`], the auth layer, checks each call before its body is read. The first call
-//! with a valid credential ends the pending state. A client without a credential can therefore hold
-//! a bounded number of connections for a bounded time; `frame_cost` bounds their memory, and none
-//! of their messages is decoded. Revoking a credential ends its calls (`call`) and makes its
+//! handshake. [`AuthLayer`], the auth layer, checks each call before its body is read. The first
+//! call with a valid credential ends the pending state. A client without a credential can therefore
+//! hold a bounded number of connections for a bounded time; `frame_cost` bounds their memory, and
+//! none of their messages is decoded. Revoking a credential ends its calls (`call`) and makes its
 //! connection pending again.
 
 mod call;

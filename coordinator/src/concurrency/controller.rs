@@ -1,5 +1,6 @@
 //! Finds the number of connections that gives the best throughput. It raises the limit as long as
-//! more connections bring more bytes, and remembers the level at which the origin failed. No I/O, no clock.
+//! more connections bring more bytes, and remembers the level at which the origin failed. No I/O,
+//! no clock.
 //!
 //! The controller holds a level of connections until all of them receive a body, measures the
 //! throughput, and compares it with the level below. If an added connection brings as much as the

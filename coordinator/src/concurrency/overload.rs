@@ -20,8 +20,8 @@ use tokio::time::Instant;
 /// Failures within this time form one burst.
 const BURST_WINDOW: Duration = Duration::from_millis(500);
 /// Window for steady failures. At least [`STEADY_CUTS`] failures in it, and at least as many as
-/// there are open connections, are an overload. A single bad class does not reach that number: it is
-/// retried at most five times by default.
+/// there are open connections, are an overload. A single bad class does not reach that number: it
+/// is retried at most five times by default.
 const STEADY_WINDOW: Duration = Duration::from_secs(5);
 const STEADY_CUTS: u64 = 12;
 /// This many failures with a single connection within [`STEADY_WINDOW`] show that the number of

@@ -98,9 +98,9 @@ impl Job {
 }
 
 /// Waits until every remaining worker has received the end of the job, at most [`LEAVE_TIMEOUT`].
-/// Returns whether all have. A worker in backoff asks again soon. A worker without a heartbeat
-/// for longer than its interval and [`HEARTBEAT_TOLERANCE`] is disconnected or gone. Time in which this process was suspended does not
-/// count.
+/// Returns whether all have. A worker in backoff asks again soon. A worker without a heartbeat for
+/// longer than its interval and [`HEARTBEAT_TOLERANCE`] is disconnected or gone. Time in which this
+/// process was suspended does not count.
 pub(super) async fn all_have_been_told(handle: DispatcherHandle, lease_ttl: Duration) -> bool {
     let mut status = handle.watch();
     let begun = Instant::now();

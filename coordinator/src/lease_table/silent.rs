@@ -27,8 +27,8 @@ use super::{
 const MAX_DOUBLINGS: u32 = 10;
 
 impl LeaseTable {
-    /// Finds silent leases and wakes waiting workers if there are new ones. `is_paused`: no worker may
-    /// send requests to the origin now, so no lease is silent.
+    /// Finds silent leases and wakes waiting workers if there are new ones. `is_paused`: no worker
+    /// may send requests to the origin now, so no lease is silent.
     pub(super) fn scan_for_silent_leases(&mut self, is_paused: bool, now: Instant) {
         let may_be_taken =
             !is_paused && self.no_class_is_pending() && self.sessions.by_id.len() > 1;

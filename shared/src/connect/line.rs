@@ -47,9 +47,9 @@ impl LastCloseReason {
 /// Records the close reason of a byte stream.
 pub(super) struct CloseReasonObserver {
     close_reason: LastCloseReason,
-    /// Whether the stream is plaintext and no byte was received yet. The first one tells whether the
-    /// other side is a TLS server: its alert differs from HTTP/2, whose first byte is the high byte
-    /// of a small length.
+    /// Whether the stream is plaintext and no byte was received yet. The first one tells whether
+    /// the other side is a TLS server: its alert differs from HTTP/2, whose first byte is the high
+    /// byte of a small length.
     awaits_first: bool,
 }
 

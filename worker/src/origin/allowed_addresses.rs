@@ -1,9 +1,9 @@
 //! Protects against server-side request forgery and DNS rebinding: decides to which addresses the
-//! requests of a job may go. Public addresses are always allowed. Private and loopback addresses are
-//! allowed only if this worker permits them, and only in the categories (`AddressRange`) that the
-//! addresses of the configured host had at its first lookup, so that no name can change to a private
-//! address during a run. Link-local addresses and those of cloud metadata are never allowed, because
-//! clouds serve credentials there.
+//! requests of a job may go. Public addresses are always allowed. Private and loopback addresses
+//! are allowed only if this worker permits them, and only in the categories (`AddressRange`) that
+//! the addresses of the configured host had at its first lookup, so that no name can change to a
+//! private address during a run. Link-local addresses and those of cloud metadata are never
+//! allowed, because clouds serve credentials there.
 //!
 //! Invariant: the address that was checked is the address to which the connection is made, because
 //! the resolvers of the HTTP clients perform the check. An address that is written in a URL is

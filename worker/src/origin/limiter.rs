@@ -1,5 +1,5 @@
-//! The limiter of requests to the origin. Every request passes through one [`OriginLimiter`], and the
-//! coordinator's budget decides how many it admits.
+//! The limiter of requests to the origin. Every request passes through one [`OriginLimiter`], and
+//! the coordinator's budget decides how many it admits.
 //!
 //! Counters go to the coordinator as an [`Observation`], and a [`Budget`] comes back. The
 //! coordinator chooses the budget; the limiter enforces it. A lower budget never interrupts a

@@ -7,8 +7,8 @@ use shared::protocol::MAX_RETRY_AFTER;
 
 use crate::origin::download_error::DownloadError;
 
-/// The shortest wait before another attempt after this error: that of `Retry-After`, if the response
-/// had one. `None`: another attempt cannot help.
+/// The shortest wait before another attempt after this error: that of `Retry-After`, if the
+/// response had one. `None`: another attempt cannot help.
 pub(crate) fn retry_delay(error: &DownloadError) -> Option<Duration> {
     match error {
         // Request Timeout, Too Early, Too Many Requests; statuses of a server or gateway that is

@@ -68,8 +68,9 @@ pub(crate) struct EarlierAttempt {
 }
 
 impl Split {
-    /// Prepares the split of a tar. `left`: what an earlier attempt has left; empty if the
-    /// tar starts from its first byte. `None` if the origin cannot send parts: the length or a validator is unknown.
+    /// Prepares the split of a tar. `left`: what an earlier attempt has left; empty if the tar
+    /// starts from its first byte. `None` if the origin cannot send parts: the length or a
+    /// validator is unknown.
     pub(crate) fn new(tar: Tar, folder: PathBuf, left: EarlierAttempt) -> Option<Self> {
         let EarlierAttempt {
             source,

@@ -42,8 +42,8 @@ pub(crate) struct ProvedPartialFile {
 }
 
 impl PartialFile {
-    /// Verifies the file and truncates it to the recorded length: bytes behind it were written after
-    /// the last checkpoint. `None` if it is missing or differs from the record.
+    /// Verifies the file and truncates it to the recorded length: bytes behind it were written
+    /// after the last checkpoint. `None` if it is missing or differs from the record.
     pub(crate) fn verify(&self, path: &Path) -> io::Result<Option<ProvedPartialFile>> {
         let is_plausible = self.written <= self.size
             && is_plain_file(path, &self.name)
@@ -52,8 +52,8 @@ impl PartialFile {
             return Ok(None);
         }
         let file = match own_file::open(path, Access::ReadWrite) {
-            // In an area that a Unix group shares, a file of another member may be read-only for this
-            // user.
+            // In an area that a Unix group shares, a file of another member may be read-only for
+            // this user.
             Err(error)
                 if own_file::is_refused(&error) || error.kind() == ErrorKind::PermissionDenied =>
             {

@@ -163,8 +163,8 @@ impl StagingArea {
     pub(crate) fn withdraw(&self) -> io::Result<bool> {
         self.leave()?;
         let found = entries(&self.path)?;
-        // After the listing: a process takes its lock before it makes anything else, so nothing of a
-        // running one is in the list if no lock is held now.
+        // After the listing: a process takes its lock before it makes anything else, so nothing of
+        // a running one is in the list if no lock is held now.
         if self.is_shared()? {
             return Ok(false);
         }
@@ -208,8 +208,8 @@ pub(crate) fn remove(area: &Path) -> io::Result<bool> {
         }
         let mut others = entries(area)?;
         others.retain(|entry| matches!(purpose_of(entry), Some(Purpose::Class | Purpose::Trial)));
-        // Listed again: a listing is not atomic, so the first one can have an entry of a process and
-        // not the lock file that the process created before.
+        // Listed again: a listing is not atomic, so the first one can have an entry of a process
+        // and not the lock file that the process created before.
         for path in lock_files(area, None)? {
             if !remove_if_dead(&path)? {
                 return Ok(false);

@@ -69,8 +69,8 @@ impl Fleet {
             .success = 1000;
     }
 
-    /// Lets seconds pass, in which all workers renew. `is_paused`: no worker may send requests to the
-    /// origin.
+    /// Lets seconds pass, in which all workers renew. `is_paused`: no worker may send requests to
+    /// the origin.
     fn pass(&mut self, seconds: u64, is_paused: bool) {
         for _ in 0..seconds {
             self.now += Duration::from_secs(1);

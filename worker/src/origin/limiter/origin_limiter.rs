@@ -67,8 +67,8 @@ struct State {
     has_unreported_wait: bool,
 }
 
-/// Permission for one request on one connection, or a place in the queue for it. Dropping it returns
-/// the permission, or withdraws the request.
+/// Permission for one request on one connection, or a place in the queue for it. Dropping it
+/// returns the permission, or withdraws the request.
 #[derive(Debug)]
 pub(crate) struct Permit {
     pub(super) limiter: Arc<OriginLimiter>,

@@ -1,6 +1,6 @@
 //! The bidirectional stream of the coordinator client: the worker sends observations of the origin
-//! and receives budgets. A budget is the number of connections to the origin, and of bytes per second,
-//! that this worker may use.
+//! and receives budgets. A budget is the number of connections to the origin, and of bytes per
+//! second, that this worker may use.
 
 use std::time::Duration;
 
