@@ -56,6 +56,13 @@ class Notices(unittest.TestCase):
         self.assertGreater(len(named), 100)
         self.assertIn(ACKNOWLEDGEMENT, text)
 
+    def test_what_the_page_vendors_has_its_licence_there(self):
+        page = REPOSITORY / "coordinator/page"
+        version = re.search(r"\(v([\d.]+)\)", (page / "uplot.js").read_text())[1]
+        text = NOTICES.read_text()
+        self.assertIn(f"uPlot {version} ", text)
+        self.assertIn((page / "uplot.LICENSE").read_text().strip(), text)
+
     def test_the_image_has_them(self):
         if not IMAGE.exists():
             self.skipTest("there is no image: deploy/static-build")
