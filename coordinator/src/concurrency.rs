@@ -27,6 +27,7 @@ mod totals;
 mod upper_bound;
 mod wait_probe;
 mod waits;
+mod waits_for;
 
 use allocation::{Allocation, Allocations, divide};
 pub use budget::{Budget, Ceilings};
@@ -41,6 +42,7 @@ use throughput_meter::ThroughputMeter;
 use totals::{FleetTotals, Sample};
 use wait_probe::WaitProbes;
 use waits::{JITTER, Waits};
+pub use waits_for::WaitsFor;
 
 /// Pause of all requests after the first overload. Each repeated overload doubles it, up to
 /// [`LONGEST_PAUSE`].
@@ -230,6 +232,11 @@ impl ConcurrencyController {
             observe_every: self.observe_every,
             resumed: self.resumed,
         }
+    }
+
+    /// The longest interval of the observations of one worker.
+    pub fn observation_interval(&self) -> Duration {
+        self.observe_every
     }
 
     /// A generation number. It increases when any worker's budget changes, or its session ends.

@@ -6,7 +6,10 @@
 //! command that changed it. Leases expire by the time in which this task was running; time in which
 //! the process was suspended does not count.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use shared::{ids::SessionId, refused_sample::OriginRefuses};
 use tokio::{
@@ -20,7 +23,7 @@ use crate::{
     fleet::Fleet,
     lease_table::{Granted, LeaseTable, Mark, ReportedLease, UnknownSession},
     ledger::{Entry, Record, Writer},
-    running_time::RunningTime,
+    running_time::{RunningTime, TimeOfDay},
     time_left::TimeLeft,
 };
 
@@ -55,6 +58,7 @@ pub struct Dispatcher {
     /// The lease table's clock, which excludes suspensions. The concurrency controller uses real
     /// time, because transfers and the origin's waits continue during a suspension.
     time: RunningTime,
+    time_of_day: TimeOfDay,
     controller: ConcurrencyController,
     time_left: TimeLeft,
     ledger: Writer,
@@ -85,6 +89,7 @@ impl Dispatcher {
             published: Published::from_table(&table, &controller),
             table,
             time: RunningTime::starting_at(now),
+            time_of_day: TimeOfDay::starting_at(now, SystemTime::now()),
             controller,
             time_left: TimeLeft::new(now),
             ledger,
@@ -226,11 +231,18 @@ impl Dispatcher {
 
     fn fleet(&mut self) -> Fleet {
         let lease_now = self.lease_now();
+        let now = Instant::now();
+        self.time_of_day.follow(lease_now, SystemTime::now());
+        self.table.update_states(lease_now);
         Fleet {
             job: self.table.status(),
             phase: self.table.phase(),
             origin: self.concurrency_status(),
-            workers: self.table.workers(lease_now),
+            workers: self.table.workers(
+                lease_now,
+                |moment| self.time_of_day.of(moment),
+                |session| self.controller.waits_for(session, now),
+            ),
         }
     }
 

@@ -1,10 +1,11 @@
 //! The state of the whole fleet as plain values, for status commands and other tools.
 
-use std::time::Duration;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use shared::{Wnid, job::JobStatus, job_line::short, outcome::Failure};
 
+pub use crate::concurrency::WaitsFor;
 use crate::concurrency::{ConcurrencyStatus, as_milliseconds};
 
 /// The fleet at one moment.
@@ -16,7 +17,7 @@ pub struct Fleet {
     pub phase: Phase,
     /// The state of the concurrency controller.
     pub origin: ConcurrencyStatus,
-    /// The workers with a session, by name.
+    /// The workers with a session and those that were lost, by name.
     pub workers: Vec<WorkerView>,
 }
 
@@ -45,7 +46,7 @@ pub enum Phase {
 pub struct WorkerView {
     /// Its name.
     pub name: String,
-    /// Whether it gets leases.
+    /// Whether it gets leases, and whether it is heard of.
     pub state: WorkerState,
     /// Parallel downloads.
     pub slots: u32,
@@ -60,7 +61,7 @@ pub struct WorkerView {
     pub failed: u64,
     /// Bytes received from the origin since its process started.
     pub received_bytes: u64,
-    /// Time since its last call.
+    /// Time since its last call or observation.
     #[serde(rename = "silent_ms", serialize_with = "as_milliseconds")]
     pub silent: Duration,
     /// Id of its storage; empty if unknown.
@@ -68,6 +69,15 @@ pub struct WorkerView {
     pub storage: String,
     /// Version of its program.
     pub build: String,
+    /// Since when it is in that state; a silent one since it was last heard of.
+    #[serde(rename = "since_at_ms", serialize_with = "as_unix_milliseconds")]
+    pub since: SystemTime,
+    /// Bytes that it receives each second, smoothed over about 5 s; 0 if it is not heard of.
+    pub bytes_per_second: u64,
+    /// Free bytes on the storage of its target; `None` if unknown.
+    pub disk_free: Option<u64>,
+    /// What keeps it from sending more requests to the origin, if something does.
+    pub waits_for: Option<WaitsFor>,
 }
 
 /// Filter for a list of classes.
@@ -103,8 +113,8 @@ pub struct ClassPage {
     pub more: bool,
 }
 
-/// Whether a worker gets leases.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+/// Whether a worker gets leases, and whether it is heard of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// Gets leases.
@@ -113,6 +123,85 @@ pub enum WorkerState {
     Draining,
     /// Failed classes that other workers can download, and gets no lease for a while.
     Quarantined,
+    /// Neither a call nor an observation for three beats. For display only: its leases last as long
+    /// as those of any other worker.
+    Silent,
+    /// Its session has expired, and it has not registered again.
+    Lost,
+}
+
+impl WorkerState {
+    /// All states, in the order of tables and metrics.
+    pub const ALL: [Self; 5] = [
+        Self::Active,
+        Self::Draining,
+        Self::Quarantined,
+        Self::Silent,
+        Self::Lost,
+    ];
+
+    /// The word for tables, labels of metrics and JSON.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Active => "active",
+            Self::Draining => "draining",
+            Self::Quarantined => "quarantined",
+            Self::Silent => "silent",
+            Self::Lost => "lost",
+        }
+    }
+}
+
+/// The classes that workers hold, the longest-held first.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Transfers {
+    /// The number of all.
+    pub total: u64,
+    /// The longest-held of them.
+    pub first: Vec<TransferView>,
+}
+
+/// A class that a worker holds, as of its last observation or heartbeat.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TransferView {
+    /// The class.
+    pub wnid: Wnid,
+    /// The name of its worker.
+    pub worker: String,
+    /// Offset in the tar.
+    pub bytes: u64,
+    /// Length of the tar; 0 if unknown.
+    pub length: u64,
+    /// What the worker does with the class.
+    pub step: TransferStep,
+    /// 1, or 2 for a speculative attempt.
+    pub attempt: u8,
+}
+
+/// What a worker does with a class.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransferStep {
+    /// Downloads it, or waits for a connection.
+    Download,
+    /// Reads a local tar, or verifies a folder.
+    Local,
+    /// The tar is received; the folder is published or its result is reported.
+    Publish,
+}
+
+/// Serializes a time as whole milliseconds since the Unix epoch; 0 for earlier times.
+fn as_unix_milliseconds<S: Serializer>(
+    time: &SystemTime,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    serializer.serialize_u64(unix_milliseconds(*time))
+}
+
+/// Whole milliseconds since the Unix epoch; 0 for earlier times.
+pub(crate) fn unix_milliseconds(time: SystemTime) -> u64 {
+    let since = time.duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// The state of the concurrency controller as one line.

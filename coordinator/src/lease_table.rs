@@ -34,7 +34,9 @@ mod high_water;
 mod inventories;
 mod later_answers;
 mod leases;
+mod live;
 mod losses;
+mod lost_workers;
 mod names;
 mod pauses;
 mod recent;
@@ -45,6 +47,7 @@ mod sessions;
 mod silent;
 mod slots;
 mod stragglers;
+mod transfers;
 mod under_way;
 mod verdicts;
 
@@ -65,7 +68,10 @@ use high_water::HighWater;
 pub use high_water::Mark;
 use inventories::Inventories;
 use later_answers::LaterAnswers;
+use live::Received;
+pub use live::{LiveReport, StateCounts};
 use losses::Losses;
+use lost_workers::LostWorkers;
 use names::Names;
 pub use names::Renamed;
 use recent::LruMap;
@@ -74,7 +80,7 @@ use remaining::Lengths;
 use sessions::{FORMER, MOST_SESSIONS, Session, Sessions};
 pub use sessions::{Refused, WorkerInfo};
 
-use crate::fleet::{Phase, WorkerView};
+use crate::fleet::Phase;
 
 /// Added to the time to live, so that on any two clocks a worker stops by itself before its leases
 /// are granted to another worker.
@@ -125,7 +131,11 @@ pub struct LeaseTable {
     elsewhere: Elsewhere,
     /// Bytes received by each worker process, including the most recent processes whose sessions
     /// have ended.
-    received: LruMap<Vec<u8>, u64, { MOST_SESSIONS + FORMER }>,
+    received: LruMap<Vec<u8>, Received, { MOST_SESSIONS + FORMER }>,
+    /// The workers whose sessions have expired, for display.
+    lost: LostWorkers,
+    /// Longest time between two observations of a worker.
+    beat: Duration,
     first_token: LeaseToken,
     last_token: LeaseToken,
     ttl: Duration,
@@ -162,6 +172,7 @@ impl LeaseTable {
             // mistaken for one of this coordinator.
             sessions: Sessions::new(SessionId(first_token.0), ttl),
             silent_after: Duration::MAX,
+            beat: live::BEAT,
             first_token,
             last_token: first_token,
             ttl,
@@ -249,19 +260,6 @@ impl LeaseTable {
         }
     }
 
-    /// The workers with a session, by name.
-    pub fn workers(&self, now: Instant) -> Vec<WorkerView> {
-        let received = |instance: &[u8]| self.received.get(instance).copied().unwrap_or_default();
-        let mut workers = self.sessions.views(received, now);
-        for attempt in self.attempts.of.values() {
-            let name = &self.sessions.by_id[&attempt.session].worker_info.worker;
-            if let Ok(at) = workers.binary_search_by(|worker| worker.name.cmp(name)) {
-                workers[at].leased += 1;
-            }
-        }
-        workers
-    }
-
     /// Fails if the session has ended or never existed.
     ///
     /// # Errors
@@ -307,6 +305,7 @@ impl LeaseTable {
             self.queue(position);
         }
         self.wait_for_absent(now);
+        self.update_states(now);
         let inventories_over = self.inventories.expire(now);
         let quarantines_over = self.sessions.end_quarantines(now);
         if inventories_over || quarantines_over || self.breaker.is_probe_due(now) {

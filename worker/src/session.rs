@@ -24,6 +24,7 @@ use crate::{
         error::WorkerError,
         heartbeat::{RenewalResult, RenewalState, Renewals},
         inventory::Inventory,
+        live_reports::LiveReports,
         outbox::{Outbox, UnreportedResult},
         registration::join,
         stop_reason::for_the_coordinator,
@@ -39,6 +40,7 @@ pub(crate) mod coordinator_client;
 pub(crate) mod error;
 pub(crate) mod heartbeat;
 mod inventory;
+pub(crate) mod live_reports;
 mod outbox;
 mod registration;
 mod stop_reason;
@@ -118,6 +120,7 @@ pub(crate) async fn work(
         joined.calls.client(),
         joined.limiter,
         renewable.subscribe(),
+        LiveReports::new(renewable.subscribe(), context.target.staging().to_owned()),
     ));
     let mut worker = Worker {
         identity: identity.clone(),
@@ -249,11 +252,16 @@ impl Worker {
         };
         if !self.outbox.is_empty() {
             let requests = self.progress.counters.requests_with_redirects() - self.requests_before;
+            let received = self.progress.received_bytes();
             self.calls
                 .begin(Kind::Report, Duration::ZERO, |mut client| {
                     let identity = self.identity.clone();
                     let results = self.outbox.batch().to_vec();
-                    async move { client.report(&identity, id, &results, requests).await }
+                    async move {
+                        client
+                            .report(&identity, id, &results, requests, received)
+                            .await
+                    }
                 });
         } else if self.inventory.as_ref().is_some_and(Inventory::is_over) {
             self.inventory = None;

@@ -40,8 +40,8 @@ const NOTHING_TO_LEASE: Duration = Duration::from_millis(50);
 /// The same where classes were left to lease at the coordinator's last answer.
 const WAIT_FOR_LEASES: Duration = Duration::from_millis(500);
 /// Threads that a session starts when its slots are open: one lists the target, one looks up a
-/// name.
-const SPARE_THREADS: usize = 2;
+/// name, one reads the free disk space.
+const SPARE_THREADS: usize = 3;
 
 /// A class and the fencing token under which it is held.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

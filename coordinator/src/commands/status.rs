@@ -246,8 +246,10 @@ impl<'overview> From<&'overview Overview> for StatusJson<'overview> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::UNIX_EPOCH;
+
     use super::*;
-    use crate::fleet::WorkerState;
+    use crate::fleet::{WaitsFor, WorkerState};
 
     fn origin() -> ConcurrencyStatus {
         ConcurrencyStatus {
@@ -276,6 +278,10 @@ mod tests {
             silent: Duration::from_millis(silent),
             storage: "5".to_owned(),
             build: "0.1.0".to_owned(),
+            since: UNIX_EPOCH + Duration::from_millis(1_764_000_000_123),
+            bytes_per_second: 250,
+            disk_free: None,
+            waits_for: Some(WaitsFor::Origin(Duration::from_millis(11_001))),
         };
         let job = JobStatus {
             total: 100,
@@ -386,7 +392,7 @@ w                  quarantined     10       9        8        7       6      950
     fn the_json_status_is_one_object() {
         let mut one = overview();
         one.fleet.workers.pop();
-        let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0"}"#;
+        let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0","since_at_ms":1764000000123,"bytes_per_second":250,"disk_free":null,"waits_for":"origin asked for 12 s"}"#;
         let job = r#""total":100,"success":16,"skipped":14,"failed":12,"leased":18,"pending":40,"received_bytes":1200000950,"time_left_ms":130000,"done":false"#;
         let origin = r#""origin":{"connections":5,"limit":8,"wanted":20,"quiet_ms":0,"bytes_per_second":12300000,"requests":100,"cuts":4,"refusals":3,"overloads":2}"#;
         let expected = format!(

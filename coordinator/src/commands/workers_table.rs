@@ -6,10 +6,7 @@ use std::io;
 use comfy_table::{CellAlignment, Table, presets};
 use shared::job_line::clock;
 
-use crate::{
-    fleet::{WorkerState, WorkerView},
-    wording::bytes,
-};
+use crate::{fleet::WorkerView, wording::bytes};
 
 const ALL_COLUMNS: [&str; 9] = [
     "worker",
@@ -79,7 +76,7 @@ fn width(lines: &[String]) -> usize {
 fn full_row(worker: &WorkerView) -> [String; ALL_COLUMNS.len()] {
     [
         worker.name.clone(),
-        state_name(worker.state).to_owned(),
+        worker.state.name().to_owned(),
         worker.slots.to_string(),
         worker.leased.to_string(),
         worker.success.to_string(),
@@ -99,7 +96,7 @@ fn narrow_row(worker: &WorkerView, longest_name: usize) -> [String; NARROW_COLUM
     }
     [
         name,
-        state_name(worker.state).to_owned(),
+        worker.state.name().to_owned(),
         format!("{}/{}", worker.leased, worker.slots),
         worker.success.saturating_add(worker.skipped).to_string(),
         worker.failed.to_string(),
@@ -115,19 +112,12 @@ fn last_seen(worker: &WorkerView) -> String {
     }
 }
 
-fn state_name(state: WorkerState) -> &'static str {
-    match state {
-        WorkerState::Active => "active",
-        WorkerState::Draining => "draining",
-        WorkerState::Quarantined => "quarantined",
-    }
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
+    use crate::fleet::WorkerState;
 
     fn worker(name: &str) -> WorkerView {
         WorkerView {
@@ -142,6 +132,10 @@ mod tests {
             silent: Duration::from_secs(83),
             storage: String::new(),
             build: String::new(),
+            since: UNIX_EPOCH,
+            bytes_per_second: 0,
+            disk_free: None,
+            waits_for: None,
         }
     }
 

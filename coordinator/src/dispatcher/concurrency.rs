@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use super::Dispatcher;
 use crate::{
     concurrency::{Budget, ConcurrencyStatus, Observation},
-    lease_table::UnknownSession,
+    lease_table::{LiveReport, UnknownSession},
 };
 
 impl Dispatcher {
@@ -17,12 +17,16 @@ impl Dispatcher {
         &mut self,
         session: SessionId,
         observation: &Observation,
+        live: &LiveReport,
     ) -> Result<Budget, UnknownSession> {
-        self.table.check_session(session)?;
+        let lease_now = self.lease_now();
+        self.table.record_live(session, live, lease_now)?;
         self.time_left.received(session, observation.received);
         self.table.record_received(session, observation.received);
         self.controller
             .record_observation(session, observation, Instant::now());
+        self.table
+            .set_observation_interval(self.controller.observation_interval());
         self.budget(session)
     }
 

@@ -17,7 +17,8 @@ use crate::{
     counters::JobCounters,
     fleet::{ClassPage, Fleet, ListedState, Phase},
     lease_table::{
-        Granted, Refused, Registered, Renewed, ReportedLease, UnknownSession, WorkerInfo,
+        Granted, LiveReport, Refused, Registered, Renewed, ReportedLease, UnknownSession,
+        WorkerInfo,
     },
     ledger::Entry,
 };
@@ -149,7 +150,8 @@ impl DispatcherHandle {
             .await
     }
 
-    /// Passes on a worker's observation of its connections to the origin. Returns its budget.
+    /// Passes on a worker's observation of its connections to the origin, and the part of it that
+    /// is for display. Returns the worker's budget.
     ///
     /// # Errors
     /// [`DispatchError`].
@@ -157,9 +159,10 @@ impl DispatcherHandle {
         &self,
         session: SessionId,
         observation: Observation,
+        live: LiveReport,
     ) -> Result<Budget, DispatchError> {
         Ok(self
-            .ask(move |dispatcher| dispatcher.record_observation(session, &observation))
+            .ask(move |dispatcher| dispatcher.record_observation(session, &observation, &live))
             .await??)
     }
 

@@ -31,6 +31,8 @@ pub struct Reporter {
     /// Requests that the worker has sent to the origin in this session, including those that
     /// followed redirects.
     pub requests: u64,
+    /// Bytes that the worker's process has received, for display.
+    pub received: u64,
 }
 
 /// Answer to a report.
@@ -52,7 +54,10 @@ impl Dispatcher {
     ) -> Entry {
         let lease_now = self.lease_now();
         let session = reporter.session;
-        let is_known = self.table.check_session(session).is_ok();
+        let is_known = self
+            .table
+            .heard_call(session, reporter.received, lease_now)
+            .is_ok();
         self.table.record_sent_requests(session, reporter.requests);
         let mut receipt = Receipt {
             acked: Vec::new(),

@@ -25,6 +25,7 @@ impl From<SessionId> for Reporter {
             session,
             name: None,
             requests: 0,
+            received: 0,
         }
     }
 }
@@ -370,6 +371,7 @@ async fn a_result_of_an_unknown_session_belongs_to_the_named_worker() {
                 session,
                 name: Some("said".to_owned()),
                 requests: 0,
+                received: 0,
             };
             running
                 .handle
@@ -510,7 +512,12 @@ async fn the_largest_reported_counters_do_not_overflow() {
             ..Observation::default()
         };
         for reported in [Observation::default(), most, Observation::default(), most] {
-            running.handle.observe(session, reported).await.unwrap();
+            let live = crate::lease_table::LiveReport::default();
+            running
+                .handle
+                .observe(session, reported, live)
+                .await
+                .unwrap();
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
         assert_eq!(

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 
 use super::{
     AttemptEvent, Lease, LeaseNotice, LeaseTable, Renewed, ReportedLease, Session, State,
-    UnknownSession, class_failures::TRIES, pauses::later,
+    UnknownSession, class_failures::TRIES, live::ShownProgress, pauses::later,
 };
 
 /// A lease of a session: the class's progress as its worker reports it.
@@ -34,6 +34,10 @@ pub(super) struct LeaseProgress {
     paused: Duration,
     /// Time of the grant, if the whole tar is received under this lease.
     pub(super) granted: Option<Instant>,
+    /// Time since which the session has held the class.
+    pub(super) held_since: Instant,
+    /// For display only: the progress in the last heartbeat or observation.
+    pub(super) shown: ShownProgress,
 }
 
 impl LeaseProgress {
@@ -48,6 +52,8 @@ impl LeaseProgress {
             first: None,
             paused: Duration::ZERO,
             granted: anew.then_some(now),
+            held_since: now,
+            shown: ShownProgress::default(),
         }
     }
 
@@ -67,6 +73,7 @@ impl LeaseProgress {
         self.bytes = bytes;
         self.length = length;
         self.is_local = reported.is_local;
+        self.shown = reported.into();
     }
 
     /// Records a pause: a time in which no worker could send requests to the origin.
@@ -102,10 +109,11 @@ impl LeaseTable {
     ) -> Result<Renewed, UnknownSession> {
         let session = self.sessions.get_mut(id)?;
         let heard_before = mem::replace(&mut session.heard, now);
-        let before = self.received.entry(&session.worker_info.instance);
-        let more = received_bytes.saturating_sub(*before);
-        *before += more;
-        self.status.received_bytes = self.status.received_bytes.saturating_add(more);
+        session.live.heard(now);
+        let received = self.received.entry(&session.worker_info.instance);
+        let more = received.renew(received_bytes);
+        let shown = received.show(received_bytes);
+        self.status.received_bytes = self.status.received_bytes.saturating_add(shown);
         if more > 0 {
             session.last_received = now;
             session.last_progress = now;

@@ -133,7 +133,9 @@ impl LeaseTable {
             weight: LOSS,
             at: now,
         };
-        let (_, ended) = self.end(id, Some(loss));
+        let (session, ended) = self.end(id, Some(loss));
+        let received = self.shown_received(&session);
+        self.lost.add(session, received, now);
         for (position, token) in tokens {
             // A class with a speculative attempt is leased to that one instead.
             if matches!(self.classes[position].state, State::Queued(_)) {

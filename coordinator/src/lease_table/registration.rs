@@ -34,6 +34,7 @@ impl LeaseTable {
         let session = match self.sessions.of_worker(&worker_info.worker) {
             Some(session) if session.worker_info.instance == worker_info.instance => {
                 session.heard = now;
+                session.live.heard(now);
                 session.id
             }
             Some(session) => {
@@ -58,6 +59,7 @@ impl LeaseTable {
         let drop = self.reconcile(session, held, now);
         let needs_inventory = self.needs_inventory(session, held, now);
         self.is_back(&worker_info.worker);
+        self.lost.found(&worker_info.worker);
         let renamed = worker_info
             .credential
             .map(|credential| self.names.bind(&worker_info.worker, credential));

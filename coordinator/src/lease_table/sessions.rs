@@ -11,8 +11,11 @@ use shared::{
 };
 use tokio::time::Instant;
 
-use super::{EXPIRY_MARGIN, UnknownSession, leases::LeaseProgress};
-use crate::fleet::{WorkerState, WorkerView};
+use super::{
+    EXPIRY_MARGIN, UnknownSession,
+    leases::LeaseProgress,
+    live::{Live, StateCounts},
+};
 
 /// Maximum number of takeovers of a name within [`TAKEOVER_WINDOW`]; with more of them, two
 /// processes use the name.
@@ -99,7 +102,7 @@ pub(super) struct Session {
     /// An `Acquire` call asked for more leases than there were free slots, so it may wait for a
     /// slot.
     pub(super) waits_for_slot: bool,
-    quarantined_until: Option<Instant>,
+    pub(super) quarantined_until: Option<Instant>,
     /// Number of failures since the last success that the worker may have caused, and the time of
     /// the first of them.
     in_a_row: u32,
@@ -111,6 +114,7 @@ pub(super) struct Session {
     pub(super) last_progress: Instant,
     /// The classes that it has settled.
     pub(super) settled: JobStatus,
+    pub(super) live: Live,
 }
 
 impl Session {
@@ -153,27 +157,6 @@ impl Session {
         }
         Ok(())
     }
-
-    fn view(&self, received_bytes: u64, now: Instant) -> WorkerView {
-        let state = match (self.draining, self.is_quarantined(now)) {
-            (true, _) => WorkerState::Draining,
-            (_, true) => WorkerState::Quarantined,
-            _ => WorkerState::Active,
-        };
-        WorkerView {
-            name: self.worker_info.worker.clone(),
-            state,
-            slots: self.worker_info.slots,
-            leased: u32::try_from(self.leases.len()).unwrap_or(u32::MAX),
-            success: self.settled.success,
-            skipped: self.settled.skipped,
-            failed: self.settled.failed,
-            received_bytes,
-            silent: now.saturating_duration_since(self.heard),
-            storage: self.worker_info.storage.clone(),
-            build: self.worker_info.build.clone(),
-        }
-    }
 }
 
 /// The sessions that have not ended.
@@ -183,8 +166,10 @@ pub(super) struct Sessions {
     pub(super) by_worker: HashMap<String, SessionId>,
     /// Total number of slots.
     pub(super) slots: u64,
+    /// The sessions in each state, as of their last update.
+    pub(super) states: StateCounts,
     last: SessionId,
-    ttl: Duration,
+    pub(super) ttl: Duration,
 }
 
 impl Sessions {
@@ -248,7 +233,9 @@ impl Sessions {
             last_received: now,
             last_progress: now,
             settled: JobStatus::default(),
+            live: Live::of_new_session(now),
         };
+        self.states.add(session.live.state);
         self.by_id.insert(id, session);
         self.slots += u64::from(worker_info.slots);
         self.by_worker.insert(worker_info.worker.clone(), id);
@@ -322,17 +309,10 @@ impl Sessions {
         })
     }
 
-    /// All workers, by name.
-    pub(super) fn views(&self, received: impl Fn(&[u8]) -> u64, now: Instant) -> Vec<WorkerView> {
-        let view = |session: &Session| session.view(received(&session.worker_info.instance), now);
-        let mut views: Vec<WorkerView> = self.by_id.values().map(view).collect();
-        views.sort_unstable_by(|one, other| one.name.cmp(&other.name));
-        views
-    }
-
     pub(super) fn remove(&mut self, id: SessionId) -> Session {
         let session = self.by_id.remove(&id).expect("only known sessions end");
         self.by_worker.remove(&session.worker_info.worker);
+        self.states.remove(session.live.state);
         self.slots -= u64::from(session.worker_info.slots);
         session
     }

@@ -28,8 +28,8 @@ impl LeaseTable {
         let view = |(wnid, session, held): (Wnid, &Session, &LeaseProgress)| ClassView {
             wnid,
             worker: session.worker_info.worker.clone(),
-            bytes: held.bytes,
-            length: held.length,
+            bytes: held.shown.bytes,
+            length: held.shown.length,
             failure: None,
         };
         ClassPage {

@@ -6,7 +6,7 @@ use tonic::{Request, Response, Status};
 
 use crate::{
     dispatcher::Retried,
-    fleet::{Fleet, Phase, WorkerView},
+    fleet::{Fleet, Phase, WorkerState, WorkerView},
     rpc::{
         conversions::{at_most, milliseconds, shown, wnid},
         service::{CoordinatorService, Reply},
@@ -71,7 +71,9 @@ impl Admin for CoordinatorService {
         if self.dispatcher.drain_worker(name.clone()).await? {
             return Ok(Response::new(proto::DrainWorkerReply {}));
         }
-        let known = known(&self.fleet().await?.workers);
+        let mut workers = self.fleet().await?.workers;
+        workers.retain(|worker| worker.state != WorkerState::Lost);
+        let known = known(&workers);
         Err(Status::not_found(format!(
             "there is no worker {}; {known}",
             shown(&name)

@@ -50,7 +50,7 @@ mod health;
 mod message_limits;
 mod request_memory;
 
-use budgets::BudgetStream;
+use budgets::{BudgetStream, MAX_RECEIVED};
 use message_limits::limited;
 use request_memory::RequestMemory;
 
@@ -314,6 +314,7 @@ impl Coordinator for CoordinatorService {
             session: SessionId(request.session_id),
             name: name.filter(|name| caller.may_be_named(name).is_ok()),
             requests: request.requests,
+            received: request.received_bytes.min(MAX_RECEIVED),
         };
         let results = at_most(request.results)?.into_iter().map(reported);
         let results = results.collect::<Result<Vec<_>, _>>()?;

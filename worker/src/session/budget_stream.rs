@@ -1,6 +1,7 @@
 //! The stream of observations and budgets between the origin limiter and the coordinator.
-//! Observations are sent when they change, and each received budget is applied. The stream never
-//! blocks transfers: only its own task waits.
+//! Observations are sent when they change, and at least once a second or at the coordinator's longer
+//! interval, so that it can tell which worker is silent. Each received budget is applied. The stream
+//! never blocks transfers: only its own task waits.
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
@@ -15,6 +16,7 @@ use crate::{
     session::{
         coordinator_client::{CoordinatorClient, NoBudget},
         heartbeat::RenewalState,
+        live_reports::{self, LiveReports},
     },
 };
 
@@ -34,6 +36,7 @@ pub(crate) async fn exchange_budgets(
     client: CoordinatorClient,
     limiter: Arc<OriginLimiter>,
     mut sessions: watch::Receiver<RenewalState>,
+    mut live: LiveReports,
 ) {
     let session = |renewable: &RenewalState| renewable.session.map(|session| session.id);
     let mut last = None;
@@ -52,6 +55,7 @@ pub(crate) async fn exchange_budgets(
             client: client.clone(),
             limiter: Arc::clone(&limiter),
             session: id,
+            live: &mut live,
             retry: 1,
         };
         tokio::select! {
@@ -62,15 +66,16 @@ pub(crate) async fn exchange_budgets(
 }
 
 /// The exchange during one session.
-struct Exchange {
+struct Exchange<'live> {
     client: CoordinatorClient,
     limiter: Arc<OriginLimiter>,
     session: SessionId,
+    live: &'live mut LiveReports,
     /// Number of the next retry, from which its delay follows; 0 after a stream with a budget.
     retry: u32,
 }
 
-impl Exchange {
+impl Exchange<'_> {
     /// Opens one stream after another until the session ends.
     async fn keep_open(mut self) {
         loop {
@@ -94,7 +99,7 @@ impl Exchange {
         let opened = async {
             let (observations, mut budgets, sent) = self
                 .client
-                .open_budget_stream(self.session, &self.limiter)
+                .open_budget_stream(self.session, &self.limiter, self.live)
                 .await?;
             let first = budgets.next().await?;
             Ok((observations, budgets, sent, first))
@@ -105,6 +110,7 @@ impl Exchange {
                 .unwrap_or_else(|_| Err(NoBudget::Now("no budget came in time".to_owned())))?;
         self.retry = 0;
         let mut last = Instant::now();
+        let mut last_sent = last;
         let mut is_due = false;
         // The time at which all sent observations would have been sent at the average interval.
         let mut sent_until = last;
@@ -115,25 +121,27 @@ impl Exchange {
                     budget = next?;
                     self.limiter.apply_budget(&budget);
                 }
-                () = self.report_due_after(sent_until, INTERVAL * BURST), if !is_due => is_due = true,
+                () = report_due_after(&self.limiter, sent_until, INTERVAL * BURST), if !is_due => is_due = true,
                 () = sleep_until(last + budget.observe_every), if !is_due => {
                     last = Instant::now();
-                    is_due = !self.limiter.observation().is_unchanged_since(&sent);
+                    is_due = last_sent.elapsed() >= live_reports::INTERVAL
+                        || !self.limiter.observation().is_unchanged_since(&sent);
                 }
-                newest = observations.send(&self.limiter), if is_due => {
+                newest = observations.send(&self.limiter, self.live), if is_due => {
                     sent = newest?;
                     last = Instant::now();
+                    last_sent = last;
                     is_due = false;
                     sent_until = sent_until.max(last) + INTERVAL;
                 }
             }
         }
     }
+}
 
-    /// Waits for a change to report, but not until earlier than `ahead` before `time`.
-    async fn report_due_after(&self, time: Instant, ahead: Duration) {
-        let earliest = time.saturating_duration_since(Instant::now());
-        sleep(earliest.saturating_sub(ahead)).await;
-        self.limiter.report_due().await;
-    }
+/// Waits for a change to report, but not until earlier than `ahead` before `time`.
+async fn report_due_after(limiter: &OriginLimiter, time: Instant, ahead: Duration) {
+    let earliest = time.saturating_duration_since(Instant::now());
+    sleep(earliest.saturating_sub(ahead)).await;
+    limiter.report_due().await;
 }

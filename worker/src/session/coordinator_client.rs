@@ -186,6 +186,7 @@ impl CoordinatorClient {
         session: SessionId,
         results: &[UnreportedResult],
         requests: u64,
+        received_bytes: u64,
     ) -> Result<Answer, CallError> {
         let results = results.iter().map(|finished| proto::Result {
             wnid: finished.lease.wnid.to_string(),
@@ -199,6 +200,7 @@ impl CoordinatorClient {
             results: results.collect(),
             worker_name: identity.name.clone(),
             requests,
+            received_bytes,
         };
         let reply = self
             .call(CALL_TIMEOUT, method::REPORT, request, Stub::report)

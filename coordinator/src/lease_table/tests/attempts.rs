@@ -147,7 +147,7 @@ fn an_idle_worker_attempts_a_class_that_takes_too_long_and_the_first_to_publish_
             (1, 0),
             "the class is counted once"
         );
-        let shown = tail.table.workers(tail.now);
+        let shown = shown(&mut tail.table, tail.now);
         assert_eq!(
             shown.iter().map(|worker| worker.leased).collect::<Vec<_>>(),
             [1, 1],

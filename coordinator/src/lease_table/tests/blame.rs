@@ -629,7 +629,7 @@ fn a_drained_worker_is_granted_nothing_and_keeps_its_leases() {
         table.report(one, leases[0], &good(), now, LONGEST_DELAY),
         ReportVerdict::Settled
     );
-    assert_eq!(table.workers(now + LONG)[0].success, 1);
+    assert_eq!(shown(&mut table, now + LONG)[0].success, 1);
 }
 
 /// Its lease has expired, so the class is in the queue of returned classes until its worker

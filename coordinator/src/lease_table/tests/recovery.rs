@@ -353,7 +353,7 @@ fn a_drained_process_is_granted_nothing_after_a_restart_and_its_successor_is() {
     table.restore_drains([("one".to_owned(), b"one".to_vec())]);
     let one = register(&mut table, "one", b"one", &[], now).unwrap();
     assert_eq!(
-        (one.drain_over, table.workers(now)[0].state),
+        (one.drain_over, shown(&mut table, now)[0].state),
         (None, crate::fleet::WorkerState::Draining)
     );
     let granted = table.acquire(one.session, 1, now).unwrap();

@@ -1,7 +1,8 @@
 //! Conversions of the fleet to and from generated types.
 
-use std::time::Duration;
+use std::time::{Duration, UNIX_EPOCH};
 
+use proto::worker_status::WaitsFor as WaitsForWire;
 use shared::{
     job::JobStatus,
     outcome::{Outcome, printable_within},
@@ -11,12 +12,17 @@ use shared::{
 use super::client::Overview;
 use crate::{
     concurrency::ConcurrencyStatus,
-    fleet::{ClassPage, ClassView, Fleet, ListedState, Phase, WorkerState, WorkerView},
+    fleet::{
+        ClassPage, ClassView, Fleet, ListedState, Phase, WaitsFor, WorkerState, WorkerView,
+        unix_milliseconds,
+    },
     rpc::conversions::milliseconds,
 };
 
 /// Maximum length in bytes of a name or id that is shown.
 const LONGEST_TEXT: usize = 200;
+/// The year 9999, in milliseconds since the Unix epoch: later times are shown as this one.
+const LATEST: u64 = 253_370_764_800_000;
 
 /// The response to `GetFleet`.
 pub(super) fn fleet(fleet: Fleet, run_id: &str, epoch: u32) -> proto::Fleet {
@@ -65,6 +71,10 @@ impl From<WorkerView> for proto::WorkerStatus {
             silent_ms: milliseconds(worker.silent),
             storage_id: worker.storage,
             build: worker.build,
+            since_at_ms: unix_milliseconds(worker.since),
+            bytes_per_second: worker.bytes_per_second,
+            disk_free: worker.disk_free,
+            waits_for: worker.waits_for.map(Into::into),
         }
     }
 }
@@ -73,6 +83,7 @@ impl From<proto::WorkerStatus> for WorkerView {
     fn from(wire: proto::WorkerStatus) -> Self {
         Self {
             state: wire.state().into(),
+            since: UNIX_EPOCH + Duration::from_millis(wire.since_at_ms.min(LATEST)),
             name: text(&wire.name),
             slots: wire.slots,
             leased: wire.leased,
@@ -80,9 +91,32 @@ impl From<proto::WorkerStatus> for WorkerView {
             skipped: wire.skipped,
             failed: wire.failed,
             received_bytes: wire.received_bytes,
+            bytes_per_second: wire.bytes_per_second,
+            disk_free: wire.disk_free,
+            waits_for: wire.waits_for.map(Into::into),
             silent: Duration::from_millis(wire.silent_ms),
             storage: text(&wire.storage_id),
             build: text(&wire.build),
+        }
+    }
+}
+
+impl From<WaitsFor> for WaitsForWire {
+    fn from(waits_for: WaitsFor) -> Self {
+        match waits_for {
+            WaitsFor::Origin(time) => Self::OriginMs(milliseconds(time)),
+            WaitsFor::Overload(time) => Self::OverloadMs(milliseconds(time)),
+            WaitsFor::Limit(connections) => Self::Connections(connections),
+        }
+    }
+}
+
+impl From<WaitsForWire> for WaitsFor {
+    fn from(wire: WaitsForWire) -> Self {
+        match wire {
+            WaitsForWire::OriginMs(time) => Self::Origin(Duration::from_millis(time)),
+            WaitsForWire::OverloadMs(time) => Self::Overload(Duration::from_millis(time)),
+            WaitsForWire::Connections(connections) => Self::Limit(connections),
         }
     }
 }
@@ -159,7 +193,7 @@ impl From<proto::OriginStatus> for ConcurrencyStatus {
 }
 
 wire_enum!(ListedState: Leased, Failed);
-wire_enum!(WorkerState: Active, Draining, Quarantined);
+wire_enum!(WorkerState: Active, Draining, Quarantined, Silent, Lost);
 wire_enum!(Phase: Running, Recovering, WaitingForWorkers, OriginPaused, Done, Stopping);
 
 #[cfg(test)]
@@ -186,12 +220,16 @@ pub(crate) mod tests {
         WorkerView {
             name: "node1".to_owned(),
             state: WorkerState::Active,
+            since: UNIX_EPOCH + Duration::from_millis(1_764_000_000_123),
             slots: 10,
             leased: 9,
             success: 8,
             skipped: 7,
             failed: 6,
             received_bytes: 1_200_000_000,
+            bytes_per_second: 2_500_000,
+            disk_free: Some(0),
+            waits_for: Some(WaitsFor::Limit(3)),
             silent: Duration::from_millis(2500),
             storage: "5".to_owned(),
             build: "0.1.0".to_owned(),
@@ -217,12 +255,13 @@ pub(crate) mod tests {
             Phase::Done,
             Phase::Stopping,
         ] {
-            let states = [
-                WorkerState::Active,
-                WorkerState::Draining,
-                WorkerState::Quarantined,
-            ];
-            let workers = states.map(|state| WorkerView { state, ..worker() }).into();
+            let mut workers = WorkerState::ALL.map(|state| WorkerView { state, ..worker() });
+            let time = Duration::from_millis(12_001);
+            workers[1].waits_for = Some(WaitsFor::Origin(time));
+            workers[2].waits_for = Some(WaitsFor::Overload(time));
+            workers[3].waits_for = None;
+            workers[4].disk_free = None;
+            let workers = workers.into();
             let sent = Fleet {
                 job,
                 phase,

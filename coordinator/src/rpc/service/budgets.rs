@@ -14,13 +14,14 @@ use tonic::{Status, Streaming};
 
 use crate::{
     concurrency::{Budget, Observation},
-    dispatcher::{DispatchError, DispatcherHandle},
-    rpc::conversions::milliseconds,
+    dispatcher::DispatcherHandle,
+    lease_table::LiveReport,
+    rpc::conversions::{held, milliseconds},
 };
 
 /// Upper limit for the bytes that one worker reports. The counters of all workers are added, and
 /// their sum must not overflow.
-const MAX_RECEIVED: u64 = 1 << 48;
+pub(super) const MAX_RECEIVED: u64 = 1 << 48;
 
 /// Limit in bytes for the worker's message on why the origin has not responded.
 const MAX_MESSAGE: usize = 500;
@@ -51,7 +52,7 @@ impl BudgetStream {
         let session = SessionId(first.session_id);
         // Subscribed before the first budget is read, so that no later change is missed.
         let changes = dispatcher.watch_budgets();
-        let budget = record_observation(&dispatcher, &first).await?;
+        let budget = record_observation(&dispatcher, first).await?;
         Ok(Self {
             dispatcher,
             session,
@@ -92,7 +93,7 @@ impl BudgetStream {
                 if observation.session_id != self.session.0 {
                     return Err(Status::invalid_argument("a stream for the pace stays with one session"));
                 }
-                record_observation(&self.dispatcher, &observation).await?
+                record_observation(&self.dispatcher, observation).await?
             }
             changed = self.changes.changed() => {
                 if changed.is_err() {
@@ -108,11 +109,14 @@ impl BudgetStream {
 /// Passes on an observation, and the worker's message on why the origin has not responded yet.
 async fn record_observation(
     dispatcher: &DispatcherHandle,
-    wire: &proto::Observation,
-) -> Result<Budget, DispatchError> {
+    wire: proto::Observation,
+) -> Result<Budget, Status> {
     let session = SessionId(wire.session_id);
-    let budget = dispatcher.observe(session, observation(wire)).await?;
-    if let Some(failure) = first_failure(wire) {
+    let observation = observation(&wire);
+    let failure = first_failure(&wire);
+    let live = live_report(wire)?;
+    let budget = dispatcher.observe(session, observation, live).await?;
+    if let Some(failure) = failure {
         dispatcher.first_failure(session, failure).await?;
     }
     Ok(budget)
@@ -138,6 +142,18 @@ fn observation(wire: &proto::Observation) -> Observation {
         retry_after: (wire.retry_after_ms > 0)
             .then(|| Duration::from_millis(wire.retry_after_ms).min(MAX_RETRY_AFTER)),
     }
+}
+
+/// The part of an observation that is for display.
+///
+/// # Errors
+/// `INVALID_ARGUMENT`: an entry has no class id, or there are too many.
+fn live_report(wire: proto::Observation) -> Result<LiveReport, Status> {
+    Ok(LiveReport {
+        received_bytes: wire.received_bytes.min(MAX_RECEIVED),
+        transfers: held(wire.transfers)?,
+        disk_free: (wire.disk_free > 0).then_some(wire.disk_free),
+    })
 }
 
 fn message(budget: Budget) -> proto::Budget {
@@ -175,6 +191,8 @@ mod tests {
             cuts: max,
             refusals: max,
             first_failure: "\u{1b}".repeat(1000),
+            transfers: Vec::new(),
+            disk_free: max,
         };
         let clamped = observation(&wire);
         assert!(

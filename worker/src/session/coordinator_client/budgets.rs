@@ -9,8 +9,11 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming};
 
-use super::CoordinatorClient;
-use crate::origin::limiter::{Budget, Observation, OriginLimiter};
+use super::{CoordinatorClient, wire_held};
+use crate::{
+    origin::limiter::{Budget, Observation, OriginLimiter},
+    session::live_reports::LiveReports,
+};
 
 /// Limits for the observation interval that the coordinator sets.
 const SHORTEST_INTERVAL: Duration = Duration::from_millis(5);
@@ -45,10 +48,11 @@ impl CoordinatorClient {
         &mut self,
         session: SessionId,
         limiter: &OriginLimiter,
+        live: &mut LiveReports,
     ) -> Result<(Observations, Budgets, Observation), NoBudget> {
         let (sender, stream) = mpsc::channel(1);
         let observations = Observations { sender, session };
-        let first = observations.send(limiter).await?;
+        let first = observations.send(limiter, live).await?;
         let budgets = self.stub.pace(ReceiverStream::new(stream)).await?;
         Ok((observations, Budgets(budgets.into_inner()), first))
     }
@@ -57,13 +61,18 @@ impl CoordinatorClient {
 impl Observations {
     /// Waits until an observation can be sent; then takes, sends and returns the newest one. Cancel
     /// safe.
-    pub(crate) async fn send(&self, limiter: &OriginLimiter) -> Result<Observation, NoBudget> {
+    pub(crate) async fn send(
+        &self,
+        limiter: &OriginLimiter,
+        live: &mut LiveReports,
+    ) -> Result<Observation, NoBudget> {
         let permit = self
             .sender
             .reserve()
             .await
             .map_err(|_| NoBudget::Now("the stream has ended".to_owned()))?;
         let observation = limiter.take_report();
+        let live = live.take();
         permit.send(proto::Observation {
             session_id: self.session.0,
             budget_version: observation.budget_version,
@@ -76,6 +85,8 @@ impl Observations {
             refusals: observation.refusals,
             retry_after_ms: milliseconds(observation.retry_after),
             first_failure: limiter.first_failures.last(),
+            transfers: wire_held(&live.transfers),
+            disk_free: live.disk_free,
         });
         Ok(observation)
     }

@@ -1,0 +1,58 @@
+//! What keeps a worker from sending more requests to the origin, for display.
+
+use std::{fmt, time::Duration};
+
+use serde::{Serialize, Serializer};
+use shared::ids::SessionId;
+use tokio::time::Instant;
+
+use super::ConcurrencyController;
+
+/// What keeps a worker from sending more requests to the origin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WaitsFor {
+    /// The origin asked for a pause (`Retry-After`), which lasts for this time.
+    Origin(Duration),
+    /// The pause after an overload of the origin, which lasts for this time.
+    Overload(Duration),
+    /// The worker could use more connections than these, which the coordinator allows it.
+    Limit(u32),
+}
+
+impl fmt::Display for WaitsFor {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let seconds = |time: &Duration| time.as_millis().div_ceil(1000);
+        match self {
+            Self::Origin(time) => write!(formatter, "origin asked for {} s", seconds(time)),
+            Self::Overload(time) => {
+                write!(formatter, "pause of {} s after an overload", seconds(time))
+            }
+            Self::Limit(1) => write!(formatter, "limit of 1 connection"),
+            Self::Limit(connections) => write!(formatter, "limit of {connections} connections"),
+        }
+    }
+}
+
+impl Serialize for WaitsFor {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl ConcurrencyController {
+    /// What keeps a worker from sending more requests to the origin now.
+    pub fn waits_for(&self, id: SessionId, now: Instant) -> Option<WaitsFor> {
+        let allocation = self.allocations.get(&id)?;
+        let pause = self.pause_until_of(id).saturating_duration_since(now);
+        let connections = self.connections(id, allocation);
+        if allocation.last.wanted == 0 {
+            None
+        } else if pause > self.backoff_until.saturating_duration_since(now) {
+            Some(WaitsFor::Origin(pause))
+        } else if !pause.is_zero() {
+            Some(WaitsFor::Overload(pause))
+        } else {
+            (connections < allocation.last.wanted).then_some(WaitsFor::Limit(connections))
+        }
+    }
+}
