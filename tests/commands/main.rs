@@ -2,6 +2,7 @@
 
 mod demo_origin;
 mod drain;
+mod live_figures;
 mod resume;
 mod retry;
 mod retry_failed;

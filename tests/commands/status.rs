@@ -12,7 +12,7 @@ use super::{SLOW, ask, command, origin_of, status};
 
 /// Waits until the status meets a condition and returns it.
 #[track_caller]
-fn status_when(
+pub(crate) fn status_when(
     job: &Job,
     coordinator: &mut Coordinator,
     what: &str,

@@ -69,7 +69,7 @@ fn the_health_service_on_the_workers_port_reports_whether_the_coordinator_leases
     let worker = job.start_worker("w1", &coordinator, job.target_path());
     let http = coordinator.http;
     wait_for("the worker is registered", TIMEOUT, || {
-        Scrape::of(http).is_some_and(|now| now.value("imagenet_workers") > 0.5)
+        Scrape::of(http).is_some_and(|now| now.sum("imagenet_workers{") > 0.5)
     });
     worker.signal(Signal::STOP);
     coordinator.running.signal(Signal::TERM);

@@ -41,7 +41,7 @@ fn a_coordinator_is_ready_while_it_leases_and_reports_that_it_stops() {
     // that state.
     let worker = job.start_worker("w1", &coordinator, job.target_path());
     wait_for("the worker is registered", TIMEOUT, || {
-        Scrape::of(http).is_some_and(|now| now.value("imagenet_workers") > 0.5)
+        Scrape::of(http).is_some_and(|now| now.sum("imagenet_workers{") > 0.5)
     });
     worker.signal(Signal::STOP);
     coordinator.running.signal(Signal::TERM);

@@ -92,7 +92,7 @@ fn the_coordinators_metrics_add_up_during_and_after_the_job() {
     assert_no_wnid(&idle.text);
     let expected = [
         ("imagenet_ready", 1.0),
-        ("imagenet_workers", 0.0),
+        ("imagenet_workers{state=\"active\"}", 0.0),
         ("imagenet_coordinator_epoch", 1.0),
         ("imagenet_classes{state=\"pending\"}", 7.0),
         ("imagenet_classes{state=\"failed\"}", 1.0),
@@ -113,7 +113,7 @@ fn the_coordinators_metrics_add_up_during_and_after_the_job() {
     // can be scraped.
     let other = job.start_worker("w2", &coordinator, job.target_path());
     wait_for("both workers are registered", TIMEOUT, || {
-        scrape().value("imagenet_workers") > 1.5
+        scrape().value("imagenet_workers{state=\"active\"}") > 1.5
     });
     other.signal(Signal::STOP);
     let classes = |now: &Scrape, state| now.sum(&format!("imagenet_classes{{state=\"{state}\"}}"));

@@ -51,10 +51,13 @@ With --json it is one object (with --watch one a line):
     origin, all workers together: connections, limit, wanted
       (connections), quiet_ms (no requests), bytes_per_second,
       requests, cuts, refusals (429 and 503), overloads
-    workers, each with: name, state (active, draining or
-      quarantined), slots, leased, success, skipped, failed,
-      received_bytes, silent_ms (since it was heard of),
-      storage_id, build
+    workers, each with: name, state (active, draining,
+      quarantined, silent or lost), slots, leased, success,
+      skipped, failed, received_bytes, silent_ms (since it was
+      heard of), storage_id, build, since_at_ms (of the state, Unix
+      time), bytes_per_second, disk_free (null if unknown),
+      waits_for (why it sends no more requests; null if nothing
+      keeps it)
 
 With --classes an object for each class follows, one a line:
 

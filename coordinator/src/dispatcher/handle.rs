@@ -17,8 +17,8 @@ use crate::{
     counters::JobCounters,
     fleet::{ClassPage, Fleet, ListedState, Phase},
     lease_table::{
-        Granted, LiveReport, Refused, Registered, Renewed, ReportedLease, UnknownSession,
-        WorkerInfo,
+        Granted, LiveReport, Refused, Registered, Renewed, ReportedLease, StateCounts,
+        UnknownSession, WorkerInfo,
     },
     ledger::Entry,
 };
@@ -52,6 +52,7 @@ pub struct DispatcherHandle {
     pub(super) commands: mpsc::Sender<Command>,
     status: watch::Receiver<JobStatus>,
     phase: watch::Receiver<Phase>,
+    workers: watch::Receiver<StateCounts>,
     wake_ups: watch::Receiver<u64>,
     stopped: watch::Receiver<Option<WorkerStopped>>,
     refuses: watch::Receiver<Option<OriginRefuses>>,
@@ -69,6 +70,7 @@ impl DispatcherHandle {
             commands,
             status: published.status.subscribe(),
             phase: published.phase.subscribe(),
+            workers: published.workers.subscribe(),
             wake_ups: published.wake_ups.subscribe(),
             stopped: dispatcher.stopped.subscribe(),
             refuses: dispatcher.refuses.subscribe(),
@@ -256,6 +258,11 @@ impl DispatcherHandle {
     /// The phase of the job.
     pub fn phase(&self) -> Phase {
         *self.phase.borrow()
+    }
+
+    /// The number of workers in each state, at most a second old.
+    pub fn worker_states(&self) -> StateCounts {
+        *self.workers.borrow()
     }
 
     /// A receiver of the phase.

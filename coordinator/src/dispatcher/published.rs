@@ -19,7 +19,7 @@ use tokio::{sync::watch, time::Instant};
 use crate::{
     concurrency::{ConcurrencyController, ConcurrencyStatus},
     fleet::Phase,
-    lease_table::LeaseTable,
+    lease_table::{LeaseTable, StateCounts},
 };
 
 /// The counts at one moment.
@@ -37,6 +37,8 @@ pub(super) struct Published {
     /// end.
     pub(super) status: watch::Sender<JobStatus>,
     pub(super) phase: watch::Sender<Phase>,
+    /// The number of workers in each state.
+    pub(super) workers: watch::Sender<StateCounts>,
     /// See [`LeaseTable::wake_ups`].
     pub(super) wake_ups: watch::Sender<u64>,
     /// See [`ConcurrencyController::budget_generation`].
@@ -55,6 +57,7 @@ impl Published {
         Self {
             status: watch::Sender::new(table.status()),
             phase: watch::Sender::new(table.phase()),
+            workers: watch::Sender::new(table.state_counts()),
             wake_ups: watch::Sender::new(table.wake_ups()),
             budgets: watch::Sender::new(controller.budget_generation()),
             concurrency: watch::Sender::new(controller.status(Instant::now())),
@@ -68,7 +71,7 @@ impl Published {
         self.status.borrow().is_done()
     }
 
-    /// Publishes the counts and the wake-up generation. The counts of a finished job are published
+    /// Publishes the counts, the workers and the wake-up generation. The counts of a finished job are published
     /// only by [`Self::publish_done_later`].
     pub(super) fn publish_counts(&mut self, table: &LeaseTable) {
         let snapshot = self.take(table.status());
@@ -76,6 +79,7 @@ impl Published {
             self.publish(snapshot);
         }
         replace(&self.wake_ups, table.wake_ups());
+        replace(&self.workers, table.state_counts());
     }
 
     /// Publishes the generation of the budgets and the state of the concurrency controller.

@@ -5,7 +5,7 @@ use std::fmt;
 use shared::metrics::{MetricsSource, Page};
 
 use super::{CoordinatorState, RunningJob};
-use crate::fleet::Phase;
+use crate::fleet::{Phase, WorkerState};
 
 impl MetricsSource for CoordinatorState {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
@@ -55,8 +55,11 @@ impl RunningJob {
         let phases = phases.map(|(label, phase)| (("phase", label), u64::from(now == phase)));
         let help = "1 for what the coordinator is doing, 0 for what it is not.";
         page.gauges("phase", help, &phases)?;
-        let workers = "Workers that are registered.";
-        page.gauge("workers", workers, status.workers.into())?;
+        let counts = self.handle.worker_states();
+        let workers =
+            WorkerState::ALL.map(|state| (("state", state.name()), u64::from(counts.of(state))));
+        let help = "Workers by state; all but the lost ones are registered.";
+        page.gauges("workers", help, &workers)?;
         let received = "Bytes received from the origin by all workers, as they say, since the coordinator started.";
         page.counter("received_bytes", received, status.received_bytes)
     }

@@ -24,7 +24,7 @@ impl LeaseTable {
         max: usize,
         now: Instant,
     ) -> Result<Granted, UnknownSession> {
-        self.check_session(id)?;
+        self.sessions.get_mut(id)?.live.heard(now);
         if self.inventories.end(id) {
             self.wake_ups += 1;
         }

@@ -14,6 +14,7 @@ mod elsewhere;
 mod first_answers;
 mod hostile;
 mod later_answers;
+mod live;
 mod losses;
 mod recovery;
 mod sequences;

@@ -6,7 +6,9 @@
 //!
 //! With `--tls` each worker that renews has a TLS connection of its own. With `--attackers 8` eight
 //! clients without a token attack at the same time, with each kind of frames for `--seconds`; the
-//! other phases are skipped.
+//! other phases are skipped. With `--observe` the workers that renew send observations as well, at
+//! the interval that the coordinator wants; without TLS that needs a connection for every 90 of
+//! them (`--connections`).
 //!
 //! Without `--hold` it measures but does not judge: slow is not an error. It fails only if the
 //! protocol is violated, that is, if a class is granted while a worker holds it or after it was
@@ -30,6 +32,7 @@ mod counts;
 mod dial;
 mod figures;
 mod herd;
+mod observations;
 mod options;
 mod pairs;
 mod renewals;

@@ -10,6 +10,7 @@ use crate::worker::LoadError;
 /// Measures what one coordinator carries; see the head of main.rs.
 #[derive(Debug, Clone, Parser)]
 #[command(name = "coordinator_load")]
+#[expect(clippy::struct_excessive_bools, reason = "each is a flag")]
 pub(crate) struct Options {
     /// A few seconds with small numbers, to see that it runs
     #[arg(long)]
@@ -42,6 +43,9 @@ pub(crate) struct Options {
     /// Uses TLS and tokens, and a connection for each worker that renews
     #[arg(long)]
     pub(crate) tls: bool,
+    /// Workers that renew also send observations, with the progress of their leases
+    #[arg(long)]
+    pub(crate) observe: bool,
     /// Clients without a token that attack while workers renew; all other phases are left out
     #[arg(
         long,

@@ -4,6 +4,7 @@ use std::{sync::Arc, time::Duration};
 
 use tokio::{
     sync::Semaphore,
+    task::JoinSet,
     time::{Instant, sleep_until},
 };
 
@@ -32,13 +33,24 @@ pub(crate) async fn run(load: &Load) -> Result<(), LoadError> {
     let workers = register(load).await?;
     let start = Instant::now();
     let cpu = load.coordinator.cpu()?;
-    let (workers, all) = renew(workers, load.options.renewal_time()).await?;
+    let time = load.options.renewal_time();
+    let mut observing = JoinSet::new();
+    if load.options.observe {
+        let streams = workers.iter().map(Worker::observations);
+        streams.for_each(|stream| drop(observing.spawn(stream.send_until(start + time))));
+    }
+    let (workers, all) = renew(workers, time).await?;
     let span = start.elapsed();
+    let mut observations = 0;
+    while let Some(sent) = observing.join_next().await {
+        let failed = |error| LoadError::Benchmark(format!("await observations: {error}"));
+        observations += sent.map_err(failed)??;
+    }
     let cpu = load.coordinator.cpu()?.saturating_sub(cpu);
     let memory = load.coordinator.memory()?;
     let figures = format!(
-        "{} workers, every {}: {}, {}, CPU {} ({} each), memory {}  (goal: p99 below 200 ms, below \
-         1 core)",
+        "{} workers, every {}, and {observations} observations: {}, {}, CPU {} ({} each), memory {}  \
+         (goal: p99 below 200 ms, below 1 core)",
         load.options.workers,
         seconds(INTERVAL),
         rate(all.count(), span),

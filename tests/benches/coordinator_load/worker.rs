@@ -13,6 +13,7 @@ use tonic::{Response, Status, transport::Channel};
 use crate::{
     counts::Grants,
     dial::{Client, Dial},
+    observations::Observations,
 };
 
 /// Deadline of a call; after it the coordinator counts as unreachable.
@@ -166,6 +167,15 @@ impl Worker {
         Ok(reply.directive() != Directive::Reregister)
     }
 
+    /// The stream of its observations.
+    pub(crate) fn observations(&self) -> Observations {
+        Observations {
+            client: self.client.clone(),
+            session: self.session,
+            held: self.held.clone(),
+        }
+    }
+
     /// Requests leases; returns the counts in the answer.
     pub(crate) async fn acquire(&mut self, max: u32) -> Result<JobStatus, LoadError> {
         let request = AcquireRequest {
@@ -286,7 +296,7 @@ impl Worker {
     }
 }
 
-async fn call<T>(
+pub(crate) async fn call<T>(
     call: &'static str,
     answer: impl Future<Output = Result<Response<T>, Status>>,
 ) -> Result<T, LoadError> {

@@ -394,7 +394,7 @@ class Jobs(unittest.TestCase):
                 while words not in (output := self.log(other)):
                     self.assertLess(time.monotonic(), deadline, output)
                     time.sleep(0.1)
-                self.assertIn("imagenet_workers 0", self.metrics(coordinator))
+                self.assertIn('imagenet_workers{state="active"} 0', self.metrics(coordinator))
 
     def log(self, worker: Pod) -> str:
         path = (
