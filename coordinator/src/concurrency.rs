@@ -264,6 +264,11 @@ impl ConcurrencyController {
         }
     }
 
+    /// `--max-connections`; `None` without it.
+    pub fn ceiling(&self) -> Option<u32> {
+        self.ceilings.connections
+    }
+
     fn sample(&self, now: Instant) -> Sample {
         Sample::of(&self.totals, now)
     }

@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     concurrency::ConcurrencyController,
     counters::JobCounters,
-    fleet::Fleet,
+    fleet::{Fleet, LimitChanges},
     lease_table::{Granted, LeaseTable, Mark, ReportedLease, UnknownSession},
     ledger::{Entry, Record, Writer},
     running_time::{RunningTime, TimeOfDay},
@@ -30,6 +30,7 @@ use crate::{
 mod classes;
 mod concurrency;
 mod handle;
+mod live_view;
 mod log;
 mod published;
 mod refusals;
@@ -71,6 +72,7 @@ pub struct Dispatcher {
     mark: watch::Sender<Mark>,
     marks: watch::Receiver<Mark>,
     refuses: watch::Sender<Option<OriginRefuses>>,
+    limit_changes: watch::Sender<LimitChanges>,
     log: DispatcherLog,
     counters: Arc<JobCounters>,
 }
@@ -99,6 +101,7 @@ impl Dispatcher {
             mark,
             marks,
             refuses: watch::Sender::new(None),
+            limit_changes: watch::Sender::default(),
             log: DispatcherLog::default(),
             counters: Arc::default(),
         };

@@ -8,6 +8,10 @@ use shared::{Wnid, job::JobStatus, job_line::short, outcome::Failure};
 pub use crate::concurrency::WaitsFor;
 use crate::concurrency::{ConcurrencyStatus, as_milliseconds};
 
+mod live_view;
+
+pub use live_view::{HeldClass, JobList, LimitChange, LimitChanges, LiveView, Recovery};
+
 /// The fleet at one moment.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fleet {

@@ -35,6 +35,7 @@ mod inventories;
 mod later_answers;
 mod leases;
 mod live;
+mod live_view;
 mod losses;
 mod lost_workers;
 mod names;

@@ -20,17 +20,23 @@ use schema::VERSION;
 mod connection;
 mod continuation;
 mod error;
+mod failure_groups;
 mod failures;
 mod file_lock;
 mod last_run;
+mod past;
 mod record;
 mod schema;
+mod settled_classes;
 mod writer;
 
 pub use error::LedgerError;
+pub use failure_groups::FailureGroup;
 pub use failures::Cause;
 pub use last_run::LastRun;
+pub use past::{Past, PastSpan, SPAN};
 pub use record::Record;
+pub use settled_classes::{Outcomes, SettledClass};
 pub use writer::{Commits, Entry, Reading, Writer};
 
 /// An open ledger, locked for this process.

@@ -22,6 +22,7 @@ mod running_time;
 mod time_left;
 
 pub mod auth;
+pub mod dashboard;
 pub mod dev;
 mod http;
 

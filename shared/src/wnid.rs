@@ -13,6 +13,13 @@ pub struct Wnid(u32);
 #[error("not a WordNet id (n and eight digits, like n02124075)")]
 pub struct InvalidWnid;
 
+impl Wnid {
+    /// The number behind the `n`, below 100,000,000.
+    pub fn number(self) -> u32 {
+        self.0
+    }
+}
+
 impl FromStr for Wnid {
     type Err = InvalidWnid;
 

@@ -15,7 +15,7 @@ use super::{Dispatcher, NotInList, Receipt, Renewal, Reported, Reporter, Retried
 use crate::{
     concurrency::{Budget, ConcurrencyStatus, Observation},
     counters::JobCounters,
-    fleet::{ClassPage, Fleet, ListedState, Phase},
+    fleet::{ClassPage, Fleet, LimitChanges, ListedState, Phase},
     lease_table::{
         Granted, LiveReport, Refused, Registered, Renewed, ReportedLease, StateCounts,
         UnknownSession, WorkerInfo,
@@ -58,6 +58,7 @@ pub struct DispatcherHandle {
     refuses: watch::Receiver<Option<OriginRefuses>>,
     budgets: watch::Receiver<u64>,
     concurrency_status: watch::Receiver<ConcurrencyStatus>,
+    pub(super) limit_changes: watch::Receiver<LimitChanges>,
     counters: Arc<JobCounters>,
     /// See [`DispatcherHandle::set_stop_reason`].
     stop_reason: Arc<OnceLock<String>>,
@@ -76,6 +77,7 @@ impl DispatcherHandle {
             refuses: dispatcher.refuses.subscribe(),
             budgets: published.budgets.subscribe(),
             concurrency_status: published.concurrency.subscribe(),
+            limit_changes: dispatcher.limit_changes.subscribe(),
             counters: Arc::clone(&dispatcher.counters),
             stop_reason: Arc::default(),
         }
@@ -343,7 +345,7 @@ impl DispatcherHandle {
     }
 
     /// Sends a command that is answered at once.
-    async fn ask<T: Send + 'static>(
+    pub(super) async fn ask<T: Send + 'static>(
         &self,
         question: impl FnOnce(&mut Dispatcher) -> T + Send + 'static,
     ) -> Result<T, DispatchError> {
@@ -356,7 +358,7 @@ impl DispatcherHandle {
     }
 
     /// Sends a command, which gets the channel of its answer.
-    async fn command<T: Send + 'static>(
+    pub(super) async fn command<T: Send + 'static>(
         &self,
         command: impl FnOnce(&mut Dispatcher, Reply<T>) -> Entry + Send + 'static,
     ) -> Result<T, DispatchError> {

@@ -87,6 +87,13 @@ impl DispatcherLog {
 }
 
 impl Dispatcher {
+    /// The last message about why no worker has received a response of the origin yet.
+    pub(super) fn first_failure_of_origin(&self) -> Option<String> {
+        let is_answering = self.table.status().success > 0;
+        let last = self.log.first_failures.last().cloned();
+        last.filter(|_| !is_answering)
+    }
+
     /// A worker has received no response from the origin yet. Each message is logged once,
     /// whichever worker sends it, and only until a first class is complete.
     pub(super) fn first_failure(&mut self, session: SessionId, failure: String) {
@@ -117,8 +124,10 @@ impl Dispatcher {
     /// Logs the notices of the controller and of the lease table, and publishes the phase and
     /// whether the origin refuses all classes.
     pub(super) fn log_notices(&mut self) {
+        let notices = self.controller.take_notices();
+        self.publish_limit_changes(&notices);
         let origin = &self.log.origin;
-        for notice in self.controller.take_notices() {
+        for notice in notices {
             match notice {
                 ConcurrencyNotice::Refused { rest } if rest > LONG_WAIT => {
                     let end = format_rfc3339_seconds(SystemTime::now() + rest);

@@ -215,6 +215,7 @@ mod tests {
             let workers = (1..=count).map(|number| format!("w{number}")).collect();
             waiting_for(
                 &Expected {
+                    at_first: count,
                     workers,
                     until: now + Duration::from_secs(40),
                 },

@@ -18,6 +18,8 @@ use super::{
 pub struct Expected {
     /// Their names, in order.
     pub workers: Vec<String>,
+    /// Number of workers that were expected at first.
+    pub at_first: usize,
     /// End of the wait.
     pub until: Instant,
 }
@@ -44,6 +46,7 @@ impl LeaseTable {
         };
         self.fresh = self.high_water.former();
         self.recovery = Some(Expected {
+            at_first: workers.len(),
             until: now + longest.max(self.ttl) + EXPIRY_MARGIN,
             workers: workers.into_keys().collect(),
         });

@@ -1,0 +1,100 @@
+//! What the live page asks of the dispatcher: one view of the whole state, and lists of held
+//! classes. Each answer costs the dispatcher at most a pass over the classes; the page's task asks
+//! for a view at most once a second.
+
+use std::time::SystemTime;
+
+use super::{DispatchError, Dispatcher, DispatcherHandle};
+use crate::{
+    concurrency::ConcurrencyNotice,
+    fleet::{HeldClass, JobList, LimitChange, LimitChanges, LiveView},
+    ledger::{Entry, Ledger, LedgerError, Run},
+};
+
+/// Number of transfers in a view.
+const TRANSFERS: usize = 40;
+
+impl Dispatcher {
+    fn live_view(&mut self) -> LiveView {
+        let lease_now = self.lease_now();
+        LiveView {
+            fleet: self.fleet(),
+            letters: self.table.class_letters(),
+            transfers: self.table.transfers(TRANSFERS),
+            recovery: self.table.missing_workers(lease_now),
+            first_failure: self.first_failure_of_origin(),
+            ceiling: self.controller.ceiling(),
+        }
+    }
+
+    /// Publishes the notices of the controller as changes of the limit.
+    pub(super) fn publish_limit_changes(&mut self, notices: &[ConcurrencyNotice]) {
+        if notices.is_empty() {
+            return;
+        }
+        let limit = self.concurrency_status().limit;
+        let first = self.controller.ceiling().unwrap_or(1);
+        self.limit_changes.send_modify(|changes| {
+            for notice in notices {
+                changes.push(LimitChange {
+                    at: SystemTime::now(),
+                    before: changes.limit().unwrap_or(first),
+                    limit,
+                    notice: notice.clone(),
+                });
+            }
+        });
+    }
+}
+
+impl DispatcherHandle {
+    /// The current state for the live page.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn live_view(&self) -> Result<LiveView, DispatchError> {
+        self.ask(Dispatcher::live_view).await
+    }
+
+    /// The list of the job, which does not change.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn list(&self) -> Result<JobList, DispatchError> {
+        self.ask(|dispatcher| dispatcher.table.list()).await
+    }
+
+    /// The holders of these rows of the list; rows that no worker holds are left out.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn held_rows(&self, rows: Vec<usize>) -> Result<Vec<HeldClass>, DispatchError> {
+        self.ask(move |dispatcher| dispatcher.table.held_rows(&rows))
+            .await
+    }
+
+    /// The classes that a worker holds, in the order of the list.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn held_by(&self, worker: String) -> Result<Vec<HeldClass>, DispatchError> {
+        self.ask(move |dispatcher| dispatcher.table.held_by(&worker))
+            .await
+    }
+
+    /// Reads the ledger on its thread, after everything that the dispatcher has settled so far.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`], also when the ledger cannot be read, which is logged.
+    pub async fn read_ledger<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Ledger, &Run) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, DispatchError> {
+        self.command(|_, reply| Entry::reading(read, reply)).await
+    }
+
+    /// The last changes of the limit of connections.
+    pub fn limit_changes(&self) -> LimitChanges {
+        self.limit_changes.borrow().clone()
+    }
+}
