@@ -102,8 +102,12 @@ function incidents({ cuts, refusals, overloads }) {
   return happened.map(([number, word]) => several(number, word)).join(", ") || "no incident";
 }
 
-function sentence(state, origin, now) {
-  if (state.sentence) return state.sentence;
+/** The state in words; `{until}` in the coordinator's sentence is the place of a time. */
+export function sentence(state, origin, now) {
+  if (state.sentence) {
+    const until = state.until_ms == null ? "" : clock(state.until_ms, now);
+    return state.sentence.replace("{until}", until);
+  }
   if (origin.quiet_until_ms) {
     return `no requests to the origin until ${clock(origin.quiet_until_ms, now)}`;
   }

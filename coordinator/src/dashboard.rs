@@ -2,7 +2,7 @@
 //! (`deploy/http-api.md`).
 //!
 //! Invariants: observers never slow the dispatcher. One task, the publisher, asks it for a view at
-//! most once a second and only while somebody looks; each message is serialized once for all
+//! most once a second and only while it is watched; each message is serialized once for all
 //! viewers. At most [`MAX_VIEWERS`] streams are open, each with a bounded queue; a viewer that does
 //! not read in time gets a whole snapshot in the place of the updates that it missed.
 
@@ -131,7 +131,7 @@ impl Dashboard {
     /// The whole snapshot as JSON, at most a second old; after the end of the job the last one.
     pub async fn snapshot(&self) -> Bytes {
         match self.current().await {
-            Ok(current) => current.json.clone(),
+            Ok(current) => current.json(),
             Err(_) => self.last_snapshot.borrow().clone(),
         }
     }
@@ -221,3 +221,6 @@ impl Subscription {
         self.events.recv().await
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -10,6 +10,8 @@ use crate::concurrency::{ConcurrencyStatus, as_milliseconds};
 
 mod live_view;
 
+#[cfg(test)]
+pub(crate) use live_view::CHANGES;
 pub use live_view::{HeldClass, JobList, LimitChange, LimitChanges, LiveView, Recovery};
 
 /// The fleet at one moment.

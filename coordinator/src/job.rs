@@ -31,6 +31,7 @@ use crate::{
     auth::{self, AuthLayer, SocketFile},
     concurrency::ConcurrencyController,
     config::{Plan, SingleHost},
+    dashboard::Dashboard,
     dev::{self, DevWorker, DevWorkerError},
     dispatcher::{Dispatcher, WorkerStopped},
     http::{HttpEndpoint, RunningJob},
@@ -43,6 +44,7 @@ pub use error::CoordinatorError;
 mod closing;
 mod error;
 mod listening;
+mod live_page;
 mod origin_refuses;
 mod restore;
 mod retry_failed;
@@ -159,6 +161,8 @@ struct Job {
     own_worker: Option<String>,
     /// Whether workers of other processes can join.
     is_open: bool,
+    /// The data of the live page.
+    dashboard: Dashboard,
 }
 
 impl Job {
@@ -188,7 +192,7 @@ impl Job {
             run = plan.job.run_id, url = %plan.job.url, classes = classes.wnids.len(), invalid = classes.invalid.len(),
             duplicates = classes.duplicates, "starting"
         );
-        let mut job = Self::of(restored, &plan, stop, endpoints, is_open);
+        let mut job = Self::of(restored, &plan, stop, endpoints, is_open).await?;
         screen.write_line(&http::announcement(http));
         job.listen_in_target();
         let mut others = Vec::new();
@@ -217,13 +221,13 @@ impl Job {
     }
 
     /// Starts the dispatcher of a job, and no server yet.
-    fn of(
+    async fn of(
         restored: RestoredJob,
         plan: &Plan,
         stop: Shutdown,
-        endpoints: JoinSet<()>,
+        mut endpoints: JoinSet<()>,
         is_open: bool,
-    ) -> Self {
+    ) -> Result<Self, CoordinatorError> {
         let controller = ConcurrencyController::new(plan.ceilings, Instant::now());
         let (owner, handle) = Dispatcher::new(restored.table, controller, restored.writer.clone());
         let single_host = plan.single_host.as_ref();
@@ -231,7 +235,10 @@ impl Job {
         let owner = owner.with_origin(plan.job.url.address(), own_worker.clone());
         let mut dispatcher = JoinSet::new();
         dispatcher.spawn(owner.run());
-        Self {
+        let epoch = restored.terms.epoch;
+        let dashboard =
+            live_page::start(handle.clone(), plan, epoch, &stop, &mut endpoints).await?;
+        Ok(Self {
             service: CoordinatorService {
                 dispatcher: handle,
                 job: plan.job.clone(),
@@ -248,7 +255,8 @@ impl Job {
             socket: None,
             own_worker,
             is_open,
-        }
+            dashboard,
+        })
     }
 
     fn status(&self) -> JobStatus {

@@ -84,13 +84,13 @@ mod tests {
             ends.add(Some(left), start + SECOND * second);
         }
         let now = start + SECOND * 100;
-        let left = Duration::from_secs(900);
+        let left = Duration::from_mins(15);
         assert_eq!(ends.around(left, now), (left, left));
-        ends.add(Some(Duration::from_secs(1200)), now);
+        ends.add(Some(Duration::from_mins(20)), now);
         let later = now + SECOND;
-        ends.add(Some(Duration::from_secs(600)), later);
+        ends.add(Some(Duration::from_mins(10)), later);
         let left = Duration::from_secs(700);
-        let range = (Duration::from_secs(600), Duration::from_secs(1199));
+        let range = (Duration::from_mins(10), Duration::from_secs(1199));
         assert_eq!(ends.around(left, later), range);
     }
 
@@ -102,7 +102,7 @@ mod tests {
         let now = start + Duration::from_mins(2);
         let left = Duration::from_secs(100);
         assert_eq!(ends.around(left, now), (left, left), "a minute counts");
-        let long = Duration::from_secs(3000);
+        let long = Duration::from_mins(50);
         assert_eq!(ends.around(long, now).1, Duration::from_secs(4880));
         ends.add(None, now);
         assert_eq!(ends.around(long, now), (long, long));

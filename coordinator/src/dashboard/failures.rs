@@ -53,6 +53,13 @@ impl GroupedFailures {
     }
 }
 
+impl GroupedFailures {
+    /// The ledger did not answer: the groups as last read stay until the next attempt.
+    pub(super) fn not_read(&mut self, now: Instant) {
+        self.read_at = Some(now);
+    }
+}
+
 fn shown(group: ledger::FailureGroup) -> FailureGroup {
     FailureGroup {
         kind: group.kind.to_string(),

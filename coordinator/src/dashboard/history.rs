@@ -180,7 +180,7 @@ impl Level {
     fn add(&mut self, sample: Point, span: u64) {
         let start = sample.at - sample.at % span;
         if start > self.start {
-            self.close();
+            self.close(span);
             self.start = start;
         }
         let samples = &mut self.samples;
@@ -193,23 +193,33 @@ impl Level {
         samples.settled = sample.settled;
     }
 
-    /// Makes a point of the samples.
-    fn close(&mut self) {
+    /// Makes a point of the samples. If the point of an earlier process covers a part of the span,
+    /// the bytes are added to it.
+    fn close(&mut self, span: u64) {
         let samples = std::mem::take(&mut self.samples);
         let count = samples.count;
-        if count == 0 || self.points.back().is_some_and(|last| last.at >= self.start) {
+        if count == 0 {
+            return;
+        }
+        let open = samples.open.map(|open| open / count);
+        let open = open.map(|open| u32::try_from(open).unwrap_or(u32::MAX));
+        let whole = |rate: u128| u64::try_from(rate).unwrap_or(u64::MAX);
+        if let Some(last) = self.points.back_mut().filter(|last| last.at >= self.start) {
+            let more = whole(samples.bytes_per_second / u128::from(span));
+            last.bytes_per_second = last.bytes_per_second.saturating_add(more);
+            last.limit = samples.limit;
+            last.open = open;
+            last.settled = samples.settled;
             return;
         }
         if self.points.len() == POINTS {
             self.points.pop_front();
         }
-        let rate = samples.bytes_per_second / u128::from(count);
-        let open = samples.open.map(|open| open / count);
         self.points.push_back(Point {
             at: self.start,
-            bytes_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
+            bytes_per_second: whole(samples.bytes_per_second / u128::from(count)),
             limit: samples.limit,
-            open: open.map(|open| u32::try_from(open).unwrap_or(u32::MAX)),
+            open,
             settled: samples.settled,
         });
     }
@@ -284,7 +294,7 @@ mod tests {
     #[test]
     fn the_past_of_the_ledger_has_points_of_each_coarser_level() {
         let span = |at, bytes, classes| PastSpan { at, bytes, classes };
-        let spans = [span(240, 2400, 2), span(255, 4800, 1), span(4000, 3600, 4)];
+        let spans = [span(240, 2400, 2), span(255, 4800, 1), span(3990, 3600, 4)];
         let [seconds, fine, minutes, hours] = of_past(&spans);
         let short = |points: &[Point]| -> Vec<(u64, u64, u64)> {
             let points = points.iter();
@@ -292,7 +302,7 @@ mod tests {
             points.map(point).collect()
         };
         assert_eq!(seconds, []);
-        assert_eq!(short(&fine), [(240, 160, 2), (255, 320, 3), (4000, 240, 7)]);
+        assert_eq!(short(&fine), [(240, 160, 2), (255, 320, 3), (3990, 240, 7)]);
         assert_eq!(short(&minutes), [(240, 30, 3), (3840, 15, 7)]);
         assert_eq!(short(&hours), [(0, 1, 3), (3600, 1, 7)]);
         let history = PointLevels::restored([seconds, fine, minutes, hours]);
@@ -305,7 +315,9 @@ mod tests {
         let restored = |step: u64| {
             let count = if step == 1 { 0 } else { 300 };
             let last = 36_000 / step * step;
-            let times = (0..count).rev().map(|back| last - back * step);
+            let times = (0..count)
+                .rev()
+                .map(|back: u64| last.saturating_sub(back * step));
             times.filter(|at| *at > 0).map(sample).collect()
         };
         let mut history = PointLevels::restored(SPANS.map(restored));
@@ -318,7 +330,16 @@ mod tests {
         let seconds = points.iter().filter(|point| point.at >= 36_500).count();
         assert_eq!(seconds, 99);
         assert!(points.iter().any(|point| point.at == 36_000));
-        assert_eq!(points[0].at, 3600);
+        assert_eq!(points[0].at, 240);
+        for at in 36_600..39_601 {
+            history.add(sample(at));
+        }
+        let hour = history.levels[3].points.back().unwrap();
+        let added = 1000 + 3100 * 1000 / 3600;
+        assert_eq!(
+            (hour.at, hour.bytes_per_second, hour.settled),
+            (36_000, added, 39_599)
+        );
     }
 
     #[test]

@@ -60,10 +60,9 @@ pub(super) enum Request {
 pub(super) struct Current {
     pub(super) view: LiveView,
     pub(super) snapshot: Snapshot,
-    /// The snapshot as JSON.
-    pub(super) json: Bytes,
     made: Instant,
-    /// The snapshot as an event, made for the first viewer that needs it.
+    /// The snapshot as JSON and as an event, each made for the first viewer that needs it.
+    json: OnceLock<Bytes>,
     event: OnceLock<Bytes>,
 }
 
@@ -236,8 +235,10 @@ impl Publisher {
         let now = Instant::now();
         if self.failures.is_due(&view.letters, now) {
             let read = self.handle.read_ledger(Ledger::failure_groups);
-            if let Ok(groups) = timeout(READ_LIMIT, read).await {
-                self.failures.replace(groups?, &view.letters, now);
+            match timeout(READ_LIMIT, read).await {
+                Ok(Ok(groups)) => self.failures.replace(groups, &view.letters, now),
+                // The cause is logged; the groups as last read stay.
+                _ => self.failures.not_read(now),
             }
         }
         Ok(self.made_of(view))
@@ -270,13 +271,12 @@ impl Publisher {
         };
         let snapshot = Snapshot::of(&view, facts);
         let current = Arc::new(Current {
-            json: json(&snapshot),
             view,
             snapshot,
             made: Instant::now(),
+            json: OnceLock::new(),
             event: OnceLock::new(),
         });
-        self.snapshots.send_replace(current.json.clone());
         self.current = Some(Arc::clone(&current));
         current
     }
@@ -297,15 +297,21 @@ impl Publisher {
         };
         if let Some(current) = current {
             self.send(before.as_deref(), &current);
+            self.snapshots.send_replace(current.json());
         }
         drop(mem::take(&mut self.viewers));
     }
 }
 
 impl Current {
+    /// The snapshot as JSON.
+    pub(super) fn json(&self) -> Bytes {
+        self.json.get_or_init(|| json(&self.snapshot)).clone()
+    }
+
     fn event(&self) -> Bytes {
         let Snapshot { epoch, seq, .. } = self.snapshot;
-        let make = || event("snapshot", epoch, seq, &self.json);
+        let make = || event("snapshot", epoch, seq, &self.json());
         self.event.get_or_init(make).clone()
     }
 }

@@ -98,3 +98,74 @@ impl DispatcherHandle {
         self.limit_changes.borrow().clone()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use shared::Wnid;
+    use tokio::time::{Duration, Instant};
+
+    use super::*;
+    use crate::{
+        concurrency::{Ceilings, ConcurrencyController, Observation},
+        lease_table::{LeaseTable, LiveReport, WorkerInfo},
+        ledger::Writer,
+    };
+
+    const CLASSES: usize = 21_843;
+    const WORKERS: usize = 1_000;
+    const SLOTS: u32 = 10;
+    /// Longest time that a view may take of the dispatcher in a program without optimization, on a
+    /// busy machine. With optimization it is about a tenth.
+    const LONGEST: Duration = Duration::from_millis(40);
+
+    fn large_dispatcher() -> Dispatcher {
+        let wnids: Vec<Wnid> = (1..=CLASSES)
+            .map(|number| format!("n{number:08}").parse().unwrap())
+            .collect();
+        let now = Instant::now();
+        let table = LeaseTable::new(&wnids, 0, 1, Duration::from_secs(30));
+        let controller = ConcurrencyController::new(Ceilings::default(), now);
+        let (mut dispatcher, _) = Dispatcher::new(table, controller, Writer::channel().0);
+        let table = &mut dispatcher.table;
+        let mark = table.take_mark();
+        for place in 0..WORKERS {
+            let worker_info = WorkerInfo {
+                worker: format!("node-{place:04}.cluster.example"),
+                instance: place.to_be_bytes().to_vec(),
+                slots: SLOTS,
+                ..WorkerInfo::default()
+            };
+            let session = table.register(&worker_info, &[], now).unwrap().session;
+            dispatcher
+                .controller
+                .record_observation(session, &Observation::default(), now);
+            let live = LiveReport::default();
+            table.record_live(session, &live, now).unwrap();
+            if let Some(mark) = table.take_mark().or(mark.clone()) {
+                table.mark_is_durable(mark);
+            }
+            table.acquire(session, SLOTS as usize, now).unwrap();
+        }
+        dispatcher
+    }
+
+    #[test]
+    fn a_view_of_a_large_fleet_takes_the_dispatcher_little_time() {
+        let mut dispatcher = large_dispatcher();
+        let mut times = Vec::new();
+        for _ in 0..21 {
+            let began = Instant::now();
+            let view = dispatcher.live_view();
+            times.push(began.elapsed());
+            assert_eq!(
+                (view.letters.len(), view.fleet.workers.len()),
+                (CLASSES, WORKERS)
+            );
+        }
+        times.sort_unstable();
+        let median = times[times.len() / 2];
+        let leased = dispatcher.table.status().leased;
+        println!("a view of {CLASSES} classes, {leased} of them leased, takes {median:?}");
+        assert!(median < LONGEST, "{median:?}");
+    }
+}

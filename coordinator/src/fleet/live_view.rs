@@ -74,8 +74,8 @@ pub struct LimitChange {
     pub notice: ConcurrencyNotice,
 }
 
-/// Number of changes of the limit that are kept.
-const CHANGES: usize = 100;
+/// Number of changes of the limit that are kept. Each takes about 120 bytes of a snapshot.
+pub(crate) const CHANGES: usize = 40;
 
 /// The last changes of the limit, the oldest first.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -79,6 +79,7 @@ impl Job {
         // The worker's tasks must end first: the end of the runtime would cancel them at any point.
         drop(timeout(CLOSE_TIMEOUT, self.worker.shutdown()).await);
         let status = self.status();
+        self.dashboard.finish().await;
         drop(self.service);
         self.dispatcher.shutdown().await;
         self.writer

@@ -115,7 +115,10 @@ mod tests {
         let failure = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
         table.restore(wnids[2], &Outcome::Failed(failure));
         let worker = table.register(&worker_info("w", 1), &[], now).unwrap();
-        assert_eq!(table.acquire(worker.session, 1, now).leases.len(), 1);
+        assert_eq!(
+            table.acquire(worker.session, 1, now).unwrap().leases.len(),
+            1
+        );
         table.set(4, State::Delayed(now));
         let letters = table.class_letters();
         assert_eq!(letters.len(), 6);
@@ -132,7 +135,7 @@ mod tests {
         let now = Instant::now();
         let mut table = table(4);
         let worker = table.register(&worker_info("w", 2), &[], now).unwrap();
-        let granted = table.acquire(worker.session, 2, now).leases.len();
+        let granted = table.acquire(worker.session, 2, now).unwrap().leases.len();
         let rows: Vec<usize> = table.held_by("w").iter().map(|held| held.row).collect();
         assert_eq!(rows.len(), granted);
         let by_row = table.held_rows(&[0, 1, 2, 3, 99]);
