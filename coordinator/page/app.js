@@ -133,6 +133,10 @@ function start() {
         console.error(error); // An error of the page is no error of the connection.
       }
     },
+    viewer: (rights) => {
+      model.may_retry = rights.may_retry;
+      if (model.loaded) schedule();
+    },
     lost: (why) => {
       lost = why;
       if (!model.loaded) setText(byId("age"), `${why}; connecting again`);

@@ -91,7 +91,8 @@ export class Feed {
   #wake = () => {};
 
   /** @param {{token: () => string, event: (name: string, data: object, isPolled: boolean) => void,
-   *           lost: (why: string) => void, refused: (error: Refused) => void}} handlers */
+   *           viewer: (rights: {may_retry: boolean}) => void, lost: (why: string) => void,
+   *           refused: (error: Refused) => void}} handlers */
   constructor(handlers) {
     this.#handlers = handlers;
     this.#run();
@@ -133,9 +134,11 @@ export class Feed {
   async #stream(seen) {
     const abort = new AbortController();
     this.#abort = abort;
-    const { token, event: handle } = this.#handlers;
+    const { token, event: handle, viewer } = this.#handlers;
     let timer = setTimeout(() => abort.abort(), SILENCE);
     try {
+      const rights = await ask("api/v1/viewer", token(), { signal: abort.signal });
+      viewer(await rights.json());
       const answer = await ask("api/v1/events", token(), { signal: abort.signal });
       seen.isOpen = true;
       const read = reads(answer.body);

@@ -34,6 +34,8 @@ export class Model {
     this.rows = new Map();
     /** `[at_ms, bytes_per_second, limit, open, settled]`, oldest first. */
     this.points = [];
+    /** Whether this viewer may retry classes; unknown at first. */
+    this.may_retry = undefined;
     /** Changes of the connection limit, oldest first, each with its number. */
     this.marks = [];
     /** When the last message came, by `Date.now()`. */
@@ -53,7 +55,7 @@ export class Model {
     this.rows.delete("");
     this.tally = {};
     for (const letter of this.states) this.#add(letter, 1);
-    this.points = message.history.points;
+    this.points = decodePoints(message.history.points);
     this.marks = [];
     this.#mark = 0;
     this.#addMarks(message.history.marks);
@@ -71,7 +73,7 @@ export class Model {
       this.states[row] = letter;
     }
     if (message.history) {
-      this.points.push(...(message.history.points ?? []));
+      this.points.push(...(message.history.points ?? []).map(inMilliseconds));
       this.points = thinned(this.points);
       this.#addMarks(message.history.marks ?? []);
     }
@@ -106,6 +108,18 @@ export function decodeWnids(text) {
     if (difference === "") return "";
     number += parseInt(difference, 36);
     return `n${String(number).padStart(8, "0")}`;
+  });
+}
+
+const inMilliseconds = ([at, ...rest]) => [at * 1000, ...rest];
+
+/** Decodes the points of a snapshot: time and settled classes are differences to those before. */
+export function decodePoints(points) {
+  let [at, settled] = [0, 0];
+  return points.map(([after, bytes, limit, open, more]) => {
+    at += after;
+    settled += more;
+    return inMilliseconds([at, bytes, limit, open, settled]);
   });
 }
 

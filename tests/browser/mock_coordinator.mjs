@@ -118,8 +118,9 @@ export class MockCoordinator {
 
   async #api(name, query, request, response, role) {
     const [list, wnid] = name.split("/");
-    if (list === "events") return this.#stream(request, response, role);
-    if (list === "snapshot") return json(response, this.#snapshot(role));
+    if (list === "events") return this.#stream(request, response);
+    if (list === "viewer") return json(response, { may_retry: role === "admin" });
+    if (list === "snapshot") return json(response, this.job.snapshot());
     if (list === "workers") return json(response, this.#workers(query));
     if (list === "classes" && !wnid) return json(response, this.#classes(query));
     if (list === "classes") {
@@ -133,16 +134,12 @@ export class MockCoordinator {
     return json(response, { retried: this.job.retry(JSON.parse(body).wnids), invalid_rows: 0 });
   }
 
-  #snapshot(role) {
-    return { ...this.job.snapshot(), may_retry: role === "admin" };
-  }
-
-  #stream(request, response, role) {
+  #stream(request, response) {
     if (this.streams === "refused") return error(response, 503, "64 viewers are connected");
     response.writeHead(200, { "content-type": "text/event-stream", "cache-control": "no-store" });
     response.flushHeaders();
     if (this.streams === "held") return undefined;
-    response.write(`event: snapshot\ndata: ${JSON.stringify(this.#snapshot(role))}\n\n`);
+    response.write(`event: snapshot\ndata: ${JSON.stringify(this.job.snapshot())}\n\n`);
     this.#viewers.add(response);
     request.on("close", () => this.#viewers.delete(response));
     return undefined;

@@ -225,7 +225,7 @@ export class MockJob {
       },
       workers: this.#workers(), transfers: this.#transfers(rows.r, now),
       failures: this.#failures(rows),
-      command: "coordinator retry --connect http://127.0.0.1:50051", may_retry: true,
+      command: "coordinator retry --connect http://127.0.0.1:50051",
     };
   }
 
@@ -234,7 +234,7 @@ export class MockJob {
     return {
       ...this.#figures(now),
       classes: { wnids: encodeWnids(this.wnids), states: this.states.join("") },
-      history: { points: this.points, marks: this.marks },
+      history: { points: encodePoints(this.points), marks: this.marks },
     };
   }
 
@@ -242,7 +242,7 @@ export class MockJob {
   update(now = Date.now()) {
     const changes = [...this.changes];
     this.changes.clear();
-    const points = this.points.slice(-1);
+    const points = this.points.slice(-1).map(([at, ...rest]) => [Math.round(at / 1000), ...rest]);
     return { ...this.#figures(now), classes: { changes }, history: { points, marks: [] } };
   }
 
@@ -269,6 +269,17 @@ export class MockJob {
     this.retried.push(wnids);
     return rows.length;
   }
+}
+
+/** The points as in a snapshot: whole seconds and settled classes after the point before. */
+export function encodePoints(points) {
+  let [before, settled] = [0, 0];
+  return points.map(([at, bytes, limit, open, now]) => {
+    const seconds = Math.round(at / 1000);
+    const point = [seconds - before, bytes, limit, open, now - settled];
+    [before, settled] = [seconds, now];
+    return point;
+  });
 }
 
 /** The class ids as in a snapshot: differences in base 36. */

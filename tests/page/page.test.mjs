@@ -8,9 +8,9 @@ import { EventParser } from "../../coordinator/page/feed.js";
 import {
   clock, count, duration, percent, rate, several, size, tick,
 } from "../../coordinator/page/format.js";
-import { Model, decodeWnids, thinned } from "../../coordinator/page/model.js";
+import { Model, decodePoints, decodeWnids, thinned } from "../../coordinator/page/model.js";
 import { places } from "../../coordinator/page/quartiles.js";
-import { MockJob, encodeWnids } from "../browser/mock_job.mjs";
+import { MockJob, encodePoints, encodeWnids } from "../browser/mock_job.mjs";
 
 test("events are complete whatever the pieces of the stream are", () => {
   const stream = 'event: update\r\ndata: {"a":\ndata: 1}\n\n: a comment\n\nevent: snapshot\n' +
@@ -35,6 +35,14 @@ const snapshot = (states) => ({
   classes: { wnids: "1,1,", states }, history: { points: [[1, 10, 4, 1, 0]], marks: [] },
 });
 
+test("points of a snapshot are differences, those of an update are not", () => {
+  const points = [[1_764_000_000_000, 5, 4, 3, 7], [1_764_000_015_000, null, 4, 0, 9]];
+  const encoded = encodePoints(points);
+  assert.deepEqual(encoded, [[1_764_000_000, 5, 4, 3, 7], [15, null, 4, 0, 2]]);
+  assert.deepEqual(decodePoints(encoded), points);
+  assert.deepEqual(decodePoints([]), []);
+});
+
 test("an update changes what it names and keeps the rest", () => {
   const model = new Model();
   model.snapshot(snapshot("wwi"), 10);
@@ -46,7 +54,7 @@ test("an update changes what it names and keeps the rest", () => {
   assert.equal(model.states.join(""), "wsi");
   assert.deepEqual(model.tally, { w: 1, s: 1, f: 1 });
   assert.deepEqual([model.job.success, model.origin.limit, model.received], [1, 4, 11]);
-  assert.deepEqual(model.points.map(([at]) => at), [1, 2]);
+  assert.deepEqual(model.points, [[1000, 10, 4, 1, 0], [2000, null, 4, 1, 1]]);
   assert.equal(model.marks.length, 1);
   assert.equal(model.rows.get("n00000002"), 1);
 });
