@@ -22,6 +22,7 @@ mod tokens;
 
 pub use connection::{Connection, Peer};
 pub use incoming::incoming;
+pub(crate) use layer::ShownToken;
 pub use layer::{AuthLayer, Caller, authenticated};
 pub use local::{SocketFile, bind_socket, local_connections};
 pub use role::Role;

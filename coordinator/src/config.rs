@@ -13,7 +13,7 @@ use shared::worker_name::parse_name;
 use shared::{
     exit_code,
     flag::with_variable,
-    http::parse_address,
+    http::{HostName, parse_address},
     job::{Durability, Existing},
 };
 use worker::config::SlotArgs;
@@ -206,10 +206,24 @@ pub struct FleetConfig {
 #[derive(Debug, Args)]
 #[command(next_help_heading = "Seen from outside")]
 pub struct EndpointConfig {
-    /// Where /metrics, /healthz and /readyz are, in plaintext; port 0 takes a free one [default:
-    /// 127.0.0.1:8080; with --dev a free port if that is busy]
+    /// Where the page of the job, /metrics, /healthz and /readyz are; port 0 takes a free one. The
+    /// page shows itself only to this machine, unless --http-tls is given [default: 127.0.0.1:8080;
+    /// with --dev a free port if that is busy]
     #[arg(long, value_name = "ADDR", value_parser = parse_address)]
     pub http: Option<SocketAddr>,
+    /// Serve the port of --http over TLS, with the certificate of --tls-cert. Other machines then
+    /// see the page with the token of a viewer or an admin from --token-file
+    #[arg(long, requires = "tls_cert")]
+    pub http_tls: bool,
+    /// Host name under which a reverse proxy on this machine passes the page on; what comes by this
+    /// name needs a token of --token-file. Give several separated by commas, or repeat the flag
+    #[arg(
+        long,
+        value_name = "NAME",
+        value_delimiter = ',',
+        requires = "token_file"
+    )]
+    pub http_host: Vec<HostName>,
 }
 
 impl Config {

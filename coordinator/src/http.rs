@@ -1,30 +1,31 @@
-//! The coordinator's HTTP port: health, readiness and metrics. It is read-only.
+//! The coordinator's HTTP port: health, readiness and metrics for each client, and, where `access`
+//! permits it, the page (`assets`) and its data (`api`).
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-};
+use std::sync::{Arc, OnceLock};
 
 use shared::{
-    http::{self, Address, ListenError, ProgramStatus},
+    http::{self, Address, HostName, ListenError, ProgramStatus, Site, TlsSource},
     metrics::{Metrics, MetricsSource},
 };
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 use crate::{
-    dispatcher::DispatcherHandle,
-    fleet::{Phase, in_words},
-    ledger::Commits,
-    version::VERSION,
+    auth::ServerCredentials, dashboard::Dashboard, dispatcher::DispatcherHandle, fleet::Phase,
+    ledger::Commits, version::VERSION,
 };
 
+mod access;
+mod api;
+mod assets;
 mod metrics;
+mod reach;
 
 /// State that can be observed once the job has begun.
 #[derive(Debug)]
 pub(crate) struct RunningJob {
     pub(crate) handle: DispatcherHandle,
+    pub(crate) dashboard: Dashboard,
     pub(crate) epoch: u32,
     pub(crate) commits: Commits,
     /// Further sources of metrics: the worker in this process, the server credentials.
@@ -37,6 +38,16 @@ struct CoordinatorState {
     running_job: OnceLock<RunningJob>,
     /// Cancelled when a shutdown is requested, or at the end.
     stopping: [CancellationToken; 2],
+}
+
+/// Where the HTTP port is, and who may look at the job there.
+pub(crate) struct HttpSettings {
+    pub(crate) address: Address,
+    /// `--http-tls`.
+    pub(crate) tls: Option<TlsSource>,
+    /// `--http-host`.
+    pub(crate) proxies: Vec<HostName>,
+    pub(crate) credentials: Arc<ServerCredentials>,
 }
 
 /// What the HTTP port serves.
@@ -59,16 +70,35 @@ impl HttpEndpoint {
         }
     }
 
-    /// Binds the address, and answers from now on as long as the tasks live.
+    /// Binds the address, and answers from now on as long as the tasks live. Also returns the line
+    /// for people with the address.
     pub(crate) fn open(
-        address: Address,
+        settings: HttpSettings,
         stopping: [CancellationToken; 2],
         tasks: &mut JoinSet<()>,
-    ) -> Result<(Arc<Self>, SocketAddr), ListenError> {
+    ) -> Result<(Arc<Self>, String), ListenError> {
+        let HttpSettings {
+            address,
+            tls,
+            proxies,
+            credentials,
+        } = settings;
         let (listener, address) = http::listen(address)?;
+        let line = reach::announcement(address, tls.is_some(), &credentials);
         let endpoint = Arc::new(Self::new(stopping));
-        tasks.spawn(http::serve(listener, "coordinator", Arc::clone(&endpoint)));
-        Ok((endpoint, address))
+        let port = api::PortState {
+            coordinator: Arc::clone(&endpoint.coordinator),
+            credentials,
+            address,
+        };
+        let site = Site {
+            router: http::probes(Arc::clone(&endpoint)).merge(api::routes(port)),
+            tls,
+            proxies,
+            other_host_remedy: reach::PROXY_REMEDY,
+        };
+        tasks.spawn(http::serve_site(listener, site));
+        Ok((endpoint, line))
     }
 
     /// The job has begun.
@@ -101,12 +131,6 @@ impl ProgramStatus for HttpEndpoint {
 
     fn readiness(&self) -> Result<(), &'static str> {
         self.coordinator.readiness()
-    }
-
-    fn now(&self) -> String {
-        let job = self.coordinator.running_job.get();
-        job.map(|job| in_words(&job.handle.concurrency_status()))
-            .unwrap_or_default()
     }
 
     fn metrics(&self) -> &Metrics {

@@ -12,7 +12,6 @@ use futures_util::Stream;
 use shared::{
     class_list::ClassList,
     exit_code::Exit,
-    http,
     job::{JobStatus, UrlTemplate},
     job_line::{JobLine, Screen},
     metrics::MetricsSource,
@@ -34,7 +33,7 @@ use crate::{
     dashboard::Dashboard,
     dev::{self, DevWorker, DevWorkerError},
     dispatcher::{Dispatcher, WorkerStopped},
-    http::{HttpEndpoint, RunningJob},
+    http::{HttpEndpoint, HttpSettings, RunningJob},
     ledger::{LedgerError, Writer, list_digest},
     rpc::service::{self, CoordinatorService, ServeError},
     summary,
@@ -184,7 +183,11 @@ impl Job {
         };
         let mut endpoints = JoinSet::new();
         let stopping = [shutdown.drain.clone(), stop.abort.clone()];
-        let (seen, http) = HttpEndpoint::open(plan.http, stopping, &mut endpoints)?;
+        let credentials = Arc::clone(&plan.credentials);
+        let (seen, page) = HttpEndpoint::open(HttpSettings::of(&plan), stopping, &mut endpoints)?;
+        if credentials.has_files() {
+            endpoints.spawn(Arc::clone(&credentials).watch());
+        }
         let Some(restored) = RestoredJob::open(&mut plan, classes, is_open, screen).await? else {
             return Ok(None);
         };
@@ -193,11 +196,10 @@ impl Job {
             duplicates = classes.duplicates, "starting"
         );
         let mut job = Self::of(restored, &plan, stop, endpoints, is_open).await?;
-        screen.write_line(&http::announcement(http));
+        screen.write_line(&page);
         job.listen_in_target();
         let mut others = Vec::new();
         if let Some((listener, address)) = listener {
-            let credentials = Arc::new(plan.credentials);
             announce(screen, address, &credentials, plan.exposure);
             let auth_layer = AuthLayer::of(Arc::clone(&credentials));
             others.push(Arc::clone(&credentials) as Arc<dyn MetricsSource>);
@@ -213,6 +215,7 @@ impl Job {
         );
         seen.running_job(RunningJob {
             handle: job.service.dispatcher.clone(),
+            dashboard: job.dashboard.clone(),
             epoch: job.service.terms.epoch,
             commits: job.writer.commits(),
             others,

@@ -1,10 +1,11 @@
-//! The HTTP server of both programs: liveness, readiness and metrics. It is plaintext, so it serves
-//! nothing secret.
+//! The HTTP server of both programs: liveness, readiness, metrics, and what a program adds to
+//! these. Without TLS it serves other machines nothing secret.
 //!
 //! Invariant: slow or frequent clients take a bounded number of connections and never affect the
 //! job.
 
 mod connections;
+mod deadline;
 mod host;
 
 use std::{
@@ -17,14 +18,19 @@ use std::{
 use axum::{
     Router,
     extract::State,
-    http::{StatusCode, header},
+    http::{Request, StatusCode, header},
     response::{IntoResponse, Response},
     routing::get,
 };
+use hyper::body::Incoming;
+use rustls::ServerConfig;
 use tokio::{net::TcpListener, time::timeout};
 use tower::ServiceExt as _;
 
-pub use connections::MAX_CONNECTIONS;
+pub use connections::{LongStream, MAX_CONNECTIONS, MAX_STREAMS, Peer};
+pub use host::{HostName, Source};
+
+use connections::Answers;
 
 use crate::metrics::{self, Metrics};
 
@@ -33,7 +39,12 @@ use crate::metrics::{self, Metrics};
 const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 /// The answer to a request with another machine's name as its host (RFC 9110 §15.5.20).
 const OTHER_HOST: &str = "this port is for this machine: ask for it as localhost or 127.0.0.1, or \
-                          let the program listen on an address of the network with --http\n";
+                          let the program listen on an address of the network with --http";
+/// The answer to a stream beyond the limit.
+pub const TOO_MANY_STREAMS: &str = "64 viewers are connected already: close one of them, or ask for \
+                                api/v1/snapshot now and then";
+/// Paths below this one have JSON as answers, errors too.
+const API: &str = "/api/";
 
 /// The address to listen on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -103,10 +114,6 @@ pub trait ProgramStatus: Send + Sync + 'static {
     /// # Errors
     /// The reason.
     fn readiness(&self) -> Result<(), &'static str>;
-    /// The current state of the program, in lines for people; empty by default.
-    fn now(&self) -> String {
-        String::new()
-    }
     /// The program's metrics.
     fn metrics(&self) -> &Metrics;
 }
@@ -137,46 +144,108 @@ pub fn announcement(address: SocketAddr) -> String {
     )
 }
 
-/// Answers requests until it is dropped.
+/// Returns the current TLS configuration, for each new connection.
+pub type TlsSource = Arc<dyn Fn() -> Arc<ServerConfig> + Send + Sync>;
+
+/// What a port serves, and how.
+#[derive(Clone)]
+pub struct Site {
+    /// Makes the answers. Each request has its [`Peer`] and its [`Source`] in its extensions.
+    pub router: Router,
+    /// The port has TLS.
+    pub tls: Option<TlsSource>,
+    /// Names of reverse proxies on this machine.
+    pub proxies: Vec<HostName>,
+    /// What an operator can do besides, at the end of the refusal of another host name.
+    pub other_host_remedy: &'static str,
+}
+
+/// Answers requests for health, readiness and metrics until it is dropped.
 pub async fn serve(listener: TcpListener, program: &'static str, status: Arc<impl ProgramStatus>) {
-    let router = router(program, status);
+    let page = text_page(program, "");
+    serve_site(
+        listener,
+        Site {
+            router: probes(status).route("/", get(|| async { page })),
+            tls: None,
+            proxies: Vec::new(),
+            other_host_remedy: "",
+        },
+    )
+    .await;
+}
+
+/// Answers requests until it is dropped.
+pub async fn serve_site(listener: TcpListener, site: Site) {
     // On an address of the network any host name is accepted: a kubelet uses the address of the
     // pod, and Prometheus uses the name under which it knows the host.
     let is_local = listener
         .local_addr()
         .is_ok_and(|address| address.ip().to_canonical().is_loopback());
-    connections::serve(listener, move |request| {
-        let router = router.clone();
-        async move {
-            if is_local && !host::names_loopback(&request) {
-                return (StatusCode::MISDIRECTED_REQUEST, OTHER_HOST).into_response();
-            }
-            let Ok(answer) = router.oneshot(request).await;
-            answer
-        }
-    })
-    .await;
+    let tls = site.tls.clone();
+    connections::serve(listener, tls, SiteAnswers { site, is_local }).await;
 }
 
-fn router<S: ProgramStatus>(program: &'static str, status: Arc<S>) -> Router {
+/// The answers of a [`Site`].
+#[derive(Clone)]
+struct SiteAnswers {
+    site: Site,
+    /// The port is bound to a loopback address.
+    is_local: bool,
+}
+
+impl Answers for SiteAnswers {
+    async fn answer(&self, mut request: Request<Incoming>) -> Response {
+        let Site {
+            router,
+            proxies,
+            other_host_remedy,
+            ..
+        } = &self.site;
+        if self.is_local && !host::is_expected(&request, proxies) {
+            let error = format!("{OTHER_HOST}{other_host_remedy}");
+            let status = StatusCode::MISDIRECTED_REQUEST;
+            return if request.uri().path().starts_with(API) {
+                json_error(status, &error)
+            } else {
+                (status, error + "\n").into_response()
+            };
+        }
+        let peer = request.extensions().get::<Peer>();
+        let peer = *peer.expect("each request has the peer of its connection");
+        let source = host::source(&request, peer, proxies);
+        request.extensions_mut().insert(source);
+        let Ok(answer) = router.clone().oneshot(request).await;
+        answer
+    }
+
+    fn too_many_streams(&self) -> Response {
+        json_error(StatusCode::SERVICE_UNAVAILABLE, TOO_MANY_STREAMS)
+    }
+}
+
+/// An error of the API: `{"error": "one sentence"}`.
+pub fn json_error(status: StatusCode, sentence: &str) -> Response {
+    let body = serde_json::json!({ "error": sentence }).to_string();
+    (status, [(header::CONTENT_TYPE, "application/json")], body).into_response()
+}
+
+/// The routes that both programs have.
+pub fn probes<S: ProgramStatus>(status: Arc<S>) -> Router {
     Router::new()
-        .route(
-            "/",
-            get(move |State(status): State<Arc<S>>| async move { page(program, &status.now()) }),
-        )
         .route("/healthz", get(healthz::<S>))
         .route("/readyz", get(readyz::<S>))
         .route("/metrics", get(scrape::<S>))
         .with_state(status)
 }
 
-fn page(program: &str, now: &str) -> String {
-    let end = if now.is_empty() { "" } else { "\n\n" };
+/// The page of a port for people, as text: what there is, and `more`.
+pub fn text_page(program: &str, more: &str) -> String {
     format!(
-        "{program} {}\n\n{now}{end}\
+        "{program} {}\n\n\
          /healthz  200 while the process lives\n\
          /readyz   200 while it does its work, else 503 and why\n\
-         /metrics  for Prometheus\n",
+         /metrics  for Prometheus\n{more}",
         env!("CARGO_PKG_VERSION")
     )
 }
@@ -391,6 +460,11 @@ mod tests {
         );
         assert!(
             refused.contains("ask for it as localhost or 127.0.0.1"),
+            "{refused}"
+        );
+        let refused = ask_as(address, "GET /api/v1/snapshot", "evil.example:8080").await;
+        assert!(
+            refused.starts_with("HTTP/1.1 421 ") && refused.contains("{\"error\":\"this port is"),
             "{refused}"
         );
         assert!(

@@ -24,6 +24,8 @@ pub use watched::{SourceFile, Watched};
 
 /// ALPN name of HTTP/2 in a TLS handshake.
 pub const HTTP2: &[u8] = b"h2";
+/// ALPN name of HTTP/1.1.
+pub const HTTP1: &[u8] = b"http/1.1";
 
 /// Reasons for which a file cannot be used. The messages never contain its content.
 #[derive(Debug, thiserror::Error)]

@@ -35,8 +35,6 @@ pub fn incoming(
     listener: TcpListener,
     credentials: Arc<ServerCredentials>,
 ) -> impl Stream<Item = io::Result<Connection>> {
-    let mut watch = JoinSet::new();
-    watch.spawn(Arc::clone(&credentials).watch());
     let limits = Limits::within(limits::raise_open_files(None));
     let acceptor = Acceptor {
         listener,
@@ -46,7 +44,6 @@ pub fn incoming(
         sweep: interval(SWEEP_INTERVAL),
         accept_after: Instant::now(),
         log_limiter: LogLimiter::default(),
-        _watch: watch,
     };
     stream::unfold(acceptor, |mut acceptor| async move {
         let connection = acceptor.next().await;
@@ -63,7 +60,6 @@ struct Acceptor {
     sweep: Interval,
     accept_after: Instant,
     log_limiter: LogLimiter,
-    _watch: JoinSet<()>,
 }
 
 impl Acceptor {

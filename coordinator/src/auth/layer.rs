@@ -216,6 +216,37 @@ fn authenticate(
     }
 }
 
+/// The token in the headers of a request.
+#[derive(Debug)]
+pub(crate) enum ShownToken {
+    /// There is none.
+    None,
+    /// It is not valid.
+    Wrong,
+    /// It is valid.
+    Valid {
+        /// Its role.
+        role: Role,
+        /// Cancelled when it is no longer valid for this role.
+        revoked: CancellationToken,
+    },
+}
+
+impl ServerCredentials {
+    /// The token in the headers of a request over HTTP.
+    pub(crate) fn shown_token(&self, headers: &HeaderMap) -> ShownToken {
+        if !headers.contains_key(AUTHORIZATION) {
+            return ShownToken::None;
+        }
+        let tokens = self.tokens.as_ref().map(Watched::get);
+        let found = tokens.zip(bearer(headers));
+        match found.and_then(|(tokens, shown)| tokens.authenticate(shown)) {
+            Some(Authenticated { role, revoked, .. }) => ShownToken::Valid { role, revoked },
+            None => ShownToken::Wrong,
+        }
+    }
+}
+
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     headers
         .get(AUTHORIZATION)?

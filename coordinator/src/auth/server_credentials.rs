@@ -9,6 +9,7 @@ use std::{
 
 use clap::Args;
 use shared::{
+    http::TlsSource,
     lock::lock,
     metrics::{MetricsSource, Page},
     tls::{self, TlsError, Watched},
@@ -150,6 +151,27 @@ impl ServerCredentials {
         self.tokens.is_some() || self.has_client_authority
     }
 
+    /// Whether there are tokens.
+    pub(crate) fn has_tokens(&self) -> bool {
+        self.tokens.is_some()
+    }
+
+    /// Whether there are files that may change.
+    pub(crate) fn has_files(&self) -> bool {
+        self.has_tls() || self.has_tokens()
+    }
+
+    /// The TLS configuration of the HTTP port, always the current one. `None` without a
+    /// certificate.
+    pub(crate) fn http_tls(self: &Arc<Self>) -> Option<TlsSource> {
+        self.tls.as_ref()?;
+        let credentials = Arc::clone(self);
+        Some(Arc::new(move || {
+            let tls = credentials.tls.as_ref().expect("it was there before");
+            Arc::clone(&tls.get().http)
+        }))
+    }
+
     /// The name in the certificate under which workers of other hosts reach the coordinator.
     pub fn advertised_name(&self) -> Option<String> {
         self.tls.as_ref().and_then(|tls| tls.get().name.clone())
@@ -170,7 +192,7 @@ impl ServerCredentials {
     }
 
     /// Checks the files for changes and warns before the certificate expires. Never ends.
-    pub(super) async fn watch(self: Arc<Self>) {
+    pub(crate) async fn watch(self: Arc<Self>) {
         let mut warn_at = Instant::now();
         loop {
             if warn_at <= Instant::now()

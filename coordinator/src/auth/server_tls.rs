@@ -8,9 +8,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use rustls::{ServerConfig, server::WebPkiClientVerifier};
+use rustls::{ConfigBuilder, ServerConfig, WantsVerifier, server::WebPkiClientVerifier};
 use shared::outcome::printable;
-use shared::tls::{HTTP2, SourceFile, TlsError, certificates, certified_key, provider, roots};
+use shared::tls::{
+    HTTP1, HTTP2, SourceFile, TlsError, certificates, certified_key, provider, roots,
+};
 use x509_parser::prelude::{FromDer as _, GeneralName, X509Certificate};
 
 /// A certificate that expires within this time causes a warning.
@@ -20,6 +22,9 @@ const EXPIRY_WARNING: Duration = Duration::from_hours(24 * 14);
 #[derive(Debug)]
 pub(super) struct ServerTls {
     pub(super) config: Arc<ServerConfig>,
+    /// The same certificate for browsers and Prometheus: HTTP/1.1, and clients are not asked for a
+    /// certificate.
+    pub(super) http: Arc<ServerConfig>,
     /// When the certificate expires.
     pub(super) ends: SystemTime,
     /// The first name in the certificate that other hosts can use, in the form that a URL needs.
@@ -34,23 +39,31 @@ impl ServerTls {
     }
 }
 
+fn builder() -> ConfigBuilder<ServerConfig, WantsVerifier> {
+    ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .expect("the provider has a suite for each version")
+}
+
 /// Builds the configuration. `sources`: the certificate, its key and, if clients may show
 /// certificates, their CA.
 pub(super) fn server_tls(sources: &[SourceFile]) -> Result<ServerTls, TlsError> {
     let [certificate, key, rest @ ..] = sources else {
         unreachable!("a server has a certificate and a key");
     };
-    let builder = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .expect("the provider has a suite for each version");
+    let resolver = certified_key(certificate, key)?;
+    let mut http = builder()
+        .with_no_client_auth()
+        .with_cert_resolver(resolver.clone());
+    http.alpn_protocols = vec![HTTP1.to_vec()];
     let builder = match rest.first() {
-        None => builder.with_no_client_auth(),
+        None => builder().with_no_client_auth(),
         Some(authority) => {
             // A client without a certificate can still have a token.
             let roots = Arc::new(roots(authority)?);
             let verifier = WebPkiClientVerifier::builder_with_provider(roots, provider());
             let verifier = verifier.allow_unauthenticated().build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| TlsError::Authority {
+            builder().with_client_cert_verifier(verifier.map_err(|error| TlsError::Authority {
                 path: authority.path.clone(),
                 reason: error.to_string(),
             })?)
@@ -61,10 +74,11 @@ pub(super) fn server_tls(sources: &[SourceFile]) -> Result<ServerTls, TlsError> 
     // A certificate that cannot be parsed counts as expired, which causes a warning.
     let ends = leaf.as_ref().map_or(SystemTime::UNIX_EPOCH, end_of);
     let name = leaf.as_ref().and_then(advertised_name);
-    let mut config = builder.with_cert_resolver(certified_key(certificate, key)?);
+    let mut config = builder.with_cert_resolver(resolver);
     config.alpn_protocols = vec![HTTP2.to_vec()];
     Ok(ServerTls {
         config: Arc::new(config),
+        http: Arc::new(http),
         ends,
         name,
     })

@@ -4,11 +4,12 @@ use std::{
     io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
+    sync::Arc,
     time::Duration,
 };
 
 use shared::{
-    http,
+    http::{self, HostName},
     job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
     private_file::{self, NotRead, WritableByOthers, readable_warning},
     tls::{InvalidBundle, TlsError, bundle},
@@ -44,13 +45,17 @@ pub struct Plan {
     /// The address that workers connect to, if the coordinator listens.
     pub listen: Option<SocketAddr>,
     /// The credentials that workers of other processes must match.
-    pub credentials: ServerCredentials,
+    pub credentials: Arc<ServerCredentials>,
     /// Which programs can connect to `listen`.
     pub exposure: Exposure,
     /// Warnings for the log once it is open: files with secrets that every user can read.
     pub warnings: Vec<String>,
-    /// The address of health and metrics.
+    /// The address of the page, health and metrics.
     pub http: http::Address,
+    /// `--http-tls`: that port has TLS.
+    pub http_tls: bool,
+    /// Names under which reverse proxies on this machine pass the page on.
+    pub http_hosts: Vec<HostName>,
     /// A lease that is not renewed for this long goes to another worker.
     pub lease_ttl: Duration,
     /// Names of workers. The classes that such a worker has from the last run are granted to no
@@ -196,13 +201,15 @@ impl Config {
                 bytes_per_second: origin.max_rate,
             },
             listen,
-            credentials: files.open()?,
+            credentials: Arc::new(files.open()?),
             exposure,
             warnings: warnings.collect(),
             http: http::Address {
                 address: endpoint.http.unwrap_or(DEFAULT_HTTP),
                 or_any_port: dev && endpoint.http.is_none(),
             },
+            http_tls: endpoint.http_tls,
+            http_hosts: endpoint.http_host,
             lease_ttl: fleet.lease_ttl,
             expect: fleet.expect,
             stay: fleet.stay,

@@ -1,6 +1,9 @@
-//! Starts the task that makes the data of the live page.
+//! The live page of a job: where it is served, and the task that makes its data.
 
-use std::path::{self, Path};
+use std::{
+    path::{self, Path},
+    sync::Arc,
+};
 
 use shared::shutdown::Shutdown;
 use tokio::task::JoinSet;
@@ -10,7 +13,21 @@ use crate::{
     config::Plan,
     dashboard::{Dashboard, JobFacts},
     dispatcher::DispatcherHandle,
+    http::HttpSettings,
 };
+
+impl HttpSettings {
+    /// The settings of a plan.
+    pub(super) fn of(plan: &Plan) -> Self {
+        let tls = plan.credentials.http_tls();
+        Self {
+            address: plan.http,
+            tls: tls.filter(|_| plan.http_tls),
+            proxies: plan.http_hosts.clone(),
+            credentials: Arc::clone(&plan.credentials),
+        }
+    }
+}
 
 /// Starts the publisher of a job as one of the tasks that live until the process ends.
 pub(super) async fn start(

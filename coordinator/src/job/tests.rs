@@ -41,13 +41,15 @@ fn plan(target: &std::path::Path, listen: Option<SocketAddr>) -> Plan {
         },
         ceilings: Ceilings::default(),
         listen,
-        credentials: auth::ServerCredentialFiles::default().open().unwrap(),
+        credentials: Arc::new(auth::ServerCredentialFiles::default().open().unwrap()),
         exposure: Exposure::Loopback,
         warnings: Vec::new(),
-        http: http::Address {
+        http: shared::http::Address {
             address: (std::net::Ipv4Addr::LOCALHOST, 0).into(),
             or_any_port: false,
         },
+        http_tls: false,
+        http_hosts: Vec::new(),
         lease_ttl: Duration::from_secs(30),
         expect: Vec::new(),
         stay: false,
