@@ -145,7 +145,11 @@ impl Metrics {
             .get_or_create(&[("program", program), ("version", version)])
             .set(1);
         let mut registry = Registry::with_prefix("imagenet");
-        registry.register("build_info", "Which program this is; always 1", build);
+        registry.register(
+            "build_info",
+            "Program and version; the value is always 1",
+            build,
+        );
         registry.register_collector(Box::new(Values(source)));
         Self(registry)
     }
@@ -201,7 +205,7 @@ mod tests {
             .text()
             .unwrap();
         for lines in [
-            "# HELP imagenet_build_info Which program this is; always 1.\n# TYPE imagenet_build_info gauge\n\
+            "# HELP imagenet_build_info Program and version; the value is always 1.\n# TYPE imagenet_build_info gauge\n\
              imagenet_build_info{program=\"worker\",version=\"1.2 (3f2a)\"} 1\n"
                 .to_owned(),
             "# HELP imagenet_slots Downloads at once.\n# TYPE imagenet_slots gauge\nimagenet_slots 3\n".to_owned(),

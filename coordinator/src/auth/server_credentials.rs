@@ -125,14 +125,15 @@ impl MetricsSource for ServerCredentials {
         if let Some(tls) = &self.tls {
             let ends = tls.get().ends.duration_since(SystemTime::UNIX_EPOCH);
             let ends = ends.unwrap_or_default();
-            let help = "When the coordinator's certificate ends, in seconds since 1970.";
+            let help = "Expiry of the coordinator's certificate, in seconds since 1970-01-01 UTC.";
             page.gauge("certificate_expiry_timestamp_seconds", help, ends.as_secs())?;
         }
         let refused = [
             ("certificate", self.tls.as_ref().map(Watched::refused)),
             ("tokens", self.tokens.as_ref().map(Watched::refused)),
         ];
-        let help = "Changes of the certificate's or the tokens' files that were of no use; the old content stays in use.";
+        let help =
+            "Changed files that were rejected; the previous certificate or tokens stay in use.";
         let refused = refused.into_iter();
         let refused = refused.filter_map(|(file, refused)| Some((("file", file), refused?)));
         let refused: Vec<_> = refused.collect();

@@ -9,7 +9,7 @@ use crate::fleet::{Phase, WorkerState};
 
 impl MetricsSource for CoordinatorState {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
-        let help = "1 while it leases classes, as /readyz says.";
+        let help = "1 while the coordinator grants leases, as in /readyz, else 0.";
         page.gauge("ready", help, self.readiness().is_ok().into())?;
         let job = self.running_job.get();
         job.map_or(Ok(()), |job| job.write(page))
@@ -18,14 +18,14 @@ impl MetricsSource for CoordinatorState {
 
 impl RunningJob {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
-        let epoch = "How often a coordinator was started on this ledger.";
+        let epoch = "Number of times that a coordinator was started on this ledger.";
         page.gauge("coordinator_epoch", epoch, self.epoch.into())?;
         self.classes(page)?;
         self.results(page)?;
-        let commits = "How long a commit of the ledger takes.";
+        let commits = "Duration of a commit of the ledger.";
         page.metric("ledger_commit_seconds", commits, &self.commits)?;
         self.origin(page)?;
-        let calls = "How long gRPC calls take; Acquire waits while there is nothing to lease.";
+        let calls = "Duration of a gRPC call; Acquire waits while there is nothing to lease.";
         page.metric("rpc_seconds", calls, &self.handle.counters().calls.0)?;
         self.others.iter().try_for_each(|other| other.write(page))
     }
@@ -33,7 +33,7 @@ impl RunningJob {
     /// What the job is doing now.
     fn classes(&self, page: &mut Page<'_>) -> fmt::Result {
         let status = self.handle.status();
-        let rows = "Rows of the job's list, those that are no id too.";
+        let rows = "Rows of the job's class list, including rows without a class id.";
         page.gauge("job_classes", rows, status.total)?;
         let classes = [
             (("state", "success"), status.success),
@@ -53,7 +53,7 @@ impl RunningJob {
             ("done", Phase::Done),
         ];
         let phases = phases.map(|(label, phase)| (("phase", label), u64::from(now == phase)));
-        let help = "1 for what the coordinator is doing, 0 for what it is not.";
+        let help = "1 for the current phase of the job, 0 for the others.";
         page.gauges("phase", help, &phases)?;
         let counts = self.handle.worker_states();
         let workers =
@@ -74,7 +74,7 @@ impl RunningJob {
             (("outcome", "skipped"), counters.skipped.get()),
             (("outcome", "failed"), counters.failed.get()),
         ];
-        let help = "Results taken from workers since the coordinator started, by outcome; repeated ones count again.";
+        let help = "Results accepted from workers since the coordinator started; a repeated report counts again.";
         page.counters("reports", help, &outcomes)?;
         let attempts = &counters.attempts;
         let events = [
@@ -82,26 +82,25 @@ impl RunningJob {
             (("event", "won"), attempts.won.get()),
             (("event", "took_over"), attempts.took_over.get()),
         ];
-        let help = "Second copies of classes that took too long on another worker, by what became of them.";
+        let help = "Speculative attempts (second leases of classes that take long), by event.";
         page.counters("coordinator_copies", help, &events)?;
-        let bytes = "Lengths of the tars of which second copies were granted.";
+        let bytes = "Sum of the lengths of the tars for which speculative attempts were granted.";
         let granted = attempts.granted_bytes.get();
         page.counter("coordinator_copies_granted_bytes", bytes, granted)?;
-        let expired =
-            "Sessions of workers that were silent for longer than the lease's time to live.";
+        let expired = "Sessions that ended because the worker did not renew its leases in time.";
         page.counter("expired_sessions", expired, counters.expired_sessions.get())
     }
 
     /// Metrics of the origin, over all workers that take part in the shared budget.
     fn origin(&self, page: &mut Page<'_>) -> fmt::Result {
         let origin = self.handle.concurrency_status();
-        let limit = "Connections to the origin that are allowed to all workers together.";
-        let open = "Connections to the origin with a request on them.";
+        let limit = "Connections to the origin that all workers together may use.";
+        let open = "Connections to the origin that have a request.";
         let wanted = "Connections to the origin that the workers could use.";
         let pause =
-            "For how long no request is sent to the origin, because it asked for that or broke.";
+            "Rest of the pause in which no request is sent to the origin; 0 if there is none.";
         let seconds = origin.pause.as_secs() + u64::from(origin.pause.subsec_nanos() > 0);
-        let speed = "Bytes that come from the origin each second, over the last seconds.";
+        let speed = "Rate at which all workers receive from the origin, averaged over seconds.";
         for (name, help, value) in [
             ("connections_limit", limit, origin.limit.into()),
             ("connections_open", open, origin.open.into()),
@@ -111,8 +110,8 @@ impl RunningJob {
         ] {
             page.gauge(&format!("coordinator_origin_{name}"), help, value)?;
         }
-        let requests = "Requests to the origin, as the workers say, since the coordinator started.";
-        let cuts = "Failed requests: no connection, no answer, or a body that ended early.";
+        let requests = "Requests to the origin, as reported by the workers.";
+        let cuts = "Requests that failed: no connection, no answer, or a body that ended early.";
         let refusals = "Answers 429 and 503 of the origin.";
         for (name, help, value) in [
             ("requests", requests, origin.requests),

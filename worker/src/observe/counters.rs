@@ -75,13 +75,17 @@ impl WorkerCounters {
         [
             (
                 "worker_slots",
-                "Downloads that may run at once.",
+                "Downloads that may run at the same time.",
                 &self.slots,
             ),
-            ("worker_busy_slots", "Downloads that run.", &self.busy),
+            (
+                "worker_busy_slots",
+                "Downloads that are running.",
+                &self.busy,
+            ),
             (
                 "worker_origin_connections",
-                "Connections to the origin with a request on them.",
+                "Connections to the origin that have a request.",
                 &self.origin_open,
             ),
             (
@@ -91,7 +95,7 @@ impl WorkerCounters {
             ),
             (
                 "worker_origin_budget",
-                "Connections to the origin that this worker may have.",
+                "Connections to the origin that this worker may use.",
                 &self.origin_limit,
             ),
         ]
@@ -102,12 +106,12 @@ impl MetricsSource for WorkerCounters {
     fn write(&self, page: &mut Page<'_>) -> fmt::Result {
         page.gauge(
             "worker_registered",
-            "1 while the coordinator knows the worker and answers.",
+            "1 while the worker is registered and the coordinator answers, else 0.",
             u64::from(self.is_registered()),
         )?;
         page.counters(
             "worker_classes",
-            "Classes that left a slot, by outcome; those handed back are checkpointed and go on elsewhere.",
+            "Classes that left a slot; handed_back ones have a checkpoint and are resumed later.",
             &[
                 (("outcome", "success"), self.success.get()),
                 (("outcome", "skipped"), self.skipped.get()),
@@ -126,7 +130,7 @@ impl MetricsSource for WorkerCounters {
             ),
             (
                 "worker_retries",
-                "Requests to the origin that are made again, after an error or in the middle of a tar.",
+                "Requests to the origin that were repeated after an error or an interrupted body.",
                 &self.retries,
             ),
             (
@@ -141,7 +145,7 @@ impl MetricsSource for WorkerCounters {
             ),
             (
                 "worker_origin_cuts",
-                "Failed requests: no connection, no answer, or a body that ended early.",
+                "Requests that failed: no connection, no answer, or a body that ended early.",
                 &self.origin_cuts,
             ),
             (
@@ -151,7 +155,7 @@ impl MetricsSource for WorkerCounters {
             ),
             (
                 "worker_renewal_failures",
-                "Renewals of the leases that had no answer.",
+                "Renewals of leases that had no answer.",
                 &self.missed_renewals,
             ),
         ] {
@@ -159,7 +163,7 @@ impl MetricsSource for WorkerCounters {
         }
         page.metric(
             "worker_publish_seconds",
-            "How long a complete class waits until it is on the disk under its final name.",
+            "Time from a complete class in the staging folder to its publication under the final name.",
             &self.publishes,
         )
     }
