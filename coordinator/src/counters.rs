@@ -5,10 +5,12 @@ use prometheus_client::metrics::{counter::Counter, family::Family};
 use shared::{
     metrics::{Durations, Label},
     outcome::Outcome,
-    protocol::method,
+    protocol::{method, status_name},
+    telemetry::trace,
 };
 use tokio::time::Instant;
 use tonic::Code;
+use tracing::Span;
 
 use crate::lease_table::AttemptEvent;
 
@@ -73,33 +75,16 @@ impl SpeculativeCounters {
 
 /// Methods of the standard health service.
 const HEALTH: [&str; 2] = ["grpc.health.v1.Health/Check", "grpc.health.v1.Health/Watch"];
-/// gRPC status codes by their number.
-const CODES: [&str; 17] = [
-    "OK",
-    "CANCELLED",
-    "UNKNOWN",
-    "INVALID_ARGUMENT",
-    "DEADLINE_EXCEEDED",
-    "NOT_FOUND",
-    "ALREADY_EXISTS",
-    "PERMISSION_DENIED",
-    "RESOURCE_EXHAUSTED",
-    "FAILED_PRECONDITION",
-    "ABORTED",
-    "OUT_OF_RANGE",
-    "UNIMPLEMENTED",
-    "INTERNAL",
-    "UNAVAILABLE",
-    "DATA_LOSS",
-    "UNAUTHENTICATED",
-];
+
+/// The full name of a known gRPC method.
+pub(crate) fn known_method(path: &str) -> Option<&'static str> {
+    let mut known = method::ALL.into_iter().chain(HEALTH);
+    known.find(|name| path.strip_prefix('/') == Some(name))
+}
 
 /// The full name of a known gRPC method, or `other`.
-pub(crate) fn known_call(path: &str) -> &'static str {
-    let mut known = method::ALL.into_iter().chain(HEALTH);
-    known
-        .find(|name| path.strip_prefix('/') == Some(name))
-        .unwrap_or("other")
+fn known_call(path: &str) -> &'static str {
+    known_method(path).unwrap_or("other")
 }
 
 /// Durations of calls by method and code. Clones refer to the same table, which has a cell for each
@@ -114,6 +99,8 @@ pub(crate) struct Call {
     service: &'static str,
     method: &'static str,
     began: Instant,
+    /// The span of the call, in which its status is recorded.
+    span: Span,
     /// The status code of the response; `Cancelled` until there is one.
     pub(crate) code: Code,
 }
@@ -129,6 +116,7 @@ impl Calls {
             service,
             method,
             began: Instant::now(),
+            span: Span::current(),
             code: Code::Cancelled,
         }
     }
@@ -136,11 +124,24 @@ impl Calls {
 
 impl Drop for Call {
     fn drop(&mut self) {
-        let code = usize::try_from(i32::from(self.code)).unwrap_or_default();
-        let labels = labels(self.service, self.method, CODES[code.min(CODES.len() - 1)]);
+        let labels = labels(self.service, self.method, status_name(self.code));
         let durations = self.calls.0.get_or_create(&labels);
         durations.record(self.began.elapsed());
+        trace::answered(&self.span, self.code, is_fault_of_server(self.code));
     }
+}
+
+/// Whether a status means that this server has failed, by the semantic conventions for gRPC.
+fn is_fault_of_server(code: Code) -> bool {
+    matches!(
+        code,
+        Code::Unknown
+            | Code::DeadlineExceeded
+            | Code::Unimplemented
+            | Code::Internal
+            | Code::Unavailable
+            | Code::DataLoss
+    )
 }
 
 pub(crate) fn labels(

@@ -282,6 +282,15 @@ impl Connector {
         }
     }
 
+    /// Host and port of the server, or the path of its socket.
+    pub fn server(&self) -> String {
+        match self {
+            Self::Tcp(connector) => connector.address(),
+            Self::Socket(path) => path.display().to_string(),
+            Self::InProcess(_) => "in-process".to_owned(),
+        }
+    }
+
     /// A channel that connects at the first call, and again whenever the connection is lost. Calls
     /// need a deadline of their own, because tonic's does not cover connecting (grpc-rust issue
     /// 1635).

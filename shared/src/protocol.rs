@@ -7,6 +7,9 @@
 use std::time::Duration;
 
 pub mod method;
+mod status;
+
+pub use status::status_name;
 
 /// Version of the protocol. A coordinator refuses workers with another version.
 pub const VERSION: u32 = 1;

@@ -128,6 +128,9 @@ impl Telemetry {
                 .with_tracer(spans.tracer(service))
                 .with_location(false)
                 .with_threads(false)
+                .with_target(false)
+                // It would read the clock at each poll of a span.
+                .with_tracked_inactivity(false)
                 .with_filter(ours.with_max_level_hint(LevelFilter::INFO))
         });
         tracing_subscriber::registry()

@@ -1,6 +1,7 @@
 //! A trace collector in the test's own process, and ports that do not behave like one.
 
 use std::{
+    collections::BTreeMap,
     net::{SocketAddr, TcpListener},
     sync::{Arc, Mutex},
     time::Duration,
@@ -12,6 +13,7 @@ use opentelemetry_proto::tonic::{
         trace_service_server::{TraceService, TraceServiceServer},
     },
     common::v1::{KeyValue, any_value::Value},
+    trace::v1::{span::SpanKind, status::StatusCode},
 };
 use tests::wait::wait_until;
 use tokio::runtime::Runtime;
@@ -30,7 +32,19 @@ pub(crate) struct Span {
     pub(crate) trace: String,
     pub(crate) id: String,
     pub(crate) parent: String,
-    wnid: String,
+    /// Values of attributes as text.
+    pub(crate) attributes: BTreeMap<String, String>,
+    /// Names of its events, in their order.
+    pub(crate) events: Vec<String>,
+    pub(crate) kind: SpanKind,
+    pub(crate) has_failed: bool,
+}
+
+impl Span {
+    /// The text of an attribute; empty without it.
+    pub(crate) fn attribute(&self, key: &str) -> &str {
+        self.attributes.get(key).map_or("", String::as_str)
+    }
 }
 
 /// Everything that the collector has received.
@@ -72,12 +86,20 @@ impl TraceService for TraceReceiver {
                 .flat_map(|scope| scope.spans)
             {
                 received.spans.push(Span {
-                    service: text_of(&about, "service.name"),
+                    service: attributes(&about)
+                        .remove("service.name")
+                        .unwrap_or_default(),
+                    kind: span.kind(),
+                    has_failed: span
+                        .status
+                        .as_ref()
+                        .is_some_and(|status| status.code() == StatusCode::Error),
                     name: span.name,
                     trace: hexadecimal(&span.trace_id),
                     id: hexadecimal(&span.span_id),
                     parent: hexadecimal(&span.parent_span_id),
-                    wnid: text_of(&span.attributes, "wnid"),
+                    attributes: attributes(&span.attributes),
+                    events: span.events.into_iter().map(|event| event.name).collect(),
                 });
             }
         }
@@ -91,15 +113,18 @@ fn hexadecimal(bytes: &[u8]) -> String {
         .fold(String::new(), |text, byte| format!("{text}{byte:02x}"))
 }
 
-fn text_of(attributes: &[KeyValue], key: &str) -> String {
-    let value = attributes
-        .iter()
-        .find(|attribute| attribute.key == key)
-        .and_then(|found| found.value.as_ref());
-    match value.and_then(|value| value.value.as_ref()) {
-        Some(Value::StringValue(text)) => text.clone(),
-        _ => String::new(),
-    }
+fn attributes(found: &[KeyValue]) -> BTreeMap<String, String> {
+    let text = |value: &Value| match value {
+        Value::StringValue(text) => Some(text.clone()),
+        Value::IntValue(number) => Some(number.to_string()),
+        Value::BoolValue(is_true) => Some(is_true.to_string()),
+        _ => None,
+    };
+    let entry = |attribute: &KeyValue| {
+        let value = attribute.value.as_ref()?.value.as_ref()?;
+        Some((attribute.key.clone(), text(value)?))
+    };
+    found.iter().filter_map(entry).collect()
 }
 
 impl Collector {
@@ -157,7 +182,7 @@ impl Collector {
     /// The only span of this name for a class; waits for it.
     #[track_caller]
     pub(crate) fn span_of(&self, wnid: &str, name: &str) -> Span {
-        let of_class = |span: &Span| span.name == name && span.wnid == wnid;
+        let of_class = |span: &Span| span.name == name && span.attribute("wnid") == wnid;
         let found = || {
             Some(
                 self.spans()

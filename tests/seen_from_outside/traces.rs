@@ -1,9 +1,11 @@
 //! One trace per class, from its lease to its report; an unavailable collector has no effect on a
 //! class.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
+use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
 use tests::{
+    answer::Answer,
     cluster::{Job, Table},
     log::assert_lines,
     origin::Origin,
@@ -11,11 +13,14 @@ use tests::{
 use tokio::time::Instant;
 
 use crate::{
-    collector::{self, Collector},
+    collector::{self, Collector, Span},
     origin, wnids,
 };
 
 const ENDPOINT: &str = "OTEL_EXPORTER_OTLP_ENDPOINT";
+const PACE: &str = "imagenet.v1.Coordinator/Pace";
+/// A class that the origin does not have.
+const MISSING: &str = "n99999999";
 /// Maximum delay of a job by a collector, whatever the collector does.
 const MAX_DELAY: Duration = Duration::from_secs(5);
 
@@ -91,6 +96,120 @@ fn a_class_has_one_trace_from_its_lease_to_its_report_across_both_programs() {
                 "{call:?} {answer:?}"
             );
         }
+    }
+}
+
+/// Every span is the root of a trace or below a span that arrived; no trace has two roots. Returns
+/// the roots.
+#[track_caller]
+fn roots(spans: &[Span]) -> Vec<&Span> {
+    let mut roots = Vec::new();
+    let mut traces = BTreeSet::new();
+    for span in spans {
+        if span.parent.is_empty() {
+            assert!(traces.insert(&span.trace), "a second root: {span:?}");
+            roots.push(span);
+        } else {
+            let is_parent = |other: &Span| other.id == span.parent && other.trace == span.trace;
+            assert!(spans.iter().any(is_parent), "no parent: {span:?}");
+        }
+    }
+    roots
+}
+
+/// The spans of this name in the trace of a class.
+fn in_trace(collector: &Collector, wnid: &str, name: &str) -> Vec<Span> {
+    let trace = collector.span_of(wnid, "lease").trace;
+    let mut spans = collector.spans();
+    spans.retain(|span| span.trace == trace && span.name == name);
+    spans
+}
+
+/// The span has these attributes.
+#[track_caller]
+fn assert_attributes(span: &Span, expected: &[(&str, &str)]) {
+    for (key, value) in expected {
+        assert_eq!(span.attribute(key), *value, "{key} of {span:#?}");
+    }
+}
+
+#[test]
+fn each_class_is_one_tree_in_which_requests_are_spans_and_attempts_and_resumes_events() {
+    let collector = Collector::start();
+    let wnids = wnids(3);
+    let origin = origin(&wnids);
+    let cut = origin.script_of(&wnids[1]).expect("the class is served");
+    cut.script([Answer::cut_at(10_000)]);
+    let rows = wnids.iter().map(String::as_str).chain([MISSING]);
+    let job = Job::new()
+        .classes(rows)
+        .origin(&origin)
+        .args(["--delete-tar"])
+        .variable(ENDPOINT, &collector.url());
+    let coordinator = job.start_coordinator();
+    let worker = job.start_worker("w1", &coordinator, job.target_path());
+    let port = coordinator.address.port().to_string();
+    assert_eq!(worker.wait().code, Some(0));
+    job.assert_ended(&coordinator.running.wait(), 1, Table::of(3, 0, 1));
+
+    // Both programs have ended, so all spans have arrived.
+    let spans = collector.spans();
+    let (classes, calls): (Vec<_>, Vec<_>) = roots(&spans)
+        .into_iter()
+        .partition(|root| root.name == "lease");
+    let leased: BTreeSet<_> = classes.iter().map(|root| root.attribute("wnid")).collect();
+    assert!(classes.len() == 4 && leased.len() == 4, "{classes:#?}");
+    // The stream of budgets has a span in the coordinator only.
+    for call in calls.iter().filter(|call| call.name != PACE) {
+        assert_eq!(call.kind, SpanKind::Client, "{call:#?}");
+        // The last Acquire is dropped when the job is done.
+        let status = call.attribute("rpc.response.status_code");
+        assert!(["OK", "CANCELLED"].contains(&status), "{call:#?}");
+        let expected = [
+            ("rpc.system.name", "grpc"),
+            ("rpc.method", &call.name),
+            ("server.address", "127.0.0.1"),
+            ("server.port", &port),
+        ];
+        assert_attributes(call, &expected);
+    }
+    assert_resumed(&collector, &origin, &wnids[1]);
+    let [refused] = &in_trace(&collector, MISSING, "GET")[..] else {
+        panic!("{spans:#?}")
+    };
+    assert!(refused.has_failed, "{refused:#?}");
+    let expected = [("http.response.status_code", "404"), ("error.type", "404")];
+    assert_attributes(refused, &expected);
+}
+
+/// The tar of this class came with two requests, of which the second resumed the first.
+#[track_caller]
+fn assert_resumed(collector: &Collector, origin: &Origin, wnid: &str) {
+    let [receive] = &in_trace(collector, wnid, "receive")[..] else {
+        panic!("{:#?}", collector.spans())
+    };
+    let mut events = receive.events.clone();
+    events.retain(|event| ["attempt", "resume"].contains(&event.as_str()));
+    assert_eq!(events, ["attempt", "attempt", "resume"], "{receive:#?}");
+    let requests = in_trace(collector, wnid, "GET");
+    assert_eq!(requests.len(), 2, "{requests:#?}");
+    let url = format!("{}/{wnid}.tar", origin.url());
+    let address = origin.url();
+    let (_, port) = address.rsplit_once(':').expect("a port");
+    for (request, status) in requests.iter().zip(["200", "206"]) {
+        assert_eq!(request.kind, SpanKind::Client);
+        assert!(
+            request.parent == receive.id && !request.has_failed,
+            "{request:#?}"
+        );
+        let expected = [
+            ("http.request.method", "GET"),
+            ("url.full", &url),
+            ("server.address", "127.0.0.1"),
+            ("server.port", port),
+            ("http.response.status_code", status),
+        ];
+        assert_attributes(request, &expected);
     }
 }
 

@@ -10,8 +10,9 @@ use reqwest::{
     Method, RequestBuilder, Response,
     header::{self, HeaderMap, HeaderValue},
 };
-use shared::{job::JobOptions, origin_address::origin_address};
+use shared::{job::JobOptions, origin_address::origin_address, telemetry::trace};
 use tokio::time::timeout;
+use tracing::Instrument as _;
 use url::Url;
 
 use crate::{
@@ -213,7 +214,14 @@ impl Origin {
         let mut route = Route::new(&self.clients, &self.connections, url.clone());
         loop {
             let request = route.request(method.clone(), headers)?;
-            let response = self.send_hop(request, permit).await?;
+            let span = trace::requesting(method.as_str(), route.url(), route.redirects());
+            let sent = self
+                .send_hop(request, permit)
+                .instrument(span.clone())
+                .await;
+            let status = sent.as_ref().map(|response| response.status().as_u16());
+            trace::responded(&span, status.map_err(|error| error.kind().0));
+            let response = sent?;
             if !route.follow(&response).await? {
                 return plausible(response);
             }

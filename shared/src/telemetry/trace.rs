@@ -1,10 +1,16 @@
 //! One trace for each class, from its lease to its report, across both programs; and the W3C trace
-//! context of calls between them.
+//! context of calls between them. Names and attributes of calls and requests follow OpenTelemetry's
+//! semantic conventions 1.45 for RPC and HTTP spans.
 //!
 //! Invariant: without a collector no span is created, sent or allocated, because the spans are
 //! disabled.
 
-use std::{collections::HashMap, fmt, str::FromStr};
+use std::{
+    collections::HashMap,
+    fmt::{self, Display},
+    mem,
+    str::FromStr,
+};
 
 use opentelemetry::{
     Context, SpanId, TraceFlags, TraceId,
@@ -13,11 +19,20 @@ use opentelemetry::{
 };
 use opentelemetry_http::{HeaderExtractor, HeaderInjector};
 use opentelemetry_sdk::propagation::TraceContextPropagator;
-use tonic::{Request, Status, codegen::http::HeaderMap, service::Interceptor};
-use tracing::{Span, info_span};
+use tonic::{Code, Request, Status, codegen::http::HeaderMap, service::Interceptor};
+use tracing::{
+    Level, Span,
+    field::{Empty, display},
+    info_span,
+};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
-use crate::{ids::LeaseToken, outcome::Outcome, wnid::Wnid};
+use url::Url;
+
+use crate::{
+    ids::LeaseToken, outcome::Outcome, protocol::status_name, url_secrets::without_credentials,
+    wnid::Wnid,
+};
 
 /// Target of spans that go only to a collector. They are not in the log, which has lines of its own
 /// for the same events.
@@ -65,7 +80,7 @@ impl TraceParent {
 }
 
 /// Empty if there is no position.
-impl fmt::Display for TraceParent {
+impl Display for TraceParent {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0 {
             None => Ok(()),
@@ -132,19 +147,125 @@ pub fn step(name: &'static str) -> Span {
     info_span!(target: TARGET, "step", otel.name = name)
 }
 
-/// A span for a call that this program makes.
-pub fn calling(method: &'static str) -> Span {
-    info_span!(target: TARGET, "call", otel.name = method, otel.kind = "client", rpc.system = "grpc")
+/// The span of a call that this program makes. A call that is dropped before its answer is
+/// recorded as cancelled, which is no failure: the caller no longer needed it.
+#[derive(Debug)]
+pub struct Calling(Span);
+
+impl Calling {
+    /// A call to `server`: `host:port`, a URL, or a path.
+    pub fn new(method: &'static str, server: &str) -> Self {
+        let (address, port) = address_and_port(server);
+        Self(info_span!(
+            target: TARGET, "call", otel.name = method, otel.kind = "client",
+            rpc.system.name = "grpc", rpc.method = method, server.address = address,
+            server.port = port, rpc.response.status_code = Empty, error.r#type = Empty,
+            otel.status_code = Empty,
+        ))
+    }
+
+    /// The span.
+    pub fn span(&self) -> Span {
+        self.0.clone()
+    }
+
+    /// Records the status of the answer and ends the call.
+    pub fn answered(mut self, code: Code) {
+        let span = mem::replace(&mut self.0, Span::none());
+        answered(&span, code, code != Code::Ok);
+    }
+}
+
+impl Drop for Calling {
+    fn drop(&mut self) {
+        answered(&self.0, Code::Cancelled, false);
+    }
 }
 
 /// A span for a call that this program answers. Its parent is the caller's span, if the headers
-/// name it.
-pub fn called(method: &'static str, headers: &HeaderMap) -> Span {
-    let span = info_span!(target: TARGET, parent: None, "call", otel.name = method, otel.kind = "server", rpc.system = "grpc");
+/// name it. `method` is `None` for an unknown one.
+pub fn called(method: Option<&'static str>, headers: &HeaderMap) -> Span {
+    let method = method.unwrap_or("_OTHER");
+    let span = info_span!(
+        target: TARGET, parent: None, "call", otel.name = method, otel.kind = "server",
+        rpc.system.name = "grpc", rpc.method = method, rpc.response.status_code = Empty,
+        error.r#type = Empty, otel.status_code = Empty,
+    );
     if !span.is_disabled() && headers.contains_key(TRACEPARENT) {
         adopt(&span, context_in(&HeaderExtractor(headers)));
     }
     span
+}
+
+/// Records the status of a call in its span.
+pub fn answered(span: &Span, code: Code, has_failed: bool) {
+    let name = status_name(code);
+    span.record("rpc.response.status_code", name);
+    if has_failed {
+        fail(span, name);
+    }
+}
+
+/// A span for a request to the origin, below the step of a class that needs it. Without such a step
+/// there is none, so no request has a trace of its own. It ends with the head of the response.
+/// `url`: the URL without credentials. `resent`: the number of the redirect that led to this
+/// request. The origin gets no trace context.
+pub fn requesting(method: &str, url: &Url, resent: usize) -> Span {
+    if Span::current().is_disabled() {
+        return Span::none();
+    }
+    let span = info_span!(
+        target: TARGET, "request", otel.name = method, otel.kind = "client",
+        http.request.method = method, url.full = Empty, server.address = url.host_str(),
+        server.port = url.port_or_known_default(), http.request.resend_count = Empty,
+        http.response.status_code = Empty, error.r#type = Empty, otel.status_code = Empty,
+    );
+    if !span.is_disabled() {
+        span.record("url.full", without_credentials(url.as_str()));
+        if resent > 0 {
+            span.record("http.request.resend_count", resent);
+        }
+    }
+    span
+}
+
+/// Records the status of a response, or the kind of the error, in the span of a request.
+pub fn responded(span: &Span, response: Result<u16, impl Display>) {
+    match response {
+        Ok(status) => {
+            span.record("http.response.status_code", status);
+            if status >= 400 {
+                fail(span, status);
+            }
+        }
+        Err(kind) => fail(span, kind),
+    }
+}
+
+/// An event of the current step: a request for the tar is about to be sent. `position`: bytes of
+/// the tar that are here.
+pub fn attempt(position: u64) {
+    tracing::event!(name: "attempt", target: TARGET, Level::INFO, position);
+}
+
+/// An event of the current step: the tar goes on at `position`, after a break of the connection or
+/// from a checkpoint.
+pub fn resumed(position: u64) {
+    tracing::event!(name: "resume", target: TARGET, Level::INFO, position);
+}
+
+fn fail(span: &Span, kind: impl Display) {
+    span.record("error.type", display(kind));
+    span.record("otel.status_code", "ERROR");
+}
+
+/// Host and port of a URL or of `host:port`; a path has no port.
+fn address_and_port(server: &str) -> (&str, Option<u16>) {
+    let authority = server.split_once("//").map_or(server, |(_, rest)| rest);
+    let authority = authority.strip_suffix('/').unwrap_or(authority);
+    let split = authority.rsplit_once(':');
+    let parsed = split.and_then(|(host, port)| Some((host, port.parse().ok()?)));
+    parsed.map_or((server, None), |(host, port)| (host, Some(port)))
 }
 
 fn context_in(headers: &dyn Extractor) -> Context {
@@ -174,7 +295,7 @@ impl Interceptor for WithContext {
 
 #[cfg(test)]
 mod tests {
-    use opentelemetry::trace::TracerProvider as _;
+    use opentelemetry::trace::{Status as SpanStatus, TracerProvider as _};
     use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
     use tracing_subscriber::{Layer as _, filter::filter_fn, layer::SubscriberExt as _};
 
@@ -248,9 +369,14 @@ mod tests {
     #[test]
     fn a_call_carries_its_trace_context_in_its_metadata() {
         let spans = traced(|| {
-            let span = calling("Renew");
-            let request = span.in_scope(|| WithContext.call(Request::new(())).unwrap());
-            drop(called("Renew", &request.into_parts().0.into_headers()));
+            let call = Calling::new("Renew", "127.0.0.1:50051");
+            let request = call
+                .span()
+                .in_scope(|| WithContext.call(Request::new(())).unwrap());
+            drop(called(
+                Some("Renew"),
+                &request.into_parts().0.into_headers(),
+            ));
         });
         let [server, client] = spans.as_slice() else {
             panic!("{spans:#?}")
@@ -260,6 +386,76 @@ mod tests {
             (server.name.as_ref(), client.name.as_ref()),
             ("Renew", "Renew")
         );
+    }
+
+    fn attribute(span: &SpanData, key: &str) -> Option<String> {
+        let found = span.attributes.iter().find(|one| one.key.as_str() == key);
+        found.map(|found| found.value.to_string())
+    }
+
+    #[test]
+    fn a_request_shows_no_secret_and_its_error() {
+        let url = Url::parse("http://user:pass@h:8000/x.tar?token=s3cr3t-s3cr3t").unwrap();
+        let spans = traced(|| {
+            step("receive").in_scope(|| {
+                responded(&requesting("GET", &url, 2), Err::<u16, _>("Timeout"));
+            });
+        });
+        let [request, receive] = spans.as_slice() else {
+            panic!("{spans:#?}")
+        };
+        assert_eq!(request.parent_span_id, receive.span_context.span_id());
+        assert!(
+            matches!(request.status, SpanStatus::Error { .. }),
+            "{request:#?}"
+        );
+        for (key, value) in [
+            ("url.full", "http://h:8000/x.tar?token=…"),
+            ("server.address", "h"),
+            ("server.port", "8000"),
+            ("http.request.resend_count", "2"),
+            ("error.type", "Timeout"),
+        ] {
+            assert_eq!(attribute(request, key).as_deref(), Some(value), "{key}");
+        }
+    }
+
+    #[test]
+    fn a_request_without_a_class_has_no_trace() {
+        let url = Url::parse("http://h/x.tar").unwrap();
+        let spans = traced(|| responded(&requesting("GET", &url, 0), Err::<u16, _>("Timeout")));
+        assert!(spans.is_empty(), "{spans:#?}");
+    }
+
+    #[test]
+    fn a_call_names_its_server_and_its_status() {
+        for (server, address, port) in [
+            ("https://node1:50051", "node1", Some("50051")),
+            ("http://[::1]:50051", "[::1]", Some("50051")),
+            (
+                "/data/.imagenet_downloader.sock",
+                "/data/.imagenet_downloader.sock",
+                None,
+            ),
+        ] {
+            let spans = traced(|| Calling::new("Renew", server).answered(Code::Unavailable));
+            let [call] = spans.as_slice() else {
+                panic!("{spans:#?}")
+            };
+            assert_eq!(attribute(call, "server.address").as_deref(), Some(address));
+            assert_eq!(attribute(call, "server.port").as_deref(), port);
+            let status = attribute(call, "rpc.response.status_code");
+            assert_eq!(status.as_deref(), Some("UNAVAILABLE"));
+            assert!(matches!(call.status, SpanStatus::Error { .. }), "{call:#?}");
+        }
+    }
+
+    #[test]
+    fn a_call_that_is_dropped_is_cancelled_and_has_not_failed() {
+        let spans = traced(|| drop(Calling::new("Acquire", "h:1")));
+        let status = attribute(&spans[0], "rpc.response.status_code");
+        assert_eq!(status.as_deref(), Some("CANCELLED"));
+        assert!(matches!(spans[0].status, SpanStatus::Unset), "{spans:#?}");
     }
 
     #[test]
@@ -277,7 +473,7 @@ mod tests {
                 )
                 .is_disabled()
             );
-            let span = calling("Renew");
+            let span = Calling::new("Renew", "127.0.0.1:50051").span();
             assert!(span.is_disabled());
             let request = span.in_scope(|| WithContext.call(Request::new(())).unwrap());
             assert!(request.metadata().is_empty());

@@ -13,7 +13,7 @@ use std::{
 
 use bytes::Bytes;
 use reqwest::{Response, header};
-use shared::origin_address::origin_address;
+use shared::{origin_address::origin_address, telemetry::trace};
 use tokio::{task::yield_now, time::Instant};
 use url::Url;
 
@@ -207,6 +207,7 @@ impl<'origin> Download<'origin> {
         let known = self.source.as_ref().map(|source| (source, self.position));
         let usual = known.map_or(Priority::New, |_| Priority::GoingOn);
         let priority = self.priority.unwrap_or(usual);
+        trace::attempt(self.position);
         let mut opened = match self.origin.open(&self.url, known, until, priority).await {
             Err(error) if known.is_some() && refuses_only_the_range(&error) => {
                 self.reset();
@@ -219,6 +220,7 @@ impl<'origin> Download<'origin> {
         let is_rest = opened.body == BodyRange::From(self.position);
         if let Some(source) = &self.source {
             if is_rest && source.is_continued_by(&opened.source) {
+                trace::resumed(self.position);
                 self.transfer = Some(opened.transfer);
                 return Ok(None);
             }

@@ -92,7 +92,7 @@ impl DownloadError {
 
     /// The kind of the failure; and how the origin refused the class, if the error is permanent and
     /// an answer of the origin.
-    fn kind(&self) -> (FailureKind, Option<Refusal>) {
+    pub(super) fn kind(&self) -> (FailureKind, Option<Refusal>) {
         match self {
             Self::Status { code, .. } => (FailureKind::HttpError, Some(Refusal::Status(*code))),
             Self::Redirect(_) => (FailureKind::HttpError, Some(Refusal::Redirect)),

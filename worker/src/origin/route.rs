@@ -48,6 +48,16 @@ impl<'origin> Route<'origin> {
         }
     }
 
+    /// The URL of the next request.
+    pub(crate) fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// The number of redirects so far.
+    pub(crate) fn redirects(&self) -> usize {
+        self.visited.len()
+    }
+
     /// The next request to send; `headers`: its headers.
     pub(crate) fn request(
         &self,

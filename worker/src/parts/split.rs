@@ -26,6 +26,7 @@ use crate::{
     source::Source,
     storage::part_file::{FoundPart, PartReader, PartWriter, Version, name},
 };
+use tracing::Instrument as _;
 
 /// Minimum size of a part in bytes. A part is also at least a fifth of what the origin sends in a
 /// second: a smaller request is not worth its overhead.
@@ -232,7 +233,8 @@ impl Split {
         let fetch = self
             .tar
             .clone()
-            .fetch(self.source.clone(), writer, Arc::clone(&shared));
+            .fetch(self.source.clone(), writer, Arc::clone(&shared))
+            .in_current_span();
         self.tasks
             .spawn_on(async move { (file, fetch.await) }, &self.tar.runtime);
         self.growing.insert(file, shared);

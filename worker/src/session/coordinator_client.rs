@@ -11,7 +11,7 @@ use shared::{
     ids::{LeaseToken, SessionId},
     job::JobOptions,
     protocol::{self, LONG_POLL_TIMEOUT, method},
-    telemetry::trace::{self, WithContext},
+    telemetry::trace::{Calling, WithContext},
 };
 use tokio::time::timeout;
 use tonic::{Code, Status, service::interceptor::InterceptedService};
@@ -69,6 +69,8 @@ pub(crate) struct CoordinatorClient {
     clock: Arc<LeaseClock>,
     /// The coordinator's address, for messages.
     end: Arc<str>,
+    /// The coordinator's host and port, for traces.
+    server: Arc<str>,
 }
 
 impl CoordinatorClient {
@@ -80,6 +82,7 @@ impl CoordinatorClient {
             stub,
             clock,
             end: connector.end().into(),
+            server: connector.server().into(),
         }
     }
 
@@ -242,7 +245,13 @@ impl CoordinatorClient {
                 answered => answered,
             }
         };
-        match timeout(limit, made.instrument(trace::calling(method))).await {
+        let calling = Calling::new(method, &self.server);
+        let answer = timeout(limit, made.instrument(calling.span())).await;
+        calling.answered(match &answer {
+            Err(_) => Code::DeadlineExceeded,
+            Ok(answer) => answer.as_ref().map_or_else(Status::code, |_| Code::Ok),
+        });
+        match answer {
             Err(_) => Err(CallError::Unreachable(format!(
                 "no answer for {}s",
                 limit.as_secs_f64()

@@ -7,7 +7,7 @@ use shared::telemetry::trace;
 use tonic::{Code, Status};
 use tracing::Span;
 
-use crate::counters::{Calls, known_call};
+use crate::counters::{Calls, known_method};
 
 /// The span of a call. Health probes are too frequent to be traced.
 pub(super) fn traced(request: &Request<()>) -> Span {
@@ -15,7 +15,7 @@ pub(super) fn traced(request: &Request<()>) -> Span {
     if path.starts_with("/grpc.health.") {
         Span::none()
     } else {
-        trace::called(known_call(path), request.headers())
+        trace::called(known_method(path), request.headers())
     }
 }
 
