@@ -103,7 +103,7 @@ async fn execute(
         .into_iter()
         .flatten()
     {
-        screen.write(format!("warning: {warning}\n").as_bytes());
+        screen.write_warning(&format!("warning: {warning}"));
     }
     Ok(match command {
         Command::Init(arguments) => {

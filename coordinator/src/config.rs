@@ -15,6 +15,7 @@ use shared::{
     flag::with_variable,
     http::{HostName, parse_address},
     job::{Durability, Existing},
+    output_args::OutputArgs,
 };
 use worker::config::SlotArgs;
 
@@ -92,6 +93,9 @@ pub struct Config {
     /// Who may look.
     #[command(flatten)]
     pub endpoint: EndpointConfig,
+    /// What it writes beside its results.
+    #[command(flatten, next_help_heading = "What it writes")]
+    pub output: OutputArgs,
 }
 
 /// What to download.

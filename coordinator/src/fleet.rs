@@ -46,6 +46,24 @@ pub enum Phase {
     Stopping,
 }
 
+impl Phase {
+    /// The phase as a line for people.
+    pub(crate) fn in_words(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Recovering => {
+                "started again: classes that were granted before the restart wait for their workers"
+            }
+            Self::WaitingForWorkers => "waiting for workers",
+            Self::OriginPaused => {
+                "paused: no class can be had from the origin; one class tries again every 30 s"
+            }
+            Self::Done => "done",
+            Self::Stopping => "stopping",
+        }
+    }
+}
+
 /// A worker as the coordinator sees it. Its JSON form is that of `coordinator status --json`, whose
 /// help documents the names of the fields, so they are stable.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]

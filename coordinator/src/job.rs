@@ -13,7 +13,7 @@ use shared::{
     class_list::ClassList,
     exit_code::Exit,
     job::{JobStatus, UrlTemplate},
-    job_line::{JobLine, Screen},
+    job_line::Screen,
     metrics::MetricsSource,
     shutdown::Shutdown,
 };
@@ -42,6 +42,7 @@ pub use error::CoordinatorError;
 
 mod closing;
 mod error;
+mod fleet_display;
 mod listening;
 mod live_page;
 mod origin_refuses;
@@ -51,6 +52,7 @@ mod staying;
 mod stopping;
 
 use closing::{Closing, summed_up};
+use fleet_display::{FleetDisplay, refresh};
 use listening::{announce, listen};
 pub(crate) use origin_refuses::OriginRefusesAll;
 use restore::RestoredJob;
@@ -314,7 +316,9 @@ impl Job {
         let mut refuses = self.service.dispatcher.watch_refuses();
         let mut frames = interval(LINE_INTERVAL);
         // The worker in this process draws the status line itself, below its progress bars.
-        let mut line = self.worker.is_empty().then(|| JobLine::new(screen));
+        let dispatcher = self.service.dispatcher.clone();
+        let display = || FleetDisplay::new(screen, dispatcher.clone());
+        let mut fleet = self.worker.is_empty().then(display);
         let end = loop {
             tokio::select! {
                 biased;
@@ -332,16 +336,17 @@ impl Job {
                     Err(error) => break Err(error),
                     Ok(()) if self.is_open => {
                         screen.write_line("the worker in this process was drained; the job goes on with other workers");
-                        line = Some(JobLine::new(screen));
+                        fleet = Some(display());
                     }
                     Ok(()) => break Ok(End::Drained),
                 },
                 Some(Ok(ended)) = self.servers.join_next() => if let Err(error) = ended { break Err(error.into()) },
-                _ = frames.tick() => if let Some(line) = &mut line { line.update(&self.status()) },
+                () = refresh(&mut fleet) => {},
+                _ = frames.tick() => if let Some(fleet) = &mut fleet { fleet.update(&self.status()) },
             }
         };
-        if let Some(line) = line {
-            line.finish();
+        if let Some(fleet) = fleet {
+            fleet.finish();
         }
         end
     }

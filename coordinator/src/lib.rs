@@ -15,6 +15,7 @@ pub mod dispatcher;
 mod failure_lines;
 pub mod failure_log;
 pub mod fleet;
+mod fleet_lines;
 pub mod lease_table;
 pub mod ledger;
 mod rpc;

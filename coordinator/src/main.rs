@@ -7,7 +7,7 @@ use shared::{exit_code::Exit, job_line::Screen, program, shutdown::Shutdown};
 
 fn main() -> ExitCode {
     let exit = match Config::read(std::env::args_os()) {
-        Ok(config) => program::run(async |screen| run(config, screen).await),
+        Ok(config) => program::run(config.output, async |screen| run(config, screen).await),
         Err(message) => program::explain(&message),
     };
     exit.into()

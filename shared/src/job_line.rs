@@ -1,99 +1,170 @@
-//! The screen: progress bars on a terminal, otherwise a plain line every few seconds; and the line
-//! of the whole job.
+//! The screen: on a terminal a block of lines that changes in place, otherwise a plain line every
+//! few seconds; and the line of the whole job, which is the last of the block.
 //!
 //! Without a terminal no escape code is ever written.
 
 use std::{
     collections::VecDeque,
+    env,
     io::{self, IsTerminal},
-    time::Duration,
+    sync::Arc,
+    time::{Duration, SystemTime},
 };
 
-use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 use tokio::time::Instant;
 
-use crate::{job::JobStatus, output::Output, terminal::Terminal, threads::NoThread};
+use crate::{
+    job::JobStatus,
+    output::Output,
+    output_args::{LogFormat, OutputArgs},
+    terminal::{Line, Size, Terminal, size_of_stderr},
+    threads::NoThread,
+};
 
-/// Frame rate of the bars, in frames per second.
-const FRAMES_PER_SECOND: u8 = 10;
 /// How often a plain line is written if there is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
 /// The shown rate is the mean over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
+/// Rows of a terminal that the job's line and the cursor below it take.
+const OWN_ROWS: usize = 2;
 
 /// Where progress and log lines for people are written: standard error. Clones share it. Writing
 /// never waits for the terminal and returns no error of the terminal.
 #[derive(Debug, Clone)]
 pub enum Screen {
-    /// A terminal: bars, with log lines above them.
-    Bars {
-        /// Draws to the output.
-        bars: MultiProgress,
+    /// A terminal: a block of lines, with log lines above it.
+    Terminal(Arc<Terminal>),
+    /// Lines only.
+    Lines {
         /// Standard error.
         output: Output,
+        /// Which lines, in which form.
+        arguments: OutputArgs,
     },
-    /// No terminal: plain lines on standard error.
-    Plain(Output),
     /// No output: the program that uses this library has its own.
     Silent,
 }
 
+/// How important a line is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Level {
+    Info,
+    Warn,
+    Error,
+}
+
 impl Screen {
-    /// Bars if standard error is a terminal that can move its cursor, else plain lines.
+    /// A block if standard error is a terminal that can move its cursor, else plain lines; also
+    /// with `--quiet`, and with `--log-format json`. `NO_COLOR` (<https://no-color.org>), if it is
+    /// set and not empty, turns colours off.
     ///
     /// # Errors
     /// [`NoThread`].
-    pub fn for_stderr() -> Result<Self, NoThread> {
-        let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+    pub fn for_stderr(arguments: OutputArgs) -> Result<Self, NoThread> {
+        let dumb = env::var_os("TERM").is_some_and(|term| term == "dumb");
         let output = Output::start("stderr", io::stderr())?;
-        if !io::stderr().is_terminal() || dumb {
-            return Ok(Self::Plain(output));
+        let wants_lines = arguments.quiet || arguments.log_format == LogFormat::Json;
+        if wants_lines || dumb || !io::stderr().is_terminal() {
+            return Ok(Self::Lines { output, arguments });
         }
-        let terminal = Box::new(Terminal::new(output.clone()));
-        let target = ProgressDrawTarget::term_like_with_hz(terminal, FRAMES_PER_SECOND);
-        Ok(Self::Bars {
-            bars: MultiProgress::with_draw_target(target),
-            output,
-        })
+        let has_colors = env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+        Ok(Self::Terminal(Arc::new(Terminal::new(output, has_colors))))
     }
 
-    /// Writes a line above the bars.
+    /// Writes a line above the block. `--quiet` drops it.
     pub fn write_line(&self, line: &str) {
-        self.write(format!("{line}\n").as_bytes());
+        self.write(Level::Info, line);
     }
 
-    /// Writes text above the bars; a silent screen drops it.
-    pub fn write(&self, text: &[u8]) {
+    /// As [`Screen::write_line`], for a warning. `--quiet` keeps it.
+    pub fn write_warning(&self, line: &str) {
+        self.write(Level::Warn, line);
+    }
+
+    /// As [`Screen::write_line`], for an error or the failures of the job. `--quiet` keeps it.
+    pub fn write_error(&self, line: &str) {
+        self.write(Level::Error, line);
+    }
+
+    fn write(&self, level: Level, line: &str) {
         match self {
-            Self::Bars { bars, output } => bars.suspend(|| output.write(text)),
-            Self::Plain(output) => output.write(text),
+            Self::Lines { arguments, .. } if arguments.quiet && level == Level::Info => {}
+            Self::Lines { arguments, .. } if arguments.log_format == LogFormat::Json => {
+                self.write_formatted(json_line(level, line).as_bytes());
+            }
+            _ => self.write_formatted(format!("{line}\n").as_bytes()),
+        }
+    }
+
+    /// Writes whole lines that have their final form above the block; a silent screen drops them.
+    pub(crate) fn write_formatted(&self, text: &[u8]) {
+        match self {
+            Self::Terminal(terminal) => terminal.write_above(text),
+            Self::Lines { output, .. } => output.write(text),
             Self::Silent => {}
+        }
+    }
+
+    /// As [`Screen::write_formatted`], without waiting for a lock, and waits until it is written.
+    pub(crate) fn write_at_once(&self, text: &[u8]) {
+        match self {
+            Self::Terminal(terminal) => terminal.write_at_once(text),
+            Self::Lines { output, .. } => output.write(text),
+            Self::Silent => {}
+        }
+        self.flush();
+    }
+
+    /// Whether there is a block to draw.
+    pub fn has_block(&self) -> bool {
+        matches!(self, Self::Terminal(_))
+    }
+
+    /// Removes the block.
+    pub fn clear(&self) {
+        if let Self::Terminal(terminal) = self {
+            terminal.draw(&[], size_of_stderr());
         }
     }
 
     /// Waits until everything is written, but only for some seconds if the terminal accepts
     /// nothing.
     pub fn flush(&self) {
-        if let Some(output) = self.output() {
-            // An error is ignored: there is no other place to report it.
-            output.flush().ok();
-        }
+        let output = match self {
+            Self::Terminal(terminal) => terminal.output(),
+            Self::Lines { output, .. } => output,
+            Self::Silent => return,
+        };
+        // An error is ignored: there is no other place to report it.
+        output.flush().ok();
     }
 
-    /// The output below the bars, for text that must not wait for them.
-    pub(crate) fn output(&self) -> Option<&Output> {
+    /// The form of log lines.
+    pub(crate) fn log_format(&self) -> LogFormat {
         match self {
-            Self::Bars { output, .. } | Self::Plain(output) => Some(output),
-            Self::Silent => None,
+            Self::Lines { arguments, .. } => arguments.log_format,
+            Self::Terminal(_) | Self::Silent => LogFormat::Text,
         }
     }
+}
+
+/// A line as the JSON object that the formatter of log lines writes: `timestamp` (RFC 3339),
+/// `level`, `message`.
+pub(crate) fn json_line(level: Level, line: &str) -> String {
+    let level = match level {
+        Level::Info => "INFO",
+        Level::Warn => "WARN",
+        Level::Error => "ERROR",
+    };
+    let timestamp = humantime::format_rfc3339_micros(SystemTime::now()).to_string();
+    let line = serde_json::json!({"timestamp": timestamp, "level": level, "message": line});
+    format!("{line}\n")
 }
 
 /// One line for the whole job: classes, bytes, rate and time left.
 #[derive(Debug)]
 pub struct JobLine {
     screen: Screen,
-    bar: Option<ProgressBar>,
     /// When the last plain line was written, or else when the job began.
     last_plain: Instant,
     received: VecDeque<(Instant, u64)>,
@@ -104,19 +175,8 @@ pub struct JobLine {
 impl JobLine {
     /// Starts the clock for the rate.
     pub fn new(screen: &Screen) -> Self {
-        let bar = match screen {
-            Screen::Bars { bars, .. } => {
-                let bar = bars.add(ProgressBar::new_spinner());
-                bar.set_style(
-                    ProgressStyle::with_template("{msg}").expect("a template of one field"),
-                );
-                Some(bar)
-            }
-            Screen::Plain(_) | Screen::Silent => None,
-        };
         Self {
             screen: screen.clone(),
-            bar,
             last_plain: Instant::now(),
             received: VecDeque::new(),
             estimate: None,
@@ -124,7 +184,9 @@ impl JobLine {
     }
 
     /// Shows the counts; called a few times a second. Without a terminal most calls write nothing.
-    pub fn update(&mut self, status: &JobStatus) {
+    /// On a terminal `above` returns the lines above the job's, at most as many as the size has
+    /// rows.
+    pub fn update(&mut self, status: &JobStatus, above: impl FnOnce(Size) -> Vec<Line>) {
         let now = Instant::now();
         self.received.push_back((now, status.received_bytes));
         self.received.retain(|(then, _)| now - *then <= RATE_WINDOW);
@@ -132,20 +194,29 @@ impl JobLine {
         if known != status.time_left {
             self.estimate = status.time_left.map(|left| (left, now));
         }
-        if let Some(bar) = &self.bar {
-            bar.set_message(self.text(status, now));
-        } else if matches!(self.screen, Screen::Plain(_)) && now - self.last_plain >= PLAIN_INTERVAL
-        {
-            self.last_plain = now;
-            self.screen.write_line(&self.text(status, now));
+        match &self.screen {
+            Screen::Terminal(terminal) => {
+                let size = size_of_stderr();
+                let room = Size {
+                    rows: size.rows.saturating_sub(OWN_ROWS),
+                    ..size
+                };
+                let mut lines = above(room);
+                lines.truncate(room.rows);
+                lines.push(Line::plain(self.text(status, now)));
+                terminal.draw(&lines, size);
+            }
+            Screen::Lines { .. } if now - self.last_plain >= PLAIN_INTERVAL => {
+                self.last_plain = now;
+                self.screen.write_line(&self.text(status, now));
+            }
+            Screen::Lines { .. } | Screen::Silent => {}
         }
     }
 
-    /// Removes the line from the terminal.
+    /// Removes the block from the terminal.
     pub fn finish(&self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
+        self.screen.clear();
     }
 
     fn text(&self, status: &JobStatus, now: Instant) -> String {
@@ -254,7 +325,7 @@ mod tests {
                 time_left,
                 ..JobStatus::default()
             };
-            line.update(&status);
+            line.update(&status, |_| Vec::new());
             line.text(&status, Instant::now())
         };
         assert!(shown(Some(Duration::from_mins(1))).ends_with(", 01:00 left"));

@@ -115,10 +115,10 @@ pub fn printable_within(text: &str, bytes: usize) -> String {
     let mut escaped = String::with_capacity(text.len().min(bytes));
     for character in text.chars() {
         let before = escaped.len();
-        if character.is_control() || is_invisible(character) {
-            escaped.extend(character.escape_default());
-        } else {
+        if is_printable(character) {
             escaped.push(character);
+        } else {
+            escaped.extend(character.escape_default());
         }
         if escaped.len() > bytes {
             escaped.truncate(before);
@@ -126,6 +126,11 @@ pub fn printable_within(text: &str, bytes: usize) -> String {
         }
     }
     escaped
+}
+
+/// Whether a character is shown as itself and moves nothing else.
+pub(crate) fn is_printable(character: char) -> bool {
+    !character.is_control() && !is_invisible(character)
 }
 
 /// Direction marks, invisible characters, and other characters that change the appearance of the

@@ -100,21 +100,38 @@ impl Output {
 
     /// Queues whole lines.
     pub fn write(&self, text: &[u8]) {
-        let mut state = self.queue().lock();
-        if state.waiting.len() + text.len() <= QUEUE_LIMIT {
-            state.waiting.extend_from_slice(text);
-            self.queue().changed.notify_all();
-        } else {
-            state.dropped += lines(text);
+        self.write_or_count(text, text);
+    }
+
+    /// Queues a text as a whole. If the queue is full, it is dropped, and the lines of `counted`
+    /// are reported as missing: the rest are frames of the block, which are drawn again.
+    pub(crate) fn write_or_count(&self, text: &[u8], counted: &[u8]) {
+        if !self.queue_within(QUEUE_LIMIT, text) {
+            self.queue().lock().dropped += lines(counted);
         }
     }
 
-    /// Queues a frame of the progress bars, or drops it if too much is queued, because a later
-    /// frame replaces it.
-    pub(crate) fn write_frame(&self, frame: &[u8]) {
-        if self.queue().lock().waiting.len() <= FRAME_LIMIT {
-            self.write(frame);
+    /// Queues a frame of the block; returns whether it was queued. It is not if much is queued
+    /// already, because a later frame replaces it. The last frame is queued as long as there is
+    /// room.
+    pub(crate) fn write_frame(&self, frame: &[u8], is_last: bool) -> bool {
+        let limit = if is_last {
+            QUEUE_LIMIT
+        } else {
+            FRAME_LIMIT + frame.len()
+        };
+        self.queue_within(limit, frame)
+    }
+
+    /// Queues a text if at most `limit` bytes are queued afterwards.
+    fn queue_within(&self, limit: usize, text: &[u8]) -> bool {
+        let mut state = self.queue().lock();
+        let fits = state.waiting.len() + text.len() <= limit;
+        if fits {
+            state.waiting.extend_from_slice(text);
+            self.queue().changed.notify_all();
         }
+        fits
     }
 
     /// Waits until everything queued is written, as long as the sink accepts bytes within three
@@ -427,7 +444,7 @@ mod tests {
         // From here on the thread is blocked in its write.
         let line = [&[b'x'; 999][..], b"\n"].concat();
         (0..QUEUE_LIMIT / line.len() + 7).for_each(|_| output.write(&line));
-        output.write_frame(b"a frame");
+        assert!(!output.write_frame(b"a frame", false));
         let late = output.flush_within(Duration::from_millis(10)).unwrap_err();
         assert_eq!(late.kind(), ErrorKind::TimedOut);
         drop(answer);

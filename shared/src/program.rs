@@ -16,6 +16,7 @@ use crate::{
     exit_code::Exit,
     job_line::Screen,
     limits,
+    output_args::OutputArgs,
     shutdown::{Shutdown, block_signals},
     threads,
 };
@@ -33,9 +34,9 @@ const POOL_KEEP_ALIVE: Duration = Duration::from_hours(24 * 365);
 /// Runs a program on its own runtime. A panic, which the panic hook has reported, ends it as
 /// [`Exit::CouldNotRun`]. Everything queued for the screen is written before this returns, unless
 /// the terminal accepts nothing.
-pub fn run(program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
+pub fn run(output: OutputArgs, program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
     limits::forbid_core_dumps();
-    let (screen, runtime) = match start() {
+    let (screen, runtime) = match start(output) {
         Ok(started) => started,
         Err(error) => return report(&cannot_start(&error)),
     };
@@ -44,6 +45,7 @@ pub fn run(program: impl AsyncFnOnce(Screen) -> Exit) -> Exit {
     let ending = Instant::now();
     runtime.shutdown_timeout(THREAD_TIMEOUT);
     threads::wait(THREAD_TIMEOUT.saturating_sub(ending.elapsed()));
+    screen.clear();
     screen.flush();
     exit
 }
@@ -76,15 +78,15 @@ pub async fn with_signals(
         )),
     };
     result.unwrap_or_else(|error| {
-        screen.write_line(&format!("error: failed to {error}"));
+        screen.write_error(&format!("error: failed to {error}"));
         Exit::CouldNotRun
     })
 }
 
 /// Starts the screen and a runtime.
-fn start() -> io::Result<(Screen, Runtime)> {
+fn start(output: OutputArgs) -> io::Result<(Screen, Runtime)> {
     block_signals()?;
-    let screen = Screen::for_stderr().map_err(|error| error.source)?;
+    let screen = Screen::for_stderr(output).map_err(|error| error.source)?;
     Ok((screen, start_runtime()?))
 }
 
@@ -134,7 +136,13 @@ mod tests {
     /// thread.
     #[test]
     fn a_program_exits_as_its_work_does_and_with_an_error_after_a_panic() {
-        assert_eq!(run(async |_| Exit::SomeFailed), Exit::SomeFailed);
-        assert_eq!(run(async |_| panic!("part of the test")), Exit::CouldNotRun);
+        assert_eq!(
+            run(OutputArgs::default(), async |_| Exit::SomeFailed),
+            Exit::SomeFailed
+        );
+        assert_eq!(
+            run(OutputArgs::default(), async |_| panic!("part of the test")),
+            Exit::CouldNotRun
+        );
     }
 }

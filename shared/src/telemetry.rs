@@ -14,17 +14,19 @@ use std::{
 use opentelemetry::{Key, trace::TracerProvider as _};
 use opentelemetry_otlp::{WithTonicConfig as _, tonic_types::transport::ClientTlsConfig};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
-use tracing::{Level, level_filters::LevelFilter};
+use tracing::{Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
-    EnvFilter, Layer as _,
+    EnvFilter, Layer,
     filter::{FilterExt as _, filter_fn},
     layer::SubscriberExt as _,
+    registry::LookupSpan,
     util::SubscriberInitExt as _,
 };
 
 use crate::{
-    job_line::Screen,
+    job_line::{self, Screen, json_line},
     output::Output,
+    output_args::LogFormat,
     threads::{self, NoThread},
 };
 
@@ -32,7 +34,7 @@ mod escaped;
 mod libraries;
 pub mod trace;
 
-use escaped::escaped;
+use escaped::{Escape, escaped};
 
 /// Variables with the collector's address; if one is set, spans are exported.
 const ENDPOINTS: [&str; 2] = [
@@ -96,20 +98,13 @@ impl Telemetry {
         let log = start_log(log, screen)?;
         report_panics(&log, screen);
         let to_log = log.clone();
-        let to_file = tracing_subscriber::fmt::layer()
-            .with_ansi(false)
-            .log_internal_errors(false)
-            .with_writer(escaped(move |line: &[u8]| to_log.write(line)))
+        let form = screen.log_format();
+        let to_file = layer(form, Place::File, move |line| to_log.write(line))
             .with_filter(filter.and(for_the_log.with_max_level_hint(LevelFilter::TRACE)));
         // Libraries repeat messages for each handshake, or while a collector is unreachable.
         let of_own_crates = filter_fn(|metadata| OWN_CRATES.contains(&crate_of(metadata.target())));
         let lines = screen.clone();
-        let to_screen = tracing_subscriber::fmt::layer()
-            .with_ansi(false)
-            .log_internal_errors(false)
-            .without_time()
-            .with_target(false)
-            .with_writer(escaped(move |line: &[u8]| lines.write(line)))
+        let to_screen = layer(form, Place::Screen, move |line| lines.write_formatted(line))
             .with_filter(
                 LevelFilter::WARN.and(of_own_crates.with_max_level_hint(LevelFilter::TRACE)),
             );
@@ -164,11 +159,44 @@ impl Telemetry {
     }
 }
 
+/// Where log lines go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Place {
+    File,
+    Screen,
+}
+
+/// The layer that formats log lines and passes each to `write`. As text, those for the screen have
+/// no time and no module: a person reads them as they appear.
+fn layer<S>(
+    form: LogFormat,
+    place: Place,
+    write: impl Fn(&[u8]) + Clone + Send + Sync + 'static,
+) -> Box<dyn Layer<S> + Send + Sync>
+where
+    S: Subscriber + for<'span> LookupSpan<'span>,
+{
+    let layer = tracing_subscriber::fmt::layer()
+        .with_ansi(false)
+        .log_internal_errors(false);
+    match (form, place) {
+        (LogFormat::Json, _) => {
+            let json = layer.json().flatten_event(true).with_span_list(false);
+            json.with_writer(escaped(Escape::Json, write)).boxed()
+        }
+        (LogFormat::Text, Place::File) => layer.with_writer(escaped(Escape::Text, write)).boxed(),
+        (LogFormat::Text, Place::Screen) => {
+            let short = layer.without_time().with_target(false);
+            short.with_writer(escaped(Escape::Text, write)).boxed()
+        }
+    }
+}
+
 /// Starts the thread of the log. A log that cannot be written loses lines, which is reported once.
 fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
     let screen = screen.clone();
     let report = move |error: &io::Error| {
-        screen.write_line(&format!(
+        screen.write_error(&format!(
             "the detailed log cannot be written, and lacks lines from here on: {error}"
         ));
     };
@@ -178,17 +206,18 @@ fn start_log(log: File, screen: &Screen) -> Result<Output, NoThread> {
 /// Reports panics in the log and on the screen, without waiting for a lock that the panicking
 /// thread may hold.
 fn report_panics(log: &Output, screen: &Screen) {
-    let mut outputs = vec![log.clone()];
-    outputs.extend(screen.output().cloned());
+    let log = log.clone();
+    let screen = screen.clone();
+    let form = screen.log_format();
     panic::set_hook(Box::new(move |panic| {
-        let text = describe(panic);
-        for output in &outputs {
-            output.write(text.as_bytes());
-        }
+        let text = match form {
+            LogFormat::Text => describe(panic),
+            LogFormat::Json => json_line(job_line::Level::Error, describe(panic).trim()),
+        };
+        log.write(text.as_bytes());
         // The process may be about to abort.
-        for output in &outputs {
-            output.flush().unwrap_or_default();
-        }
+        screen.write_at_once(text.as_bytes());
+        log.flush().unwrap_or_default();
     }));
 }
 

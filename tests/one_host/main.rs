@@ -10,6 +10,7 @@ mod library;
 mod local_tars;
 mod many_classes;
 mod odd_classes;
+mod on_terminal;
 mod other_jobs;
 mod output;
 mod second_signal;

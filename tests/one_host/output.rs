@@ -1,7 +1,7 @@
 //! Output errors do not affect a job: whatever happens to the terminal, a pipe or a log, all
 //! classes are complete and the exit code is correct.
 
-use std::{path::Path, process::Command, time::Duration};
+use std::{process::Command, time::Duration};
 
 use tests::{
     answer::Answer,
@@ -12,6 +12,7 @@ use tests::{
     origin::Origin,
     programs::program,
     running::Finished,
+    terminal::on_terminal,
 };
 
 const WNIDS: [&str; 3] = ["n00000001", "n00000002", "n00000003"];
@@ -38,15 +39,6 @@ fn job(origin: &Origin) -> Job {
         .origin(origin)
         .args(args)
         .deadline(Duration::from_mins(1))
-}
-
-fn on_terminal(mode: &str) -> [String; 3] {
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("one_host/on_terminal.py");
-    [
-        "python3".to_owned(),
-        script.display().to_string(),
-        mode.to_owned(),
-    ]
 }
 
 /// Panics unless three classes are complete, the fourth is in the failure log, and nothing
@@ -82,6 +74,8 @@ fn a_terminal_that_vanishes_changes_nothing() {
 #[test]
 fn a_terminal_shows_bars_and_log_lines_above_them() {
     let origin = origin();
+    // Longer than the interval between two frames.
+    origin.limit_rate(100_000);
     let job = job(&origin).under(on_terminal("read").each_ref().map(String::as_str));
     let finished = job.run();
     assert_done(&job, &finished);

@@ -45,4 +45,5 @@ pub mod mounts;
 pub mod programs;
 pub mod running;
 mod summary_table;
+pub mod terminal;
 pub mod wait;

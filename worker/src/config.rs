@@ -11,6 +11,7 @@ use shared::{
     exit_code,
     flag::with_variable,
     manual::Manual,
+    output_args::OutputArgs,
     protocol::MAX_SLOTS,
     worker_name::{host_name, parse_name},
 };
@@ -72,6 +73,9 @@ pub struct Cli {
     /// [default: nowhere]
     #[arg(long, value_name = "ADDR", value_parser = shared::http::parse_address)]
     pub http: Option<SocketAddr>,
+    #[command(flatten)]
+    #[expect(missing_docs, reason = "the fields say it")]
+    pub output: OutputArgs,
 }
 
 /// The action that a command line requests.
@@ -81,6 +85,16 @@ pub enum Action {
     Work(Box<Cli>),
     /// Print shell completions or manual pages.
     Write(Manual),
+}
+
+impl Action {
+    /// What the program writes beside its results.
+    pub fn output(&self) -> OutputArgs {
+        match self {
+            Self::Work(cli) => cli.output,
+            Self::Write(_) => OutputArgs::default(),
+        }
+    }
 }
 
 impl Cli {

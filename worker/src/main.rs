@@ -14,7 +14,7 @@ use worker::{
 
 fn main() -> ExitCode {
     let exit = match Cli::read(std::env::args_os()) {
-        Ok(asked) => program::run(async |screen| run(asked, screen).await),
+        Ok(asked) => program::run(asked.output(), async |screen| run(asked, screen).await),
         Err(message) => program::explain(&message),
     };
     exit.into()
@@ -75,7 +75,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, Bo
             shutdown.drain.clone(),
             &mut http_tasks,
         )?;
-        screen.write(format!("{}\n", http::announcement(address)).as_bytes());
+        screen.write_line(&http::announcement(address));
     }
     let telemetry = Telemetry::start(log, screen, "worker")?;
     for warning in cli.coordinator.warnings() {

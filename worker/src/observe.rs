@@ -3,3 +3,5 @@
 pub(crate) mod counters;
 pub mod http;
 pub(crate) mod progress;
+pub(crate) mod slot_lines;
+pub(crate) mod waits;

@@ -16,6 +16,7 @@ use tracing::Instrument as _;
 use url::Url;
 
 use crate::{
+    observe::waits::Waits,
     origin::{
         allowed_addresses::PrivateOrigin,
         client::{Clients, Connections, OriginError},
@@ -58,6 +59,8 @@ pub(crate) struct Origin {
     pub(crate) timeout: Duration,
     /// Every request passes through it.
     limiter: Arc<OriginLimiter>,
+    /// The waits of the class that uses it.
+    waits: Waits,
 }
 
 /// The origin's response to a request for a tar, or for the rest of one.
@@ -93,7 +96,23 @@ impl Origin {
             clients: Arc::new(clients),
             timeout: job.timeout,
             limiter,
+            waits: Waits::default(),
         })
+    }
+
+    /// The same origin with the same connections; its waits count as those of a class.
+    pub(crate) fn waiting_as(&self, waits: &Waits) -> Self {
+        Self {
+            waits: waits.clone(),
+            ..self.clone()
+        }
+    }
+
+    /// Waits for the permit of a request.
+    async fn permit(&self, priority: Priority) -> Permit {
+        let limiter = Arc::clone(&self.limiter);
+        let _wait = self.waits.begin(move |now| limiter.reason_to_wait(now));
+        self.limiter.permit(priority).await
     }
 
     /// The same origin over connections of its own: all requests of one client must be made on the
@@ -188,7 +207,7 @@ impl Origin {
         headers: &HeaderMap,
         priority: Priority,
     ) -> Result<Transfer, DownloadError> {
-        let mut permit = Some(self.limiter.permit(priority).await);
+        let mut permit = Some(self.permit(priority).await);
         let answer = self.follow(method, url, headers, &mut permit).await;
         // Done before the permit is dropped, so that a refusal also delays the request that takes
         // its place.
@@ -246,7 +265,7 @@ impl Origin {
             // The origin may close idle connections at any time; the repetition is not counted as
             // an attempt.
             permit.take();
-            *permit = Some(self.limiter.permit(Priority::GoingOn).await);
+            *permit = Some(self.permit(Priority::GoingOn).await);
             sent = self.send_once(again).await?;
         }
         let proxies = &self.clients.proxies;
@@ -265,6 +284,7 @@ impl Origin {
         if !keeps {
             request = request.header(header::CONNECTION, "close");
         }
+        let _wait = self.waits.begin_for("the origin's answer");
         let answer = timeout(self.timeout, request.send()).await;
         answer.map_err(|_| DownloadError::Timeout {
             after: self.timeout,

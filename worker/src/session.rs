@@ -16,7 +16,7 @@ use tokio::{
 use crate::{
     config::WorkerConfig,
     fetch::{context::JobContext, unfinished::Unfinished},
-    observe::progress::Progress,
+    observe::{progress::Progress, slot_lines::SlotLines},
     session::{
         budget_stream::exchange_budgets,
         calls::{Calls, Kind},
@@ -168,6 +168,7 @@ impl Worker {
         shutdown: &Shutdown,
     ) -> Result<SessionEnd, WorkerError> {
         let mut line = JobLine::new(&self.progress.screen);
+        let mut slot_lines = SlotLines::default();
         let mut redraw = interval(Duration::from_millis(200));
         let ended = loop {
             self.check_lease_clock();
@@ -194,7 +195,9 @@ impl Worker {
                     let counts = self.counts.as_ref().map_or(self.status, |counts| *counts.borrow());
                     // The job is unknown before the first answer.
                     if self.status.total > 0 {
-                        line.update(&JobStatus { received_bytes: self.progress.received_bytes(), ..counts });
+                        let status = JobStatus { received_bytes: self.progress.received_bytes(), ..counts };
+                        let classes = self.slots.under_way();
+                        line.update(&status, |room| slot_lines.lines(classes, Instant::now(), room));
                     }
                 }
             }

@@ -164,6 +164,11 @@ impl Slots {
         self.progress.received_bytes()
     }
 
+    /// Progress of the classes in the slots, in the order of the slots.
+    pub(crate) fn under_way(&self) -> impl Iterator<Item = &ClassProgress> {
+        self.busy.iter().flatten().map(|busy| &*busy.progress)
+    }
+
     /// Whether all slots are free.
     pub(crate) fn are_idle(&self) -> bool {
         self.tasks.is_empty()
@@ -197,7 +202,7 @@ impl Slots {
         let busy = Busy::new(lease, progress);
         let context = Arc::clone(&self.context);
         let tar = Tar {
-            origin: context.origin.clone(),
+            origin: context.origin.waiting_as(&busy.progress.waits),
             runtime: context.runtime.clone(),
             url: context.job.url.for_class(lease.wnid),
             retries: if lease.probe { 0 } else { context.job.retries },
@@ -208,7 +213,7 @@ impl Slots {
         let work = async move |origin: &Origin| {
             let attempt = Attempt {
                 context: &context,
-                origin,
+                origin: &origin.waiting_as(&tar.progress.waits),
                 wnid: lease.wnid,
                 tar,
                 stop,

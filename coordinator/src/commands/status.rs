@@ -171,7 +171,7 @@ fn text(overview: &Overview, columns: Option<usize>) -> String {
     };
     let text = format!(
         "{}\n{} classes: {} success, {} skipped, {} failed, {} leased, {} pending; {} received\n{origin}run {}, start {}\n",
-        in_words(overview.fleet.phase),
+        overview.fleet.phase.in_words(),
         job.total,
         job.success,
         job.skipped,
@@ -186,21 +186,6 @@ fn text(overview: &Overview, columns: Option<usize>) -> String {
         return text + "no workers";
     }
     text + &workers_table::text(&overview.fleet.workers, columns)
-}
-
-fn in_words(phase: Phase) -> &'static str {
-    match phase {
-        Phase::Running => "running",
-        Phase::Recovering => {
-            "started again: classes that were granted before the restart wait for their workers"
-        }
-        Phase::WaitingForWorkers => "waiting for workers",
-        Phase::OriginPaused => {
-            "paused: no class can be had from the origin; one class tries again every 30 s"
-        }
-        Phase::Done => "done",
-        Phase::Stopping => "stopping",
-    }
 }
 
 /// The JSON output. The help documents the names of the fields, so they are stable.

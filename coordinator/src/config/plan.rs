@@ -166,6 +166,7 @@ impl Config {
             fleet,
             auth,
             endpoint,
+            output: _,
         } = self;
         let dev = single_host.dev || single_host.demo;
         let listen = fleet.listen.or((!dev).then_some(DEFAULT_LISTEN));

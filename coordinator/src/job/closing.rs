@@ -74,7 +74,7 @@ pub(super) fn summed_up(
     if let Some(failures) = summary::failures_in_words(closing.causes, &closing.log, closing.advice)
     {
         tracing::info!("{failures}");
-        screen.write_line(&failures);
+        screen.write_warning(&failures);
     }
     tracing::info!(
         success,

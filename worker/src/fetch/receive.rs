@@ -112,10 +112,17 @@ impl ClassReceiver<'_> {
             .clear()
             .map_err(self.attempt.staging("open the staging folder"))?;
         let disk_space = &self.attempt.context.disk_space;
+        let wait = self
+            .attempt
+            .tar
+            .progress
+            .waits
+            .begin_for("space on the disk");
         let claim = disk_space
             .claim(source.length, self.attempt.copies())
             .await
             .map_err(|lacks| self.attempt.failed(&self.staging, lacks.into()))?;
+        drop(wait);
         self.start(Start::of(source), claim)
     }
 

@@ -1,31 +1,16 @@
-//! One progress bar per download on a terminal, and the byte counts for heartbeats and the job's
-//! line.
+//! Progress of each class: bytes for heartbeats and the terminal, and what the class waits for.
 
-use std::{
-    fmt::Write,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, AtomicU64, Ordering},
-    },
+use std::sync::{
+    Arc,
+    atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
-use indicatif::{ProgressBar, ProgressState, ProgressStyle};
-use shared::{
-    Wnid,
-    job_line::{Screen, clock, short},
-};
+use shared::{Wnid, job_line::Screen};
+use tokio::time::Instant;
 
-use crate::observe::counters::WorkerCounters;
+use crate::observe::{counters::WorkerCounters, waits::Waits};
 
-/// The format of tqdm: `[00] n02124075: 100%|████████| 45.2M/45.2M [00:23<00:00, 1.95MB/s]`.
-const TEMPLATE: &str =
-    "[{prefix}] {msg}: {percent:>3}%|{wide_bar}| {position}/{length} [{so_far}<{left}, {rate}B/s]";
-/// Before the first byte: the download usually waits for the origin limiter.
-const TEMPLATE_WHILE_WAITING: &str = "[{prefix}] {msg}: waiting [{so_far}]";
-/// While the length of the tar is unknown.
-const TEMPLATE_WITHOUT_LENGTH: &str = "[{prefix}] {msg}: {position} [{so_far}, {rate}B/s]";
-
-/// Byte counts of this process, and the screen for the bars.
+/// Byte counts of this process, and the screen.
 #[derive(Debug, Clone)]
 pub(crate) struct Progress {
     pub(crate) screen: Screen,
@@ -35,10 +20,16 @@ pub(crate) struct Progress {
 /// Progress of one class in one slot.
 #[derive(Debug)]
 pub(crate) struct ClassProgress {
-    bar: Option<ProgressBar>,
+    pub(crate) slot: usize,
+    pub(crate) wnid: Wnid,
+    /// When the slot began with the class.
+    pub(crate) since: Instant,
+    pub(crate) waits: Waits,
     here: AtomicU64,
     /// Length of the whole tar; 0 while it is unknown.
     length: AtomicU64,
+    /// Whether the tar has begun.
+    has_begun: AtomicBool,
     /// The class needs no origin now; see [`ClassProgress::locally`].
     local: AtomicBool,
     counters: Arc<WorkerCounters>,
@@ -54,23 +45,16 @@ impl Progress {
         self.counters.received.get()
     }
 
-    /// Opens the bar of a slot.
+    /// The progress of a class that a slot begins with now.
     pub(crate) fn class(&self, slot: usize, wnid: Wnid) -> ClassProgress {
-        let bar = match &self.screen {
-            Screen::Bars { bars, .. } => {
-                // Above the job's line, which was added first.
-                let bar = bars.insert_from_back(1, ProgressBar::no_length());
-                bar.set_style(style(TEMPLATE_WHILE_WAITING));
-                bar.set_prefix(format!("{slot:02}"));
-                bar.set_message(wnid.to_string());
-                Some(bar)
-            }
-            Screen::Plain(_) | Screen::Silent => None,
-        };
         ClassProgress {
-            bar,
+            slot,
+            wnid,
+            since: Instant::now(),
+            waits: Waits::default(),
             here: AtomicU64::default(),
             length: AtomicU64::default(),
+            has_begun: AtomicBool::default(),
             local: AtomicBool::default(),
             counters: Arc::clone(&self.counters),
         }
@@ -82,27 +66,13 @@ impl ClassProgress {
     pub(crate) fn begin(&self, here: u64, length: Option<u64>) {
         self.here.store(here, Ordering::Relaxed);
         self.length.store(length.unwrap_or(0), Ordering::Relaxed);
-        if let Some(bar) = &self.bar {
-            if let Some(length) = length {
-                bar.set_length(length);
-            }
-            bar.set_style(style(if length.is_some() {
-                TEMPLATE
-            } else {
-                TEMPLATE_WITHOUT_LENGTH
-            }));
-            bar.set_position(here);
-            bar.reset_eta();
-        }
+        self.has_begun.store(true, Ordering::Relaxed);
     }
 
     /// Counts bytes received from the origin.
     pub(crate) fn received(&self, bytes: u64) {
         self.counters.received.inc_by(bytes);
         self.here.fetch_add(bytes, Ordering::Relaxed);
-        if let Some(bar) = &self.bar {
-            bar.inc(bytes);
-        }
     }
 
     /// Marks the class as not using the origin until the guard is dropped, so that the coordinator
@@ -115,6 +85,11 @@ impl ClassProgress {
     /// Whether the class does not use the origin at the moment.
     pub(crate) fn is_local(&self) -> bool {
         self.local.load(Ordering::Relaxed)
+    }
+
+    /// Whether the tar has begun.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.has_begun.load(Ordering::Relaxed)
     }
 
     /// Number of bytes of the tar that were received.
@@ -139,70 +114,9 @@ impl Drop for LocalWork<'_> {
     }
 }
 
-impl Drop for ClassProgress {
-    fn drop(&mut self) {
-        if let Some(bar) = &self.bar {
-            bar.finish_and_clear();
-        }
-    }
-}
-
-fn style(template: &str) -> ProgressStyle {
-    ProgressStyle::with_template(template)
-        .expect("the template is a constant")
-        .progress_chars("█▉▊▋▌▍▎▏ ")
-        .with_key("position", key(|state| shortened(state.pos())))
-        .with_key("length", key(|state| shortened(state.len().unwrap_or(0))))
-        .with_key("so_far", key(|state| clock(state.elapsed())))
-        .with_key("left", key(|state| clock(state.eta())))
-        .with_key("rate", key(|state| short(state.per_sec())))
-}
-
-fn key(
-    text: fn(&ProgressState) -> String,
-) -> impl Fn(&ProgressState, &mut dyn Write) + Clone + Send + Sync {
-    // An error while drawing a bar must not stop a download.
-    move |state, out| out.write_str(&text(state)).unwrap_or_default()
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn shortened(bytes: u64) -> String {
-    short(bytes as f64)
-}
-
 #[cfg(test)]
 mod tests {
-    use std::io;
-
-    use shared::output::Output;
-
     use super::*;
-    use indicatif::{InMemoryTerm, MultiProgress, ProgressDrawTarget, TermLike};
-
-    #[test]
-    fn the_bar_has_the_format_of_tqdm() {
-        let terminal = InMemoryTerm::new(5, 100);
-        let target = ProgressDrawTarget::term_like(Box::new(terminal.clone()) as Box<dyn TermLike>);
-        let output = Output::start("test", io::sink()).unwrap();
-        let screen = Screen::Bars {
-            bars: MultiProgress::with_draw_target(target),
-            output,
-        };
-        let progress = Progress::new(screen, Arc::default()).class(0, "n02124075".parse().unwrap());
-        let shown = |progress: &ClassProgress| {
-            progress.bar.as_ref().expect("there is a terminal").tick();
-            terminal.contents()
-        };
-        assert_eq!(shown(&progress), "[00] n02124075: waiting [00:00]");
-        progress.begin(0, None);
-        assert_eq!(shown(&progress), "[00] n02124075: 0 [00:00, 0B/s]");
-        progress.begin(0, Some(45_200_000));
-        progress.received(45_200_000);
-        let line = shown(&progress);
-        assert!(line.starts_with("[00] n02124075: 100%|██"), "{line}");
-        assert!(line.contains("█| 45.2M/45.2M [00:00<00:00, "), "{line}");
-        assert!(line.ends_with("B/s]"), "{line}");
-    }
 
     #[test]
     fn bytes_are_counted_without_a_terminal_too() {

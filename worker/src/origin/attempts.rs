@@ -1,12 +1,16 @@
 //! Counts the attempts to download a tar that made no progress, and waits between them.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use shared::backoff::Backoff;
+use tokio::time::{Instant, sleep_until};
 use url::Url;
 
 use crate::{
-    origin::{Origin, download_error::DownloadError, retry::retry_delay},
+    origin::{Origin, download_error::DownloadError, limiter::whole_seconds, retry::retry_delay},
     source::shown,
 };
 
@@ -83,7 +87,15 @@ impl Attempts {
             );
         }
         origin.limiter.counters.retries.inc();
-        tokio::time::sleep(wait).await;
+        let until = Instant::now() + wait;
+        let limiter = Arc::clone(&origin.limiter);
+        let _wait = origin.waits.begin(move |now| {
+            limiter.reason_of_pause(now).unwrap_or_else(|| {
+                let left = whole_seconds(until.saturating_duration_since(now));
+                format!("next attempt in {left} s: {error}")
+            })
+        });
+        sleep_until(until).await;
         Ok(())
     }
 

@@ -17,6 +17,11 @@ pub(crate) use origin_limiter::{OriginLimiter, Permit};
 pub(crate) use permits::Priority;
 pub(crate) use transfer::Transfer;
 
+/// A remaining time in seconds, rounded up.
+pub(crate) fn whole_seconds(time: Duration) -> u64 {
+    time.as_secs() + u64::from(time.subsec_nanos() > 0)
+}
+
 /// Load that this process puts on the origin. Counters run since the start of the process.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Observation {

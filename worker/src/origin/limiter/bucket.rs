@@ -50,6 +50,11 @@ impl TokenBucket {
         self.rate = rate;
     }
 
+    /// The rate in bytes per second; `None`: unlimited.
+    pub(super) fn rate(&self) -> Option<u64> {
+        self.rate
+    }
+
     /// Whether the rate is limited.
     pub(super) fn has_rate(&self) -> bool {
         self.rate.is_some()

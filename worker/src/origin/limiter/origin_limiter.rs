@@ -10,7 +10,7 @@ use std::{
     time::Duration,
 };
 
-use shared::{lock::lock, protocol::MAX_RETRY_AFTER};
+use shared::{job_line::short, lock::lock, protocol::MAX_RETRY_AFTER};
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::{Instant, sleep, sleep_until},
@@ -21,12 +21,15 @@ use super::{
     bucket::{Place, TokenBucket},
     first_failure::FirstFailures,
     permits::{Permits, Ticket},
+    whole_seconds,
 };
 
 use crate::{observe::counters::WorkerCounters, origin::download_error::DownloadError};
 
 /// How often a request that waits for the rate checks whether the rate has changed.
 const RATE_CHECK_INTERVAL: Duration = Duration::from_secs(1);
+/// Time between a `Retry-After` and the end of the coordinator's pause because of it.
+const PAUSE_TOLERANCE: Duration = Duration::from_secs(1);
 /// The first bytes of a job, up to this number, are reported to the coordinator at each
 /// [`EARLY_STEP`]. At the start of a short job these reports make the coordinator allow a second
 /// connection, and then all others.
@@ -61,6 +64,8 @@ struct State {
     budget_version: u64,
     /// The end of the wait that the origin's own `Retry-After` has set for this process.
     retry_after_until: Option<Instant>,
+    /// The longest of those `Retry-After`, as the origin sent it.
+    retry_after: Duration,
     /// The value of `resumed` in the last budget: how often the coordinator has ended waits.
     resumed: u64,
     /// A wait was set that was not reported to the coordinator yet.
@@ -143,6 +148,42 @@ impl OriginLimiter {
         }
     }
 
+    /// Why no request is sent to the origin now, as a phrase; `None` if there is no pause. A pause
+    /// that the coordinator sets because of this process's own `Retry-After` ends slightly later.
+    pub(crate) fn reason_of_pause(&self, now: Instant) -> Option<String> {
+        let state = lock(&self.state);
+        let until = *self.paused_until.borrow();
+        let left = until.checked_duration_since(now).map(whole_seconds);
+        let left = left.filter(|left| *left > 0)?;
+        let own = state.retry_after_until.filter(|own| *own > now);
+        Some(match own {
+            Some(own) if until <= own + PAUSE_TOLERANCE => {
+                let asked = whole_seconds(state.retry_after);
+                format!("origin asked for {asked} s, {left} s left")
+            }
+            _ => format!("pause of all workers, {left} s left"),
+        })
+    }
+
+    /// Why a request waits now, as a phrase.
+    pub(crate) fn reason_to_wait(&self, now: Instant) -> String {
+        if let Some(pause) = self.reason_of_pause(now) {
+            return pause;
+        }
+        let state = lock(&self.state);
+        let limit = state.permits.limit;
+        match (limit, state.permits.open) {
+            (0, _) if state.budget_version == 0 => "the coordinator's budget".to_owned(),
+            (0, _) => "no connection is free for this worker".to_owned(),
+            (1, 1..) => "limit of 1 connection".to_owned(),
+            (_, open) if open >= limit => format!("limit of {limit} connections"),
+            _ => match lock(&self.bucket).rate() {
+                Some(rate) => format!("limit of {}B/s", short(approximate(rate))),
+                None => "its turn".to_owned(),
+            },
+        }
+    }
+
     /// Counts a failed request, and starts a wait of every request of this process if the origin
     /// sent a `Retry-After`.
     pub(crate) fn failed(&self, error: &DownloadError) {
@@ -165,7 +206,10 @@ impl OriginLimiter {
             self.counters.origin_refusals.inc();
             state.permits.request_report();
             state.has_unreported_wait |= !wait.is_zero();
-            state.retry_after_until = state.retry_after_until.max(Some(until));
+            if state.retry_after_until < Some(until) {
+                state.retry_after_until = Some(until);
+                state.retry_after = wait.min(MAX_RETRY_AFTER);
+            }
             self.paused_until.send_if_modified(|end| {
                 let is_longer = until > *end;
                 *end = until.max(*end);
@@ -308,6 +352,11 @@ impl OriginLimiter {
         }
         changed
     }
+}
+
+#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
+fn approximate(rate: u64) -> f64 {
+    rate as f64
 }
 
 impl Permit {
