@@ -166,7 +166,6 @@ impl Publisher {
             self.ended.get_or_insert_with(SystemTime::now);
             return;
         }
-        self.ended = None;
         self.ends.add(status.time_left, Instant::now());
         let origin = self.handle.concurrency_status();
         self.history.add(Point {
@@ -246,6 +245,12 @@ impl Publisher {
 
     fn made_of(&mut self, view: LiveView) -> Arc<Current> {
         self.seq += 1;
+        // The view is done a moment before the end is published, which waits for the ledger.
+        if view.fleet.job.is_done() {
+            self.ended.get_or_insert_with(SystemTime::now);
+        } else {
+            self.ended = None;
+        }
         let changes = self.handle.limit_changes();
         let marks = changes.iter().map(|change| Mark {
             at_ms: unix_milliseconds(change.at),
