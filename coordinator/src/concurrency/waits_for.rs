@@ -56,3 +56,42 @@ impl ConcurrencyController {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::concurrency::{Ceilings, Observation};
+
+    #[test]
+    fn a_worker_waits_for_the_origin_a_pause_or_the_limit() {
+        let now = Instant::now();
+        let ceilings = Ceilings {
+            connections: Some(1),
+            ..Ceilings::default()
+        };
+        let mut controller = ConcurrencyController::new(ceilings, now);
+        let id = SessionId(1);
+        assert_eq!(controller.waits_for(id, now), None);
+        let mut observation = Observation {
+            wanted: 3,
+            ..Observation::default()
+        };
+        controller.record_observation(id, &observation, now);
+        assert_eq!(controller.waits_for(id, now), Some(WaitsFor::Limit(1)));
+        observation.refusals = 1;
+        observation.retry_after = Some(Duration::from_millis(11_001));
+        controller.record_observation(id, &observation, now);
+        let asked = controller.waits_for(id, now).unwrap();
+        assert_eq!(asked.to_string(), "origin asked for 12 s");
+        observation.retry_after = None;
+        controller.resume(now);
+        assert_eq!(controller.waits_for(id, now), Some(WaitsFor::Limit(1)));
+        controller.backoff_until = now + Duration::from_secs(2);
+        controller.extend_pause(controller.backoff_until);
+        let pause = controller.waits_for(id, now).unwrap();
+        assert_eq!(pause.to_string(), "pause of 2 s after an overload");
+        observation.wanted = 0;
+        controller.record_observation(id, &observation, now);
+        assert_eq!(controller.waits_for(id, now), None);
+    }
+}

@@ -81,6 +81,10 @@ fn observations_renew_no_session() {
     let mut now = start;
     let ended = loop {
         now += SECOND;
+        assert!(
+            now - start < 2 * TTL,
+            "an observation has renewed the session"
+        );
         let ended = table.tick(now);
         if !ended.is_empty() {
             break ended;
