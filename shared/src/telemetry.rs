@@ -8,11 +8,12 @@ use std::{
     io,
     panic::{self, PanicHookInfo},
     thread,
-    time::Duration,
 };
 
 use opentelemetry::{Key, trace::TracerProvider as _};
-use opentelemetry_otlp::{WithTonicConfig as _, tonic_types::transport::ClientTlsConfig};
+use opentelemetry_otlp::{
+    SpanExporter, WithTonicConfig as _, tonic_types::transport::ClientTlsConfig,
+};
 use opentelemetry_sdk::{Resource, trace::SdkTracerProvider};
 use tracing::{Level, Subscriber, level_filters::LevelFilter};
 use tracing_subscriber::{
@@ -31,10 +32,12 @@ use crate::{
 };
 
 mod escaped;
+mod export;
 mod libraries;
 pub mod trace;
 
 use escaped::{Escape, escaped};
+use export::Export;
 
 /// Variables with the collector's address; if one is set, spans are exported.
 const ENDPOINTS: [&str; 2] = [
@@ -50,14 +53,12 @@ const PROTOCOLS: [&str; 2] = [
 const OWN_CRATES: [&str; 3] = ["coordinator", "worker", "shared"];
 /// Spans of these targets go to the collector; those of libraries do not.
 const TRACED_TARGETS: [&str; 4] = [trace::TARGET, OWN_CRATES[0], OWN_CRATES[1], OWN_CRATES[2]];
-/// Time that a slow collector has at the end to accept the last spans.
-const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// The log and the export of spans; end them with [`Telemetry::flush`].
 #[derive(Debug)]
 pub struct Telemetry {
     log: Output,
-    spans: Option<SdkTracerProvider>,
+    spans: Option<Export>,
 }
 
 /// Reasons for which logging could not start.
@@ -114,13 +115,13 @@ impl Telemetry {
             Some(endpoint) if unsupported.is_none() => Some(export(endpoint, service)?),
             _ => None,
         };
-        let to_collector = spans.as_ref().map(|spans| {
+        let to_collector = spans.as_ref().map(|export| {
             let ours = filter_fn(|metadata| {
                 *metadata.level() <= Level::INFO
                     && TRACED_TARGETS.contains(&crate_of(metadata.target()))
             });
             tracing_opentelemetry::layer()
-                .with_tracer(spans.tracer(service))
+                .with_tracer(export.provider.tracer(service))
                 .with_location(false)
                 .with_threads(false)
                 .with_target(false)
@@ -143,16 +144,12 @@ impl Telemetry {
         Ok(Self { log, spans })
     }
 
-    /// Sends and writes everything that is queued. Waits at most two seconds for a collector that
-    /// is unreachable or slow, and three for a disk that accepts nothing; neither fails the job.
+    /// Sends and writes everything that is queued. Waits at most two seconds for a slow collector,
+    /// a hundredth of the program's time for one that has never answered, and three seconds for a
+    /// disk that accepts nothing; none of them fails the job.
     pub async fn flush(self) {
         if let Some(spans) = self.spans {
-            let flush = move || spans.shutdown_with_timeout(FLUSH_TIMEOUT);
-            match tokio::task::spawn_blocking(flush).await {
-                Ok(Ok(())) => {}
-                Ok(Err(error)) => tracing::info!(%error, "the last spans were not delivered"),
-                Err(error) => tracing::debug!(%error, "the export of spans ended badly"),
-            }
+            spans.flush().await;
         }
         // The error was reported when the log first failed.
         self.log.flush().ok();
@@ -242,14 +239,19 @@ fn is_export_off() -> bool {
         || variable("OTEL_TRACES_EXPORTER").is_some_and(|value| value != "otlp")
 }
 
-/// Starts the export, which reads its other settings from the environment itself: headers, time
-/// limits, sampling, batches.
-fn export(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, TelemetryError> {
-    let mut exporter = opentelemetry_otlp::SpanExporter::builder().with_tonic();
+/// The exporter, which reads its other settings from the environment itself: headers, time limits.
+fn exporter(endpoint: &str) -> Result<SpanExporter, TelemetryError> {
+    let mut exporter = SpanExporter::builder().with_tonic();
     if !endpoint.starts_with("http:") {
         exporter = exporter.with_tls_config(ClientTlsConfig::new().with_enabled_roots());
     }
-    let exporter = exporter.build().map_err(TelemetryError::Exporter)?;
+    exporter.build().map_err(TelemetryError::Exporter)
+}
+
+/// Starts the export, which reads sampling and batches from the environment.
+fn export(endpoint: &str, service: &'static str) -> Result<Export, TelemetryError> {
+    let spans = exporter(endpoint)?;
+    let probe = exporter(endpoint)?;
     // Checks that the system has a thread for the exporter, which panics without one.
     threads::probe("traces")?;
     let mut resource = Resource::builder().build();
@@ -257,10 +259,11 @@ fn export(endpoint: &str, service: &'static str) -> Result<SdkTracerProvider, Te
     if name.is_none_or(|name| name.as_str().starts_with("unknown_service")) {
         resource = Resource::builder().with_service_name(service).build();
     }
-    Ok(SdkTracerProvider::builder()
+    let provider = SdkTracerProvider::builder()
         .with_resource(resource)
-        .with_batch_exporter(exporter)
-        .build())
+        .with_batch_exporter(spans)
+        .build();
+    Ok(Export::start(provider, probe))
 }
 
 /// The value of the first of these variables that is set.
