@@ -9,6 +9,7 @@ mod hostile;
 mod internal_addresses;
 mod inventory;
 mod local_tars;
+mod on_terminal;
 mod reports;
 mod scripted_coordinator;
 mod separate_folders;
