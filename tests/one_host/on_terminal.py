@@ -6,8 +6,8 @@ gone: the terminal is closed after the first output; SIGHUP is ignored, as after
 gone-both: the same, with standard output on that terminal too.
 stopped: nothing is read from the terminal, as after Ctrl-S.
 read: all output is read.
-record: the terminal has 100 columns and 24 rows, and its output is passed on as it is. SIGUSR1 makes
-it 40 columns and 8 rows; the output has a mark from there on. SIGINT and SIGTERM go to the program.
+record: the terminal has 100 columns and 24 rows, and its output is passed on as it is. SIGUSR1
+makes it 40 columns and 8 rows, and writes a mark. SIGINT and SIGTERM go to the program.
 """
 
 import fcntl
