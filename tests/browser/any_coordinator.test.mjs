@@ -4,7 +4,7 @@
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
 import {
-  checkAccessibility, hasFigures, launch, open, waitFor, whatIsMissing,
+  checkAccessibility, countsOf, hasFigures, launch, open, shownCounts, waitFor, whatIsMissing,
 } from "./browser.mjs";
 import { MockCoordinator } from "./mock_coordinator.mjs";
 import { MockJob } from "./mock_job.mjs";
@@ -28,13 +28,6 @@ after(async () => {
   await mock?.close();
 });
 
-/** The counts that the page shows, by state. */
-async function shownCounts(page) {
-  const items = await page.locator("#counts li").evaluateAll((all) => all.map((item) =>
-    [item.querySelector("a").textContent.toLowerCase(), item.querySelector("b").textContent]));
-  return Object.fromEntries(items.map(([name, text]) => [name, Number(text.replaceAll(",", ""))]));
-}
-
 const colours = [{ colorScheme: "light" }, { colorScheme: "dark" }];
 for (const options of colours) {
   test(`the ${options.colorScheme} page has no error and no barrier`, limits, async () => {
@@ -51,10 +44,7 @@ test("the page shows the counts of the API", limits, async () => {
   await hasFigures(page);
   await waitFor("equal counts", async () => {
     const { job } = await (await fetch(new URL("api/v1/snapshot", url))).json();
-    const { success, skipped, failed, leased: running, pending: waiting } = job;
-    const wanted = { success, skipped, failed, running, waiting };
-    const shown = await shownCounts(page);
-    return { wanted, shown };
+    return { wanted: countsOf(job), shown: await shownCounts(page) };
   }, ({ wanted, shown }) => JSON.stringify(wanted) === JSON.stringify(shown));
   await page.context().close();
 });

@@ -8,6 +8,9 @@ export const CHROMIUM = process.env.CHROMIUM ?? "/usr/bin/chromium";
 export const ARGUMENTS = [
   "--no-sandbox", "--disable-gpu", "--disable-background-networking", "--no-first-run",
 ];
+/** What Chromium logs when a request fails; where a story breaks connections, such an error is the
+ *  story's and not the page's. */
+export const FAILED_REQUEST = /^Failed to load resource/;
 /** For how long a test waits for a state of the page, in milliseconds. */
 export const PATIENCE = 20_000;
 
@@ -49,6 +52,17 @@ export async function open(browser, url, options = {}) {
   if (url) await page.goto(url);
   return page;
 }
+
+/** The counts that the page shows, by state. @returns {Promise<Record<string, number>>} */
+export async function shownCounts(page) {
+  const items = await page.locator("#counts li").evaluateAll((all) => all.map((item) =>
+    [item.querySelector("a").textContent.toLowerCase(), item.querySelector("b").textContent]));
+  return Object.fromEntries(items.map(([name, text]) => [name, Number(text.replaceAll(",", ""))]));
+}
+
+/** The counts of an API's `Job` or of `coordinator status --json`, under the page's names. */
+export const countsOf = ({ success, skipped, failed, leased: running, pending: waiting }) =>
+  ({ success, skipped, failed, running, waiting });
 
 /** Waits until the page has figures. */
 export const hasFigures = (page) => page.waitForSelector("#content:not([hidden]) #counts li");

@@ -2,12 +2,9 @@
 
 import assert from "node:assert/strict";
 import { after, before, test } from "node:test";
-import { hasFigures, launch, open, whatIsMissing } from "./browser.mjs";
+import { FAILED_REQUEST, hasFigures, launch, open, whatIsMissing } from "./browser.mjs";
 import { MockCoordinator } from "./mock_coordinator.mjs";
 import { MockJob } from "./mock_job.mjs";
-
-/** What Chromium logs when a request fails; such an error is the story's, not the page's. */
-const FAILED_REQUEST = /^Failed to load resource/;
 
 let browser = null;
 const missing = whatIsMissing();

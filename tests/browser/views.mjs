@@ -1,7 +1,7 @@
 // The views that are checked and drawn: a job, what happens to it, and how it is looked at.
 
-const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
-const DARK = { colorScheme: "dark" };
+export const PHONE = { viewport: { width: 390, height: 844 }, isMobile: true, hasTouch: true };
+export const DARK = { colorScheme: "dark" };
 
 const trouble = (job) => {
   const now = Date.now();
@@ -42,7 +42,20 @@ export const VIEWS = [
   { name: "forced-colors", job: medium, before: trouble, browser: { forcedColors: "active" } },
   { name: "stale", job: medium, before: trouble, isStale: true },
   { name: "stale-dark", job: medium, before: trouble, isStale: true, browser: DARK },
-  { name: "dashboard", job: medium, before: trouble, isFold: true,
-    browser: { viewport: { width: 1180, height: 1290 } } },
   { name: "token", job: small, tokens: { secret: "viewer" } },
+];
+
+/** Views of a job of the real programs, in the order of their time: `settled` is the part of the
+ *  classes that are settled when they are drawn, 1 after the end, `last` the part of the page with
+ *  which the picture ends. */
+export const REAL_VIEWS = [
+  { name: "real-start", settled: 0.02 },
+  { name: "dashboard", settled: 0.62, last: "#workers",
+    browser: { viewport: { width: 1180, height: 1000 } } },
+  { name: "real-light", settled: 0.62 },
+  { name: "real-dark", settled: 0.62, browser: DARK },
+  { name: "real-phone", settled: 0.62, browser: PHONE },
+  { name: "real-cause", settled: 0.62, fragment: CAUSE },
+  { name: "real-worker", settled: 0.62, fragment: "#worker=node04" },
+  { name: "real-finished", settled: 1 },
 ];
