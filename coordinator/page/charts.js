@@ -13,6 +13,10 @@ const RANGES = [
 /** Changes of the limit that are always listed, and those in the list that opens. */
 const LISTED = 3;
 const LISTED_OPEN = 100;
+/** Pixels between two times of the axis, which have up to eight digits and signs, and to the right
+ *  of the last one. */
+const TIME_GAP = 78;
+const TIME_HALF = 28;
 /** Pixels between two numbers of marks, and between the pointer and its mark. */
 const NUMBER_GAP = 18;
 const NEAR = 8;
@@ -118,8 +122,9 @@ export class Charts {
       splits.map((at) => tick(at * 1000, step * 1000));
     const options = {
       width: box.clientWidth, height: box.clientHeight, legend: { show: false },
+      padding: [null, TIME_HALF, null, null],
       series: [{}, ...series],
-      axes: [{ ...text, values: times, size: 28 }, { ...text, values, size: 74 }],
+      axes: [{ ...text, values: times, size: 28, space: TIME_GAP }, { ...text, values, size: 74 }],
       cursor: { sync: { key: "time" }, drag: { x: false, y: false }, points: { size: 8 } },
       scales: { y: { range: fromZero } },
       hooks: {

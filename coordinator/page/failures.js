@@ -99,6 +99,7 @@ export class Failures {
     const classes = listed.length ? listed : group.classes.map((wnid) => ({ wnid }));
     keyed(element.querySelector("tbody"), classes, ({ wnid }) => wnid, classRow,
       (row, told) => updateClass(row, told, this.#model.time()));
+    element.classList.toggle("no-attempts", classes.every(({ attempts }) => attempts == null));
     const rest = group.count - classes.length;
     setText(element.querySelector(".rest"), rest > 0 ? `and ${several(rest, "other class")}` : "");
   }

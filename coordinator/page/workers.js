@@ -134,6 +134,7 @@ export class Workers {
     const rows = name ? list.workers.filter((one) => one.name === name) : list.workers;
     recycled(byId("worker-table").tBodies[0], rows, (one) => one.name, workerRow,
       (row, worker) => updateWorker(row, worker, this.#model.time()));
+    byId("worker-table").classList.toggle("no-host", rows.every(({ host }) => !host));
     const from = Number(filter("from")) || 0;
     const after = list.total - from - rows.length;
     byId("workers-before").hidden = from === 0;
@@ -183,8 +184,9 @@ function updateWorker(row, worker, now) {
   setText(more, isActive ? waits(worker) : since);
   const slots = worker.slots == null ? "" : `${count(worker.leased)} of ${count(worker.slots)}`;
   const texts = [
-    rate(worker.bytes_per_second), slots, count(worker.success), count(worker.skipped),
-    count(worker.failed), size(worker.disk_free), worker.host ?? "", worker.build ?? "",
+    worker.state === "lost" ? "" : rate(worker.bytes_per_second), slots, count(worker.success),
+    count(worker.skipped), count(worker.failed), size(worker.disk_free), worker.host ?? "",
+    worker.build ?? "",
   ];
   texts.forEach((text, place) => setText(row.cells[place + 2], text));
 }

@@ -65,6 +65,8 @@ story("values that are unknown are left out", {
   assert.equal(await page.locator("#figures div").count(), 0);
   const cells = await page.locator("#worker-table tbody tr:first-child td").allInnerTexts();
   assert.deepEqual([cells[1], cells[6], cells[7]], ["", "", ""]);
+  assert.equal(await page.getByRole("columnheader", { name: "Host" }).count(), 0);
+  assert.equal(await page.getByRole("columnheader", { name: "Version" }).count(), 1);
   assert.doesNotMatch(await page.innerText("#workers"), /0 B/);
 });
 
