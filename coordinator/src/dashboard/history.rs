@@ -133,14 +133,16 @@ impl PointLevels {
         }
     }
 
-    /// All points, the oldest first: of each level those that are older than the next finer one.
+    /// All points, the oldest first: of each level those whose span ends before the next finer one
+    /// begins. A span that reaches into it would begin before the run, or count its classes early.
     pub(super) fn points(&self) -> Vec<Point> {
         let mut points = Vec::with_capacity(POINTS * SPANS.len());
         for (place, level) in self.levels.iter().enumerate().rev() {
             let finer_from = place
                 .checked_sub(1)
                 .and_then(|finer| self.levels[finer].first());
-            let is_older = |point: &&Point| finer_from.is_none_or(|from| point.at < from);
+            let end = |point: &Point| point.at + SPANS[place];
+            let is_older = |point: &&Point| finer_from.is_none_or(|from| end(point) <= from);
             points.extend(level.points.iter().take_while(is_older));
         }
         points
@@ -340,6 +342,27 @@ mod tests {
             (hour.at, hour.bytes_per_second, hour.settled),
             (36_000, added, 39_599)
         );
+    }
+
+    #[test]
+    fn the_history_does_not_begin_before_the_run() {
+        let begin = 36_000 + 3_011;
+        let mut history = PointLevels::default();
+        for at in begin..begin + 30 {
+            history.add(sample(at));
+        }
+        assert_eq!(history.points()[0], sample(begin));
+        let past = PastSpan {
+            at: begin - begin % SPAN,
+            bytes: 0,
+            classes: 1,
+        };
+        let mut history = PointLevels::restored(of_past(&[past]));
+        for at in begin + 30..begin + 60 {
+            history.add(sample(at));
+        }
+        let times: Vec<u64> = history.points().iter().map(|point| point.at).collect();
+        assert_eq!(times[..2], [past.at, begin + 30]);
     }
 
     #[test]
