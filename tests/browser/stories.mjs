@@ -22,9 +22,10 @@ export const theBrowser = () => browser;
 /** Runs `tell` with a page that has its first figures.
  *  @param {object} options `job`: of the mock's job, `before`: what is done to the job, `mock`: to
  *  the mock, `fragment`: filters of the address, `browser`: options of the context,
- *  `isShut`: the page gets no figures, `mayFail`: requests of the page fail in the story */
+ *  `skip`: why the story is left out, `isShut`: the page gets no figures, `mayFail`: requests of
+ *  the page fail in the story */
 export function story(name, options, tell) {
-  test(name, limits, async () => {
+  test(name, { ...limits, skip: limits.skip || options.skip }, async () => {
     const job = new MockJob(options.job);
     options.before?.(job);
     const mock = new MockCoordinator(job);

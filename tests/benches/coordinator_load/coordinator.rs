@@ -20,6 +20,7 @@ use tokio::time::Instant;
 use crate::{
     dial::{Dial, Tls},
     options::Options,
+    renewals,
     worker::LoadError,
 };
 
@@ -36,6 +37,8 @@ pub(crate) struct Environment {
     folder: TempDir,
     program: PathBuf,
     core: Option<u32>,
+    /// `--max-connections` of the coordinator.
+    max_connections: Option<u32>,
     /// The inherited soft limit on open files.
     descriptors: Option<u64>,
     tls: Option<Tls>,
@@ -46,6 +49,8 @@ pub(crate) struct Coordinator {
     child: Child,
     /// How clients connect to it.
     pub(crate) dial: Dial,
+    /// Its HTTP port.
+    pub(crate) http: SocketAddr,
     /// Just before the start.
     pub(crate) started: Instant,
     log: PathBuf,
@@ -86,6 +91,8 @@ impl Environment {
             folder,
             program,
             core: options.coordinator_core,
+            // All transfers go on at once; without the option the coordinator begins with one.
+            max_connections: (options.viewers > 0).then_some(options.workers * renewals::HELD),
             descriptors: found.current,
             tls,
         })
@@ -146,10 +153,14 @@ impl Environment {
         list: &str,
         address: Option<SocketAddr>,
     ) -> Result<Coordinator, LoadError> {
+        // Both ports are chosen together, so they differ.
+        let ports = [free_port()?, free_port()?];
         let address = match address {
             Some(address) => address,
-            None => TcpListener::bind("127.0.0.1:0")?.local_addr()?,
+            None => ports[0].local_addr()?,
         };
+        let http = ports[1].local_addr()?;
+        drop(ports);
         let target = self.folder.path().join(format!("{list}.target"));
         fs::create_dir_all(&target)?;
         let log = target.join("stderr");
@@ -184,7 +195,10 @@ impl Environment {
                 command.arg(flag).arg(self.auth_file(file));
             }
         }
-        command.env("IMAGENET_HTTP", "127.0.0.1:0");
+        command.env("IMAGENET_HTTP", http.to_string());
+        if let Some(connections) = self.max_connections {
+            command.env("IMAGENET_MAX_CONNECTIONS", connections.to_string());
+        }
         command
             .stdin(Stdio::null())
             .stdout(Stdio::null())
@@ -194,6 +208,7 @@ impl Environment {
         Ok(Coordinator {
             child: command.spawn()?,
             dial,
+            http,
             started,
             log,
         })
@@ -245,6 +260,10 @@ impl Environment {
         sizes.sort();
         Ok(sizes.join(", "))
     }
+}
+
+fn free_port() -> Result<TcpListener, LoadError> {
+    Ok(TcpListener::bind("127.0.0.1:0")?)
 }
 
 /// Runs `coordinator init` in this folder.

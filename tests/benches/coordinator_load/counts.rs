@@ -61,15 +61,20 @@ impl Grants {
             .collect()
     }
 
-    /// Polls the coordinator through `Watch` until its counts match.
-    pub(crate) async fn check(&self, dial: &Dial) -> Result<(), LoadError> {
+    /// The numbers of pending, leased and settled classes.
+    pub(crate) fn counts(&self) -> (u64, u64, u64) {
         let count = |wanted| {
             self.0
                 .iter()
                 .filter(|state| state.load(Ordering::Relaxed) == wanted)
                 .count() as u64
         };
-        let ours = (count(FREE), count(HELD), count(SETTLED));
+        (count(FREE), count(HELD), count(SETTLED))
+    }
+
+    /// Polls the coordinator through `Watch` until its counts match.
+    pub(crate) async fn check(&self, dial: &Dial) -> Result<(), LoadError> {
+        let ours = self.counts();
         let end = Instant::now() + PUBLISH_TIMEOUT;
         loop {
             let status = worker::status(dial).await?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Durations of calls.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {
@@ -41,7 +41,7 @@ impl Latencies {
 }
 
 pub(crate) fn milliseconds(duration: Duration) -> String {
-    format!("{:.1} ms", duration.as_secs_f64() * 1000.0)
+    format!("{:.2} ms", duration.as_secs_f64() * 1000.0)
 }
 
 pub(crate) fn seconds(duration: Duration) -> String {
@@ -69,6 +69,19 @@ pub(crate) fn kibibytes(bytes: u64) -> String {
 
 pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", to_f64(bytes) / f64::from(1 << 20))
+}
+
+/// A rate in bytes per second, in KB (1000 bytes) per second.
+pub(crate) fn kilobytes_per_second(bytes_per_second: f64) -> String {
+    format!("{:.1} KB/s", bytes_per_second / 1000.0)
+}
+
+/// Bytes per second; zero if no time has passed.
+pub(crate) fn bytes_per_second(bytes: u64, time: Duration) -> f64 {
+    if time.is_zero() {
+        return 0.0;
+    }
+    to_f64(bytes) / time.as_secs_f64()
 }
 
 /// Bytes per class, beyond what the program needs without classes.

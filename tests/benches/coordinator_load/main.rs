@@ -10,6 +10,11 @@
 //! the interval that the coordinator wants; without TLS that needs a connection for every 90 of
 //! them (`--connections`).
 //!
+//! With `--viewers 50` fifty viewers of the page read its events in every second round, while the
+//! workers download, settle and renew; the other phases are skipped:
+//!
+//!     target/release/coordinator_load --viewers 50 --classes 21843 --workers 1000 --hold
+//!
 //! Without `--hold` it measures but does not judge: slow is not an error. It fails only if the
 //! protocol is violated, that is, if a class is granted while a worker holds it or after it was
 //! settled, or if the counts do not add up. The clients share the machine with the coordinator: the
@@ -38,6 +43,7 @@ mod pairs;
 mod renewals;
 mod settling;
 mod start;
+mod viewers;
 mod worker;
 
 use coordinator::{Coordinator, Environment};
@@ -109,6 +115,10 @@ impl Load {
     async fn phases(&mut self, fixed: Memory) -> Result<(), LoadError> {
         if self.options.attackers > 0 {
             return attacks::run(self).await;
+        }
+        if self.options.viewers > 0 {
+            viewers::run(self).await?;
+            return self.check().await;
         }
         let workers = herd::first_contact(self).await?;
         herd::after_a_kill(self, workers).await?;

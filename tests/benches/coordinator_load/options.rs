@@ -37,7 +37,8 @@ pub(crate) struct Options {
     /// Leases an `Acquire` asks for in the second round of acquiring and reporting
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u32).range(2..=1000))]
     pub(crate) batch: u32,
-    /// Seconds of renewals; acquiring and reporting takes half as long, twice
+    /// Seconds of renewals, with viewers of each round; acquiring and reporting takes half as long,
+    /// twice
     #[arg(long, default_value_t = 24)]
     seconds: u32,
     /// Uses TLS and tokens, and a connection for each worker that renews
@@ -58,7 +59,16 @@ pub(crate) struct Options {
     /// [default: each in turn]
     #[arg(long, requires = "attackers")]
     kind: Option<Kind>,
-    /// Fails where a goal of renewals, connections or attacks is not met
+    /// Viewers of the page that read its events in every second round of renewals, of transfers and
+    /// of settled classes; all other phases are left out
+    #[arg(
+        long,
+        default_value_t = 0,
+        conflicts_with_all = ["tls", "attackers"],
+        value_parser = clap::value_parser!(u32).range(..=64)
+    )]
+    pub(crate) viewers: u32,
+    /// Fails where a goal of renewals, connections, attacks or viewers is not met
     #[arg(long)]
     hold: bool,
     /// Runs the coordinator on this core only, with taskset
@@ -101,6 +111,11 @@ impl Options {
             return Ok(());
         }
         Err(LoadError::Benchmark(format!("meet the goals {what}")))
+    }
+
+    /// Whether each worker that renews has its own connection.
+    pub(crate) fn has_own_connections(&self) -> bool {
+        self.tls || self.viewers > 0
     }
 
     /// Duration of the renewals.

@@ -16,8 +16,8 @@ use crate::{
 };
 
 /// Leases of each worker.
-const HELD: u32 = 3;
-/// Workers that register at the same time over TLS; the coordinator limits connections that have
+pub(crate) const HELD: u32 = 3;
+/// Workers that register at the same time on connections of their own; the coordinator limits connections that have
 /// not registered to 500.
 const MAX_CONCURRENT_REGISTRATIONS: usize = 256;
 /// Maximum interval of renewals, even if the coordinator requests a longer one for a large fleet.
@@ -64,11 +64,12 @@ pub(crate) async fn run(load: &Load) -> Result<(), LoadError> {
     leave(load, workers).await
 }
 
-/// Registers the workers and grants each its leases. With TLS each has a connection of its own.
+/// Registers the workers and grants each its leases. With TLS and with viewers each has a connection
+/// of its own.
 pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, LoadError> {
     let options = &load.options;
     let dial = &load.coordinator.dial;
-    let connections = if options.tls {
+    let connections = if options.has_own_connections() {
         options.workers
     } else {
         options.connections
@@ -82,7 +83,7 @@ pub(crate) async fn register(load: &Load) -> Result<Vec<Worker>, LoadError> {
     let new = Worker::sharing(connections, "fleet", options.workers, dial, &load.grants);
     let before = Instant::now();
     let memory = load.coordinator.memory()?.now;
-    let at_once = Arc::new(Semaphore::new(if options.tls {
+    let at_once = Arc::new(Semaphore::new(if options.has_own_connections() {
         MAX_CONCURRENT_REGISTRATIONS
     } else {
         options.workers as usize

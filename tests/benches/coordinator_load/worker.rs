@@ -16,6 +16,8 @@ use crate::{
     observations::Observations,
 };
 
+pub(crate) mod transfers;
+
 /// Deadline of a call; after it the coordinator counts as unreachable.
 const CALL_TIMEOUT: Duration = Duration::from_mins(1);
 
