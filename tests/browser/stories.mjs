@@ -25,7 +25,7 @@ export const theBrowser = () => browser;
  *  `skip`: why the story is left out, `isShut`: the page gets no figures, `mayFail`: requests of
  *  the page fail in the story */
 export function story(name, options, tell) {
-  test(name, { ...limits, skip: limits.skip || options.skip }, async () => {
+  test(name, { ...limits, skip: limits.skip || (options.skip ?? false) }, async () => {
     const job = new MockJob(options.job);
     options.before?.(job);
     const mock = new MockCoordinator(job);
