@@ -14,7 +14,7 @@ import { REAL_VIEWS, VIEWS } from "./views.mjs";
 const [folder = "target/screenshots", ...names] = process.argv.slice(2);
 
 /** Below the last part of a picture that is no whole page, in pixels. */
-const MARGIN = 20;
+const MARGIN = 14;
 
 const isWanted = ({ name }) => names.length === 0 || names.includes(name);
 
