@@ -17,6 +17,7 @@ use tokio::time::Instant;
 mod allocation;
 mod budget;
 mod controller;
+mod limit_cause;
 mod notice;
 mod observation;
 mod overload;
@@ -32,6 +33,7 @@ mod waits_for;
 use allocation::{Allocation, Allocations, divide};
 pub use budget::{Budget, Ceilings};
 use controller::LimitController;
+pub use limit_cause::LimitCause;
 pub use notice::ConcurrencyNotice;
 pub use observation::Observation;
 use overload::{CutReport, Diagnosis, OverloadDetector};
@@ -296,6 +298,7 @@ impl ConcurrencyController {
         self.overload_detector.reset();
         self.backoff_until = now + self.backoff;
         self.extend_pause(self.backoff_until);
+        self.announced_limit = limit;
         self.notices.push(ConcurrencyNotice::Overload {
             open,
             limit,
@@ -356,7 +359,8 @@ impl ConcurrencyController {
         let limit = self.controller.limit();
         if limit != self.announced_limit && !self.controller.is_measuring(&self.totals) {
             self.announced_limit = limit;
-            self.notices.push(ConcurrencyNotice::Limit(limit));
+            let cause = self.controller.cause();
+            self.notices.push(ConcurrencyNotice::Limit { limit, cause });
         }
         // In a large fleet the allocation is not recomputed for each report.
         let workers = u32::try_from(self.allocations.len()).unwrap_or(u32::MAX);

@@ -68,11 +68,14 @@ export class MockJob {
     }
     const at = (part) => Math.round(this.started + span * part);
     this.marks = [
-      { at_ms: at(0.01), limit: 16, why: "at most 16 connections to the origin" },
+      { at_ms: at(0.01), limit: 16,
+        why: "at most 16 connections instead of 1: 20 were not faster" },
       { at_ms: at(0.3125), limit: 8,
-        why: "the origin cut 14 connections at once: none for 3.2 s, then at most 8" },
-      { at_ms: at(0.34375), limit: 16, why: "16 connections again: no cut for 2 min" },
-      { at_ms: at(0.35), limit: 24, why: "24 connections: throughput grew by 9 %" },
+        why: "the origin broke 14 connections together: none for 3.2 s, then at most 8" },
+      { at_ms: at(0.34375), limit: 16,
+        why: "at most 16 connections instead of 8: more have failed or were refused before" },
+      { at_ms: at(0.35), limit: 24,
+        why: "at most 24 connections instead of 16: 30 were not faster" },
     ];
   }
 

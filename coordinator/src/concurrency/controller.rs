@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::upper_bound::UpperBound;
+use super::{LimitCause, upper_bound::UpperBound};
 use crate::concurrency::totals::{FleetTotals, Sample};
 
 mod measurement;
@@ -80,6 +80,8 @@ enum LevelPhase {
 #[derive(Debug)]
 pub(super) struct LimitController {
     limit: u32,
+    /// Why `limit` has changed last.
+    cause: LimitCause,
     ceiling: Option<u32>,
     /// The most connections that were wanted at once. A slot between two tars wants none for a
     /// moment.
@@ -102,6 +104,7 @@ impl LimitController {
     pub(super) fn new(ceiling: Option<u32>, now: Instant) -> Self {
         Self {
             limit: ceiling.unwrap_or(1).max(1),
+            cause: LimitCause::Ceiling,
             ceiling,
             most_wanted: 1,
             phase: LevelPhase::Settling {
@@ -120,6 +123,11 @@ impl LimitController {
     /// Connections allowed to all workers together.
     pub(super) fn limit(&self) -> u32 {
         self.limit
+    }
+
+    /// Why the limit is what it is. Applies once no level is being measured.
+    pub(super) fn cause(&self) -> LimitCause {
+        self.cause
     }
 
     /// Whether a level is being measured, so that workers must report often.
@@ -153,8 +161,7 @@ impl LimitController {
             {
                 // The measurement starts anew with two connections: the first MiB of a connection
                 // does not predict the rate of others.
-                self.limit = PARALLEL_MINIMUM;
-                self.settle(sample);
+                self.try_level(PARALLEL_MINIMUM, sample);
             }
             LevelPhase::Settling {
                 since,
@@ -231,10 +238,10 @@ impl LimitController {
     /// No connection receives data: allows one more, up to twice as many.
     fn add_after_stall(&mut self, sample: Sample) {
         let most = self.stalled_at.get_or_insert(self.limit).saturating_mul(2);
-        self.limit = (self.limit + 1)
-            .min(most)
-            .min(self.highest(sample.at))
-            .max(self.limit);
+        let limit = (self.limit + 1).min(most).min(self.highest(sample.at));
+        if limit > self.limit {
+            self.change(limit, LimitCause::Stalled);
+        }
         (self.below, self.step) = (None, FIRST_STEP);
         self.settle(sample);
     }
@@ -303,10 +310,17 @@ impl LimitController {
             return self.raise(sample);
         }
         self.below = Some(below);
-        self.limit = below
+        let tried = self.limit;
+        let limit = below
             .connections
             .max(PARALLEL_MINIMUM)
             .min(self.highest(sample.at));
+        let cause = if limit < tried {
+            LimitCause::NoGain { tried }
+        } else {
+            LimitCause::SecondConnection
+        };
+        self.change(limit, cause);
         self.hold(sample);
     }
 
@@ -320,10 +334,33 @@ impl LimitController {
             .min(self.highest(sample.at))
             .min(self.most_wanted);
         if next <= self.limit {
+            self.cause = self.bound(sample.at);
             return self.hold(sample);
         }
-        self.limit = next;
+        self.try_level(next, sample);
+    }
+
+    /// Allows more connections, to measure their throughput. As long as the workers want more, the
+    /// measurement gives the limit its cause; before it only a lack of demand ends the attempt.
+    fn try_level(&mut self, limit: u32, sample: Sample) {
+        self.change(limit, LimitCause::Demand);
         self.settle(sample);
+    }
+
+    fn change(&mut self, limit: u32, cause: LimitCause) {
+        self.limit = limit;
+        self.cause = cause;
+    }
+
+    /// What keeps the limit from being raised.
+    fn bound(&self, now: Instant) -> LimitCause {
+        if self.ceiling.is_some_and(|ceiling| ceiling <= self.limit) {
+            LimitCause::Ceiling
+        } else if self.highest(now) <= self.limit {
+            LimitCause::UpperBound
+        } else {
+            LimitCause::Demand
+        }
     }
 
     fn hold(&mut self, sample: Sample) {

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::LimitCause;
+
 /// A change of the concurrency controller that is shown to the user.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConcurrencyNotice {
@@ -39,7 +41,12 @@ pub enum ConcurrencyNotice {
     /// Connections also fail with a single connection.
     #[error("connections fail even one at a time; not lowering the limit")]
     Independent,
-    /// The limit has changed, because more connections brought no gain.
-    #[error("at most {0} connections to the origin")]
-    Limit(u32),
+    /// The limit has changed, without an overload.
+    #[error("at most {limit} connections to the origin: {cause}")]
+    Limit {
+        /// Connections that are allowed from now on.
+        limit: u32,
+        /// Why.
+        cause: LimitCause,
+    },
 }

@@ -78,11 +78,8 @@ fn why_paused(changes: &LimitChanges) -> String {
 pub(super) fn why_changed(change: &LimitChange) -> String {
     let LimitChange { before, limit, .. } = change;
     match &change.notice {
-        ConcurrencyNotice::Limit(_) if limit > before => {
-            format!("at most {limit} connections instead of {before}: more were faster up to here")
-        }
-        ConcurrencyNotice::Limit(_) if limit < before => {
-            format!("at most {limit} connections instead of {before}: more were not faster")
+        ConcurrencyNotice::Limit { cause, .. } if limit != before => {
+            format!("at most {limit} connections instead of {before}: {cause}")
         }
         notice => notice.to_string(),
     }

@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::{
     FIRST_HOLD, FIRST_STEP, LONGEST_HOLD, LevelPhase, LimitController, RATE_CHECK_INTERVAL,
 };
-use crate::concurrency::{refusals::AfterBurst, totals::Sample, upper_bound::UpperBound};
+use crate::concurrency::{
+    LimitCause, refusals::AfterBurst, totals::Sample, upper_bound::UpperBound,
+};
 
 impl LimitController {
     /// Lowers the limit after an overload with `open` connections: to the level below if it is
@@ -26,6 +28,7 @@ impl LimitController {
         self.upper_bound = Some(UpperBound::new(highest, self.upper_bound, now));
         let below = self.below.take().map(|level| level.connections);
         let served = below.filter(|served| *served < too_many);
+        // The notice of the overload is the cause of this change.
         self.limit = if again {
             1
         } else {
@@ -43,14 +46,16 @@ impl LimitController {
 
     /// Lowers the limit until [`LimitController::wait_ended`].
     pub(crate) fn lower(&mut self, limit: u32) {
-        self.limit = limit;
+        if limit != self.limit {
+            self.change(limit, LimitCause::Refused);
+        }
     }
 
     /// The wait of a refusal is over: returns to the level before it, or to a lower one.
     pub(crate) fn wait_ended(&mut self, after: AfterBurst, sample: Sample) {
         if let Some(highest) = after.highest {
             self.upper_bound = Some(UpperBound::new(highest, self.upper_bound, sample.at));
-            self.limit = after.limit;
+            self.change(after.limit, LimitCause::Refused);
             (self.below, self.hold) = (None, FIRST_HOLD);
             self.hold(sample);
         } else if let LevelPhase::Holding { until, .. } = self.phase {
@@ -78,7 +83,9 @@ impl LimitController {
     /// The failures do not depend on the number of connections: returns to the limit before them.
     pub(crate) fn independent_failures(&mut self, to: u32, sample: Sample) {
         self.upper_bound = None;
-        self.limit = self.limit.max(to);
+        if to > self.limit {
+            self.change(to, LimitCause::Independent);
+        }
         self.start_anew(sample);
     }
 

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 
 use super::*;
 
+mod causes;
 mod overloads;
 mod refusals;
 mod wait_probes;

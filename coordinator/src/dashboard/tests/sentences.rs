@@ -5,7 +5,7 @@ use super::{
     fleets::BusyFleet,
 };
 use crate::{
-    concurrency::ConcurrencyNotice,
+    concurrency::{ConcurrencyNotice, LimitCause},
     fleet::{LimitChange, LimitChanges, LiveView, Phase, Recovery},
 };
 
@@ -23,6 +23,11 @@ fn change(notice: ConcurrencyNotice, before: u32, limit: u32) -> LimitChange {
         limit,
         notice,
     }
+}
+
+fn limited(limit: u32) -> ConcurrencyNotice {
+    let cause = LimitCause::NoGain { tried: 16 };
+    ConcurrencyNotice::Limit { limit, cause }
 }
 
 fn said(view: &LiveView, changes: &LimitChanges) -> (String, Option<u64>) {
@@ -49,7 +54,7 @@ fn a_state_in_which_nothing_moves_is_said_in_words() {
         14,
         8,
     ));
-    changes.push(change(ConcurrencyNotice::Limit(9), 8, 9));
+    changes.push(change(limited(9), 8, 9));
     let broken = "no requests until {until}: the origin broke 14 connections together";
     assert_eq!(said(&quiet, &changes).0, broken);
     changes.push(change(ConcurrencyNotice::Refused { rest }, 9, 9));
@@ -101,16 +106,11 @@ fn a_finished_job_is_done_also_while_the_program_stops() {
 
 #[test]
 fn a_mark_says_from_where_the_limit_came() {
-    let limit =
-        |before, limit| why_changed(&change(ConcurrencyNotice::Limit(limit), before, limit));
-    assert_eq!(
-        limit(8, 16),
-        "at most 16 connections instead of 8: more were faster up to here"
-    );
-    assert_eq!(
-        limit(16, 8),
-        "at most 8 connections instead of 16: more were not faster"
-    );
+    let limit = |before, limit| why_changed(&change(limited(limit), before, limit));
+    let up = "at most 8 connections instead of 2: 16 were not faster";
+    assert_eq!(limit(2, 8), up);
+    let same = "at most 8 connections to the origin: 16 were not faster";
+    assert_eq!(limit(8, 8), same);
     let independent = why_changed(&change(ConcurrencyNotice::Independent, 1, 1));
     assert_eq!(independent, ConcurrencyNotice::Independent.to_string());
 }
@@ -119,7 +119,7 @@ fn a_mark_says_from_where_the_limit_came() {
 fn changes_of_the_limit_are_bounded() {
     let mut changes = LimitChanges::default();
     for limit in 1..=250 {
-        changes.push(change(ConcurrencyNotice::Limit(limit), limit - 1, limit));
+        changes.push(change(limited(limit), limit - 1, limit));
     }
     assert_eq!(changes.iter().count(), 40);
     assert_eq!(changes.iter().next().map(|change| change.limit), Some(211));
