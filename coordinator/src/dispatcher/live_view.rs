@@ -114,10 +114,6 @@ mod tests {
     const CLASSES: usize = 21_843;
     const WORKERS: usize = 1_000;
     const SLOTS: u32 = 10;
-    /// Longest time that a view may take of the dispatcher in a program without optimization, on a
-    /// busy machine. With optimization it is about a tenth.
-    const LONGEST: Duration = Duration::from_millis(40);
-
     fn large_dispatcher() -> Dispatcher {
         let wnids: Vec<Wnid> = (1..=CLASSES)
             .map(|number| format!("n{number:08}").parse().unwrap())
@@ -149,8 +145,10 @@ mod tests {
         dispatcher
     }
 
+    /// All else in a view is in proportion to the classes or the workers. The time is printed: it
+    /// depends on the machine.
     #[test]
-    fn a_view_of_a_large_fleet_takes_the_dispatcher_little_time() {
+    fn a_view_of_a_large_fleet_describes_few_of_its_transfers() {
         let mut dispatcher = large_dispatcher();
         let mut times = Vec::new();
         for _ in 0..21 {
@@ -161,11 +159,14 @@ mod tests {
                 (view.letters.len(), view.fleet.workers.len()),
                 (CLASSES, WORKERS)
             );
+            let transfers = (view.transfers.first.len(), view.transfers.total);
+            assert_eq!(transfers, (TRANSFERS, WORKERS as u64 * u64::from(SLOTS)));
         }
         times.sort_unstable();
         let median = times[times.len() / 2];
-        let leased = dispatcher.table.status().leased;
-        println!("a view of {CLASSES} classes, {leased} of them leased, takes {median:?}");
-        assert!(median < LONGEST, "{median:?}");
+        println!(
+            "a view takes {median:?}, between {:?}",
+            (times[0], times[times.len() - 1])
+        );
     }
 }
