@@ -50,7 +50,7 @@ export class Model {
   /** Replaces everything by a `Snapshot` of the API. */
   snapshot(message, now) {
     this.wnids = decodeWnids(message.classes.wnids);
-    this.states = message.classes.states.split("");
+    this.states = decodeStates(message.classes.states);
     this.rows = new Map(this.wnids.map((wnid, row) => [wnid, row]));
     this.rows.delete("");
     this.tally = {};
@@ -99,28 +99,45 @@ export class Model {
   }
 }
 
-/** Decodes class ids: the first number and then differences, in base 36; "" for a row without an
- *  id. */
+const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+/** Added to a pair of digits that is not the last one of its number. */
+const MORE = 2048;
+/** Numbers of class ids are below 2^27. */
+const MASK = 2 ** 27 - 1;
+
+/** Decodes class ids: differences modulo 2^27 in pairs of base-64 digits with eleven bits each, the
+ *  lowest first. The first number follows -1; the difference 0 is a row without an id, "". */
 export function decodeWnids(text) {
-  let number = 0;
-  if (text === "") return [];
-  return text.split(",").map((difference) => {
-    if (difference === "") return "";
-    number += parseInt(difference, 36);
-    return `n${String(number).padStart(8, "0")}`;
-  });
+  const wnids = [];
+  let [number, difference, shift] = [-1, 0, 0];
+  for (let place = 0; place < text.length; place += 2) {
+    const value = DIGITS.indexOf(text[place]) * 64 + DIGITS.indexOf(text[place + 1]);
+    difference |= (value % MORE) << shift;
+    shift += 11;
+    if (value >= MORE) continue;
+    number = (number + difference) & MASK;
+    wnids.push(difference === 0 ? "" : `n${String(number).padStart(8, "0")}`);
+    [difference, shift] = [0, 0];
+  }
+  return wnids;
+}
+
+/** Decodes runs of states: `3sf` is `s`, `s`, `s`, `f`. */
+export function decodeStates(text) {
+  const runs = text.matchAll(/(\d*)(\D)/g);
+  return [...runs].flatMap(([, length, letter]) => new Array(Number(length || 1)).fill(letter));
 }
 
 const inMilliseconds = ([at, ...rest]) => [at * 1000, ...rest];
 
-/** Decodes the points of a snapshot: time and settled classes are differences to those before. */
+/** Decodes the points of a snapshot: all but the rate are differences to the last known value. */
 export function decodePoints(points) {
-  let [at, settled] = [0, 0];
-  return points.map(([after, bytes, limit, open, more]) => {
-    at += after;
-    settled += more;
-    return inMilliseconds([at, bytes, limit, open, settled]);
-  });
+  const known = [0, 0, 0, 0, 0];
+  return points.map((point) => inMilliseconds(point.map((value, column) => {
+    if (column === 1 || value === null) return value;
+    known[column] += value;
+    return known[column];
+  })));
 }
 
 /** Joins neighbours in the older half when there are too many points, so memory stays bounded: the

@@ -26,6 +26,7 @@ mod history;
 mod list;
 mod publisher;
 mod ranking;
+mod runs;
 mod sentence;
 mod snapshot;
 mod viewers;

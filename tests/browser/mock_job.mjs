@@ -236,7 +236,7 @@ export class MockJob {
   snapshot(now = Date.now()) {
     return {
       ...this.#figures(now),
-      classes: { wnids: encodeWnids(this.wnids), states: this.states.join("") },
+      classes: { wnids: encodeWnids(this.wnids), states: encodeStates(this.states) },
       history: { points: encodePoints(this.points), marks: this.marks },
     };
   }
@@ -274,25 +274,36 @@ export class MockJob {
   }
 }
 
-/** The points as in a snapshot: whole seconds and settled classes after the point before. */
+/** The points as in a snapshot: all but the rate are differences to the last known value. */
 export function encodePoints(points) {
-  let [before, settled] = [0, 0];
-  return points.map(([at, bytes, limit, open, now]) => {
-    const seconds = Math.round(at / 1000);
-    const point = [seconds - before, bytes, limit, open, now - settled];
-    [before, settled] = [seconds, now];
-    return point;
-  });
+  const known = [0, 0, 0, 0, 0];
+  return points.map(([at, ...rest]) => [Math.round(at / 1000), ...rest].map((value, column) => {
+    if (column === 1 || value === null) return value;
+    const difference = value - known[column];
+    known[column] = value;
+    return difference;
+  }));
 }
 
-/** The class ids as in a snapshot: differences in base 36. */
+const DIGITS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+
+const pair = (value) => DIGITS[value >> 6] + DIGITS[value & 63];
+
+/** The class ids as in a snapshot: differences modulo 2^27 in pairs of digits. */
 export function encodeWnids(wnids) {
-  let before = 0;
-  return wnids.map((wnid) => {
-    if (wnid === "") return "";
-    const number = Number(wnid.slice(1));
-    const difference = number - before;
+  let before = -1;
+  let text = "";
+  for (const wnid of wnids) {
+    const number = wnid === "" ? before : Number(wnid.slice(1));
+    let rest = (number - before) & (2 ** 27 - 1);
     before = number;
-    return difference.toString(36);
-  }).join(",");
+    for (; rest >= 2048; rest >>= 11) text += pair(rest % 2048 + 2048);
+    text += pair(rest);
+  }
+  return text;
+}
+
+/** The states as in a snapshot: runs of equal letters. */
+export function encodeStates(states) {
+  return states.join("").replace(/(.)\1+/g, (run, letter) => `${run.length}${letter}`);
 }

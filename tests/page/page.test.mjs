@@ -8,9 +8,11 @@ import { EventParser } from "../../coordinator/page/feed.js";
 import {
   clock, count, duration, percent, rate, several, size, tick,
 } from "../../coordinator/page/format.js";
-import { Model, decodePoints, decodeWnids, thinned } from "../../coordinator/page/model.js";
+import {
+  Model, decodePoints, decodeStates, decodeWnids, thinned,
+} from "../../coordinator/page/model.js";
 import { places } from "../../coordinator/page/quartiles.js";
-import { MockJob, encodePoints, encodeWnids } from "../browser/mock_job.mjs";
+import { MockJob, encodePoints, encodeStates, encodeWnids } from "../browser/mock_job.mjs";
 
 test("events are complete whatever the pieces of the stream are", () => {
   const stream = 'event: update\r\ndata: {"a":\ndata: 1}\n\n: a comment\n\nevent: snapshot\n' +
@@ -23,22 +25,35 @@ test("events are complete whatever the pieces of the stream are", () => {
   }
 });
 
-test("class ids are differences in base 36", () => {
-  assert.deepEqual(decodeWnids("v3p8,,1c9,-2"), ["n01451132", "", "n01452869", "n01452867"]);
+test("class ids are differences in pairs of base-64 digits", () => {
+  const wnids = ["n01451132", "n01452869", "n01452867", "", ""];
+  assert.deepEqual(decodeWnids("x9LEbJ/+//AfAAAA"), wnids);
   assert.deepEqual(decodeWnids(""), []);
-  const wnids = ["n02124075", "", "n01440764", "n15300051"];
-  assert.deepEqual(decodeWnids(encodeWnids(wnids)), wnids);
+  for (const wnids of [["n02124075", "", "n01440764", "n15300051"],
+    ["n00000000", "n99999999", "n00000031", "n00000063"], ["n99999999", "n00000000"]]) {
+    assert.deepEqual(decodeWnids(encodeWnids(wnids)), wnids);
+  }
+});
+
+test("states are runs", () => {
+  assert.equal(decodeStates("12s2fr3w").join(""), "ssssssssssssffrwww");
+  assert.deepEqual(decodeStates(""), []);
+  for (const letters of ["srsfi", "w".repeat(30_000), "ss" + "r".repeat(10) + "d"]) {
+    assert.equal(decodeStates(encodeStates([...letters])).join(""), letters);
+  }
 });
 
 const snapshot = (states) => ({
   seq: 1, at_ms: 5, job: { total: 3 }, origin: { limit: 4 },
-  classes: { wnids: "1,1,", states }, history: { points: [[1, 10, 4, 1, 0]], marks: [] },
+  classes: { wnids: "ACABAA", states }, history: { points: [[1, 10, 4, 1, 0]], marks: [] },
 });
 
 test("points of a snapshot are differences, those of an update are not", () => {
-  const points = [[1_764_000_000_000, 5, 4, 3, 7], [1_764_000_015_000, null, 4, 0, 9]];
+  const points = [[1_764_000_000_000, 5, 4, 3, 7], [1_764_000_015_000, null, 4, null, 9],
+    [1_764_000_030_000, 6, 3, 5, 10]];
   const encoded = encodePoints(points);
-  assert.deepEqual(encoded, [[1_764_000_000, 5, 4, 3, 7], [15, null, 4, 0, 2]]);
+  assert.deepEqual(encoded,
+    [[1_764_000_000, 5, 4, 3, 7], [15, null, 0, null, 2], [15, 6, -1, 2, 1]]);
   assert.deepEqual(decodePoints(encoded), points);
   assert.deepEqual(decodePoints([]), []);
 });

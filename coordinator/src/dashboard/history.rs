@@ -2,8 +2,8 @@
 //! the caller gives the time.
 //!
 //! In messages a point is an array: time in Unix seconds, bytes per second, limit, open connections
-//! and settled classes. In a snapshot the time and the settled classes are the differences to the
-//! point before, and those of the first point are whole.
+//! and settled classes. In a snapshot all but the rate are the differences to the last known value
+//! before, and the first ones are whole.
 
 use std::collections::VecDeque;
 
@@ -64,21 +64,25 @@ pub(super) fn as_differences<S: Serializer>(
     let mut list = serializer.serialize_seq(Some(points.len()))?;
     let mut at_before = 0;
     let mut settled_before = 0;
+    let mut limit_before = 0;
+    let mut open_before = 0;
     for point in points {
         // A retried class lowers the number of settled ones.
         let settled = point.settled.cast_signed() - settled_before;
         let since = point.at.saturating_sub(at_before);
-        let Point {
-            bytes_per_second,
-            limit,
-            open,
-            ..
-        } = point;
-        list.serialize_element(&(since, bytes_per_second, limit, open, settled))?;
+        let limit = difference(point.limit, &mut limit_before);
+        let open = difference(point.open, &mut open_before);
+        list.serialize_element(&(since, point.bytes_per_second, limit, open, settled))?;
         at_before = point.at;
         settled_before = point.settled.cast_signed();
     }
     list.end()
+}
+
+/// The difference to the last known value, which becomes this one if it is known.
+fn difference(value: Option<u32>, before: &mut i64) -> Option<i64> {
+    let value = i64::from(value?);
+    Some(value - std::mem::replace(before, value))
 }
 
 /// The points of one run.

@@ -8,7 +8,10 @@ use std::sync::Arc;
 
 use serde::{Serialize, Serializer};
 
-use super::history::{Mark, Point};
+use super::{
+    history::{Mark, Point},
+    runs::runs,
+};
 use crate::fleet::{Phase, WorkerState};
 
 /// Version of the API.
@@ -197,7 +200,8 @@ pub(super) struct Classes {
     /// The class ids, see [`super::wnids`].
     #[serde(serialize_with = "as_text")]
     pub(super) wnids: Arc<str>,
-    /// One letter for each row of the list.
+    /// One letter for each row of the list; as JSON in runs, see [`super::runs`].
+    #[serde(serialize_with = "as_runs")]
     pub(super) states: String,
 }
 
@@ -257,6 +261,10 @@ fn as_map<S: Serializer>(states: &[(WorkerState, u64)], serializer: S) -> Result
 
 fn as_list<S: Serializer>(groups: &[FailureGroup], serializer: S) -> Result<S::Ok, S::Error> {
     serializer.collect_seq(groups)
+}
+
+fn as_runs<S: Serializer>(states: &str, serializer: S) -> Result<S::Ok, S::Error> {
+    serializer.serialize_str(&runs(states))
 }
 
 fn as_text<S: Serializer>(text: &Arc<str>, serializer: S) -> Result<S::Ok, S::Error> {

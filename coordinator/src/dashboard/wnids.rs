@@ -1,49 +1,52 @@
-//! The class ids of a snapshot as a short text: for each row the number behind `n` as the
-//! difference to the row before, in base 36, separated by commas. A row without an id is empty. The
-//! 21,843 ids of ImageNet take 65 KB, a third of what they take in full.
+//! The class ids of a snapshot as a short text: for each row the number behind `n` minus that of
+//! the row before, modulo 2^27. The first row follows -1, so only a row without an id is 0.
+//!
+//! A number is written in pairs of base-64 digits (RFC 4648 §4), the higher digit of a pair first.
+//! Like a digit of the Base64 VLQ of source maps (ECMA-426), a pair has bits of the number, here
+//! eleven, those of the first pair the lowest, and one that says that another pair follows. There is
+//! no sign, because most lists are sorted. The 21,843 ids of ImageNet take 44 KB, a fifth of what
+//! they take in full.
 
-use std::{fmt::Write as _, sync::Arc};
+use std::sync::Arc;
 
 use shared::Wnid;
 
+/// Numbers of class ids are below this. A power of two, so that differences can be masked.
+const MODULUS: u32 = 1 << 27;
+const DIGITS: &[u8; 64] = b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+/// Bits of a number in one pair of digits.
+const BITS: u32 = 11;
+/// Added to a pair that is not the last one of its number.
+const MORE: u32 = 1 << BITS;
+
 /// The ids in the order of the list, followed by `invalid` rows without an id.
 pub(super) fn encoded(wnids: &[Wnid], invalid: u64) -> Arc<str> {
-    let mut text = String::with_capacity(wnids.len() * 4);
-    let mut before = 0;
+    let mut text = String::with_capacity(wnids.len() * 2);
+    let mut before = MODULUS - 1;
     for wnid in wnids {
-        let number = i64::from(wnid.number());
-        if !text.is_empty() {
-            text.push(',');
-        }
-        push_base_36(&mut text, number - before);
+        let number = wnid.number();
+        push(&mut text, (number + MODULUS - before) % MODULUS);
         before = number;
     }
-    let rows = wnids.len() as u64 + invalid;
-    for row in wnids.len() as u64..rows {
-        if row > 0 {
-            text.push(',');
-        }
+    for _ in 0..invalid {
+        push(&mut text, 0);
     }
     text.into()
 }
 
-fn push_base_36(text: &mut String, number: i64) {
-    const DIGITS: &[u8; 36] = b"0123456789abcdefghijklmnopqrstuvwxyz";
-    if number < 0 {
-        text.push('-');
+fn push(text: &mut String, number: u32) {
+    let mut rest = number;
+    while rest >= MORE {
+        push_pair(text, rest % MORE + MORE);
+        rest >>= BITS;
     }
-    let mut rest = number.unsigned_abs();
-    let mut digits = Vec::new();
-    loop {
-        let digit = usize::try_from(rest % 36).expect("a digit is below 36");
-        digits.push(DIGITS[digit]);
-        rest /= 36;
-        if rest == 0 {
-            break;
-        }
-    }
-    for digit in digits.iter().rev() {
-        write!(text, "{}", char::from(*digit)).expect("a text grows");
+    push_pair(text, rest);
+}
+
+fn push_pair(text: &mut String, value: u32) {
+    for place in [value / 64, value % 64] {
+        let place = usize::try_from(place).expect("a digit is below 64");
+        text.push(char::from(DIGITS[place]));
     }
 }
 
@@ -51,14 +54,24 @@ fn push_base_36(text: &mut String, number: i64) {
 mod tests {
     use super::*;
 
+    /// The ids with these numbers, as text.
+    fn text(numbers: &[u32], invalid: u64) -> String {
+        let wnid = |number: &u32| format!("n{number:08}").parse().unwrap();
+        let wnids: Vec<Wnid> = numbers.iter().map(wnid).collect();
+        encoded(&wnids, invalid).to_string()
+    }
+
     #[test]
-    fn ids_are_differences_in_base_36() {
-        let wnids: Vec<Wnid> = ["n01451132", "n01452869", "n01452867"]
-            .map(|text| text.parse().unwrap())
-            .into();
-        assert_eq!(&*encoded(&wnids, 0), "v3p8,1c9,-2");
-        assert_eq!(&*encoded(&wnids[..1], 2), "v3p8,,");
-        assert_eq!(&*encoded(&[], 2), ",");
-        assert_eq!(&*encoded(&["n00000000".parse().unwrap()], 0), "0");
+    fn ids_are_differences_in_pairs_of_digits() {
+        assert_eq!(text(&[0, 31, 63, 2_111], 0), "ABAfAggAAB");
+        assert_eq!(
+            text(&[1_451_132, 1_452_869, 1_452_867], 2),
+            "x9LEbJ/+//AfAAAA"
+        );
+        assert_eq!(text(&[99_999_999, 0], 0), "kA68AX8BlDAI");
+        assert_eq!(
+            (text(&[], 2), text(&[], 0)),
+            ("AAAA".to_owned(), String::new())
+        );
     }
 }

@@ -16,12 +16,22 @@ impl Viewer {
         let mut value = serde_json::to_value(snapshot).unwrap();
         let mut at = 0;
         let mut settled = 0;
+        let mut limit = 0;
+        let mut open = 0;
         for point in value["history"]["points"].as_array_mut().unwrap() {
             at += point[0].as_i64().unwrap();
             settled += point[4].as_i64().unwrap();
             point[0] = at.into();
             point[4] = settled.into();
+            for (place, known) in [(2, &mut limit), (3, &mut open)] {
+                if let Some(more) = point[place].as_i64() {
+                    *known += more;
+                    point[place] = (*known).into();
+                }
+            }
         }
+        let states = letters(value["classes"]["states"].as_str().unwrap());
+        value["classes"]["states"] = states.into();
         Self(value)
     }
 
@@ -53,6 +63,22 @@ impl Viewer {
     }
 }
 
+/// The letters of runs.
+fn letters(runs: &str) -> String {
+    let mut letters = String::new();
+    let mut length = String::new();
+    for place in runs.chars() {
+        if place.is_ascii_digit() {
+            length.push(place);
+        } else {
+            let times = length.parse().unwrap_or(1);
+            letters.extend(std::iter::repeat_n(place, times));
+            length.clear();
+        }
+    }
+    letters
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(32))]
 
@@ -71,6 +97,7 @@ proptest! {
             let after = fleet.snapshot();
             viewer.apply(&Update::between(&before, &after));
             prop_assert_eq!(&viewer.0, &Viewer::of(&after).0);
+            prop_assert_eq!(viewer.0["classes"]["states"].as_str(), Some(&*after.classes.states));
             before = after;
         }
     }

@@ -9,7 +9,7 @@ async fn a_viewer_follows_the_job_to_its_end() {
     let mut stream = job.dashboard.subscribe().unwrap();
     let (name, id, mut seen) = event(&mut stream).await.unwrap();
     assert_eq!(name, "snapshot");
-    assert_eq!(seen["classes"]["states"], "rri");
+    assert_eq!(seen["classes"]["states"], "2ri");
     assert_eq!(seen["job"]["leased"], 2);
     assert_eq!(id, format!("1.{}", seen["seq"]));
     job.report(job.leases[0], success()).await;
