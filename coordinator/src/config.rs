@@ -219,8 +219,8 @@ pub struct EndpointConfig {
     /// see the page with the token of a viewer or an admin from --token-file
     #[arg(long, requires = "tls_cert")]
     pub http_tls: bool,
-    /// Host name under which a reverse proxy on this machine passes the page on; what comes by this
-    /// name needs a token of --token-file. Give several separated by commas, or repeat the flag
+    /// Host name under which a reverse proxy on this machine passes the page on; the page then
+    /// always needs a token of --token-file. Give several separated by commas, or repeat the flag
     #[arg(
         long,
         value_name = "NAME",

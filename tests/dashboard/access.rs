@@ -246,6 +246,9 @@ fn a_reverse_proxy_on_this_machine_passes_on_what_has_a_token() {
         assert!(values.all(|value| !value.starts_with('/')), "{name}");
     }
     assert_eq!(client.get(SNAPSHOT).status, 401);
+    // A client of the proxy names this machine, and the proxy adds no header.
+    let disguised = Client::new(coordinator.http).host("localhost");
+    assert_eq!(disguised.get(SNAPSHOT).status, 401);
     let viewer = client.token(&watched.token("viewer"));
     assert_eq!(viewer.get(SNAPSHOT).json()["job"]["total"], 2);
     coordinator.running.kill();

@@ -1,8 +1,8 @@
 //! Who may look at the job, and who may retry classes.
 //!
-//! A program on this machine that asks for this machine may look. Everything else needs a
-//! connection that is encrypted up to this machine, and the token of a viewer or an admin. Only
-//! health, readiness and metrics are outside of this.
+//! A program on this machine that asks for this machine may look. Everything else needs the token
+//! of a viewer or an admin, over TLS or from a reverse proxy on this machine, which is trusted to
+//! have TLS. Only health, readiness and metrics are outside of this.
 
 use http::{
     HeaderMap, StatusCode,

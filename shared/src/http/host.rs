@@ -6,8 +6,9 @@
 //! sends `Host`; a request without it comes from another kind of client and is accepted.
 //!
 //! A reverse proxy on this machine has a loopback address too and forwards the requests of other
-//! machines. It counts as this machine neither by its name (`--http-host`) nor with a header that
-//! proxies add (RFC 7239, RFC 9110 §7.6.3).
+//! machines, with the `Host` that these have chosen, which may be `localhost`. Where a proxy is
+//! named (`--http-host`), no request therefore counts as this machine's. Where none is, one with a
+//! header that proxies add (RFC 7239, RFC 9110 §7.6.3) does not.
 
 use std::net::IpAddr;
 
@@ -26,9 +27,10 @@ const REAL_ADDRESS: &str = "x-real-ip";
 /// Where a request comes from. It is in the extensions of each request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Source {
-    /// A program on this machine that asks for this machine.
+    /// A program on this machine that asks for this machine, where no proxy is named.
     ThisMachine,
-    /// A reverse proxy on this machine, by a name of `--http-host`.
+    /// A reverse proxy on this machine, by a name of `--http-host`; where one is named, also a
+    /// request for this machine, which the proxy may have forwarded.
     Proxy,
     /// Another machine, or a request on this one that names another host.
     Elsewhere,
@@ -71,10 +73,12 @@ pub(super) fn source<B>(request: &Request<B>, peer: Peer, proxies: &[HostName]) 
     let is_proxy = |name: &Authority| proxies.iter().any(|proxy| proxy.is(name));
     if !names.is_empty() && all_are(&is_proxy) {
         Source::Proxy
-    } else if all_are(&is_loopback) && !is_forwarded(request.headers()) {
+    } else if !all_are(&is_loopback) || is_forwarded(request.headers()) {
+        Source::Elsewhere
+    } else if proxies.is_empty() {
         Source::ThisMachine
     } else {
-        Source::Elsewhere
+        Source::Proxy
     }
 }
 
@@ -183,7 +187,6 @@ mod tests {
 
     #[test]
     fn a_request_is_this_machines_only_by_address_name_and_without_a_proxy() {
-        let proxies: Vec<HostName> = vec!["Watch.example.org".parse().unwrap()];
         let here = peer("127.0.0.1:5000");
         for (hosts, from, expected) in [
             (&["localhost:8080"][..], here, Source::ThisMachine),
@@ -194,19 +197,11 @@ mod tests {
                 Source::ThisMachine,
             ),
             (&["localhost"], peer("10.0.0.5:5000"), Source::Elsewhere),
-            (
-                &["watch.example.org"],
-                peer("10.0.0.5:5000"),
-                Source::Elsewhere,
-            ),
-            (&["watch.example.org:8443"], here, Source::Proxy),
-            (&["watch.example.org."], here, Source::Proxy),
-            (&["watch.example.org", "localhost"], here, Source::Elsewhere),
             (&["evil.example"], here, Source::Elsewhere),
-            (&["sub.watch.example.org"], here, Source::Elsewhere),
+            (&["localhost", "evil.example"], here, Source::Elsewhere),
         ] {
             assert_eq!(
-                source(&request("/", hosts), from, &proxies),
+                source(&request("/", hosts), from, &[]),
                 expected,
                 "{hosts:?}"
             );
@@ -221,10 +216,32 @@ mod tests {
             let mut forwarded = request("/", &["localhost"]);
             let name = http::HeaderName::from_bytes(header.as_bytes()).unwrap();
             forwarded.headers_mut().insert(name, "x".parse().unwrap());
-            assert_eq!(
-                source(&forwarded, here, &proxies),
+            assert_eq!(source(&forwarded, here, &[]), Source::Elsewhere, "{header}");
+        }
+    }
+
+    #[test]
+    fn a_named_proxy_may_forward_any_host_and_is_never_this_machine() {
+        let proxies: Vec<HostName> = vec!["Watch.example.org".parse().unwrap()];
+        let here = peer("127.0.0.1:5000");
+        for (hosts, from, expected) in [
+            (&["watch.example.org:8443"][..], here, Source::Proxy),
+            (&["watch.example.org."], here, Source::Proxy),
+            (&["localhost:8080"], here, Source::Proxy),
+            (&[], here, Source::Proxy),
+            (&["watch.example.org", "localhost"], here, Source::Elsewhere),
+            (&["evil.example"], here, Source::Elsewhere),
+            (&["sub.watch.example.org"], here, Source::Elsewhere),
+            (
+                &["watch.example.org"],
+                peer("10.0.0.5:5000"),
                 Source::Elsewhere,
-                "{header}"
+            ),
+        ] {
+            assert_eq!(
+                source(&request("/", hosts), from, &proxies),
+                expected,
+                "{hosts:?}"
             );
         }
     }
