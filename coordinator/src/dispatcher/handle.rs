@@ -7,7 +7,7 @@ use std::{
 
 use shared::{Wnid, ids::SessionId, job::JobStatus, refused_sample::OriginRefuses};
 use tokio::{
-    sync::{mpsc, oneshot, watch},
+    sync::{Semaphore, mpsc, oneshot, watch},
     time::Instant,
 };
 
@@ -59,6 +59,8 @@ pub struct DispatcherHandle {
     budgets: watch::Receiver<u64>,
     concurrency_status: watch::Receiver<ConcurrencyStatus>,
     pub(super) limit_changes: watch::Receiver<LimitChanges>,
+    /// See [`DispatcherHandle::read_ledger`].
+    pub(super) ledger_reads: Arc<Semaphore>,
     counters: Arc<JobCounters>,
     /// See [`DispatcherHandle::set_stop_reason`].
     stop_reason: Arc<OnceLock<String>>,
@@ -78,6 +80,7 @@ impl DispatcherHandle {
             budgets: published.budgets.subscribe(),
             concurrency_status: published.concurrency.subscribe(),
             limit_changes: dispatcher.limit_changes.subscribe(),
+            ledger_reads: Arc::new(Semaphore::new(1)),
             counters: Arc::clone(&dispatcher.counters),
             stop_reason: Arc::default(),
         }

@@ -2,7 +2,7 @@
 //! classes. Each answer costs the dispatcher at most a pass over the classes; the page's task asks
 //! for a view at most once a second.
 
-use std::time::SystemTime;
+use std::{sync::Arc, time::SystemTime};
 
 use super::{DispatchError, Dispatcher, DispatcherHandle};
 use crate::{
@@ -82,7 +82,9 @@ impl DispatcherHandle {
             .await
     }
 
-    /// Reads the ledger on its thread, after everything that the dispatcher has settled so far.
+    /// Reads the ledger on its thread, after everything that the dispatcher has settled so far. One
+    /// read at a time is queued or running, even if its caller is gone: while a disk hangs, viewers
+    /// must not fill the ledger's queue, for which the dispatcher would wait.
     ///
     /// # Errors
     /// [`DispatchError::Stopped`], also when the ledger cannot be read, which is logged.
@@ -90,6 +92,12 @@ impl DispatcherHandle {
         &self,
         read: impl FnOnce(&Ledger, &Run) -> Result<T, LedgerError> + Send + 'static,
     ) -> Result<T, DispatchError> {
+        let permit = Arc::clone(&self.ledger_reads).acquire_owned().await;
+        let permit = permit.expect("the semaphore is never closed");
+        let read = move |ledger: &Ledger, run: &Run| {
+            let _permit = permit;
+            read(ledger, run)
+        };
         self.command(|_, reply| Entry::reading(read, reply)).await
     }
 
@@ -102,7 +110,10 @@ impl DispatcherHandle {
 #[cfg(test)]
 mod tests {
     use shared::Wnid;
-    use tokio::time::{Duration, Instant};
+    use tokio::{
+        task::JoinSet,
+        time::{Duration, Instant, timeout},
+    };
 
     use super::*;
     use crate::{
@@ -168,5 +179,22 @@ mod tests {
             "a view takes {median:?}, between {:?}",
             (times[0], times[times.len() - 1])
         );
+    }
+
+    /// The ledger's disk hangs: nothing is taken from its queue, which has 1024 entries.
+    #[tokio::test(start_paused = true)]
+    async fn viewers_of_a_ledger_that_hangs_do_not_stop_the_dispatcher() {
+        let table = LeaseTable::new(&[], 0, 1, Duration::from_secs(30));
+        let controller = ConcurrencyController::new(Ceilings::default(), Instant::now());
+        let (writer, _hanging) = Writer::channel();
+        let (dispatcher, handle) = Dispatcher::new(table, controller, writer);
+        let mut task = JoinSet::new();
+        task.spawn(dispatcher.run());
+        for _ in 0..1100 {
+            let read = handle.read_ledger(Ledger::past);
+            timeout(Duration::from_millis(1), read).await.unwrap_err();
+        }
+        let answers = timeout(Duration::from_secs(10), handle.answers());
+        assert_eq!(answers.await, Ok(true));
     }
 }
