@@ -1,8 +1,8 @@
 //! When the groups of failures are read again, and their form in messages. Pure.
 //!
 //! The ledger's thread counts the groups with one query, which takes time where many classes have
-//! failed. It is asked at most once in [`INTERVAL`], and only after a class has failed or a failed
-//! one has another state.
+//! failed. It is asked at most once in [`INTERVAL`] and at the end of the job, and only after a
+//! class has failed or a failed one has another state.
 
 use std::{sync::Arc, time::Duration};
 
@@ -26,8 +26,8 @@ pub(super) struct GroupedFailures {
 }
 
 impl GroupedFailures {
-    /// Whether the groups have to be read: a class has become failed, or is it no longer, since the
-    /// last read.
+    /// Whether the groups have to be read: since the last read a class has failed, or a failed one
+    /// has another state.
     pub(super) fn is_due(&self, letters: &str, now: Instant) -> bool {
         if self.read_at.is_some_and(|read_at| now < read_at + INTERVAL) {
             return false;
@@ -51,9 +51,12 @@ impl GroupedFailures {
         letters.clone_into(&mut self.letters);
         self.read_at = Some(now);
     }
-}
 
-impl GroupedFailures {
+    /// Permits the next read at once: the last message has the groups of all failed classes.
+    pub(super) fn end_interval(&mut self) {
+        self.read_at = None;
+    }
+
     /// The ledger did not answer: the groups as last read stay until the next attempt.
     pub(super) fn not_read(&mut self, now: Instant) {
         self.read_at = Some(now);
@@ -93,5 +96,8 @@ mod tests {
             failures.is_due("www", start + 9 * second),
             "it is tried again"
         );
+        failures.end_interval();
+        assert!(failures.is_due("ffr", start + second), "the job ends");
+        assert!(!failures.is_due("wfr", start + second), "nothing is new");
     }
 }

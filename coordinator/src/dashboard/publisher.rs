@@ -43,6 +43,8 @@ const LONGEST_SILENCE: Duration = Duration::from_secs(5);
 const MAX_AGE: Duration = Duration::from_millis(950);
 /// Maximum wait for the ledger, in case its disk hangs.
 const READ_LIMIT: Duration = Duration::from_secs(5);
+/// The same at the end of the job, within [`super::FINISH_LIMIT`].
+const LAST_READ_LIMIT: Duration = Duration::from_millis(500);
 
 /// A request to the publisher.
 #[derive(Debug)]
@@ -200,7 +202,7 @@ impl Publisher {
         if let Some(current) = self.current.as_ref().filter(is_fresh) {
             return Ok(Arc::clone(current));
         }
-        self.make().await
+        self.make(READ_LIMIT).await
     }
 
     /// Adds to the history. If streams are open, makes a snapshot and sends the difference to the
@@ -211,7 +213,7 @@ impl Publisher {
             return Ok(());
         }
         let before = self.current.clone();
-        let current = self.make().await?;
+        let current = self.make(READ_LIMIT).await?;
         self.send(before.as_deref(), &current);
         Ok(())
     }
@@ -228,13 +230,14 @@ impl Publisher {
         self.viewers.send(update.as_ref(), || current.event());
     }
 
-    /// Makes a snapshot of the dispatcher's current view.
-    async fn make(&mut self) -> Result<Arc<Current>, DispatchError> {
+    /// Makes a snapshot of the dispatcher's current view. Waits for the ledger at most for the
+    /// given time.
+    async fn make(&mut self, read_limit: Duration) -> Result<Arc<Current>, DispatchError> {
         let view = self.handle.live_view().await?;
         let now = Instant::now();
         if self.failures.is_due(&view.letters, now) {
             let read = self.handle.read_ledger(Ledger::failure_groups);
-            match timeout(READ_LIMIT, read).await {
+            match timeout(read_limit, read).await {
                 Ok(Ok(groups)) => self.failures.replace(groups, &view.letters, now),
                 // The cause is logged; the groups as last read stay.
                 _ => self.failures.not_read(now),
@@ -290,8 +293,9 @@ impl Publisher {
     /// view with the counts and the phase at the end.
     async fn finish(&mut self) {
         self.sample();
+        self.failures.end_interval();
         let before = self.current.clone();
-        let current = match self.make().await {
+        let current = match self.make(LAST_READ_LIMIT).await {
             Ok(current) => Some(current),
             Err(_) => before.as_ref().map(|before| {
                 let mut view = before.view.clone();

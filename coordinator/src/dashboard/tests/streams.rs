@@ -45,6 +45,32 @@ async fn a_viewer_follows_the_job_to_its_end() {
     );
 }
 
+#[tokio::test]
+async fn the_last_event_has_the_groups_of_all_failures() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Watched::start(folder.path(), 2, 2).await;
+    let mut stream = job.dashboard.subscribe().unwrap();
+    event(&mut stream).await.unwrap();
+    let mut last = Value::Null;
+    job.report(job.leases[0], missing(job.leases[0].wnid)).await;
+    while last["groups"][0].is_null() {
+        last = event(&mut stream).await.unwrap().2["failures"].take();
+    }
+    // The groups have just been read, and are not read again for two seconds.
+    job.report(job.leases[1], missing(job.leases[1].wnid)).await;
+    let rest = async {
+        while let Some((.., mut message)) = event(&mut stream).await {
+            if message["failures"].is_object() {
+                last = message["failures"].take();
+            }
+        }
+        drop(stream);
+    };
+    tokio::join!(job.dashboard.finish(), rest);
+    assert_eq!(last["total"], 2);
+    assert_eq!(last["groups"][0]["count"], 2, "{last}");
+}
+
 /// The dispatcher ends before the publisher has made a snapshot of the end.
 #[tokio::test]
 async fn the_last_counts_are_sent_although_the_dispatcher_has_ended() {
