@@ -9,7 +9,10 @@
 use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
-use shared::Wnid;
+use shared::{
+    Wnid,
+    http::{MAX_STREAMS, TOO_MANY_STREAMS},
+};
 use tokio::{
     sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot, watch},
     task::JoinSet,
@@ -42,7 +45,7 @@ use viewers::QUEUE;
 use crate::dispatcher::{DispatchError, DispatcherHandle};
 
 /// Maximum number of open streams.
-pub const MAX_VIEWERS: usize = 64;
+pub const MAX_VIEWERS: usize = MAX_STREAMS;
 /// Maximum number of rows in a page of workers or classes.
 pub const PAGE: usize = 200;
 /// Capacity of the publisher's queue of requests. When it is full, callers wait.
@@ -63,6 +66,9 @@ pub enum QueryError {
         /// What is known.
         expected: &'static str,
     },
+    /// [`MAX_VIEWERS`] streams are open.
+    #[error("{TOO_MANY_STREAMS}")]
+    TooManyViewers,
     /// The job ends, or the ledger cannot be read.
     #[error("the coordinator cannot answer now; ask again")]
     Unavailable,
@@ -86,11 +92,11 @@ impl From<DispatchError> for QueryError {
 #[derive(Debug, Clone)]
 pub struct JobFacts {
     /// Id of the run.
-    pub run_id: String,
+    pub run_id: Arc<str>,
     /// Number of the coordinator's start.
     pub epoch: u32,
     /// The command that retries failed classes, up to their ids.
-    pub retry_command: String,
+    pub retry_command: Arc<str>,
     /// Cancelled when a shutdown is requested.
     pub stopping: CancellationToken,
 }
@@ -102,7 +108,7 @@ pub struct Dashboard {
     list: Arc<List>,
     requests: mpsc::Sender<Request>,
     /// The last snapshot as JSON, for the time after the publisher has ended.
-    last_snapshot: watch::Receiver<Bytes>,
+    last_snapshot: watch::Receiver<Option<Bytes>>,
     viewers: Arc<Semaphore>,
 }
 
@@ -130,19 +136,31 @@ impl Dashboard {
     }
 
     /// The whole snapshot as JSON, at most a second old; after the end of the job the last one.
-    pub async fn snapshot(&self) -> Bytes {
+    ///
+    /// # Errors
+    /// [`QueryError::Unavailable`].
+    pub async fn snapshot(&self) -> Result<Bytes, QueryError> {
         match self.current().await {
-            Ok(current) => current.json(),
-            Err(_) => self.last_snapshot.borrow().clone(),
+            Ok(current) => Ok(current.json()),
+            Err(error) => self.last_snapshot.borrow().clone().ok_or(error),
         }
     }
 
-    /// Opens a stream. `None` if [`MAX_VIEWERS`] streams are open, or the job has ended.
-    pub fn subscribe(&self) -> Option<Subscription> {
-        let permit = Arc::clone(&self.viewers).try_acquire_owned().ok()?;
+    /// Opens a stream.
+    ///
+    /// # Errors
+    /// [`QueryError::TooManyViewers`], or [`QueryError::Unavailable`].
+    pub fn subscribe(&self) -> Result<Subscription, QueryError> {
+        // At the end of the job `finish` holds the permits.
+        if self.requests.is_closed() {
+            return Err(QueryError::Unavailable);
+        }
+        let permit = Arc::clone(&self.viewers).try_acquire_owned();
+        let permit = permit.map_err(|_| QueryError::TooManyViewers)?;
         let (queue, events) = mpsc::channel(QUEUE);
-        self.requests.try_send(Request::Subscribe(queue)).ok()?;
-        Some(Subscription {
+        let sent = self.requests.try_send(Request::Subscribe(queue));
+        sent.map_err(|_| QueryError::Unavailable)?;
+        Ok(Subscription {
             events,
             _permit: permit,
         })

@@ -74,8 +74,6 @@ pub(super) struct Publisher {
     handle: DispatcherHandle,
     facts: JobFacts,
     list: Arc<List>,
-    command: Arc<str>,
-    run_id: Arc<str>,
     history: PointLevels,
     ends: EndRange,
     failures: GroupedFailures,
@@ -85,7 +83,7 @@ pub(super) struct Publisher {
     current: Option<Arc<Current>>,
     viewers: Viewers,
     sent: Instant,
-    snapshots: watch::Sender<Bytes>,
+    snapshots: watch::Sender<Option<Bytes>>,
 }
 
 impl Publisher {
@@ -94,13 +92,11 @@ impl Publisher {
         handle: DispatcherHandle,
         facts: JobFacts,
         list: Arc<List>,
-    ) -> (Self, watch::Receiver<Bytes>) {
-        let (snapshots, last_snapshot) = watch::channel(Bytes::new());
+    ) -> (Self, watch::Receiver<Option<Bytes>>) {
+        let (snapshots, last_snapshot) = watch::channel(None);
         let publisher = Self {
             handle,
             list,
-            command: facts.retry_command.as_str().into(),
-            run_id: facts.run_id.as_str().into(),
             facts,
             history: PointLevels::default(),
             ends: EndRange::default(),
@@ -262,7 +258,7 @@ impl Publisher {
         });
         let time_left = view.fleet.job.time_left;
         let facts = Facts {
-            run_id: &self.run_id,
+            run_id: &self.facts.run_id,
             epoch: self.facts.epoch,
             seq: self.seq,
             now: SystemTime::now(),
@@ -275,7 +271,7 @@ impl Publisher {
             points: self.history.points(),
             marks: marks.collect(),
             list: &self.list,
-            command: &self.command,
+            command: &self.facts.retry_command,
         };
         let snapshot = Snapshot::of(&view, facts);
         let current = Arc::new(Current {
@@ -306,7 +302,7 @@ impl Publisher {
         };
         if let Some(current) = current {
             self.send(before.as_deref(), &current);
-            self.snapshots.send_replace(current.json());
+            self.snapshots.send_replace(Some(current.json()));
         }
         drop(mem::take(&mut self.viewers));
     }

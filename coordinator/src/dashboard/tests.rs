@@ -64,9 +64,9 @@ impl Watched {
         let mut dispatcher = JoinSet::new();
         dispatcher.spawn(owner.run());
         let facts = JobFacts {
-            run_id: "run".to_owned(),
+            run_id: "run".into(),
             epoch,
-            retry_command: "coordinator retry --target /data".to_owned(),
+            retry_command: "coordinator retry --target /data".into(),
             stopping: CancellationToken::new(),
         };
         let mut publisher = JoinSet::new();
@@ -115,7 +115,7 @@ impl Watched {
     }
 
     async fn snapshot(&self) -> Value {
-        serde_json::from_slice(&self.dashboard.snapshot().await).unwrap()
+        serde_json::from_slice(&self.dashboard.snapshot().await.unwrap()).unwrap()
     }
 }
 

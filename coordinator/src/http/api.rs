@@ -20,7 +20,7 @@ use http::{
 use serde::{Deserialize, Serialize};
 use shared::{
     Wnid,
-    http::{LongStream, Peer, Source, TOO_MANY_STREAMS, json_error},
+    http::{LongStream, Peer, Source, json_error},
     protocol::MAX_BATCH,
 };
 
@@ -145,8 +145,6 @@ enum ApiError {
     NotFound(String),
     #[error("the coordinator is at its end: start it again to resume the job")]
     Ended,
-    #[error("{TOO_MANY_STREAMS}")]
-    TooManyStreams,
     #[error(transparent)]
     Query(#[from] QueryError),
 }
@@ -156,9 +154,7 @@ impl IntoResponse for ApiError {
         let status = match self {
             Self::Refused(refusal) => return refusal.into_response(),
             Self::Query(ref error) if error.is_bad_request() => StatusCode::BAD_REQUEST,
-            Self::Starting | Self::Ended | Self::TooManyStreams | Self::Query(_) => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::Starting | Self::Ended | Self::Query(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
         };
@@ -201,7 +197,7 @@ async fn viewer(Extension(viewer): Extension<Arc<Viewer>>) -> Response {
 }
 
 async fn snapshot(State(port): State<PortState>) -> Answer {
-    let snapshot = port.job()?.dashboard.snapshot().await;
+    let snapshot = port.job()?.dashboard.snapshot().await?;
     Ok(([(CONTENT_TYPE, JSON)], snapshot).into_response())
 }
 
@@ -210,8 +206,7 @@ async fn events(
     State(port): State<PortState>,
     Extension(viewer): Extension<Arc<Viewer>>,
 ) -> Answer {
-    let subscription = port.job()?.dashboard.subscribe();
-    let subscription = subscription.ok_or(ApiError::TooManyStreams)?;
+    let subscription = port.job()?.dashboard.subscribe()?;
     let events = stream::unfold(subscription, |mut subscription| async {
         let event = subscription.next().await?;
         Some((Ok::<_, Infallible>(event), subscription))

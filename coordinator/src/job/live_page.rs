@@ -38,9 +38,9 @@ pub(super) async fn start(
     endpoints: &mut JoinSet<()>,
 ) -> Result<Dashboard, CoordinatorError> {
     let facts = JobFacts {
-        run_id: plan.job.run_id.clone(),
+        run_id: plan.job.run_id.as_str().into(),
         epoch,
-        retry_command: retry_command(&plan.target),
+        retry_command: retry_command(&plan.target).into(),
         stopping: stop.drain.clone(),
     };
     let dashboard = Dashboard::start(handle, facts, endpoints).await;

@@ -1,6 +1,9 @@
 //! Streams of events and single snapshots.
 
-use super::{super::MAX_VIEWERS, *};
+use super::{
+    super::{MAX_VIEWERS, QueryError},
+    *,
+};
 
 #[tokio::test]
 async fn a_viewer_follows_the_job_to_its_end() {
@@ -39,10 +42,8 @@ async fn a_viewer_follows_the_job_to_its_end() {
         "the last snapshot can still be read"
     );
     assert_eq!(last["job"]["failed"], 2);
-    assert!(
-        job.dashboard.subscribe().is_none(),
-        "the publisher has ended"
-    );
+    let refused = job.dashboard.subscribe().unwrap_err();
+    assert_eq!(refused, QueryError::Unavailable, "the publisher has ended");
 }
 
 #[tokio::test]
@@ -103,7 +104,7 @@ async fn without_viewers_no_snapshot_is_made_and_one_serves_all_who_ask() {
         "the history has points"
     );
     let asked = (0..20).map(|_| job.dashboard.snapshot());
-    let answers = futures_util::future::join_all(asked).await;
+    let answers = futures_util::future::try_join_all(asked).await.unwrap();
     let shared = answers
         .iter()
         .filter(|answer| answer.as_ptr() == answers[0].as_ptr());
@@ -121,9 +122,10 @@ async fn a_viewer_beyond_the_limit_is_refused_until_another_one_leaves() {
         assert_eq!(name, "snapshot");
         streams.push(stream);
     }
-    assert!(job.dashboard.subscribe().is_none());
+    let refused = job.dashboard.subscribe().unwrap_err();
+    assert_eq!(refused, QueryError::TooManyViewers);
     streams.pop();
-    assert!(job.dashboard.subscribe().is_some());
+    job.dashboard.subscribe().unwrap();
 }
 
 #[tokio::test]
