@@ -41,8 +41,11 @@ pub(super) enum Refusal {
     )]
     NoTokens,
     /// It has no token.
-    #[error("this takes a token: send that of a viewer or an admin")]
-    NoToken,
+    #[error("this takes a token: send that of {}", whose(*.needed))]
+    NoToken {
+        /// The least role that is needed.
+        needed: Role,
+    },
     /// Its token is not valid.
     #[error("the token is not one of this cluster's: send that of a viewer or an admin")]
     WrongToken,
@@ -74,7 +77,7 @@ impl Refusal {
     /// The status of the answer.
     pub(super) fn status(self) -> StatusCode {
         match self {
-            Self::Plaintext | Self::NoTokens | Self::NoToken | Self::WrongToken => {
+            Self::Plaintext | Self::NoTokens | Self::NoToken { .. } | Self::WrongToken => {
                 StatusCode::UNAUTHORIZED
             }
             Self::Role { .. } | Self::OtherSite => StatusCode::FORBIDDEN,
@@ -118,7 +121,9 @@ pub(super) fn viewer(
             may_retry: !credentials.requires_credential(),
             revoked: CancellationToken::new(),
         }),
-        ShownToken::None if credentials.has_tokens() => Err(Refusal::NoToken),
+        ShownToken::None if credentials.has_tokens() => Err(Refusal::NoToken {
+            needed: Role::Viewer,
+        }),
         ShownToken::None => Err(Refusal::NoTokens),
     }
 }
@@ -136,7 +141,7 @@ pub(super) fn may_retry(viewer: &Viewer, headers: &HeaderMap) -> Result<(), Refu
         return Err(if has_token {
             Refusal::Role { role, needed }
         } else {
-            Refusal::NoToken
+            Refusal::NoToken { needed }
         });
     }
     let kind = headers
@@ -217,9 +222,11 @@ mod tests {
     fn other_machines_need_an_encrypted_connection_and_a_token() {
         let credentials = credentials(Some(TOKENS));
         let [viewer, admin] = ["viewer-0123456789", "admin-0123456789"];
+        let needed = Role::Viewer;
+        let none = Refusal::NoToken { needed };
         let worker = Refusal::Role {
             role: Role::Worker,
-            needed: Role::Viewer,
+            needed,
         };
         for (source, has_tls, token, expected) in [
             (Source::ThisMachine, false, "", Ok(false)),
@@ -231,12 +238,12 @@ mod tests {
                 "unknown",
                 Err(Refusal::WrongToken),
             ),
-            (Source::Proxy, false, "", Err(Refusal::NoToken)),
+            (Source::Proxy, false, "", Err(none)),
             (Source::Proxy, false, viewer, Ok(false)),
             (Source::Proxy, false, admin, Ok(true)),
             (Source::Elsewhere, false, "", Err(Refusal::Plaintext)),
             (Source::Elsewhere, false, admin, Err(Refusal::Plaintext)),
-            (Source::Elsewhere, true, "", Err(Refusal::NoToken)),
+            (Source::Elsewhere, true, "", Err(none)),
             (Source::Elsewhere, true, "worker-0123456789", Err(worker)),
             (Source::Elsewhere, true, viewer, Ok(false)),
             (Source::Elsewhere, true, admin, Ok(true)),
@@ -244,6 +251,16 @@ mod tests {
             let found = access(source, has_tls, token, &credentials);
             assert_eq!(found, expected, "{source:?} {has_tls} {token}");
         }
+    }
+
+    #[test]
+    fn a_retry_without_a_token_is_told_to_send_an_admins() {
+        let credentials = credentials(Some(TOKENS));
+        let none = headers(&[]);
+        let viewer = viewer(Source::ThisMachine, peer(false), &none, &credentials).unwrap();
+        let refusal = may_retry(&viewer, &none).unwrap_err();
+        let expected = "this takes a token: send that of an admin";
+        assert_eq!(refusal.to_string(), expected);
     }
 
     #[test]
