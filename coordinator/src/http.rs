@@ -108,8 +108,12 @@ impl HttpEndpoint {
 }
 
 impl CoordinatorState {
+    fn is_stopping(&self) -> bool {
+        self.stopping.iter().any(CancellationToken::is_cancelled)
+    }
+
     fn readiness(&self) -> Result<(), &'static str> {
-        if self.stopping.iter().any(CancellationToken::is_cancelled) {
+        if self.is_stopping() {
             return Err("stopping");
         }
         let running_job = self.running_job.get().ok_or("starting")?;
@@ -140,7 +144,13 @@ impl ProgramStatus for HttpEndpoint {
 
 #[cfg(test)]
 mod tests {
+    use ::http::{Request, StatusCode};
+    use axum::body::{Body, to_bytes};
+    use shared::http::{Peer, Source};
+    use tower::ServiceExt as _;
+
     use super::*;
+    use crate::auth::ServerCredentialFiles;
 
     #[tokio::test]
     async fn a_starting_coordinator_is_alive_and_not_ready() {
@@ -155,5 +165,32 @@ mod tests {
         );
         close.cancel();
         assert_eq!(outside.readiness(), Err("stopping"));
+    }
+
+    #[tokio::test]
+    async fn a_coordinator_that_stops_takes_no_retry() {
+        let close = CancellationToken::new();
+        let endpoint = HttpEndpoint::new([CancellationToken::new(), close.clone()]);
+        let address = ([127, 0, 0, 1], 80).into();
+        let router = api::routes(api::PortState {
+            coordinator: Arc::clone(&endpoint.coordinator),
+            credentials: Arc::new(ServerCredentialFiles::default().open().unwrap()),
+            address,
+        });
+        close.cancel();
+        let peer = Peer {
+            address,
+            has_tls: false,
+        };
+        let request = Request::post("/api/v1/retry")
+            .header("content-type", "application/json")
+            .extension(Source::ThisMachine)
+            .extension(peer)
+            .body(Body::from(r#"{"wnids":[]}"#));
+        let answer = router.oneshot(request.unwrap()).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE);
+        let body = to_bytes(answer.into_body(), 1000).await.unwrap();
+        let body = String::from_utf8_lossy(&body);
+        assert!(body.contains("at its end"), "{body}");
     }
 }

@@ -299,7 +299,8 @@ struct RetryAnswer {
     invalid_rows: u64,
 }
 
-/// Retries failed classes, by the same command of the dispatcher as `coordinator retry`.
+/// Retries failed classes, by the same command of the dispatcher as `coordinator retry`. At the end
+/// of the job, when the counts are final, it is refused: this port is still open then.
 async fn retry(
     State(port): State<PortState>,
     Extension(viewer): Extension<Arc<Viewer>>,
@@ -307,6 +308,9 @@ async fn retry(
     body: Body,
 ) -> Answer {
     access::may_retry(&viewer, &headers)?;
+    if port.coordinator.is_stopping() {
+        return Err(ApiError::Ended);
+    }
     let handle = &port.job()?.handle;
     let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
         ApiError::Invalid(format!("the body of a retry has at most {MAX_BODY} bytes"))

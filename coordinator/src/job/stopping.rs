@@ -78,8 +78,9 @@ impl Job {
         self.servers.shutdown().await;
         // The worker's tasks must end first: the end of the runtime would cancel them at any point.
         drop(timeout(CLOSE_TIMEOUT, self.worker.shutdown()).await);
-        let status = self.status();
         self.dashboard.finish().await;
+        // After the last message, for which the dispatcher has handled each earlier retry.
+        let status = self.status();
         drop(self.service);
         self.dispatcher.shutdown().await;
         self.writer
