@@ -147,7 +147,7 @@ pub enum WorkerState {
     Draining,
     /// Failed classes that other workers can download, and gets no lease for a while.
     Quarantined,
-    /// Neither a call nor an observation for three beats. For display only: its leases last as long
+    /// Neither a call nor an observation for three intervals of observations. For display only: its leases last as long
     /// as those of any other worker.
     Silent,
     /// Its session has expired, and it has not registered again.

@@ -136,7 +136,7 @@ pub struct LeaseTable {
     /// The workers whose sessions have expired, for display.
     lost: LostWorkers,
     /// Longest time between two observations of a worker.
-    beat: Duration,
+    observation_interval: Duration,
     first_token: LeaseToken,
     last_token: LeaseToken,
     ttl: Duration,
@@ -173,7 +173,7 @@ impl LeaseTable {
             // mistaken for one of this coordinator.
             sessions: Sessions::new(SessionId(first_token.0), ttl),
             silent_after: Duration::MAX,
-            beat: live::BEAT,
+            observation_interval: live::OBSERVATION_INTERVAL,
             first_token,
             last_token: first_token,
             ttl,

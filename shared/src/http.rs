@@ -41,8 +41,8 @@ const ALIVE_TIMEOUT: Duration = Duration::from_secs(2);
 const OTHER_HOST: &str = "this port is for this machine: ask for it as localhost or 127.0.0.1, or \
                           let the program listen on an address of the network with --http";
 /// The answer to a stream beyond the limit.
-pub const TOO_MANY_STREAMS: &str = "64 viewers are connected already: close one of them, or ask for \
-                                api/v1/snapshot now and then";
+pub const TOO_MANY_STREAMS: &str = "64 viewers are connected already: close one of them, or ask \
+                                    for api/v1/snapshot now and then";
 /// Paths below this one have JSON as answers, errors too.
 const API: &str = "/api/";
 

@@ -1,10 +1,11 @@
 //! Lists of classes by state, worker or id, a page at a time, and one class. The states come from
 //! the publisher's view, holders from the dispatcher, outcomes from the ledger's thread: at most
-//! [`PAGE`] lookups each.
+//! [`PAGE`] lookups each. A list by worker also asks the dispatcher for all classes that the worker
+//! holds, and the ledger for all that it has settled.
 
 use std::collections::HashMap;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use shared::{Wnid, outcome::Outcome};
 
 use super::{PAGE, QueryError, list::List, ranking::unknown};
@@ -18,7 +19,7 @@ use crate::{
 const LETTERS: &str = "wdrskf";
 
 /// The parameters of `api/v1/classes`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct ClassesQuery {
     /// Letters of the wanted states; all if absent.
     pub state: Option<String>,
@@ -121,7 +122,7 @@ impl ClassFilter {
     ) -> Result<ClassesPage, QueryError> {
         let rows = match &self.worker {
             Some(worker) => self.rows_of(worker, handle, list).await?,
-            None => list.rows_after(None).to_vec(),
+            None => list.by_id.clone(),
         };
         let letters = view.letters.as_bytes();
         let matches = |row: &usize| {

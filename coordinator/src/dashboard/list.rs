@@ -14,8 +14,8 @@ pub(super) struct List {
     pub(super) invalid_rows: u64,
     /// The ids as text, for snapshots.
     pub(super) encoded: Arc<str>,
-    /// Rows in the order of their ids.
-    order: Vec<usize>,
+    /// The rows with a class id, in the order of their ids.
+    pub(super) by_id: Vec<usize>,
 }
 
 impl List {
@@ -24,13 +24,13 @@ impl List {
             wnids,
             invalid_rows,
         } = list;
-        let mut order: Vec<usize> = (0..wnids.len()).collect();
-        order.sort_unstable_by_key(|row| wnids[*row]);
+        let mut by_id: Vec<usize> = (0..wnids.len()).collect();
+        by_id.sort_unstable_by_key(|row| wnids[*row]);
         Self {
             encoded: encoded(&wnids, invalid_rows),
             wnids,
             invalid_rows,
-            order,
+            by_id,
         }
     }
 
@@ -43,16 +43,8 @@ impl List {
     /// The row of a class.
     pub(super) fn row(&self, wnid: Wnid) -> Option<usize> {
         let place = self
-            .order
+            .by_id
             .binary_search_by_key(&wnid, |row| self.wnids[*row]);
-        place.ok().map(|place| self.order[place])
-    }
-
-    /// The rows of the ids after `after`, in the order of their ids.
-    pub(super) fn rows_after(&self, after: Option<Wnid>) -> &[usize] {
-        let first = self
-            .order
-            .partition_point(|row| Some(self.wnids[*row]) <= after);
-        &self.order[first..]
+        place.ok().map(|place| self.by_id[place])
     }
 }

@@ -205,7 +205,8 @@ impl Publisher {
     /// one before.
     async fn publish(&mut self) -> Result<(), DispatchError> {
         self.sample();
-        if !self.viewers.any() {
+        self.viewers.remove_closed();
+        if self.viewers.is_empty() {
             return Ok(());
         }
         let before = self.current.clone();

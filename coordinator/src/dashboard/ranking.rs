@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
 use super::{
     PAGE, QueryError,
@@ -23,7 +23,7 @@ const STATES: [WorkerState; 5] = [
 ];
 
 /// The parameters of `api/v1/workers`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct WorkersQuery {
     /// `trouble` (the default), `name` or `rate`.
     pub sort: Option<String>,

@@ -27,15 +27,14 @@ impl Viewers {
         });
     }
 
-    /// Whether no stream was open at the last message.
+    /// Whether no stream was open when closed ones were removed last.
     pub(super) fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
 
-    /// Whether any stream is open.
-    pub(super) fn any(&mut self) -> bool {
+    /// Removes the streams that their clients have closed.
+    pub(super) fn remove_closed(&mut self) {
         self.0.retain(|viewer| !viewer.queue.is_closed());
-        !self.0.is_empty()
     }
 
     /// Sends the snapshot to the viewers that need one, and the update, if there is one, to the
@@ -94,6 +93,7 @@ mod tests {
         assert_eq!(received(&mut slow), [&[120][..], &[21]]);
         assert_eq!(of_fast.len(), 20);
         drop((slow, fast));
-        assert!(!viewers.any());
+        viewers.remove_closed();
+        assert!(viewers.is_empty());
     }
 }

@@ -71,8 +71,8 @@ impl Published {
         self.status.borrow().is_done()
     }
 
-    /// Publishes the counts, the workers and the wake-up generation. The counts of a finished job are published
-    /// only by [`Self::publish_done_later`].
+    /// Publishes the counts, the workers and the wake-up generation. The counts of a finished job
+    /// are published only by [`Self::publish_done_later`].
     pub(super) fn publish_counts(&mut self, table: &LeaseTable) {
         let snapshot = self.take(table.status());
         if self.may_publish(table) {

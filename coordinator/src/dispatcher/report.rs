@@ -56,7 +56,7 @@ impl Dispatcher {
         let session = reporter.session;
         let is_known = self
             .table
-            .heard_call(session, reporter.received, lease_now)
+            .record_call(session, reporter.received, lease_now)
             .is_ok();
         self.table.record_sent_requests(session, reporter.requests);
         let mut receipt = Receipt {

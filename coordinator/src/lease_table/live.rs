@@ -14,9 +14,9 @@ use crate::fleet::{WaitsFor, WorkerState, WorkerView};
 
 /// Longest time between two observations of a worker in a fleet of up to 1,000 workers, from the
 /// protocol.
-pub(super) const BEAT: Duration = Duration::from_secs(2);
-/// A worker is silent after so many beats without a call or an observation.
-const SILENT_BEATS: u32 = 3;
+pub(super) const OBSERVATION_INTERVAL: Duration = Duration::from_secs(2);
+/// A worker is silent after so many intervals without a call or an observation.
+const SILENT_INTERVALS: u32 = 3;
 /// Time constant in seconds with which rates are smoothed.
 const SMOOTHED_OVER: f64 = 5.0;
 /// Observations that follow one another faster are measured together.
@@ -112,13 +112,13 @@ impl Live {
 
     /// Time without a call or an observation after which the worker is silent. One that sends no
     /// observations is heard of with its heartbeats only.
-    fn silent_after(&self, beat: Duration, ttl: Duration) -> Duration {
-        let beat = if self.observes {
-            beat
+    fn silent_after(&self, interval: Duration, ttl: Duration) -> Duration {
+        let interval = if self.observes {
+            interval
         } else {
-            beat.max(ttl / RENEWALS_PER_TTL)
+            interval.max(ttl / RENEWALS_PER_TTL)
         };
-        beat * SILENT_BEATS
+        interval * SILENT_INTERVALS
     }
 }
 
@@ -198,10 +198,10 @@ impl Rate {
 
 impl Session {
     /// The state at this time.
-    fn state(&self, beat: Duration, ttl: Duration, now: Instant) -> WorkerState {
+    fn state(&self, interval: Duration, ttl: Duration, now: Instant) -> WorkerState {
         let unheard = now.saturating_duration_since(self.live.heard);
         match () {
-            () if unheard > self.live.silent_after(beat, ttl) => WorkerState::Silent,
+            () if unheard > self.live.silent_after(interval, ttl) => WorkerState::Silent,
             () if self.draining => WorkerState::Draining,
             () if self.is_quarantined(now) => WorkerState::Quarantined,
             () => WorkerState::Active,
@@ -252,7 +252,7 @@ impl LeaseTable {
         report: &LiveReport,
         now: Instant,
     ) -> Result<(), UnknownSession> {
-        self.heard_call(id, report.received_bytes, now)?;
+        self.record_call(id, report.received_bytes, now)?;
         let session = self.sessions.get_mut(id)?;
         session.live.observes = true;
         session.live.rate.record(report.received_bytes, now);
@@ -274,7 +274,7 @@ impl LeaseTable {
     ///
     /// # Errors
     /// [`UnknownSession`].
-    pub fn heard_call(
+    pub fn record_call(
         &mut self,
         id: SessionId,
         received_bytes: u64,
@@ -291,16 +291,16 @@ impl LeaseTable {
     }
 
     /// Sets the interval at which the controller wants observations. A large fleet sends them less
-    /// often than every [`BEAT`].
+    /// often than every [`OBSERVATION_INTERVAL`].
     pub fn set_observation_interval(&mut self, interval: Duration) {
-        self.beat = BEAT.max(interval);
+        self.observation_interval = OBSERVATION_INTERVAL.max(interval);
     }
 
     /// Updates the states of all workers.
     pub fn update_states(&mut self, now: Instant) {
         let ttl = self.sessions.ttl;
         for session in self.sessions.by_id.values_mut() {
-            let state = session.state(self.beat, ttl, now);
+            let state = session.state(self.observation_interval, ttl, now);
             if state == session.live.state {
                 continue;
             }

@@ -1,9 +1,6 @@
 //! The workers whose sessions have expired, for display. No I/O, no clock.
 
-use std::{
-    collections::VecDeque,
-    time::{Duration, SystemTime},
-};
+use std::{collections::VecDeque, time::SystemTime};
 
 use tokio::time::Instant;
 
@@ -29,7 +26,7 @@ pub(super) struct LostWorkers(VecDeque<LostWorker>);
 impl LostWorkers {
     /// Adds a worker whose session has expired.
     pub(super) fn add(&mut self, session: Session, received_bytes: u64, now: Instant) {
-        self.found(&session.worker_info.worker);
+        self.remove(&session.worker_info.worker);
         if self.0.len() >= MOST_LOST {
             self.0.pop_front();
         }
@@ -40,8 +37,8 @@ impl LostWorkers {
         });
     }
 
-    /// Removes a worker that has registered again.
-    pub(super) fn found(&mut self, worker: &str) {
+    /// Removes a worker, if it is there.
+    pub(super) fn remove(&mut self, worker: &str) {
         self.0
             .retain(|lost| lost.session.worker_info.worker != worker);
     }
@@ -66,7 +63,7 @@ impl LostWorkers {
                 skipped: lost.session.settled.skipped,
                 failed: lost.session.settled.failed,
                 received_bytes: lost.received_bytes,
-                silent: unheard(lost, now),
+                silent: now.saturating_duration_since(lost.session.live.heard),
                 storage: info.storage.clone(),
                 build: info.build.clone(),
                 since: time_of_day(lost.at),
@@ -76,8 +73,4 @@ impl LostWorkers {
             }
         })
     }
-}
-
-fn unheard(lost: &LostWorker, now: Instant) -> Duration {
-    now.saturating_duration_since(lost.session.live.heard)
 }

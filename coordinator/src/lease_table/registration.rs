@@ -59,7 +59,7 @@ impl LeaseTable {
         let drop = self.reconcile(session, held, now);
         let needs_inventory = self.needs_inventory(session, held, now);
         self.is_back(&worker_info.worker);
-        self.lost.found(&worker_info.worker);
+        self.lost.remove(&worker_info.worker);
         let renamed = worker_info
             .credential
             .map(|credential| self.names.bind(&worker_info.worker, credential));

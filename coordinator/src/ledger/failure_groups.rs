@@ -27,12 +27,13 @@ pub struct FailureGroup {
 }
 
 impl FailureGroup {
-    /// Whether the same request may succeed later: the cause is not the class itself.
+    /// Whether the same request may succeed later: the cause is not the class itself. Statuses as in
+    /// the worker's `origin/retry`.
     pub fn is_retryable(&self) -> bool {
         let status = self.message.get(..3).and_then(|status| status.parse().ok());
         match (self.kind, status) {
             (FailureKind::HttpError, Some(status)) => {
-                matches!(status, 408 | 425 | 429 | 500..=599)
+                matches!(status, 408 | 425 | 429 | 500 | 502..=504 | 520..=524)
             }
             (
                 FailureKind::Timeout | FailureKind::ConnectionError | FailureKind::StorageError,

@@ -66,7 +66,7 @@ fn bytes_in_an_observation_are_shown_at_once_and_counted_once() {
     table.leave(id).unwrap();
     let again = session(&mut table, "w", now);
     observe(&mut table, again, 800, now);
-    table.heard_call(again, 0, now).unwrap();
+    table.record_call(again, 0, now).unwrap();
     assert_eq!(table.status().received_bytes, 800);
     check(&table);
 }
@@ -139,15 +139,15 @@ fn bytes_that_were_observed_before_are_progress_in_a_heartbeat() {
 }
 
 #[test]
-fn a_worker_is_silent_after_three_beats_then_lost_and_active_when_it_is_back() {
+fn a_worker_is_silent_after_three_intervals_then_lost_and_active_when_it_is_back() {
     let start = Instant::now();
     let mut table = table(2);
     let id = session(&mut table, "w", start);
     acquire(&mut table, id, 1, start).unwrap();
     observe(&mut table, id, 10, start);
-    let beats = 6 * SECOND;
-    assert_eq!(state(&mut table, start + beats), WorkerState::Active);
-    let now = start + beats + Duration::from_millis(1);
+    let intervals = 6 * SECOND;
+    assert_eq!(state(&mut table, start + intervals), WorkerState::Active);
+    let now = start + intervals + Duration::from_millis(1);
     assert_eq!(state(&mut table, now), WorkerState::Silent);
     let silent = table
         .workers(now, |moment| UNIX_EPOCH + (moment - start), |_| None)
