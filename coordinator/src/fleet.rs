@@ -137,8 +137,9 @@ pub struct ClassPage {
     pub more: bool,
 }
 
-/// Whether a worker gets leases, and whether it is heard of.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
+/// Whether a worker gets leases, and whether it is heard of. The later in this order, the more it
+/// needs attention.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum WorkerState {
     /// Gets leases.
@@ -155,7 +156,7 @@ pub enum WorkerState {
 }
 
 impl WorkerState {
-    /// All states, in the order of tables and metrics.
+    /// All states, in their order.
     pub const ALL: [Self; 5] = [
         Self::Active,
         Self::Draining,

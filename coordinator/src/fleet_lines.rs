@@ -59,9 +59,9 @@ fn workers(fleet: &Fleet, now: SystemTime, room: Size) -> Vec<Line> {
     let mut workers: Vec<&WorkerView> = fleet.workers.iter().collect();
     if fits {
         // By name, so that rows do not change their places with each change of a rate.
-        workers.sort_by_key(|worker| Reverse(trouble(worker.state)));
+        workers.sort_by_key(|worker| Reverse(worker.state));
     } else {
-        workers.sort_by_key(|worker| (Reverse(trouble(worker.state)), worker.bytes_per_second));
+        workers.sort_by_key(|worker| (Reverse(worker.state), worker.bytes_per_second));
     }
     let shown = if fits {
         workers.len()
@@ -80,17 +80,6 @@ fn workers(fleet: &Fleet, now: SystemTime, room: Size) -> Vec<Line> {
         lines.push(rest_in_words(rest));
     }
     lines
-}
-
-/// How much a state needs attention; 0: not at all.
-fn trouble(state: WorkerState) -> u8 {
-    match state {
-        WorkerState::Active => 0,
-        WorkerState::Draining => 1,
-        WorkerState::Quarantined => 2,
-        WorkerState::Silent => 3,
-        WorkerState::Lost => 4,
-    }
 }
 
 /// The workers that are not shown, by state.

@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     concurrency::ConcurrencyStatus,
-    fleet::{self, LimitChanges, LiveView, TransferStep, unix_milliseconds},
+    fleet::{self, LimitChanges, LiveView, unix_milliseconds},
     version::VERSION,
 };
 
@@ -133,11 +133,7 @@ fn transfers(transfers: &fleet::Transfers) -> Transfers {
         worker: transfer.worker.clone(),
         bytes: transfer.bytes,
         length: transfer.length,
-        step: match transfer.step {
-            TransferStep::Download => "download",
-            TransferStep::Local => "local",
-            TransferStep::Publish => "publish",
-        },
+        step: transfer.step,
         attempt: transfer.attempt.into(),
     };
     Transfers {

@@ -13,14 +13,6 @@ use crate::fleet::{WorkerState, WorkerView, unix_milliseconds};
 
 /// Number of workers in a summary.
 const FIRST: usize = 10;
-/// The states, the worst first.
-const STATES: [WorkerState; 5] = [
-    WorkerState::Lost,
-    WorkerState::Silent,
-    WorkerState::Quarantined,
-    WorkerState::Draining,
-    WorkerState::Active,
-];
 
 /// The parameters of `api/v1/workers`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -75,7 +67,9 @@ impl WorkersQuery {
         let names = self.state.unwrap_or_default();
         let names = names.split(',').filter(|name| !name.is_empty());
         let states = names.map(|name| {
-            let state = STATES.into_iter().find(|state| state.name() == name);
+            let state = WorkerState::ALL
+                .into_iter()
+                .find(|state| state.name() == name);
             let known = "active, silent, lost, draining or quarantined";
             state.ok_or_else(|| unknown("state", name, known))
         });
@@ -124,8 +118,7 @@ pub(super) fn summarized(workers: &[WorkerView]) -> Workers {
         let in_state = workers.iter().filter(|worker| worker.state == wanted);
         in_state.count() as u64
     };
-    let states = STATES.into_iter().rev();
-    let states = states.map(|state| (state, number(state)));
+    let states = WorkerState::ALL.map(|state| (state, number(state)));
     let mut worst: Vec<&WorkerView> = workers.iter().collect();
     if worst.len() > FIRST {
         worst.select_nth_unstable_by(FIRST, |one, other| by_trouble(one, other));
@@ -139,7 +132,10 @@ pub(super) fn summarized(workers: &[WorkerView]) -> Workers {
     rates.sort_unstable();
     Workers {
         total: workers.len() as u64,
-        states: states.filter(|(_, number)| *number > 0).collect(),
+        states: states
+            .into_iter()
+            .filter(|(_, number)| *number > 0)
+            .collect(),
         first: worst.into_iter().map(shown).collect(),
         bytes_per_second: quartiles(&rates),
     }
@@ -154,10 +150,8 @@ fn quartiles(rates: &[u64]) -> Option<[u64; 5]> {
 /// Lost, silent, quarantined and draining workers first, then the slowest active ones. Of equals
 /// the first by name, so that rows keep their places.
 fn by_trouble(one: &WorkerView, other: &WorkerView) -> Ordering {
-    let rank = |worker: &WorkerView| STATES.iter().position(|state| *state == worker.state);
-    rank(one)
-        .cmp(&rank(other))
-        .then_with(|| by_rate(one, other))
+    let by_state = other.state.cmp(&one.state);
+    by_state.then_with(|| by_rate(one, other))
 }
 
 fn by_rate(one: &WorkerView, other: &WorkerView) -> Ordering {

@@ -12,7 +12,7 @@ use super::{
     history::{Mark, Point},
     runs::runs,
 };
-use crate::fleet::{Phase, WorkerState};
+use crate::fleet::{Phase, TransferStep, WorkerState};
 
 /// Version of the API.
 pub(super) const API: u32 = 1;
@@ -159,8 +159,8 @@ pub(super) struct Transfer {
     pub(super) bytes: u64,
     /// Length of the tar; 0 if unknown.
     pub(super) length: u64,
-    /// `download`, `local` or `publish`.
-    pub(super) step: &'static str,
+    /// What the worker does with the class.
+    pub(super) step: TransferStep,
     /// 2: a speculative attempt.
     pub(super) attempt: u32,
 }
