@@ -14,17 +14,17 @@ import { Transfers } from "./transfers.js";
 import { Workers } from "./workers.js";
 
 /** Version of the API that this page reads. */
-const API = 1;
+const API_VERSION = 1;
 /** Age of figures that are stale, in milliseconds: events come at least every 5 s. With a stream
  *  that is known to be broken they are stale earlier. */
-const STALE = 7_000;
-const STALE_WITHOUT_STREAM = 2_000;
+const STALE_AGE = 7_000;
+const STALE_AGE_WITHOUT_STREAM = 2_000;
 /** Time between two drawings, in milliseconds: updates come at most once a second. */
-const DRAW = 900;
+const DRAW_INTERVAL = 900;
 /** Time after which the age is said again if nothing was drawn, in milliseconds. */
-const AGE = 1_000;
-/** Time between two questions for a list, in milliseconds. */
-const ASK = 2_000;
+const AGE_INTERVAL = 1_000;
+/** Time between two requests for a list, in milliseconds. */
+const REFRESH_INTERVAL = 2_000;
 const MISDIRECTED = 421;
 
 const model = new Model();
@@ -50,7 +50,7 @@ function handle(name, message, polled) {
   lost = "";
   isPolled = polled;
   if (name === "snapshot") {
-    if (message.api !== API) return needsReload();
+    if (message.api !== API_VERSION) return needsReload();
     version ??= message.version;
     if (message.version !== version) return needsReload();
     model.snapshot(message, Date.now());
@@ -70,11 +70,11 @@ function needsReload() {
   byId("reload").hidden = false;
 }
 
-/** Draws what has come, at most once in `DRAW`, and nothing while the tab is hidden. */
+/** Draws what has come, at most once in `DRAW_INTERVAL`, and nothing while the tab is hidden. */
 function schedule() {
   if (isScheduled || document.hidden) return;
   isScheduled = true;
-  const wait = Math.max(0, DRAW - (performance.now() - drawn));
+  const wait = Math.max(0, DRAW_INTERVAL - (performance.now() - drawn));
   setTimeout(() => requestAnimationFrame(draw), wait);
 }
 
@@ -100,7 +100,7 @@ function draw() {
 function showAge() {
   if (!model.loaded) return;
   const age = Math.max(0, Date.now() - model.received);
-  const isOld = age > STALE || (lost !== "" && age > STALE_WITHOUT_STREAM);
+  const isOld = age > STALE_AGE || (lost !== "" && age > STALE_AGE_WITHOUT_STREAM);
   const hasEnded = isOld && model.job.done;
   const was = isStale;
   isStale = isOld && !hasEnded;
@@ -174,6 +174,6 @@ document.addEventListener("visibilitychange", () => {
   if (model.loaded) schedule();
 });
 addEventListener("online", () => feed.hurry());
-setInterval(() => performance.now() - drawn > AGE && showAge(), AGE);
-setInterval(refresh, ASK);
+setInterval(() => performance.now() - drawn > AGE_INTERVAL && showAge(), AGE_INTERVAL);
+setInterval(refresh, REFRESH_INTERVAL);
 start();

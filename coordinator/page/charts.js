@@ -19,7 +19,7 @@ const TIME_GAP = 78;
 const TIME_HALF = 28;
 /** Pixels between two numbers of marks, and between the pointer and its mark. */
 const NUMBER_GAP = 18;
-const NEAR = 8;
+const NEAR_PIXELS = 8;
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
@@ -197,7 +197,7 @@ export class Charts {
   #near() {
     const plot = this.#charts.rate;
     const away = ({ at_ms: at }) => Math.abs(plot.valToPos(at / 1000, "x") - plot.cursor.left);
-    const near = this.#model.marks.filter((mark) => away(mark) <= NEAR);
+    const near = this.#model.marks.filter((mark) => away(mark) <= NEAR_PIXELS);
     return near.sort((one, other) => away(one) - away(other))[0];
   }
 

@@ -3,9 +3,9 @@
 import { ask } from "./feed.js";
 
 /** Classes in an answer of the API. */
-const PAGE = 200;
+const PAGE_SIZE = 200;
 /** Most classes that are looked at for one list. */
-const MOST = 5_000;
+const MAX_CLASSES = 5_000;
 
 /** @param {{kind: string, message: string}} group a group of failures
  *  @returns {string} its name in the address */
@@ -25,16 +25,16 @@ export function isOfCause(group, failure) {
  *  @param {(found: object) => boolean} isWanted
  *  @param {number} most ends the list early
  *  @returns {Promise<{classes: object[], isWhole: boolean}>} @throws {Refused} */
-export async function listClasses(token, query, isWanted = () => true, most = MOST) {
+export async function listClasses(token, query, isWanted = () => true, most = MAX_CLASSES) {
   const found = [];
   let after = "";
-  for (let looked = 0; looked < MOST; looked += PAGE) {
-    const parameters = new URLSearchParams({ ...query, limit: PAGE });
+  for (let looked = 0; looked < MAX_CLASSES; looked += PAGE_SIZE) {
+    const parameters = new URLSearchParams({ ...query, limit: PAGE_SIZE });
     if (after) parameters.set("after", after);
     const answer = await ask(`api/v1/classes?${parameters}`, token);
     const { classes } = await answer.json();
     found.push(...classes.filter(isWanted));
-    if (classes.length < PAGE) return { classes: found, isWhole: true };
+    if (classes.length < PAGE_SIZE) return { classes: found, isWhole: true };
     if (found.length >= most) break;
     after = classes.at(-1).wnid;
   }

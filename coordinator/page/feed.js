@@ -3,16 +3,16 @@
 // snapshots instead.
 
 /** The coordinator sends an event every 5 s or more often. */
-const SILENCE = 12_000;
+const STREAM_TIMEOUT = 12_000;
 /** Time between two snapshots: one of 21,843 classes has more than 90 KB, and a viewer is to cost
  *  about 30 KB/s. */
-const POLL = 4_000;
+const POLL_INTERVAL = 4_000;
 /** For how long the page asks for snapshots before it tries the stream again. */
-const POLLING = 60_000;
+const POLL_TIME = 60_000;
 /** Bytes of the buffer that the stream is read into. */
-const BUFFER = 65_536;
+const BUFFER_BYTES = 65_536;
 /** Delays before the next attempt. */
-const WAITS = [500, 1_000, 2_000, 5_000];
+const RETRY_DELAYS = [500, 1_000, 2_000, 5_000];
 const UNAUTHORIZED = 401;
 const FORBIDDEN = 403;
 const MISDIRECTED = 421;
@@ -64,7 +64,7 @@ const sleep = (ms) => new Promise((resolve) => setTimeout(resolve, ms));
 /** Reads a body, into one buffer where the browser can: a new buffer for each piece would stay
  *  until the next collection of garbage. */
 function reads(body) {
-  let buffer = new ArrayBuffer(BUFFER);
+  let buffer = new ArrayBuffer(BUFFER_BYTES);
   let reader = null;
   try {
     reader = body.getReader({ mode: "byob" });
@@ -125,7 +125,7 @@ export class Feed {
       if (seen.events > 0) attempt = 0;
       else if (seen.isOpen && (await this.#poll())) attempt = 0;
       if (this.#stopped) return;
-      const wait = WAITS[Math.min(attempt, WAITS.length - 1)];
+      const wait = RETRY_DELAYS[Math.min(attempt, RETRY_DELAYS.length - 1)];
       await Promise.race([sleep(wait), new Promise((resolve) => { this.#wake = resolve; })]);
       attempt += 1;
     }
@@ -135,7 +135,7 @@ export class Feed {
     const abort = new AbortController();
     this.#abort = abort;
     const { token, event: handle, viewer } = this.#handlers;
-    let timer = setTimeout(() => abort.abort(), SILENCE);
+    let timer = setTimeout(() => abort.abort(), STREAM_TIMEOUT);
     try {
       const rights = await ask("api/v1/viewer", token(), { signal: abort.signal });
       viewer(await rights.json());
@@ -148,7 +148,7 @@ export class Feed {
         const { done, value } = await read();
         if (done || this.#stopped) return;
         clearTimeout(timer);
-        timer = setTimeout(() => abort.abort(), SILENCE);
+        timer = setTimeout(() => abort.abort(), STREAM_TIMEOUT);
         for (const { event, data } of parser.push(decoder.decode(value, { stream: true }))) {
           seen.events += 1;
           handle(event, JSON.parse(data), false);
@@ -162,7 +162,7 @@ export class Feed {
 
   /** Asks for snapshots for a while. @returns {Promise<boolean>} whether one came */
   async #poll() {
-    const until = performance.now() + POLLING;
+    const until = performance.now() + POLL_TIME;
     let came = false;
     while (!this.#stopped && performance.now() < until) {
       try {
@@ -174,7 +174,7 @@ export class Feed {
       } catch {
         return came;
       }
-      await sleep(POLL);
+      await sleep(POLL_INTERVAL);
     }
     return came;
   }

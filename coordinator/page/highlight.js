@@ -5,7 +5,7 @@ import { filter, onFilter } from "./address.js";
 import { causeOf, isOfCause, listClasses } from "./classes.js";
 
 /** Time after which the classes are asked for again, in milliseconds. */
-const REFRESH = 5_000;
+const REFRESH_INTERVAL = 5_000;
 
 export class Highlight {
   #model;
@@ -37,7 +37,7 @@ export class Highlight {
       this.rows = of ? new Set() : null;
       this.#changed();
     }
-    if (!of || this.#isAsking || Date.now() - this.#asked < REFRESH) return;
+    if (!of || this.#isAsking || Date.now() - this.#asked < REFRESH_INTERVAL) return;
     this.#asked = Date.now();
     this.#isAsking = true;
     try {

@@ -11,7 +11,7 @@ const PARTS = [
 
 /** What the coordinator does. A state that needs attention is marked in the page. */
 const PHASES = {
-  starting: "starting", running: "running", recovering: "recovering after a restart",
+  running: "running", recovering: "recovering after a restart",
   waiting_for_workers: "waiting for workers", done: "finished", stopping: "stopping",
   origin_paused: "the origin fails for all workers: one class at a time tests it",
 };

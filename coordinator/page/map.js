@@ -9,13 +9,13 @@ import { STATES, shown } from "./model.js";
 const NAMES = new Map(STATES.map((state) => [state.letter, state]));
 /** Height of the map, and the sides of its cells, in pixels. */
 const HEIGHT = 400;
-const LARGEST = 24;
-const SMALLEST = 3;
+const MAX_CELL = 24;
+const MIN_CELL = 3;
 /** Sides of cells that have room for a mark of failures. */
-const ROOM = 6;
-const PALE = 0.14;
+const MIN_CROSS_SIDE = 6;
+const PALE_ALPHA = 0.14;
 /** Delay before the coordinator is asked about the class, in milliseconds. */
-const HOVER = 150;
+const HOVER_DELAY = 150;
 
 export class ClassMap {
   #canvas = byId("map");
@@ -111,7 +111,7 @@ export class ClassMap {
     const width = canvas.parentElement.clientWidth;
     if (!total || !width) return;
     const fit = Math.floor(Math.sqrt((width * HEIGHT) / total));
-    this.#cell = Math.min(LARGEST, Math.max(SMALLEST, fit));
+    this.#cell = Math.min(MAX_CELL, Math.max(MIN_CELL, fit));
     this.#columns = Math.max(1, Math.floor(width / this.#cell));
     const height = Math.ceil(total / this.#columns) * this.#cell;
     const ratio = devicePixelRatio || 1;
@@ -141,10 +141,12 @@ export class ClassMap {
       const y = Math.floor(row / this.#columns) * cell;
       const isPale = (chosen && !chosen.has(letter)) || (highlight && !highlight.has(row));
       context.clearRect(x, y, cell, cell);
-      context.globalAlpha = isPale ? PALE : 1;
+      context.globalAlpha = isPale ? PALE_ALPHA : 1;
       context.fillStyle = this.#colours.get(letter);
       context.fillRect(x, y, side, side);
-      if (letter === "f" && side >= ROOM) cross(context, x, y, side, this.#colours.get("cross"));
+      if (letter === "f" && side >= MIN_CROSS_SIDE) {
+        cross(context, x, y, side, this.#colours.get("cross"));
+      }
     }
     context.globalAlpha = 1;
   }
@@ -227,7 +229,7 @@ export class ClassMap {
       return;
     }
     this.#tell(`${wnid}: ${state}`, "");
-    await new Promise((resolve) => setTimeout(resolve, HOVER));
+    await new Promise((resolve) => setTimeout(resolve, HOVER_DELAY));
     if (request !== this.#request) return;
     try {
       const told = await (await ask(`api/v1/classes/${wnid}`, this.#token())).json();

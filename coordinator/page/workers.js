@@ -7,15 +7,15 @@ import { clock, count, duration, rate, several, size } from "./format.js";
 import { showQuartiles } from "./quartiles.js";
 
 /** Rows of a page of the list. */
-const PAGE = 200;
+const PAGE_SIZE = 200;
 const TROUBLE = ["lost", "silent", "quarantined", "draining"];
 const STATES = [...TROUBLE, "active"];
 /** States in which a worker delivers nothing. */
 const BAD = ["lost", "silent", "quarantined"];
 /** Filters that need the list of the API. */
-const OWN = ["workers", "wfind", "sort", "from", "worker"];
+const LIST_FILTERS = ["workers", "wfind", "sort", "from", "worker"];
 /** Delay after a key in the search, in milliseconds. */
-const TYPING = 250;
+const SEARCH_DELAY = 250;
 
 export class Workers {
   #model;
@@ -38,7 +38,7 @@ export class Workers {
     };
     search.addEventListener("input", () => {
       clearTimeout(this.#typing);
-      this.#typing = setTimeout(find, TYPING);
+      this.#typing = setTimeout(find, SEARCH_DELAY);
     });
     search.addEventListener("change", find);
     byId("worker-sort").addEventListener("change", ({ target }) =>
@@ -47,8 +47,8 @@ export class Workers {
       const from = Math.max(0, Number(filter("from")) + step);
       setFilters({ from: from ? String(from) : "", workers: filter("workers") || "all" });
     };
-    byId("workers-before").addEventListener("click", turn(-PAGE));
-    byId("workers-after").addEventListener("click", turn(PAGE));
+    byId("workers-before").addEventListener("click", turn(-PAGE_SIZE));
+    byId("workers-after").addEventListener("click", turn(PAGE_SIZE));
   }
 
   /** Asks for the list if the address has a filter that needs it. */
@@ -71,8 +71,8 @@ export class Workers {
 
   #query() {
     const all = filters();
-    if (!OWN.some((name) => all.get(name))) return "";
-    const query = new URLSearchParams({ limit: PAGE, sort: all.get("sort") || "trouble" });
+    if (!LIST_FILTERS.some((name) => all.get(name))) return "";
+    const query = new URLSearchParams({ limit: PAGE_SIZE, sort: all.get("sort") || "trouble" });
     const kind = all.get("workers") ?? "";
     if (kind === "trouble") query.set("state", TROUBLE.join(","));
     else if (STATES.includes(kind)) query.set("state", kind);
@@ -151,9 +151,9 @@ function choose(kind) {
 }
 
 function restInWords({ total, error }, rows, from, name, isWorst) {
-  if (error) return `The list did not come: ${error.message}`;
+  if (error) return `The list could not be read: ${error.message}`;
   if (name) return rows.length ? "" : `No worker ${name} is known to this coordinator.`;
-  if (rows.length === 0) return "No worker fits.";
+  if (rows.length === 0) return "No worker matches.";
   if (isWorst) return total > rows.length ? `${several(total - rows.length, "other worker")}` : "";
   const last = count(from + rows.length);
   return total > rows.length ? `${count(from + 1)} to ${last} of ${count(total)}` : "";

@@ -12,7 +12,7 @@ export const ARGUMENTS = [
  *  story's and not the page's. */
 export const FAILED_REQUEST = /^Failed to load resource/;
 /** For how long a test waits for a state of the page, in milliseconds. */
-export const PATIENCE = 20_000;
+export const STATE_TIMEOUT = 20_000;
 
 /** Why the tests cannot run here; "" if they can. */
 export function whatIsMissing() {
@@ -43,7 +43,7 @@ export async function connect(endpoint) {
 export async function open(browser, url, options = {}) {
   const context = await browser.newContext({ viewport: { width: 1280, height: 900 }, ...options });
   const page = await context.newPage();
-  page.setDefaultTimeout(PATIENCE);
+  page.setDefaultTimeout(STATE_TIMEOUT);
   page.problems = [];
   page.on("console", (message) => {
     if (["error", "warning"].includes(message.type())) page.problems.push(message.text());
@@ -68,8 +68,8 @@ export const countsOf = ({ success, skipped, failed, leased: running, pending: w
 export const hasFigures = (page) => page.waitForSelector("#content:not([hidden]) #counts li");
 
 /** Waits until `read` gives a value that `fits`; the message has the last one. */
-export async function waitFor(what, read, fits = Boolean, patience = PATIENCE) {
-  const deadline = Date.now() + patience;
+export async function waitFor(what, read, fits = Boolean, timeout = STATE_TIMEOUT) {
+  const deadline = Date.now() + timeout;
   for (;;) {
     const value = await read();
     if (fits(value)) return value;
