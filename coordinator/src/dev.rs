@@ -21,7 +21,7 @@ pub struct DevWorker {
     pub config: WorkerConfig,
     /// Connects the worker: the coordinator serves each pipe whose other end is sent here.
     pub connect: mpsc::Sender<DuplexStream>,
-    /// The terminal for progress bars.
+    /// Where the worker draws its downloads and the job's line.
     pub screen: Screen,
     /// The signals to stop.
     pub shutdown: Shutdown,

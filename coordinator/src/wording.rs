@@ -1,6 +1,6 @@
 //! Numbers and names as parts of sentences for users.
 
-use shared::job_line::short;
+use shared::job_line::{approximate, short};
 
 /// Maximum number of names in a sentence.
 const MAX_NAMES: usize = 20;
@@ -11,9 +11,8 @@ pub(crate) fn counted(count: u64, one: &str, more: &str) -> String {
 }
 
 /// Bytes with a decimal unit.
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
 pub(crate) fn bytes(bytes: u64) -> String {
-    format!("{}B", short(bytes as f64))
+    format!("{}B", short(approximate(bytes)))
 }
 
 /// The first names, and the number of the others.

@@ -255,8 +255,9 @@ fn describe(status: &JobStatus, bytes_per_second: f64, left: Option<Duration>) -
     parts.join(", ")
 }
 
+/// A number for [`short`].
 #[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn approximate(number: u64) -> f64 {
+pub fn approximate(number: u64) -> f64 {
     number as f64
 }
 

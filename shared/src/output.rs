@@ -21,7 +21,7 @@ use crate::{
 /// Maximum number of queued bytes: about 190 for each of the 21,843 classes of the largest known
 /// list.
 const QUEUE_LIMIT: usize = 4 << 20;
-/// With more queued bytes a frame of the progress bars is dropped, because a newer one follows.
+/// With more queued bytes a frame of the block is dropped, because a newer one follows.
 const FRAME_LIMIT: usize = 64 << 10;
 /// Maximum number of bytes in one call of `write`, so that a slow terminal shows progress. At most
 /// `PIPE_BUF`, and ending at a line end if possible, so that the lines of several programs on one

@@ -87,7 +87,7 @@ fn a_terminal_shows_bars_and_log_lines_above_them() {
     );
 }
 
-/// More output than a terminal buffers: progress bars, and every failure.
+/// More output than a terminal buffers: lines of downloads, and every failure.
 #[test]
 fn a_terminal_that_does_not_accept_output_does_not_block_the_job() {
     let origin = Origin::start();

@@ -12,17 +12,18 @@ use tokio::{
 
 /// Time that a collector that has answered has at the end to accept the last spans.
 const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
-/// A collector that has not answered so far has this part of the program's time at the end.
+/// A collector that has not answered so far has the program's time divided by this.
 const SHARE: u32 = 100;
-/// And at least this time, so that the spans of a short program reach a collector that is slow.
-const SHORTEST: Duration = Duration::from_millis(100);
+/// Minimum of that time: the spans of a short program also reach a collector that is slow.
+const MIN_TIMEOUT: Duration = Duration::from_millis(100);
 
 /// The export of spans to a collector.
 #[derive(Debug)]
 pub(super) struct Export {
     pub(super) provider: SdkTracerProvider,
     began: Instant,
-    /// Sends a request without spans when the program starts: true if the collector accepts it.
+    /// Sends a request without spans when the program starts; returns whether the collector has
+    /// accepted it.
     probe: JoinSet<bool>,
 }
 
@@ -44,7 +45,7 @@ impl Export {
         let limit = match timeout(share, self.probe.join_next()).await {
             Ok(Some(Ok(true))) => FLUSH_TIMEOUT,
             Ok(_) => share,
-            // It has accepted the connection and been silent since.
+            // The collector has not answered the probe in this time either.
             Err(_) => Duration::ZERO,
         };
         let flush = move || self.provider.shutdown_with_timeout(limit);
@@ -58,7 +59,7 @@ impl Export {
 
 /// The time that the end of a program of this duration waits for a collector that does not answer.
 fn share_of(duration: Duration) -> Duration {
-    (duration / SHARE).clamp(SHORTEST, FLUSH_TIMEOUT)
+    (duration / SHARE).clamp(MIN_TIMEOUT, FLUSH_TIMEOUT)
 }
 
 #[cfg(test)]

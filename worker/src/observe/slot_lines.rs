@@ -8,7 +8,7 @@ use std::{
 
 use shared::{
     Wnid,
-    job_line::{clock, short},
+    job_line::{approximate, clock, short},
     terminal::{Emphasis, Line, Size, width},
 };
 use tokio::time::Instant;
@@ -184,11 +184,6 @@ fn bar(part: f64, cells: usize) -> String {
 )]
 fn eighths(part: f64, cells: usize) -> usize {
     (part * (cells * 8) as f64) as usize
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn approximate(bytes: u64) -> f64 {
-    bytes as f64
 }
 
 #[cfg(test)]

@@ -10,7 +10,11 @@ use std::{
     time::Duration,
 };
 
-use shared::{job_line::short, lock::lock, protocol::MAX_RETRY_AFTER};
+use shared::{
+    job_line::{approximate, short},
+    lock::lock,
+    protocol::MAX_RETRY_AFTER,
+};
 use tokio::{
     sync::{Notify, oneshot, watch},
     time::{Instant, sleep, sleep_until},
@@ -352,11 +356,6 @@ impl OriginLimiter {
         }
         changed
     }
-}
-
-#[expect(clippy::cast_precision_loss, reason = "shown with three digits")]
-fn approximate(rate: u64) -> f64 {
-    rate as f64
 }
 
 impl Permit {
