@@ -35,7 +35,7 @@ use crate::{
     dispatcher::{Dispatcher, WorkerStopped},
     http::{HttpEndpoint, HttpSettings, RunningJob},
     ledger::{LedgerError, Writer, list_digest},
-    rpc::service::{self, CoordinatorService, ServeError},
+    rpc::service::{self, ClassTraces, CoordinatorService, ServeError},
     summary,
 };
 pub use error::CoordinatorError;
@@ -248,6 +248,7 @@ impl Job {
                 dispatcher: handle,
                 job: plan.job.clone(),
                 terms: restored.terms,
+                traces: ClassTraces::default(),
                 shutdown: stop,
             },
             writer: restored.writer,
@@ -315,7 +316,7 @@ impl Job {
         let mut status = self.service.dispatcher.watch();
         let mut refuses = self.service.dispatcher.watch_refuses();
         let mut frames = interval(LINE_INTERVAL);
-        // The worker in this process draws the status line itself, below its progress bars.
+        // The worker in this process owns the block: it draws its downloads and the job's line.
         let dispatcher = self.service.dispatcher.clone();
         let display = || FleetDisplay::new(screen, dispatcher.clone());
         let mut fleet = self.worker.is_empty().then(display);

@@ -9,6 +9,7 @@ use tests::{
     cluster::{Job, Table},
     log::assert_lines,
     origin::Origin,
+    running::Signal,
 };
 use tokio::time::Instant;
 
@@ -211,6 +212,45 @@ fn assert_resumed(collector: &Collector, origin: &Origin, wnid: &str) {
         ];
         assert_attributes(request, &expected);
     }
+}
+
+#[test]
+fn a_class_that_is_handed_back_and_granted_again_is_one_tree() {
+    let collector = Collector::start();
+    let wnids = wnids(2);
+    let origin = origin(&wnids);
+    let stalls = origin.script_of(&wnids[1]).expect("the class is served");
+    stalls.script([Answer::stall_at(20_000)]);
+    let job = job(&origin, &wnids).variable(ENDPOINT, &collector.url());
+    let coordinator = job.start_coordinator();
+    let mut first = job.start_worker("w1", &coordinator, job.target_path());
+    first.wait_until("it waits for the rest of a class", |_| {
+        (!origin.gets(&wnids[1]).is_empty() && job.class_folder(&wnids[0]).exists()).then_some(())
+    });
+    first.signal(Signal::TERM);
+    assert_eq!(first.wait().code, Some(143), "{}", job.log());
+    let second = job.start_worker("w2", &coordinator, job.target_path());
+    assert_eq!(second.wait().code, Some(0));
+    job.assert_ended(&coordinator.running.wait(), 0, Table::of(2, 0, 0));
+
+    let spans = collector.spans();
+    let classes = roots(&spans).into_iter();
+    let classes: Vec<_> = classes.filter(|root| root.name == "lease").collect();
+    assert_eq!(classes.len(), 2, "{classes:#?}");
+    let of_class = |name: &str| -> Vec<&Span> {
+        let spans = spans.iter();
+        spans
+            .filter(|span| span.name == name && span.attribute("wnid") == wnids[1])
+            .collect()
+    };
+    let leases = of_class("lease");
+    assert_eq!(leases.len(), 2, "{leases:#?}");
+    for lease in leases {
+        let below = of_class("class").into_iter();
+        let below: Vec<_> = below.filter(|class| class.parent == lease.id).collect();
+        assert_eq!(below.len(), 1, "{lease:?} {spans:#?}");
+    }
+    assert_eq!(of_class("settle").len(), 1, "{spans:#?}");
 }
 
 #[test]

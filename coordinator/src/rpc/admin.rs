@@ -108,7 +108,7 @@ mod tests {
         dispatcher::Dispatcher,
         lease_table::LeaseTable,
         ledger::Writer,
-        rpc::service::{LeaseTerms, tests::job},
+        rpc::service::{ClassTraces, LeaseTerms, tests::job},
     };
 
     fn service(tasks: &mut JoinSet<()>) -> CoordinatorService {
@@ -130,6 +130,7 @@ mod tests {
                 epoch: 7,
                 ttl: Duration::from_secs(30),
             },
+            traces: ClassTraces::default(),
             shutdown: Shutdown::default(),
         }
     }

@@ -13,7 +13,7 @@ use std::{
 
 use crate::{
     auth::{AuthLayer, Caller, MAX_STREAMS, authenticated},
-    dispatcher::{DispatchError, DispatcherHandle, Renewal, Reporter},
+    dispatcher::{DispatchError, DispatcherHandle, Renewal, Reported, Reporter},
     fleet::Phase,
     lease_table::{Granted, WorkerInfo},
     rpc::conversions::{at_most, held, leases, milliseconds, reported, sentence, shown},
@@ -30,7 +30,6 @@ use shared::{
     job::JobOptions,
     protocol::{LONG_POLL, MAX_BATCH, MAX_SLOTS, RENEWALS_PER_TTL, VERSION},
     shutdown::Shutdown,
-    telemetry::trace,
 };
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -45,12 +44,14 @@ use tonic::{
 
 mod budgets;
 mod calls;
+mod class_traces;
 mod counts;
 mod health;
 mod message_limits;
 mod request_memory;
 
 use budgets::{BudgetStream, MAX_RECEIVED};
+pub(crate) use class_traces::ClassTraces;
 use message_limits::limited;
 use request_memory::RequestMemory;
 
@@ -88,6 +89,7 @@ pub(crate) struct CoordinatorService {
     /// The options that workers receive.
     pub(crate) job: JobOptions,
     pub(crate) terms: LeaseTerms,
+    pub(crate) traces: ClassTraces,
     /// Whether the coordinator is stopping. The dispatcher does not know this.
     pub(crate) shutdown: Shutdown,
 }
@@ -172,7 +174,7 @@ impl CoordinatorService {
             wnid: lease.wnid.to_string(),
             token: lease.token.0,
             probe,
-            traceparent: trace::leased(lease.wnid, lease.token).to_string(),
+            traceparent: self.traces.granted(lease.wnid, lease.token).to_string(),
         });
         Response::new(proto::AcquireReply {
             leases: leases.collect(),
@@ -319,6 +321,9 @@ impl Coordinator for CoordinatorService {
         let results = at_most(request.results)?.into_iter().map(reported);
         let results = results.collect::<Result<Vec<_>, _>>()?;
         let (results, _settling): (Vec<_>, Vec<_>) = results.into_iter().unzip();
+        for Reported { lease, outcome, .. } in &results {
+            self.traces.reported(lease.wnid, outcome);
+        }
         for reported in results.iter().filter(|reported| !reported.needs_lease) {
             self.dispatcher.counters().reported(&reported.outcome);
         }

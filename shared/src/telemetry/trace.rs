@@ -104,13 +104,15 @@ impl FromStr for TraceParent {
     }
 }
 
-/// Records the first span of a class's trace, for the lease. Returns its position.
-pub fn leased(wnid: Wnid, token: LeaseToken) -> TraceParent {
+/// Records the span of a grant. Returns its position, for the lease. Without a `first` position it
+/// begins the trace of the class; otherwise it is below that of the first grant.
+pub fn leased(wnid: Wnid, token: LeaseToken, first: TraceParent) -> TraceParent {
     let span =
         info_span!(target: TARGET, parent: None, "lease", otel.kind = "producer", %wnid, %token);
     if span.is_disabled() {
         return TraceParent::default();
     }
+    first.adopt(&span);
     link_to_call(&span);
     TraceParent::of(&span)
 }
@@ -341,7 +343,7 @@ mod tests {
     #[test]
     fn a_class_has_one_trace_from_its_lease_to_its_settlement() {
         let spans = traced(|| {
-            let leased = leased(wnid(), LeaseToken(7));
+            let leased = leased(wnid(), LeaseToken(7), TraceParent::default());
             let class = info_span!("class");
             leased.adopt(&class);
             let reported = TraceParent::of(&class).to_string();
@@ -364,6 +366,20 @@ mod tests {
                 .iter()
                 .all(|span| span.span_context.trace_id() == lease.span_context.trace_id())
         );
+    }
+
+    #[test]
+    fn a_class_that_is_granted_again_continues_its_trace() {
+        let spans = traced(|| {
+            let first = leased(wnid(), LeaseToken(7), TraceParent::default());
+            leased(wnid(), LeaseToken(8), first);
+        });
+        let [first, again] = spans.as_slice() else {
+            panic!("{spans:#?}")
+        };
+        assert_eq!(first.parent_span_id, SpanId::INVALID);
+        assert_eq!(again.parent_span_id, first.span_context.span_id());
+        assert_eq!(again.span_context.trace_id(), first.span_context.trace_id());
     }
 
     #[test]
@@ -463,7 +479,8 @@ mod tests {
         let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
         let log = log.with_filter(filter_fn(|metadata| metadata.target() != TARGET));
         tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
-            assert_eq!(leased(wnid(), LeaseToken(7)), TraceParent::default());
+            let nowhere = TraceParent::default();
+            assert_eq!(leased(wnid(), LeaseToken(7), nowhere), nowhere);
             assert!(
                 settling(
                     wnid(),

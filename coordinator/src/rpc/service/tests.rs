@@ -79,6 +79,7 @@ impl Running {
             dispatcher: handle.clone(),
             job: job(),
             terms: TERMS,
+            traces: ClassTraces::default(),
             shutdown: shutdown.clone(),
         };
         server.spawn(serve(service, AuthLayer::open(), incoming));
