@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 /// Durations of calls.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Default)]
 pub(crate) struct Latencies(Vec<Duration>);
 
 impl Latencies {

@@ -21,6 +21,8 @@ const BYTES_PER_MILLISECOND: u64 = 416;
 /// Lengths of tars in bytes.
 const SHORTEST: u64 = 20_000_000;
 const LONGEST: u64 = 110_000_000;
+/// Free disk space of a worker at its start, in bytes.
+const DISK: u64 = 2 << 40;
 /// Of this many turns in which classes complete, their classes fail in one.
 const TURNS_PER_FAILURE: u32 = 50;
 /// Interval of renewals. Workers renew every 10 s; more samples make the 99th percentile steadier.
@@ -217,6 +219,8 @@ impl Transfers<'_> {
             wanted: u32::try_from(self.worker.held.len()).unwrap_or(u32::MAX),
             received_bytes: self.received,
             requests: self.requests,
+            transfers: self.worker.held.clone(),
+            disk_free: DISK.saturating_sub(self.received),
             ..Default::default()
         }
     }
