@@ -586,20 +586,11 @@ mod tests {
     async fn a_stream_whose_client_does_not_read_is_reset() {
         let text = watch::Sender::new(Bytes::from(vec![b'x'; LARGE]));
         let (address, _task) = start_streams(&text);
-        let begun = Instant::now();
         let mut stream = open(address, GET).await;
-        let mut reading = open(address, GET).await;
-        tokio::select! {
-            () = sleep(STALL_TIMEOUT + Duration::from_secs(1)) => {}
-            // Its system's buffers are never full for long.
-            () = async { while reading.read(&mut vec![0; 1 << 16]).await.unwrap() > 0 {} } => {}
-        }
-        assert!(begun.elapsed() > STALL_TIMEOUT);
+        sleep(STALL_TIMEOUT + Duration::from_secs(1)).await;
         let mut rest = Vec::new();
         assert!(stream.read_to_end(&mut rest).await.is_err(), "a reset");
         assert!(rest.len() < LARGE);
-        text.send_replace(Bytes::from_static(b"the end"));
-        read_until(&mut reading, "the end").await;
     }
 
     #[tokio::test]
