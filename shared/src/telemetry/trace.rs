@@ -297,14 +297,28 @@ impl Interceptor for WithContext {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Mutex;
+
     use opentelemetry::trace::{Status as SpanStatus, TracerProvider as _};
     use opentelemetry_sdk::trace::{InMemorySpanExporter, SdkTracerProvider, SpanData};
     use tracing_subscriber::{Layer as _, filter::filter_fn, layer::SubscriberExt as _};
 
     use super::*;
-    use crate::outcome::Published;
+    use crate::{lock::lock, outcome::Published};
 
     const TEXT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+
+    /// Held while a test has a subscriber: `tracing` may keep the interest of one subscriber for a
+    /// callsite that is first reached while another thread adds its own.
+    static SUBSCRIBER: Mutex<()> = Mutex::new(());
+
+    fn subscribed(
+        subscriber: impl tracing::Subscriber + Send + Sync + 'static,
+        act: impl FnOnce(),
+    ) {
+        let _guard = lock(&SUBSCRIBER);
+        tracing::subscriber::with_default(subscriber, act);
+    }
 
     fn traced(act: impl FnOnce()) -> Vec<SpanData> {
         let exporter = InMemorySpanExporter::default();
@@ -312,7 +326,7 @@ mod tests {
             .with_simple_exporter(exporter.clone())
             .build();
         let layer = tracing_opentelemetry::layer().with_tracer(provider.tracer("test"));
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(layer), act);
+        subscribed(tracing_subscriber::registry().with(layer), act);
         exporter.get_finished_spans().unwrap()
     }
 
@@ -478,7 +492,7 @@ mod tests {
     fn nothing_is_traced_without_a_collector() {
         let log = tracing_subscriber::fmt::layer().with_writer(std::io::sink);
         let log = log.with_filter(filter_fn(|metadata| metadata.target() != TARGET));
-        tracing::subscriber::with_default(tracing_subscriber::registry().with(log), || {
+        subscribed(tracing_subscriber::registry().with(log), || {
             let nowhere = TraceParent::default();
             assert_eq!(leased(wnid(), LeaseToken(7), nowhere), nowhere);
             assert!(
