@@ -134,7 +134,7 @@ export class Workers {
     const rows = name ? list.workers.filter((one) => one.name === name) : list.workers;
     recycled(byId("worker-table").tBodies[0], rows, (one) => one.name, workerRow,
       (row, worker) => updateWorker(row, worker, this.#model.time()));
-    byId("worker-table").classList.toggle("no-host", rows.every(({ host }) => !host));
+    byId("worker-table").classList.toggle("no-host", rows.every(isNamedAfterHost));
     const from = Number(filter("from")) || 0;
     const after = list.total - from - rows.length;
     byId("workers-before").hidden = from === 0;
@@ -190,5 +190,8 @@ function updateWorker(row, worker, now) {
   ];
   texts.forEach((text, place) => setText(row.cells[place + 2], text));
 }
+
+/** Whether the name tells the host already, or the host is unknown. */
+export const isNamedAfterHost = ({ name, host }) => !host || host === name;
 
 const waits = ({ waits_for: reason }) => (reason ? `waits: ${reason}` : "");

@@ -102,6 +102,8 @@ pub struct WorkerView {
     pub disk_free: Option<u64>,
     /// What keeps it from sending more requests to the origin, if something does.
     pub waits_for: Option<WaitsFor>,
+    /// Name of its host; empty if unknown.
+    pub host: String,
 }
 
 /// Filter for a list of classes.

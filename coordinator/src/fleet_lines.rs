@@ -193,6 +193,7 @@ mod tests {
             bytes_per_second,
             disk_free: None,
             waits_for: None,
+            host: String::new(),
         }
     }
 

@@ -20,7 +20,16 @@ pub fn parse_name(text: &str) -> Result<String, String> {
 
 /// Name of the host, or `worker` if it cannot be part of a file name.
 pub fn host_name() -> String {
+    parse_name(&node_name()).unwrap_or_else(|_| "worker".to_owned())
+}
+
+/// Name of the host as the system tells it, for display; empty if it has none.
+pub fn node_name() -> String {
     let node = rustix::system::uname();
     let name = node.nodename().to_string_lossy();
-    parse_name(&name).unwrap_or_else(|_| "worker".to_owned())
+    // Linux says `(none)` where no name was set.
+    if name == "(none)" {
+        return String::new();
+    }
+    name.into_owned()
 }

@@ -1,6 +1,8 @@
 //! Figures that come with the observations of workers: they do not wait for heartbeats, tell which
 //! worker is silent, and are the same in all outputs.
 
+use std::fs;
+
 use serde_json::{Value, json};
 use tests::{
     archives::images,
@@ -91,6 +93,8 @@ fn bytes_are_shown_without_a_heartbeat_and_agree_at_the_end() {
     );
     let shown = worker(&live, "w1").expect("it was there a moment ago");
     assert_eq!(shown["waits_for"], json!("limit of 1 connection"), "{live}");
+    let host = fs::read_to_string("/proc/sys/kernel/hostname").expect("Linux has this file");
+    assert_eq!(shown["host"], json!(host.trim_end()), "{live}");
     let arguments = ["status", "--json", "--classes", "--connect", &connect];
     coordinator
         .running

@@ -12,6 +12,7 @@ import {
   Model, decodePoints, decodeStates, decodeWnids, thinned,
 } from "../../coordinator/page/model.js";
 import { places } from "../../coordinator/page/quartiles.js";
+import { isNamedAfterHost } from "../../coordinator/page/workers.js";
 import { MockJob, encodePoints, encodeStates, encodeWnids } from "../browser/mock_job.mjs";
 
 test("events are complete whatever the pieces of the stream are", () => {
@@ -186,4 +187,10 @@ test("a list is asked for by page, ends when it is found, and sends the token", 
 test("the box plot has its figures in order and in its width", () => {
   assert.deepEqual(places([0, 25, 50, 75, 100]), [0, 250, 500, 750, 1000]);
   assert.deepEqual(places([0, 0, 0, 0, 0]), [0, 0, 0, 0, 0]);
+});
+
+test("a host is worth a column if the worker's name is another one", () => {
+  const hosts = [["node1", "node1"], ["node1", null], ["node1", ""], ["node1", "rack1-node1"]];
+  const told = hosts.map(([name, host]) => isNamedAfterHost({ name, host }));
+  assert.deepEqual(told, [true, true, true, false]);
 });

@@ -267,6 +267,7 @@ mod tests {
             bytes_per_second: 250,
             disk_free: None,
             waits_for: Some(WaitsFor::Origin(Duration::from_millis(11_001))),
+            host: "rack1-node1".to_owned(),
         };
         let job = JobStatus {
             total: 100,
@@ -377,7 +378,7 @@ w                  quarantined     10       9        8        7       6      950
     fn the_json_status_is_one_object() {
         let mut one = overview();
         one.fleet.workers.pop();
-        let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0","since_at_ms":1764000000123,"bytes_per_second":250,"disk_free":null,"waits_for":"origin asked for 12 s"}"#;
+        let worker = r#"{"name":"node1.example.org","state":"active","slots":10,"leased":9,"success":8,"skipped":7,"failed":6,"received_bytes":1200000000,"silent_ms":2500,"storage_id":"5","build":"0.1.0","since_at_ms":1764000000123,"bytes_per_second":250,"disk_free":null,"waits_for":"origin asked for 12 s","host":"rack1-node1"}"#;
         let job = r#""total":100,"success":16,"skipped":14,"failed":12,"leased":18,"pending":40,"received_bytes":1200000950,"time_left_ms":130000,"done":false"#;
         let origin = r#""origin":{"connections":5,"limit":8,"wanted":20,"quiet_ms":0,"bytes_per_second":12300000,"requests":100,"cuts":4,"refusals":3,"overloads":2}"#;
         let expected = format!(

@@ -136,6 +136,7 @@ mod tests {
             bytes_per_second: 0,
             disk_free: None,
             waits_for: None,
+            host: String::new(),
         }
     }
 

@@ -57,7 +57,7 @@ With --json it is one object (with --watch one a line):
       heard of), storage_id, build, since_at_ms (of the state, Unix
       time), bytes_per_second, disk_free (null if unknown),
       waits_for (why it sends no more requests; null if nothing
-      keeps it)
+      keeps it), host (empty if unknown)
 
 With --classes an object for each class follows, one a line:
 

@@ -55,7 +55,8 @@ pub struct ClassRow {
     pub bytes: Option<u64>,
     /// Length of the tar.
     pub length: Option<u64>,
-    /// Unknown: attempts are not counted by class.
+    /// Attempts that ended without a result since the coordinator started, of a class that has
+    /// failed or waits for a retry; `None` if there were none, as after a restart.
     pub attempts: Option<u32>,
     /// Why it failed.
     pub failure: Option<ClassFailure>,
@@ -187,6 +188,13 @@ pub(super) async fn described(
         handle.held_rows(running).await?
     };
     let held: HashMap<usize, HeldClass> = held.into_iter().map(|held| (held.row, held)).collect();
+    let attempted = rows_in(b"fd");
+    let attempts = if attempted.is_empty() {
+        Vec::new()
+    } else {
+        handle.ended_attempts(attempted).await?
+    };
+    let attempts: HashMap<usize, u32> = attempts.into_iter().collect();
     let wnids: Vec<Wnid> = rows_in(b"skf")
         .into_iter()
         .map(|row| list.wnids[row])
@@ -209,7 +217,7 @@ pub(super) async fn described(
             worker: None,
             bytes: None,
             length: None,
-            attempts: None,
+            attempts: attempts.get(&row).copied(),
             failure: None,
             at_ms: None,
         };

@@ -96,7 +96,8 @@ impl WorkerFilter {
     pub(super) fn page(&self, workers: &[WorkerView]) -> WorkersPage {
         let matches = |worker: &&WorkerView| {
             let is_in_state = self.states.is_empty() || self.states.contains(&worker.state);
-            is_in_state && worker.name.to_lowercase().contains(&self.part)
+            let has_part = |name: &str| name.to_lowercase().contains(&self.part);
+            is_in_state && (has_part(&worker.name) || has_part(&worker.host))
         };
         let mut found: Vec<&WorkerView> = workers.iter().filter(matches).collect();
         match self.sort {
@@ -174,7 +175,7 @@ fn shown(worker: &WorkerView) -> Worker {
         received_bytes: worker.received_bytes,
         disk_free: worker.disk_free,
         build: worker.build.clone(),
-        host: None,
+        host: (!worker.host.is_empty()).then(|| worker.host.clone()),
         waits_for: waits_for
             .map(|reason| reason.to_string())
             .unwrap_or_default(),

@@ -73,6 +73,19 @@ impl DispatcherHandle {
             .await
     }
 
+    /// How many attempts at each of these rows ended without a result since the coordinator started;
+    /// rows without one are left out.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn ended_attempts(
+        &self,
+        rows: Vec<usize>,
+    ) -> Result<Vec<(usize, u32)>, DispatchError> {
+        self.ask(move |dispatcher| dispatcher.table.ended_attempts(&rows))
+            .await
+    }
+
     /// The classes that a worker holds, in the order of the list.
     ///
     /// # Errors

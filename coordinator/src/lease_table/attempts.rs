@@ -183,6 +183,7 @@ impl LeaseTable {
         if let Some(attempt) = self.attempts.of.remove(&class) {
             if news == AttemptEvent::Failed {
                 self.attempts.failed.insert(class);
+                self.classes[class].count_attempt();
             }
             self.tell_of_attempt(class, attempt.session, news);
         }

@@ -62,6 +62,9 @@ pub(super) struct Class {
     pub(super) taken: u8,
     /// Whether the last grant took it from a worker that received no bytes of it.
     pub(super) is_taken: bool,
+    /// Grants by this coordinator that ended without a result: with a failure, or because the lease
+    /// was lost or taken back. For display only.
+    pub(super) attempts: u16,
 }
 
 impl Class {
@@ -72,6 +75,12 @@ impl Class {
             token: None,
             taken: 0,
             is_taken: false,
+            attempts: 0,
         }
+    }
+
+    /// Counts an attempt that ended without a result.
+    pub(super) fn count_attempt(&mut self) {
+        self.attempts = self.attempts.saturating_add(1);
     }
 }

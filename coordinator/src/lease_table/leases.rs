@@ -226,6 +226,7 @@ impl LeaseTable {
             .map(|(position, held)| (*position, wedged(held)))
             .collect();
         for (position, is_wedged) in idle {
+            self.classes[position].count_attempt();
             if is_wedged {
                 let session = &self.sessions.by_id[&id];
                 self.notices.push(LeaseNotice::NoProgress {

@@ -237,6 +237,7 @@ impl Session {
             bytes_per_second,
             disk_free: self.live.disk_free,
             waits_for: waits_for.filter(|_| !is_silent),
+            host: self.worker_info.host.clone(),
         }
     }
 }

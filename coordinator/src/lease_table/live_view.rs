@@ -55,6 +55,16 @@ impl LeaseTable {
         held.collect()
     }
 
+    /// How many attempts at each of these rows ended without a result since this coordinator
+    /// started; rows without one are left out.
+    pub fn ended_attempts(&self, rows: &[usize]) -> Vec<(usize, u32)> {
+        let attempts = rows.iter().filter_map(|row| {
+            let attempts = self.classes.get(*row)?.attempts;
+            (attempts > 0).then(|| (*row, u32::from(attempts)))
+        });
+        attempts.collect()
+    }
+
     /// The classes that a worker holds, in the order of the list, without speculative attempts.
     pub fn held_by(&self, worker: &str) -> Vec<HeldClass> {
         let id = self.sessions.by_worker.get(worker);
@@ -128,6 +138,40 @@ mod tests {
         assert_eq!(letters.matches('r').count(), 1);
         assert_eq!(letters.matches('w').count(), 1);
         assert_eq!(table.list().invalid_rows, 2);
+    }
+
+    #[test]
+    fn attempts_are_counted_that_ended_with_a_failure_or_a_loss() {
+        let mut now = Instant::now();
+        let mut table = table(3);
+        let rows = [0, 1, 2, 99];
+        let failure = Failure::new(FailureKind::HttpError, "404 Client Error: Not Found");
+        let failed = Outcome::Failed(failure);
+        table.restore(table.list().wnids[2], &failed);
+        let register = |table: &mut LeaseTable, name: &str, now| {
+            let session = table.register(&worker_info(name, 2), &[], now);
+            session.unwrap().session
+        };
+        let lost = register(&mut table, "lost", now);
+        assert_eq!(table.acquire(lost, 2, now).unwrap().leases.len(), 2);
+        assert_eq!(table.ended_attempts(&rows), [], "both are under way");
+        now += Duration::from_mins(1);
+        assert_eq!(table.tick(now).len(), 1);
+        assert_eq!(table.ended_attempts(&rows), [(0, 1), (1, 1)]);
+        let other = register(&mut table, "other", now);
+        let leases = table.acquire(other, 2, now).unwrap().leases;
+        let first = leases.iter().find(|lease| table.index[&lease.wnid] == 0);
+        let first = *first.unwrap();
+        table.report(other, first, &failed, now, 1.0);
+        table.report(other, first, &failed, now, 1.0);
+        assert!(table.class_letters().starts_with('f'));
+        assert_eq!(table.ended_attempts(&rows), [(0, 2), (1, 1)]);
+        table.retry_failed(&[first.wnid]);
+        let again = table.acquire(other, 1, now).unwrap().leases;
+        table.report(other, again[0], &failed, now, 1.0);
+        assert_eq!(table.ended_attempts(&[0]), [(0, 3)]);
+        table.leave(other).unwrap();
+        assert_eq!(table.ended_attempts(&[1]), [(1, 1)], "given back, not lost");
     }
 
     #[test]

@@ -168,6 +168,7 @@ impl LeaseTable {
         let is_proven = session.last_success.is_some();
         for (position, held) in leases {
             if let Some(loss) = loss {
+                self.classes[position].count_attempt();
                 self.losses.note(position, loss, &held, is_proven);
             }
             if self.hand_over(position) {

@@ -70,6 +70,7 @@ impl LostWorkers {
                 bytes_per_second: 0,
                 disk_free: lost.session.live.disk_free,
                 waits_for: None,
+                host: info.host.clone(),
             }
         })
     }

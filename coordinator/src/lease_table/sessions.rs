@@ -74,6 +74,8 @@ pub struct WorkerInfo {
     pub storage: String,
     /// Version of the worker.
     pub build: String,
+    /// Name of its host, for display; empty if unknown.
+    pub host: String,
     /// Whether the process reports that it drains.
     pub draining: bool,
     /// Id for a new session, drawn at random by the caller, so that other workers cannot guess it.

@@ -92,6 +92,7 @@ impl LeaseTable {
                 worker,
             });
             self.attempts.spend(received);
+            self.classes[class].count_attempt();
             self.classes[class].taken = self.classes[class].taken.saturating_add(1);
             self.give_back(class);
             // Otherwise the class went to its speculative attempt.

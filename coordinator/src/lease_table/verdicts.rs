@@ -58,6 +58,7 @@ impl LeaseTable {
                 return self.attempt_failed(id, position, failure, now);
             }
             Outcome::Failed(failure) => {
+                self.classes[position].count_attempt();
                 verdict = self.failed(id, position, failure, now, random);
                 if verdict == ReportVerdict::Settled {
                     self.settle(id, position, settled);

@@ -235,6 +235,7 @@ impl Coordinator for CoordinatorService {
             slots: request.slots.clamp(1, MAX_SLOTS),
             storage: shown(&request.storage_id),
             build: shown(&request.build),
+            host: shown(&request.host),
             draining: request.draining,
             session: rand::random(),
             credential: caller.credential(),

@@ -150,6 +150,7 @@ impl Worker {
             held: self.held.clone(),
             storage_id: self.name.clone(),
             draining: false,
+            host: self.name.clone(),
         };
         let reply = call("Register", self.client.register(request)).await?;
         self.session = reply.session_id;

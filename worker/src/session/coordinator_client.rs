@@ -108,6 +108,7 @@ impl CoordinatorClient {
             held: wire_held(held),
             storage_id,
             draining,
+            host: shared::worker_name::node_name(),
         };
         let sent = self.clock.now();
         let reply = self

@@ -66,6 +66,7 @@ pub(super) fn worker(place: u64, state: WorkerState, rate: u64) -> WorkerView {
         bytes_per_second: rate,
         disk_free: Some(1_000_000_000_000 - rate),
         waits_for: Some(WaitsFor::Limit(3)),
+        host: format!("rack-{:02}", place % 40),
     }
 }
 

@@ -60,6 +60,21 @@ fn workers_in_trouble_come_first_and_then_the_slowest() {
 }
 
 #[test]
+fn workers_are_told_and_found_with_their_hosts() {
+    let mut fleet = fleet();
+    fleet[3].host = "Rack7-node3".to_owned();
+    fleet[4].host = String::new();
+    let query = WorkersQuery {
+        q: text("rack7"),
+        ..WorkersQuery::default()
+    };
+    assert_eq!(workers(query, &fleet), (1, vec!["node-0003".to_owned()]));
+    let first = summarized(&fleet).first.into_iter();
+    let hosts: Vec<Option<String>> = first.take(2).map(|worker| worker.host).collect();
+    assert_eq!(hosts, [None, Some("Rack7-node3".to_owned())]);
+}
+
+#[test]
 fn a_page_of_workers_has_the_filter_and_the_offset() {
     let fleet = fleet();
     let query = WorkersQuery {
@@ -178,6 +193,7 @@ async fn classes_are_listed_by_state_worker_and_id() {
     assert!(reason.starts_with("404 Client Error"), "{reason}");
     assert_eq!(class.worker.as_deref(), Some("host"));
     assert!(class.at_ms.unwrap() > 1_700_000_000_000);
+    assert_eq!(class.attempts, Some(1));
     let of_worker = |worker: &str| ClassesQuery {
         worker: text(worker),
         ..of_state("rsf")
@@ -193,4 +209,12 @@ async fn classes_are_listed_by_state_worker_and_id() {
     assert_eq!((class.state, class.bytes), ('s', Some(10_240)));
     let unknown = "n99999999".parse().unwrap();
     assert_eq!(job.dashboard.class(unknown).await, Ok(None));
+    job.stop().await;
+    let job = Watched::start(folder.path(), 9, 0).await;
+    let class = job.dashboard.class(failed.wnid).await.unwrap().unwrap();
+    assert_eq!(
+        (class.state, class.attempts),
+        ('f', None),
+        "unknown after a restart"
+    );
 }

@@ -75,6 +75,7 @@ impl From<WorkerView> for proto::WorkerStatus {
             bytes_per_second: worker.bytes_per_second,
             disk_free: worker.disk_free,
             waits_for: worker.waits_for.map(Into::into),
+            host: worker.host,
         }
     }
 }
@@ -97,6 +98,7 @@ impl From<proto::WorkerStatus> for WorkerView {
             silent: Duration::from_millis(wire.silent_ms),
             storage: text(&wire.storage_id),
             build: text(&wire.build),
+            host: text(&wire.host),
         }
     }
 }
@@ -233,6 +235,7 @@ pub(crate) mod tests {
             silent: Duration::from_millis(2500),
             storage: "5".to_owned(),
             build: "0.1.0".to_owned(),
+            host: "rack1-node1".to_owned(),
         }
     }
 

@@ -239,6 +239,29 @@ async fn a_worker_registers_acquires_reports_and_leaves() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_worker_tells_its_host_which_is_shown_without_control_characters() {
+    let mut running = Running::start(1).await;
+    for (host, shown) in [
+        (
+            "rack1-node1.example.org",
+            "rack1-node1.example.org".to_owned(),
+        ),
+        ("", String::new()),
+        ("a\u{1b}[2J", r"a\u{1b}[2J".to_owned()),
+        (&"x".repeat(5000), "x".repeat(128)),
+    ] {
+        let request = proto::RegisterRequest {
+            host: host.to_owned(),
+            instance_nonce: host.len().to_be_bytes().to_vec(),
+            ..registration(1)
+        };
+        running.client.register(request).await.unwrap();
+        let fleet = running.handle.fleet().await.unwrap();
+        assert_eq!(fleet.workers[0].host, shown);
+    }
+}
+
+#[tokio::test(start_paused = true)]
 async fn acquire_waits_until_a_class_is_returned() {
     let mut running = Running::start(1).await;
     let one = running.register().await.session_id;
