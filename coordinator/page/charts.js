@@ -105,7 +105,11 @@ export class Charts {
       rate: this.#chart("rate", [
         { stroke: success, fill: `color-mix(in srgb, ${success} 18%, transparent)`, width: 2,
           points: { show: false } },
-      ], (_, splits) => splits.map(rate)),
+      ], (_, splits) => {
+        // Between two whole bytes a second ticks would have the same text.
+        const texts = splits.map(rate);
+        return texts.map((text, place) => (text === texts[place - 1] ? "" : text));
+      }),
       connections: this.#chart("connections", [
         { stroke: colour("--text"), width: 1.5, dash: [6, 3], paths: stepped,
           points: { show: false } },

@@ -90,6 +90,8 @@ export class Workers {
     const isSmall = workers.total <= workers.first.length;
     byId("worker-tools").hidden = isSmall && this.#query() === "";
     byId("no-workers").hidden = workers.total > 0;
+    setText(byId("no-workers"), this.#model.state.phase === "done"
+      ? "All workers have left." : "No worker has joined yet.");
     byId("worker-list").hidden = workers.total === 0;
     this.#showFilters(workers);
     const { active = 0 } = workers.states;

@@ -233,6 +233,21 @@ fn a_page_of_another_site_can_neither_retry_nor_look() {
 }
 
 #[test]
+fn a_job_that_is_done_retries_nothing_and_says_what_does() {
+    let watched = Watched::of(2).args(&["--stay"]);
+    let mut running = watched.job.start();
+    let client = Client::new(running.wait_for_http());
+    wait_for("the job is done", TIMEOUT, || {
+        let snapshot = client.get(SNAPSHOT);
+        snapshot.status == 200 && snapshot.json()["job"]["done"] == true
+    });
+    let refused = client.header(JSON.0, JSON.1).post(RETRY, r#"{"wnids":[]}"#);
+    assert_eq!(refused.status, 409, "{refused:?}");
+    assert!(refused.error().contains("--retry-failed"), "{refused:?}");
+    running.kill();
+}
+
+#[test]
 fn a_reverse_proxy_on_this_machine_passes_on_what_has_a_token() {
     let watched = Watched::of(2).with_tokens(&["--http-host", "watch.example.org"]);
     let coordinator = watched.start();

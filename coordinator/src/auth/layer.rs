@@ -247,11 +247,11 @@ impl ServerCredentials {
     }
 }
 
+/// The token of the `Authorization` header, whose scheme has no case (RFC 9110 §11.1).
 fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
-    headers
-        .get(AUTHORIZATION)?
-        .as_bytes()
-        .strip_prefix(b"Bearer ")
+    let shown = headers.get(AUTHORIZATION)?.as_bytes();
+    let (scheme, token) = shown.split_at_checked(b"Bearer ".len())?;
+    scheme.eq_ignore_ascii_case(b"Bearer ").then_some(token)
 }
 
 /// Answers a call if its caller may make it. The [`Caller`] is in the extensions of the request.

@@ -6,7 +6,7 @@
 
 use http::{
     HeaderMap, StatusCode,
-    header::{CONTENT_TYPE, HOST, ORIGIN},
+    header::{AUTHORIZATION, CONTENT_TYPE, HOST, ORIGIN},
 };
 use shared::http::{Peer, Source};
 use tokio_util::sync::CancellationToken;
@@ -132,10 +132,11 @@ pub(super) fn viewer(
 ///
 /// Without a configured token a browser on this machine could be made to send this by any page that
 /// it shows. Such a page cannot announce JSON without being asked for permission first (CORS), and
-/// its browser names it in `Origin`.
+/// its browser names it in `Origin`. A browser adds no token to what another site's page sends, so
+/// with one the `Origin` may be another name of the same page, such as a proxy's port.
 pub(super) fn may_retry(viewer: &Viewer, headers: &HeaderMap) -> Result<(), Refusal> {
     if !viewer.may_retry {
-        let has_token = headers.contains_key(http::header::AUTHORIZATION);
+        let has_token = headers.contains_key(AUTHORIZATION);
         let role = Role::Viewer;
         let needed = Role::Admin;
         return Err(if has_token {
@@ -152,6 +153,7 @@ pub(super) fn may_retry(viewer: &Viewer, headers: &HeaderMap) -> Result<(), Refu
         return Err(Refusal::NotJson);
     }
     match headers.get(ORIGIN) {
+        Some(_) if headers.contains_key(AUTHORIZATION) => Ok(()),
         Some(origin) if !is_own(origin.as_bytes(), headers) => Err(Refusal::OtherSite),
         _ => Ok(()),
     }
@@ -276,6 +278,19 @@ mod tests {
         }
         let found = access(Source::ThisMachine, false, "unknown", &credentials);
         assert_eq!(found, Err(Refusal::WrongToken));
+    }
+
+    #[test]
+    fn with_a_token_the_page_may_have_another_name_at_a_proxy() {
+        let credentials = credentials(Some(TOKENS));
+        let headers = headers(&[
+            ("authorization", "bearer admin-0123456789"),
+            ("content-type", "application/json"),
+            ("host", "watch.example.org"),
+            ("origin", "https://watch.example.org:8443"),
+        ]);
+        let viewer = viewer(Source::Proxy, peer(false), &headers, &credentials).unwrap();
+        assert_eq!(may_retry(&viewer, &headers), Ok(()));
     }
 
     #[test]

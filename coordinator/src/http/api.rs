@@ -145,6 +145,8 @@ enum ApiError {
     NotFound(String),
     #[error("the coordinator is at its end: start it again to resume the job")]
     Ended,
+    #[error("the job is done: start the coordinator again with --retry-failed")]
+    Done,
     #[error(transparent)]
     Query(#[from] QueryError),
 }
@@ -157,6 +159,7 @@ impl IntoResponse for ApiError {
             Self::Starting | Self::Ended | Self::Query(_) => StatusCode::SERVICE_UNAVAILABLE,
             Self::Invalid(_) => StatusCode::BAD_REQUEST,
             Self::NotFound(_) => StatusCode::NOT_FOUND,
+            Self::Done => StatusCode::CONFLICT,
         };
         json_error(status, &self.to_string())
     }
@@ -312,6 +315,9 @@ async fn retry(
         return Err(ApiError::Ended);
     }
     let handle = &port.job()?.handle;
+    if handle.status().is_done() {
+        return Err(ApiError::Done);
+    }
     let body = to_bytes(body, MAX_BODY).await.map_err(|_| {
         ApiError::Invalid(format!("the body of a retry has at most {MAX_BODY} bytes"))
     })?;
