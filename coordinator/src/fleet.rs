@@ -244,5 +244,5 @@ pub(crate) fn in_words(origin: &ConcurrencyStatus) -> String {
         return line;
     }
     let seconds = origin.pause.as_secs_f64().ceil();
-    format!("{line}, left alone for {seconds}s")
+    format!("{line}, no requests for {seconds}s")
 }

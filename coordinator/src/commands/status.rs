@@ -317,7 +317,7 @@ w                  quarantined     10       9        8        7       6      950
         let mut quiet = overview();
         quiet.fleet.origin.pause = Duration::from_millis(3200);
         assert!(
-            text(&quiet, None).contains("connections, 12.3MB/s, left alone for 4s; 02:10 left\n"),
+            text(&quiet, None).contains("connections, 12.3MB/s, no requests for 4s; 02:10 left\n"),
             "{}",
             text(&quiet, None)
         );
