@@ -15,7 +15,8 @@ pub enum WaitsFor {
     Origin(Duration),
     /// The pause after an overload of the origin, which lasts for this time.
     Overload(Duration),
-    /// The worker could use more connections than these, which the coordinator allows it.
+    /// The worker could use more connections than it has open and than its part of these, which
+    /// are allowed to all workers together.
     Limit(u32),
 }
 
@@ -44,15 +45,17 @@ impl ConcurrencyController {
     pub fn waits_for(&self, id: SessionId, now: Instant) -> Option<WaitsFor> {
         let allocation = self.allocations.get(&id)?;
         let pause = self.pause_until_of(id).saturating_duration_since(now);
-        let connections = self.connections(id, allocation);
-        if allocation.last.wanted == 0 {
+        let part = self.connections(id, allocation);
+        let wanted = allocation.last.wanted;
+        if wanted == 0 {
             None
         } else if pause > self.backoff_until.saturating_duration_since(now) {
             Some(WaitsFor::Origin(pause))
         } else if !pause.is_zero() {
             Some(WaitsFor::Overload(pause))
         } else {
-            (connections < allocation.last.wanted).then_some(WaitsFor::Limit(connections))
+            let waits = part < wanted && allocation.last.open < wanted;
+            waits.then(|| WaitsFor::Limit(self.controller.limit()))
         }
     }
 }
@@ -93,5 +96,30 @@ mod tests {
         observation.wanted = 0;
         controller.record_observation(id, &observation, now);
         assert_eq!(controller.waits_for(id, now), None);
+    }
+
+    #[test]
+    fn a_worker_without_a_connection_waits_for_the_limit_of_all_workers() {
+        let now = Instant::now();
+        let ceilings = Ceilings {
+            connections: Some(3),
+            ..Ceilings::default()
+        };
+        let mut controller = ConcurrencyController::new(ceilings, now);
+        let of = |open, wanted| Observation {
+            open,
+            wanted,
+            ..Observation::default()
+        };
+        let (first, second) = (SessionId(1), SessionId(2));
+        controller.record_observation(first, &of(0, 3), now);
+        controller.record_observation(first, &of(3, 3), now);
+        controller.record_observation(second, &of(0, 3), now);
+        assert_eq!(controller.budget(second, now).connections, 0);
+        let waits_for = controller.waits_for(second, now).unwrap();
+        assert_eq!(waits_for.to_string(), "limit of 3 connections");
+        // Its part is smaller now, but all its downloads still have a connection.
+        assert!(controller.budget(first, now).connections < 3);
+        assert_eq!(controller.waits_for(first, now), None);
     }
 }
