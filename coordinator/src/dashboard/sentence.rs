@@ -25,10 +25,7 @@ pub(super) fn state(
     let (sentence, left) = match phase {
         Phase::Recovering => recovering(view),
         Phase::WaitingForWorkers => ("waiting for workers".to_owned(), None),
-        Phase::OriginPaused => (
-            "the origin fails for all workers: one class at a time tries again".to_owned(),
-            None,
-        ),
+        Phase::OriginPaused => (why_origin_paused(view), None),
         Phase::Running if !pause.is_zero() => (why_paused(changes), Some(pause)),
         Phase::Running | Phase::Done | Phase::Stopping => (String::new(), None),
     };
@@ -55,6 +52,13 @@ fn recovering(view: &LiveView) -> (String, Option<Duration>) {
         recovery.expected
     );
     (sentence, Some(recovery.left))
+}
+
+/// The last failure is the newest cause; before any class has failed, only the workers know one.
+fn why_origin_paused(view: &LiveView) -> String {
+    let cause = view.outage.as_ref().or(view.first_failure.as_ref());
+    let cause = cause.map(|cause| format!(" ({cause})")).unwrap_or_default();
+    format!("the origin fails for all workers{cause}: one class at a time tries again")
 }
 
 /// Why no request is sent: the last notice that began a pause says it.

@@ -23,6 +23,7 @@ impl Dispatcher {
             transfers: self.table.transfers(TRANSFERS),
             recovery: self.table.missing_workers(lease_now),
             first_failure: self.first_failure_of_origin(),
+            outage: self.log.outage.clone(),
             ceiling: self.controller.ceiling(),
         }
     }

@@ -36,6 +36,8 @@ pub(super) struct DispatcherLog {
     pub(super) refusals: Refusals,
     logs_first_failure: bool,
     first_failures: Vec<String>,
+    /// The failure with which the origin last began to fail for all workers.
+    pub(super) outage: Option<String>,
 }
 
 impl Default for DispatcherLog {
@@ -52,6 +54,7 @@ impl DispatcherLog {
             refusals: Refusals::default(),
             logs_first_failure,
             first_failures: Vec::new(),
+            outage: None,
         }
     }
 
@@ -159,12 +162,16 @@ impl Dispatcher {
                 LeaseNotice::OriginUnavailable { failure, waits } => {
                     let every = PROBE_EVERY.as_secs();
                     let end = format_rfc3339_seconds(SystemTime::now() + waits);
+                    self.log.outage = Some(failure.message.clone());
+                    let origin = &self.log.origin;
                     tracing::warn!(
                         "no class can be had from {origin} ({failure}). Paused: one class tries again every {every} s. \
                          Classes fail only if it goes on until {end}"
                     );
                 }
-                LeaseNotice::OriginAvailable => tracing::warn!("{origin} answers again"),
+                LeaseNotice::OriginAvailable => {
+                    tracing::warn!("{} answers again", self.log.origin);
+                }
                 LeaseNotice::Quarantined { worker, failure } => tracing::warn!(
                     "worker {worker} fails what others can do and gets nothing for a while; the last was {failure}"
                 ),

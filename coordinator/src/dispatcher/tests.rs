@@ -212,6 +212,20 @@ async fn a_silent_worker_loses_its_leases_and_the_watchers_are_notified() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_cause_is_known_when_the_origin_fails_for_all_workers() {
+    let running = Running::start(40);
+    let session = running.session("host").await;
+    assert_eq!(running.handle.live_view().await.unwrap().outage, None);
+    let leases = running.leases(session, 20).await;
+    let failures = leases.into_iter().map(failed).collect();
+    running.handle.report(session, failures).await.unwrap();
+    let view = running.handle.live_view().await.unwrap();
+    assert_eq!(view.fleet.phase, Phase::OriginPaused);
+    let cause = Some("Request timeout after 120s".to_owned());
+    assert_eq!(view.outage, cause);
+}
+
+#[tokio::test(start_paused = true)]
 async fn leases_whose_receiver_was_dropped_are_pending_at_once() {
     let running = Running::start(1);
     let session = running.session("host").await;

@@ -24,6 +24,8 @@ pub struct LiveView {
     pub recovery: Option<Recovery>,
     /// Why no worker has received a response of the origin yet.
     pub first_failure: Option<String>,
+    /// The failure with which the origin began to fail for all workers, the last time it did.
+    pub outage: Option<String>,
     /// `--max-connections`; `None` without it.
     pub ceiling: Option<u32>,
 }

@@ -225,6 +225,7 @@ impl BusyFleet {
             },
             recovery: None,
             first_failure: None,
+            outage: None,
             ceiling: None,
         }
     }

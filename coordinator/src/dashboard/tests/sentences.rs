@@ -67,6 +67,22 @@ fn a_state_in_which_nothing_moves_is_said_in_words() {
 }
 
 #[test]
+fn an_origin_that_fails_for_all_workers_is_said_with_its_cause() {
+    let changes = LimitChanges::default();
+    let mut view = view(Phase::OriginPaused, Duration::ZERO);
+    let unknown = "the origin fails for all workers: one class at a time tries again";
+    assert_eq!(said(&view, &changes), (unknown.to_owned(), None));
+    view.first_failure = Some("no connection to http://o:80".to_owned());
+    let first = "the origin fails for all workers (no connection to http://o:80): one class at a \
+                 time tries again";
+    assert_eq!(said(&view, &changes).0, first);
+    view.outage = Some("Request timeout after 120s".to_owned());
+    let last = "the origin fails for all workers (Request timeout after 120s): one class at a \
+                time tries again";
+    assert_eq!(said(&view, &changes).0, last);
+}
+
+#[test]
 fn a_recovery_counts_the_workers_that_are_back() {
     let changes = LimitChanges::default();
     let recovering = |expected, missing| {
