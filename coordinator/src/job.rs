@@ -286,6 +286,7 @@ impl Job {
                 staging: single_host.staging,
                 allow_private_origin: true,
                 counts: Some(self.service.dispatcher.watch()),
+                rate: Some(self.service.dispatcher.watch_rate()),
             },
             connect,
             screen: screen.clone(),

@@ -23,7 +23,7 @@ use crate::{
 
 /// How often a plain line is written if there is no terminal.
 const PLAIN_INTERVAL: Duration = Duration::from_secs(5);
-/// The shown rate is the mean over this time.
+/// A rate that is not given is the mean over this time.
 const RATE_WINDOW: Duration = Duration::from_secs(10);
 /// Rows of a terminal that the job's line and the cursor below it take.
 const OWN_ROWS: usize = 2;
@@ -184,9 +184,15 @@ impl JobLine {
     }
 
     /// Shows the counts; called a few times a second. Without a terminal most calls write nothing.
-    /// On a terminal `above` returns the lines above the job's, at most as many as the size has
-    /// rows.
-    pub fn update(&mut self, status: &JobStatus, above: impl FnOnce(Size) -> Vec<Line>) {
+    /// `bytes_per_second` is the rate of the whole job; without it the line shows the mean over the
+    /// last seconds of `status.received_bytes`. On a terminal `above` returns the lines above the
+    /// job's, at most as many as the size has rows.
+    pub fn update(
+        &mut self,
+        status: &JobStatus,
+        bytes_per_second: Option<u64>,
+        above: impl FnOnce(Size) -> Vec<Line>,
+    ) {
         let now = Instant::now();
         self.received.push_back((now, status.received_bytes));
         self.received.retain(|(then, _)| now - *then <= RATE_WINDOW);
@@ -203,12 +209,13 @@ impl JobLine {
                 };
                 let mut lines = above(room);
                 lines.truncate(room.rows);
-                lines.push(Line::plain(self.text(status, now)));
+                lines.push(Line::plain(self.text(status, bytes_per_second, now)));
                 terminal.draw(&lines, size);
             }
             Screen::Lines { .. } if now - self.last_plain >= PLAIN_INTERVAL => {
                 self.last_plain = now;
-                self.screen.write_line(&self.text(status, now));
+                let text = self.text(status, bytes_per_second, now);
+                self.screen.write_line(&text);
             }
             Screen::Lines { .. } | Screen::Silent => {}
         }
@@ -219,20 +226,25 @@ impl JobLine {
         self.screen.clear();
     }
 
-    fn text(&self, status: &JobStatus, now: Instant) -> String {
-        let rate = self.received.front().map_or(0.0, |(then, bytes)| {
+    fn text(&self, status: &JobStatus, bytes_per_second: Option<u64>, now: Instant) -> String {
+        let rate = bytes_per_second.map_or_else(|| self.mean_rate(status, now), approximate);
+        // A worker receives the estimate every few seconds, so the time since then is subtracted.
+        let left = self
+            .estimate
+            .map(|(left, since)| left.saturating_sub(now - since));
+        describe(status, rate, left)
+    }
+
+    /// Bytes per second over the last [`RATE_WINDOW`].
+    fn mean_rate(&self, status: &JobStatus, now: Instant) -> f64 {
+        self.received.front().map_or(0.0, |(then, bytes)| {
             let seconds = (now - *then).as_secs_f64();
             if seconds > 0.0 {
                 approximate(status.received_bytes.saturating_sub(*bytes)) / seconds
             } else {
                 0.0
             }
-        });
-        // A worker receives the estimate every few seconds, so the time since then is subtracted.
-        let left = self
-            .estimate
-            .map(|(left, since)| left.saturating_sub(now - since));
-        describe(status, rate, left)
+        })
     }
 }
 
@@ -326,14 +338,32 @@ mod tests {
                 time_left,
                 ..JobStatus::default()
             };
-            line.update(&status, |_| Vec::new());
-            line.text(&status, Instant::now())
+            line.update(&status, None, |_| Vec::new());
+            line.text(&status, None, Instant::now())
         };
         assert!(shown(Some(Duration::from_mins(1))).ends_with(", 01:00 left"));
         tokio::time::advance(Duration::from_secs(7)).await;
         assert!(shown(Some(Duration::from_mins(1))).ends_with(", 00:53 left"));
         assert!(shown(Some(Duration::from_secs(70))).ends_with(", 01:10 left"));
         assert!(shown(None).ends_with(", --:-- left"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_given_rate_is_shown_and_otherwise_the_mean_of_the_last_seconds() {
+        let mut line = JobLine::new(&Screen::Silent);
+        let mut shown = |received_bytes, rate| {
+            let status = JobStatus {
+                received_bytes,
+                ..JobStatus::default()
+            };
+            line.update(&status, rate, |_| Vec::new());
+            line.text(&status, rate, Instant::now())
+        };
+        shown(0, None);
+        tokio::time::advance(Duration::from_secs(2)).await;
+        assert!(shown(2_000_000, None).contains(", 1.00MB/s, "));
+        assert!(shown(2_000_000, Some(12_300_000)).contains(", 12.3MB/s, "));
+        assert!(shown(2_000_000, Some(0)).contains(", 0B/s, "));
     }
 
     #[test]

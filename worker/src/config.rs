@@ -37,6 +37,9 @@ pub struct WorkerConfig {
     /// The job's current counts, if the coordinator is in the same process. Otherwise the status
     /// line shows those of the coordinator's last answer.
     pub counts: Option<watch::Receiver<JobStatus>>,
+    /// The job's current rate in bytes per second, if the coordinator is in the same process.
+    /// Otherwise the status line shows the mean of this process over the last seconds.
+    pub rate: Option<watch::Receiver<u64>>,
 }
 
 /// Downloads and unpacks the classes that a coordinator leases to it.

@@ -49,6 +49,7 @@ async fn work(cli: Cli, screen: &Screen, shutdown: &Shutdown) -> Result<Exit, Bo
         target: cli.target,
         staging: cli.staging,
         counts: None,
+        rate: None,
     };
     let target = config.target.display();
     std::fs::create_dir_all(&config.target)

@@ -83,6 +83,8 @@ struct Worker {
     progress: Progress,
     /// See [`WorkerConfig::counts`].
     counts: Option<watch::Receiver<JobStatus>>,
+    /// See [`WorkerConfig::rate`].
+    rate: Option<watch::Receiver<u64>>,
     renewable: watch::Sender<RenewalState>,
     /// The inventory of the target, until all of it is reported.
     inventory: Option<Inventory>,
@@ -134,6 +136,7 @@ pub(crate) async fn work(
         slots: joined.slots,
         progress: progress.clone(),
         counts: config.counts.clone(),
+        rate: config.rate.clone(),
         renewable,
         inventory: None,
         outbox: Outbox::default(),
@@ -196,8 +199,9 @@ impl Worker {
                     // The job is unknown before the first answer.
                     if self.status.total > 0 {
                         let status = JobStatus { received_bytes: self.progress.received_bytes(), ..counts };
+                        let rate = self.rate.as_ref().map(|rate| *rate.borrow());
                         let classes = self.slots.under_way();
-                        line.update(&status, |room| slot_lines.lines(classes, Instant::now(), room));
+                        line.update(&status, rate, |room| slot_lines.lines(classes, Instant::now(), room));
                     }
                 }
             }

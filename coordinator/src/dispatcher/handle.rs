@@ -58,6 +58,7 @@ pub struct DispatcherHandle {
     refuses: watch::Receiver<Option<OriginRefuses>>,
     budgets: watch::Receiver<u64>,
     concurrency_status: watch::Receiver<ConcurrencyStatus>,
+    rate: watch::Receiver<u64>,
     pub(super) limit_changes: watch::Receiver<LimitChanges>,
     /// See [`DispatcherHandle::read_ledger`].
     pub(super) ledger_reads: Arc<Semaphore>,
@@ -79,6 +80,7 @@ impl DispatcherHandle {
             refuses: dispatcher.refuses.subscribe(),
             budgets: published.budgets.subscribe(),
             concurrency_status: published.concurrency.subscribe(),
+            rate: published.rate.subscribe(),
             limit_changes: dispatcher.limit_changes.subscribe(),
             ledger_reads: Arc::new(Semaphore::new(1)),
             counters: Arc::clone(&dispatcher.counters),
@@ -289,6 +291,11 @@ impl DispatcherHandle {
     /// The state of the concurrency controller, at most a second old.
     pub fn concurrency_status(&self) -> ConcurrencyStatus {
         *self.concurrency_status.borrow()
+    }
+
+    /// A receiver of [`ConcurrencyStatus::bytes_per_second`].
+    pub fn watch_rate(&self) -> watch::Receiver<u64> {
+        self.rate.clone()
     }
 
     /// The job's current counts.

@@ -44,6 +44,8 @@ pub(super) struct Published {
     /// See [`ConcurrencyController::budget_generation`].
     pub(super) budgets: watch::Sender<u64>,
     pub(super) concurrency: watch::Sender<ConcurrencyStatus>,
+    /// See [`ConcurrencyStatus::bytes_per_second`].
+    pub(super) rate: watch::Sender<u64>,
     /// Number of the published snapshot; changes only under the lock of `status`.
     newest: Arc<AtomicU64>,
     /// Number of the last snapshot that was taken. Only the dispatcher takes snapshots; its clones
@@ -61,6 +63,7 @@ impl Published {
             wake_ups: watch::Sender::new(table.wake_ups()),
             budgets: watch::Sender::new(controller.budget_generation()),
             concurrency: watch::Sender::new(controller.status(Instant::now())),
+            rate: watch::Sender::new(0),
             newest: Arc::default(),
             last_taken: 0,
         }
@@ -85,7 +88,9 @@ impl Published {
     /// Publishes the generation of the budgets and the state of the concurrency controller.
     pub(super) fn publish_concurrency(&self, controller: &ConcurrencyController) {
         replace(&self.budgets, controller.budget_generation());
-        replace(&self.concurrency, controller.status(Instant::now()));
+        let status = controller.status(Instant::now());
+        replace(&self.concurrency, status);
+        replace(&self.rate, status.bytes_per_second);
     }
 
     /// Publishes the phase. [`Phase::Done`] is published only after the ledger has recorded the end

@@ -78,7 +78,8 @@ impl FleetDisplay {
     /// Draws the lines, or writes the plain line if one is due.
     pub(super) fn update(&mut self, status: &JobStatus) {
         let fleet = self.fleet.as_ref();
-        self.line.update(status, |room| {
+        let rate = self.dispatcher.concurrency_status().bytes_per_second;
+        self.line.update(status, Some(rate), |room| {
             fleet.map_or_else(Vec::new, |fleet| {
                 fleet_lines::lines(fleet, SystemTime::now(), room)
             })
