@@ -200,7 +200,7 @@ impl Dashboard {
     }
 
     /// Sends the last state to all viewers and ends their streams. Returns when they have received
-    /// it, or after [`FINISH_LIMIT`] twice. The caller calls it while the dispatcher still runs.
+    /// it, or after `FINISH_LIMIT` twice. The caller calls it while the dispatcher still runs.
     pub async fn finish(&self) {
         let (done, finished) = oneshot::channel();
         let request = async {

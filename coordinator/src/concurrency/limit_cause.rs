@@ -1,6 +1,6 @@
 //! Why the limit of connections is what it is. No I/O, no clock.
 
-/// The cause of a limit, which [`super::controller`] gives with each change. Its text follows "at
+/// The cause of a limit, which the controller gives with each change. Its text follows "at
 /// most N connections: ".
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LimitCause {

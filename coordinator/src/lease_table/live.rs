@@ -292,7 +292,7 @@ impl LeaseTable {
     }
 
     /// Sets the interval at which the controller wants observations. A large fleet sends them less
-    /// often than every [`OBSERVATION_INTERVAL`].
+    /// often than every `OBSERVATION_INTERVAL`.
     pub fn set_observation_interval(&mut self, interval: Duration) {
         self.observation_interval = OBSERVATION_INTERVAL.max(interval);
     }
