@@ -133,10 +133,10 @@ story("a long list of workers has pages", { job: MANY }, async ({ page, mock }) 
 story("a mark on the chart says why the limit changed", { job: FEW }, async ({ page }) => {
   await waitFor("the chart", () => page.locator("#chart-rate .u-over").count());
   assert.match(await page.innerText("#marks-list"),
-    /2\s*\d\d:\d\d:\d\d\s*the origin cut 14 connections at once/);
+    /2\s*\d\d:\d\d:\d\d\s*the origin broke 14 connections together/);
   const box = await page.locator("#chart-rate .u-over").boundingBox();
   await page.locator("#chart-rate .u-over").hover({ position: {
     x: box.width * 0.3125, y: box.height / 2 } });
   await waitFor("the reason", () => page.innerText("#chart-note"),
-    (text) => /^2 at .*: the origin cut 14 connections at once/.test(text));
+    (text) => /^2 at .*: the origin broke 14 connections together/.test(text));
 });

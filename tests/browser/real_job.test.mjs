@@ -190,7 +190,7 @@ part("a filter's address survives a reload", async () => {
   assert.equal(page.url(), address);
   await page.locator('#class-filter [aria-pressed="true"]', { hasText: "Failed" }).waitFor();
   await waitFor("the class", () => text("#class-detail"),
-    (now) => now.startsWith(`${NEVER}: Failed, HTTPError: 404 Client Error`));
+    (now) => now.startsWith(`${NEVER}: Failed, 3 attempts, HTTPError: 404 Client Error`));
   await page.locator(".group[open]", { hasText: "404 Client Error" }).waitFor();
   await rowOf("node3").getByRole("link").click();
   await page.reload();
