@@ -27,10 +27,8 @@ impl Replay {
         let classes = message.get("classes");
         if event.name == "snapshot" {
             let states = classes.and_then(|classes| classes.get("states")?.as_str());
-            states
-                .ok_or_else(|| violation("no states"))?
-                .as_bytes()
-                .clone_into(&mut self.letters);
+            let states = states.ok_or_else(|| violation("no states"))?;
+            self.letters = letters(states).ok_or_else(|| violation("states of another form"))?;
             return Ok(());
         }
         let changes = classes.and_then(|classes| classes.get("changes")?.as_array());
@@ -61,6 +59,21 @@ impl Replay {
     }
 }
 
+/// The letters of runs: `3sf` is `sssf`. `None` if a number is not a length or has no letter.
+fn letters(mut runs: &str) -> Option<Vec<u8>> {
+    let mut letters = Vec::new();
+    while !runs.is_empty() {
+        let end = runs.find(|character: char| character.is_ascii_lowercase())?;
+        let count = match &runs[..end] {
+            "" => 1,
+            length => length.parse().ok()?,
+        };
+        letters.resize(letters.len() + count, runs.as_bytes()[end]);
+        runs = &runs[end + 1..];
+    }
+    Some(letters)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -77,7 +90,7 @@ mod tests {
     fn updates_change_rows_and_keep_what_they_leave_out() {
         let mut replay = Replay::default();
         let snapshot = r#"{"job":{"pending":2,"leased":2,"success":1,"failed":1},
-            "classes":{"states":"wdrrsf"}}"#;
+            "classes":{"states":"wd2rsf"}}"#;
         replay
             .apply(&event("snapshot", snapshot))
             .expect("a snapshot");
@@ -85,6 +98,15 @@ mod tests {
         let update = r#"{"classes":{"changes":[[2,"s"],[0,"r"]]}}"#;
         replay.apply(&event("update", update)).expect("an update");
         assert_eq!(replay.counts(), [(1, 2, 3), (2, 2, 2)]);
+    }
+
+    #[test]
+    fn states_are_runs_of_letters() {
+        assert_eq!(letters("12sf2w").as_deref(), Some(&b"ssssssssssssfww"[..]));
+        assert_eq!(letters(""), Some(Vec::new()));
+        for wrong in ["12", "S", "-1s"] {
+            assert_eq!(letters(wrong), None, "{wrong}");
+        }
     }
 
     #[test]
