@@ -15,7 +15,7 @@ const FLUSH_TIMEOUT: Duration = Duration::from_secs(2);
 /// A collector that has not answered so far has the program's time divided by this.
 const SHARE: u32 = 100;
 /// Minimum of that time: the spans of a short program also reach a collector that is slow.
-const MIN_TIMEOUT: Duration = Duration::from_millis(100);
+const MIN_TIMEOUT: Duration = Duration::from_millis(50);
 
 /// The export of spans to a collector.
 #[derive(Debug)]
@@ -68,7 +68,7 @@ mod tests {
 
     #[test]
     fn the_end_waits_for_a_hundredth_of_the_time_within_limits() {
-        for (seconds, milliseconds) in [(1, 100), (10, 100), (60, 600), (200, 2000), (9000, 2000)] {
+        for (seconds, milliseconds) in [(1, 50), (10, 100), (60, 600), (200, 2000), (9000, 2000)] {
             let share = share_of(Duration::from_secs(seconds));
             assert_eq!(share, Duration::from_millis(milliseconds), "{seconds} s");
         }
