@@ -3,10 +3,11 @@
 //!
 //! Invariants: observers never slow the dispatcher. One task, the publisher, asks it for a view at
 //! most once a second and only while it is watched; each message is serialized once for all
-//! viewers. At most [`MAX_VIEWERS`] streams are open, each with a bounded queue; a viewer that does
-//! not read in time gets a whole snapshot in the place of the updates that it missed.
+//! viewers and sent to one after the other. At most [`MAX_VIEWERS`] streams are open, each with a
+//! bounded queue; a viewer that does not read in time gets a whole snapshot in the place of the
+//! updates that it missed.
 
-use std::{sync::Arc, time::Duration};
+use std::{mem, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use shared::{
@@ -52,6 +53,10 @@ pub const PAGE: usize = 200;
 const REQUESTS: usize = 2 * MAX_VIEWERS;
 /// Time for the last message to be made, and for the viewers to receive it, at the end of the job.
 const FINISH_LIMIT: Duration = Duration::from_secs(1);
+
+/// Time between the sending of an update to one stream and to the next one, so that calls of
+/// workers need not wait for the writes to all of them.
+const DELAY_STEP: Duration = Duration::from_millis(10);
 
 /// Why a question about the job has no answer.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -160,8 +165,12 @@ impl Dashboard {
         let (queue, events) = mpsc::channel(QUEUE);
         let sent = self.requests.try_send(Request::Subscribe(queue));
         sent.map_err(|_| QueryError::Unavailable)?;
+        let others = MAX_VIEWERS - 1 - self.viewers.available_permits();
         Ok(Subscription {
             events,
+            delay: Duration::ZERO,
+            next_delay: DELAY_STEP * u32::try_from(others).unwrap_or(0),
+            last_snapshot: self.last_snapshot.clone(),
             _permit: permit,
         })
     }
@@ -231,13 +240,23 @@ impl Dashboard {
 #[derive(Debug)]
 pub struct Subscription {
     events: mpsc::Receiver<Bytes>,
+    /// Delay of the next event: none for the first one.
+    delay: Duration,
+    /// Delay of each later one.
+    next_delay: Duration,
+    /// Changes at the end of the job.
+    last_snapshot: watch::Receiver<Option<Bytes>>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Subscription {
     /// The next whole server-sent event, with its final blank line. `None` at the end of the job.
     pub async fn next(&mut self) -> Option<Bytes> {
-        self.events.recv().await
+        let event = self.events.recv().await?;
+        let delay = mem::replace(&mut self.delay, self.next_delay);
+        // At the end of the job there is no delay: the program is about to exit.
+        drop(timeout(delay, self.last_snapshot.changed()).await);
+        Some(event)
     }
 }
 

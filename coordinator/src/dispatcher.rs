@@ -20,7 +20,7 @@ use tokio::{
 use crate::{
     concurrency::ConcurrencyController,
     counters::JobCounters,
-    fleet::{Fleet, LimitChanges},
+    fleet::LimitChanges,
     lease_table::{Granted, LeaseTable, Mark, ReportedLease, UnknownSession},
     ledger::{Entry, Record, Writer},
     running_time::{RunningTime, TimeOfDay},
@@ -230,23 +230,6 @@ impl Dispatcher {
             self.table.take_back(session, &granted.leases);
         }
         Entry::default()
-    }
-
-    fn fleet(&mut self) -> Fleet {
-        let lease_now = self.lease_now();
-        let now = Instant::now();
-        self.time_of_day.follow(lease_now, SystemTime::now());
-        self.table.update_states(lease_now);
-        Fleet {
-            job: self.table.status(),
-            phase: self.table.phase(),
-            origin: self.concurrency_status(),
-            workers: self.table.workers(
-                lease_now,
-                |moment| self.time_of_day.of(moment),
-                |session| self.controller.waits_for(session, now),
-            ),
-        }
     }
 
     fn update_mark(&mut self) {

@@ -15,7 +15,7 @@ use super::{Dispatcher, NotInList, Receipt, Renewal, Reported, Reporter, Retried
 use crate::{
     concurrency::{Budget, ConcurrencyStatus, Observation},
     counters::JobCounters,
-    fleet::{ClassPage, Fleet, LimitChanges, ListedState, Phase},
+    fleet::{ClassPage, LimitChanges, ListedState, Phase},
     lease_table::{
         Granted, LiveReport, Refused, Registered, Renewed, ReportedLease, StateCounts,
         UnknownSession, WorkerInfo,
@@ -208,14 +208,6 @@ impl DispatcherHandle {
             dispatcher.table.heard_of(span, lease_now)
         })
         .await
-    }
-
-    /// The current state of the fleet.
-    ///
-    /// # Errors
-    /// [`DispatchError::Stopped`].
-    pub async fn fleet(&self) -> Result<Fleet, DispatchError> {
-        self.ask(Dispatcher::fleet).await
     }
 
     /// A page of classes, ordered by id, starting behind `after`.

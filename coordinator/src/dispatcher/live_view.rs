@@ -1,26 +1,66 @@
-//! What the live page asks of the dispatcher: one view of the whole state, and lists of held
-//! classes. Each answer costs the dispatcher at most a pass over the classes; the page's task asks
-//! for a view at most once a second.
+//! What observers ask of the dispatcher: the state of the fleet, the view of the live page, and
+//! lists of held classes. The description of a large fleet consists of several answers, so that
+//! calls of workers do not wait for all of it; the page's task asks for a view at most once a
+//! second.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{mem, sync::Arc, time::SystemTime};
+
+use shared::ids::SessionId;
+use tokio::time::Instant;
 
 use super::{DispatchError, Dispatcher, DispatcherHandle};
 use crate::{
     concurrency::ConcurrencyNotice,
-    fleet::{HeldClass, JobList, LimitChange, LimitChanges, LiveView},
+    fleet::{
+        Fleet, HeldClass, JobList, LimitChange, LimitChanges, LiveView, Transfers, WorkerView,
+    },
     ledger::{Entry, Ledger, LedgerError, Run},
 };
 
 /// Number of transfers in a view.
 const TRANSFERS: usize = 40;
+/// Number of workers that one answer describes.
+const WORKERS_AT_ONCE: usize = 64;
 
 impl Dispatcher {
-    fn live_view(&mut self) -> LiveView {
+    /// The fleet without the workers that have a session.
+    fn fleet_without_sessions(&mut self) -> Fleet {
+        let lease_now = self.lease_now();
+        Fleet {
+            job: self.table.status(),
+            phase: self.table.phase(),
+            origin: self.concurrency_status(),
+            workers: self
+                .table
+                .lost_workers(lease_now, |moment| self.time_of_day.of(moment)),
+        }
+    }
+
+    fn update_worker_states(&mut self) {
+        let lease_now = self.lease_now();
+        self.time_of_day.follow(lease_now, SystemTime::now());
+        self.table.update_states(lease_now);
+    }
+
+    fn workers_after(&mut self, after: Option<SessionId>) -> Vec<(SessionId, WorkerView)> {
+        let now = Instant::now();
+        let lease_now = self.lease_now();
+        self.table.workers_after(
+            after,
+            WORKERS_AT_ONCE,
+            lease_now,
+            |moment| self.time_of_day.of(moment),
+            |session| self.controller.waits_for(session, now),
+        )
+    }
+
+    /// A view without the transfers and the workers that have a session.
+    fn live_view_without_sessions(&mut self) -> LiveView {
         let lease_now = self.lease_now();
         LiveView {
-            fleet: self.fleet(),
+            fleet: self.fleet_without_sessions(),
             letters: self.table.class_letters(),
-            transfers: self.table.transfers(TRANSFERS),
+            transfers: Transfers::default(),
             recovery: self.table.missing_workers(lease_now),
             first_failure: self.first_failure_of_origin(),
             outage: self.log.outage.clone(),
@@ -54,7 +94,41 @@ impl DispatcherHandle {
     /// # Errors
     /// [`DispatchError::Stopped`].
     pub async fn live_view(&self) -> Result<LiveView, DispatchError> {
-        self.ask(Dispatcher::live_view).await
+        let workers = self.workers_with_sessions().await?;
+        let transfers = self
+            .ask(|dispatcher| dispatcher.table.transfers(TRANSFERS))
+            .await?;
+        let mut view = self.ask(Dispatcher::live_view_without_sessions).await?;
+        view.transfers = transfers;
+        view.fleet.workers = with_sessions(view.fleet.workers, workers);
+        Ok(view)
+    }
+
+    /// The current state of the fleet. The counts are not older than the descriptions of workers.
+    ///
+    /// # Errors
+    /// [`DispatchError::Stopped`].
+    pub async fn fleet(&self) -> Result<Fleet, DispatchError> {
+        let workers = self.workers_with_sessions().await?;
+        let mut fleet = self.ask(Dispatcher::fleet_without_sessions).await?;
+        fleet.workers = with_sessions(fleet.workers, workers);
+        Ok(fleet)
+    }
+
+    async fn workers_with_sessions(&self) -> Result<Vec<WorkerView>, DispatchError> {
+        let mut workers = Vec::new();
+        let mut after = None;
+        self.ask(Dispatcher::update_worker_states).await?;
+        loop {
+            let next = self
+                .ask(move |dispatcher| dispatcher.workers_after(after))
+                .await?;
+            let Some((last, _)) = next.last() else {
+                return Ok(workers);
+            };
+            after = Some(*last);
+            workers.extend(next.into_iter().map(|(_, worker)| worker));
+        }
     }
 
     /// The list of the job, which does not change.
@@ -121,6 +195,22 @@ impl DispatcherHandle {
     }
 }
 
+/// Adds the workers that had a session a moment before `lost` was listed, and sorts by name. Of two
+/// descriptions of a worker the later one counts.
+fn with_sessions(lost: Vec<WorkerView>, sessions: Vec<WorkerView>) -> Vec<WorkerView> {
+    let mut workers = sessions;
+    workers.extend(lost);
+    workers.sort_by(|one, other| one.name.cmp(&other.name));
+    workers.dedup_by(|later, earlier| {
+        let is_same = later.name == earlier.name;
+        if is_same {
+            mem::swap(later, earlier);
+        }
+        is_same
+    });
+    workers
+}
+
 #[cfg(test)]
 mod tests {
     use shared::Wnid;
@@ -132,6 +222,7 @@ mod tests {
     use super::*;
     use crate::{
         concurrency::{Ceilings, ConcurrencyController, Observation},
+        fleet::WorkerState,
         lease_table::{LeaseTable, LiveReport, WorkerInfo},
         ledger::Writer,
     };
@@ -139,19 +230,24 @@ mod tests {
     const CLASSES: usize = 21_843;
     const WORKERS: usize = 1_000;
     const SLOTS: u32 = 10;
-    fn large_dispatcher() -> Dispatcher {
+
+    fn name(place: usize) -> String {
+        format!("node-{place:04}.cluster.example")
+    }
+
+    fn large_dispatcher() -> (Dispatcher, DispatcherHandle) {
         let wnids: Vec<Wnid> = (1..=CLASSES)
             .map(|number| format!("n{number:08}").parse().unwrap())
             .collect();
         let now = Instant::now();
         let table = LeaseTable::new(&wnids, 0, 1, Duration::from_secs(30));
         let controller = ConcurrencyController::new(Ceilings::default(), now);
-        let (mut dispatcher, _) = Dispatcher::new(table, controller, Writer::channel().0);
+        let (mut dispatcher, handle) = Dispatcher::new(table, controller, Writer::channel().0);
         let table = &mut dispatcher.table;
         let mark = table.take_mark();
         for place in 0..WORKERS {
             let worker_info = WorkerInfo {
-                worker: format!("node-{place:04}.cluster.example"),
+                worker: name(place),
                 instance: place.to_be_bytes().to_vec(),
                 slots: SLOTS,
                 ..WorkerInfo::default()
@@ -167,32 +263,60 @@ mod tests {
             }
             table.acquire(session, SLOTS as usize, now).unwrap();
         }
-        dispatcher
+        (dispatcher, handle)
     }
 
-    /// All else in a view is in proportion to the classes or the workers. The time is printed: it
-    /// depends on the machine.
-    #[test]
-    fn a_view_of_a_large_fleet_describes_few_of_its_transfers() {
-        let mut dispatcher = large_dispatcher();
-        let mut times = Vec::new();
-        for _ in 0..21 {
-            let began = Instant::now();
-            let view = dispatcher.live_view();
-            times.push(began.elapsed());
-            assert_eq!(
-                (view.letters.len(), view.fleet.workers.len()),
-                (CLASSES, WORKERS)
-            );
-            let transfers = (view.transfers.first.len(), view.transfers.total);
-            assert_eq!(transfers, (TRANSFERS, WORKERS as u64 * u64::from(SLOTS)));
+    #[tokio::test]
+    async fn a_view_of_a_large_fleet_is_whole_and_other_commands_do_not_wait_for_all_of_it() {
+        let (dispatcher, handle) = large_dispatcher();
+        let mut task = JoinSet::new();
+        task.spawn(dispatcher.run());
+        let view = handle.live_view().await.unwrap();
+        let names = view.fleet.workers.iter().map(|worker| worker.name.clone());
+        assert!(names.eq((0..WORKERS).map(name)), "each once, by name");
+        assert_eq!(view.letters.len(), CLASSES);
+        let transfers = (view.transfers.first.len(), view.transfers.total);
+        assert_eq!(transfers, (TRANSFERS, WORKERS as u64 * u64::from(SLOTS)));
+        let calls = async {
+            for _ in 0..WORKERS / WORKERS_AT_ONCE / 2 {
+                handle.budget(SessionId(1)).await.unwrap_err();
+            }
+        };
+        tokio::select! {
+            biased;
+            _ = handle.live_view() => panic!("a view of so many workers is made in one piece"),
+            () = calls => {}
         }
-        times.sort_unstable();
-        let median = times[times.len() / 2];
-        println!(
-            "a view takes {median:?}, between {:?}",
-            (times[0], times[times.len() - 1])
-        );
+    }
+
+    #[test]
+    fn of_two_descriptions_of_a_worker_the_later_one_counts() {
+        let described = |(name, success): (&str, u64)| WorkerView {
+            name: name.to_owned(),
+            state: WorkerState::Active,
+            slots: 1,
+            leased: 0,
+            success,
+            skipped: 0,
+            failed: 0,
+            received_bytes: 0,
+            silent: Duration::ZERO,
+            storage: String::new(),
+            build: String::new(),
+            since: SystemTime::UNIX_EPOCH,
+            bytes_per_second: 0,
+            disk_free: None,
+            waits_for: None,
+            host: String::new(),
+        };
+        let lost = vec![described(("b", 2))];
+        let sessions = [("c", 1), ("a", 1), ("b", 1), ("c", 2)].map(described);
+        let workers = with_sessions(lost, sessions.to_vec());
+        let workers: Vec<_> = workers
+            .iter()
+            .map(|worker| (worker.name.as_str(), worker.success))
+            .collect();
+        assert_eq!(workers, [("a", 1), ("b", 2), ("c", 2)]);
     }
 
     /// The ledger's disk hangs: nothing is taken from its queue, which has 1024 entries.

@@ -4,7 +4,10 @@
 //! Invariant: nothing in this module renews a lease or counts as progress of one. Observations that
 //! claim progress therefore keep no class.
 
-use std::time::{Duration, SystemTime};
+use std::{
+    ops::Bound,
+    time::{Duration, SystemTime},
+};
 
 use shared::{ids::SessionId, protocol::RENEWALS_PER_TTL};
 use tokio::time::Instant;
@@ -322,28 +325,41 @@ impl LeaseTable {
         counts
     }
 
-    /// The workers with a session, and those whose sessions have expired, by name, in the states of
-    /// the last update. `time_of_day` converts a time of the lease table.
-    pub fn workers(
+    /// The next workers with a session, at most `most`, in the order of their sessions and in the
+    /// states of the last update. `time_of_day` converts a time of the lease table.
+    pub fn workers_after(
         &self,
+        after: Option<SessionId>,
+        most: usize,
         now: Instant,
         time_of_day: impl Fn(Instant) -> SystemTime,
         waits_for: impl Fn(SessionId) -> Option<WaitsFor>,
-    ) -> Vec<WorkerView> {
+    ) -> Vec<(SessionId, WorkerView)> {
         let view = |session: &Session| {
             let received = self.shown_received(session);
             session.view(received, now, &time_of_day, waits_for(session.id))
         };
-        let mut workers: Vec<_> = self.sessions.by_id.values().map(view).collect();
-        workers.extend(self.lost.views(now, &time_of_day));
-        workers.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+        let first = after.map_or(Bound::Unbounded, Bound::Excluded);
+        let sessions = self.sessions.by_id.range((first, Bound::Unbounded));
+        let mut workers: Vec<_> = sessions
+            .take(most)
+            .map(|(id, session)| (*id, view(session)))
+            .collect();
         for attempt in self.attempts.of.values() {
-            let name = &self.sessions.by_id[&attempt.session].worker_info.worker;
-            if let Ok(at) = workers.binary_search_by(|worker| worker.name.cmp(name)) {
-                workers[at].leased += 1;
+            if let Ok(place) = workers.binary_search_by_key(&attempt.session, |(id, _)| *id) {
+                workers[place].1.leased += 1;
             }
         }
         workers
+    }
+
+    /// The workers whose sessions have expired.
+    pub fn lost_workers(
+        &self,
+        now: Instant,
+        time_of_day: impl Fn(Instant) -> SystemTime,
+    ) -> Vec<WorkerView> {
+        self.lost.views(now, time_of_day).collect()
     }
 
     /// The bytes that the process of a session has received.

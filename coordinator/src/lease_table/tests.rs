@@ -149,7 +149,13 @@ fn numbers(leases: &[Lease]) -> Vec<String> {
 /// The workers as observers see them.
 fn shown(table: &mut LeaseTable, now: Instant) -> Vec<crate::fleet::WorkerView> {
     table.update_states(now);
-    table.workers(now, |_| std::time::UNIX_EPOCH, |_| None)
+    let time_of_day = |_| std::time::UNIX_EPOCH;
+    let sessions = table.workers_after(None, usize::MAX, now, time_of_day, |_| None);
+    let lost = table.lost_workers(now, time_of_day);
+    let mut workers: Vec<_> = sessions.into_iter().map(|(_, view)| view).collect();
+    workers.extend(lost);
+    workers.sort_unstable_by(|one, other| one.name.cmp(&other.name));
+    workers
 }
 
 /// Checks the invariants that hold after each step.

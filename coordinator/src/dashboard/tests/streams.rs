@@ -1,5 +1,7 @@
 //! Streams of events and single snapshots.
 
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+
 use super::{
     super::{MAX_VIEWERS, QueryError},
     *,
@@ -126,6 +128,36 @@ async fn a_viewer_beyond_the_limit_is_refused_until_another_one_leaves() {
     assert_eq!(refused, QueryError::TooManyViewers);
     streams.pop();
     job.dashboard.subscribe().unwrap();
+}
+
+#[tokio::test]
+async fn an_update_is_sent_to_one_viewer_after_the_other_and_the_last_one_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let job = Watched::start(folder.path(), 1, 1).await;
+    let mut streams = Vec::new();
+    for _ in 0..20 {
+        let mut stream = job.dashboard.subscribe().unwrap();
+        event(&mut stream).await.unwrap();
+        streams.push(stream);
+    }
+    job.report(job.leases[0], success()).await;
+    let updates = streams.iter_mut().enumerate().map(async |(place, stream)| {
+        event(stream).await.unwrap();
+        place
+    });
+    let mut updates: FuturesUnordered<_> = updates.rev().collect();
+    let mut order = Vec::new();
+    while let Some(place) = updates.next().await {
+        order.push(place);
+    }
+    drop(updates);
+    assert!(order.is_sorted(), "{order:?}");
+    let last = streams.last_mut().unwrap();
+    last.next_delay = Duration::from_hours(1);
+    last.delay = last.next_delay;
+    let rest = async { while event(last).await.is_some() {} };
+    let ended = timeout(DEADLINE, rest);
+    assert!(tokio::join!(job.dashboard.finish(), ended).1.is_ok());
 }
 
 #[tokio::test]

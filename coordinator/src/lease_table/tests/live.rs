@@ -149,8 +149,9 @@ fn a_worker_is_silent_after_three_intervals_then_lost_and_active_when_it_is_back
     assert_eq!(state(&mut table, start + intervals), WorkerState::Active);
     let now = start + intervals + Duration::from_millis(1);
     assert_eq!(state(&mut table, now), WorkerState::Silent);
-    let silent = table
-        .workers(now, |moment| UNIX_EPOCH + (moment - start), |_| None)
+    let time_of_day = |moment| UNIX_EPOCH + (moment - start);
+    let (_, silent) = table
+        .workers_after(None, 1, now, time_of_day, |_| None)
         .remove(0);
     assert_eq!(silent.since, UNIX_EPOCH, "since it was last heard of");
     assert_eq!((silent.leased, table.status().leased), (1, 1));
