@@ -111,9 +111,16 @@ fn describe(target: &Path, classes: &ClassList, forecast: &Forecast, sample: &Sa
     let invalid = classes.invalid.len() as u64;
     let invalid =
         (invalid > 0).then(|| format!("{} without a class id", counted(invalid, "row", "rows")));
+    let left_out = classes.bare_prefixes;
+    let left_out = (left_out > 0).then(|| {
+        format!(
+            "{} of only \"n\" left out",
+            counted(left_out, "row", "rows")
+        )
+    });
     let twice = classes.duplicates;
     let twice = (twice > 0).then(|| counted(twice, "duplicate row", "duplicate rows"));
-    let rows: Vec<String> = [Some(listed), invalid, twice]
+    let rows: Vec<String> = [Some(listed), invalid, left_out, twice]
         .into_iter()
         .flatten()
         .collect();

@@ -86,7 +86,7 @@ pub async fn run(
     let target = Target::prepare(&plan.target)?;
     let log = target.log().map_err(CoordinatorError::Log)?;
     let telemetry = Telemetry::start(log, &screen, "coordinator")?;
-    for warning in &plan.warnings {
+    for warning in plan.warnings.iter().chain(&classes.warning()) {
         tracing::warn!("{warning}");
     }
     target.warn_if_unlocked();

@@ -1,8 +1,10 @@
 //! `ClassList`: the rows of the CSV file, parsed once at startup.
 //!
 //! Accepts the variants that spreadsheets and scripts write around the ids. A row without a valid
-//! id is kept with its line number, so that no row is lost silently. The list takes four bytes for
-//! each valid row, and no line longer than [`LINE_LIMIT`] is read into memory.
+//! id is kept with its line number, so that no row is lost silently. The one exception are rows that
+//! hold only `n`, which are counted: a common recipe for a list of failed classes,
+//! `grep -o 'n[0-9]*' failed_downloads.log`, also prints the letter of other words. The list takes
+//! four bytes for each valid row, and no line longer than [`LINE_LIMIT`] is read into memory.
 
 use std::path::{Path, PathBuf};
 
@@ -23,6 +25,8 @@ pub const LINE_LIMIT: u64 = 64 * 1024;
 const ROW_LIMIT: u64 = 1024 * 1024;
 /// Name of the column with the ids.
 const COLUMN: &str = "wnid";
+/// The value of rows that are left out: a class id without its digits.
+const BARE_PREFIX: &str = "n";
 /// Maximum number of characters that are kept of an invalid value.
 const MAX_SHOWN: usize = 64;
 
@@ -35,6 +39,8 @@ pub struct ClassList {
     pub invalid: Vec<InvalidRow>,
     /// Rows that repeat an id.
     pub duplicates: u64,
+    /// Rows that hold only `n`, which are left out.
+    pub bare_prefixes: u64,
 }
 
 /// A row whose value is not a WordNet id.
@@ -94,7 +100,20 @@ impl ClassList {
         rows.collect(column).map_err(unusable)
     }
 
-    /// All values, valid or not, in the order of the file.
+    /// The warning about rows that are left out, if there are any.
+    pub fn warning(&self) -> Option<String> {
+        let rows = match self.bare_prefixes {
+            0 => return None,
+            1 => "1 row that holds".to_owned(),
+            rows => format!("{rows} rows that hold"),
+        };
+        Some(format!(
+            "the class list has {rows} only \"{BARE_PREFIX}\", left out: `grep -o '{BARE_PREFIX}[0-9]*'` also finds this \
+             letter in words; `grep -oE '{BARE_PREFIX}[0-9]{{8}}'` finds only class ids"
+        ))
+    }
+
+    /// All values, valid or not, in the order of the file. Without the rows that are left out.
     pub fn part_ids(&self) -> impl Iterator<Item = String> {
         let mut invalid = self.invalid.iter().peekable();
         let mut valid = self.wnids.iter().enumerate().peekable();
@@ -183,6 +202,43 @@ mod tests {
     }
 
     #[test]
+    fn rows_that_hold_only_the_prefix_are_left_out_and_counted() {
+        for (csv, count) in [
+            ("wnid\nn02124075\nn\nn\nn00000001\n", 2),
+            ("wnid\nn\nn02124075\nn00000001\nn", 2),
+            (
+                "wnid,name\r\n n ,x\r\nn02124075,\r\n\"n\"\r\nn00000001\r\n",
+                2,
+            ),
+            ("name,wnid\n#1,n02124075\n# n,n\nx,n\nx,n00000001\n", 1),
+            ("name,wnid\nn,n02124075\nn,n00000001\n", 0),
+        ] {
+            assert_eq!(ids(csv), ["n02124075", "n00000001"], "{csv:?}");
+            assert_eq!(read(csv).unwrap().bare_prefixes, count, "{csv:?}");
+        }
+        assert_eq!(
+            bad("wnid\nn\nN\nnn\nn1\nn00000001\n"),
+            [(3, "N"), (4, "nn"), (5, "n1")].map(|(line, value)| (line, value.to_owned()))
+        );
+    }
+
+    #[test]
+    fn the_warning_counts_the_rows_that_are_left_out() {
+        let warning = |csv| read(csv).unwrap().warning();
+        assert_eq!(warning("wnid\nn00000001\nN\n"), None);
+        let said = warning("wnid\nn\nn00000001\n").unwrap();
+        assert!(
+            said.contains("1 row that holds only \"n\", left out"),
+            "{said}"
+        );
+        let said = warning("wnid\nn\nn00000001\nn\n").unwrap();
+        assert!(
+            said.contains("2 rows that hold only \"n\", left out"),
+            "{said}"
+        );
+    }
+
+    #[test]
     fn an_invalid_row_is_kept_with_its_line_and_position() {
         let csv = "wnid,name\n\n# c\nN02124075,x\r\nn00000001,\"a\nb\nc\"\n\"../etc\",\"x\ny\"\n,only a name\n\nn00000002\n-rf";
         let found = [(4, "N02124075"), (8, "../etc"), (10, ""), (13, "-rf")];
@@ -265,6 +321,18 @@ mod tests {
             read("wnid\n\nx\n").unwrap_err(),
             "read data.csv: its only row does not hold a class id like n02124075; it is line 3: \"x\""
         );
+        for (csv, first) in [
+            ("wnid\nn\nx\n", "line 2: \"n\""),
+            ("wnid\nx\nn\n", "line 2: \"x\""),
+            ("wnid\n\nn\nn\n", "line 3: \"n\""),
+        ] {
+            assert_eq!(
+                read(csv).unwrap_err(),
+                format!(
+                    "read data.csv: none of its 2 rows holds a class id like n02124075; the first is {first}"
+                )
+            );
+        }
     }
 
     #[test]

@@ -61,6 +61,22 @@ fn a_repeated_id_is_one_class() {
 }
 
 #[test]
+fn rows_that_grep_made_of_words_are_left_out_with_one_warning() {
+    let (origin, _tars) = fixture(2);
+    let job = Job::new()
+        .csv_text("wnid\nn00000001\nn\nn\nn00000001\nn\nn00000002\n")
+        .origin(&origin);
+    let finished = job.run();
+    job.assert_ended(&finished, 0, Table::of(2, 0, 0).with_duplicates(1));
+    assert_eq!(job.failures(), Vec::<String>::new());
+    let warning = "the class list has 3 rows that hold only \"n\", left out";
+    let log = std::fs::read_to_string(job.target_path().join("imagenet_downloader.log"));
+    for text in [&finished.stderr, &log.unwrap()] {
+        assert_eq!(text.matches(warning).count(), 1, "{text}");
+    }
+}
+
+#[test]
 fn failures_are_counted_by_cause_before_the_table_with_the_path_of_their_log() {
     let (origin, _tars) = fixture(1);
     origin.class("n00000004", vec![0; 1024]);

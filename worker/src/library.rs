@@ -44,12 +44,18 @@ use crate::{
 const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
 
 /// Reads the ids of a CSV file with a `wnid` column, each once, in their order. Rows without a
-/// valid WordNet id are included, so that [`download_batch`] can report them.
+/// valid WordNet id are included, so that [`download_batch`] can report them. Rows that hold only
+/// `n` are left out with a warning in the log: `grep -o 'n[0-9]*'` on the log of failures makes
+/// them.
 ///
 /// # Errors
 /// If the file cannot be read, has no `wnid` column, or has no valid row.
 pub fn load_part_ids_from_csv(path: impl AsRef<Path>) -> Result<Vec<String>, ReadError> {
-    Ok(ClassList::read(path.as_ref())?.part_ids().collect())
+    let classes = ClassList::read(path.as_ref())?;
+    if let Some(warning) = classes.warning() {
+        tracing::warn!("{warning}");
+    }
+    Ok(classes.part_ids().collect())
 }
 
 /// Downloads the classes into `<target_path>/<wnid>/`, each published as a whole or not at all, and

@@ -10,7 +10,7 @@ use std::{
 use csv::ByteRecord;
 
 use super::{
-    COLUMN, ClassList, InvalidRow, Unusable,
+    BARE_PREFIX, COLUMN, ClassList, InvalidRow, Unusable,
     lines::{END, Lines},
     shown,
 };
@@ -61,26 +61,35 @@ impl Rows {
         let marks_are_data = self.is_marked();
         let mut list = ClassList::default();
         let mut seen = HashSet::new();
+        let mut first_invalid = None;
         while let Some(line) = self.next()? {
             let value = value(self.row.get(column).unwrap_or_default());
             match value.parse::<Wnid>() {
                 Ok(wnid) if seen.insert(wnid) => list.wnids.push(wnid),
                 Ok(_) => list.duplicates += 1,
                 Err(_) if !marks_are_data && self.is_marked() => {}
-                Err(_) => list.invalid.push(InvalidRow {
-                    line,
-                    value: shown(&value),
-                    after: list.wnids.len(),
-                }),
+                Err(_) => {
+                    let row = InvalidRow {
+                        line,
+                        value: shown(&value),
+                        after: list.wnids.len(),
+                    };
+                    first_invalid.get_or_insert_with(|| row.clone());
+                    if value == BARE_PREFIX {
+                        list.bare_prefixes += 1;
+                    } else {
+                        list.invalid.push(row);
+                    }
+                }
             }
         }
-        match list.invalid.first() {
+        match first_invalid {
             _ if !list.wnids.is_empty() => Ok(list),
             None => Err(Unusable::NoRows),
-            Some(first) => Err(Unusable::NoValidRow {
-                bad: list.invalid.len(),
-                line: first.line,
-                value: first.value.clone(),
+            Some(InvalidRow { line, value, .. }) => Err(Unusable::NoValidRow {
+                bad: list.invalid.len() as u64 + list.bare_prefixes,
+                line,
+                value,
             }),
         }
     }

@@ -65,7 +65,7 @@ pub enum Unusable {
     )]
     NoValidRow {
         /// Number of rows.
-        bad: usize,
+        bad: u64,
         /// Line of the first row.
         line: u64,
         /// Value of the first row.
