@@ -14,7 +14,7 @@ use shared::{
 pub use crate::rpc::admin::client::AdminError;
 use crate::{
     commands::init::InitError,
-    config::{Command, Config, CoordinatorArgs},
+    config::{CalledAs, Command, Config, CoordinatorArgs},
     demo::DemoError,
 };
 
@@ -69,23 +69,25 @@ impl CommandError {
 }
 
 /// Runs a command and writes its results to `out`. Ends without an error when the reader of `out`
-/// has closed it.
+/// has closed it. `called_as`: the name for completions and manual pages.
 ///
 /// # Errors
 /// [`CommandError`], one sentence with the remedy.
 pub async fn run(
+    called_as: CalledAs,
     command: Command,
     screen: &Screen,
     shutdown: &Shutdown,
     out: impl Write,
 ) -> Result<Exit, CommandError> {
-    match execute(command, screen, shutdown, out).await {
+    match execute(called_as, command, screen, shutdown, out).await {
         Err(error) if error.is_closed_pipe() => Ok(Exit::Done),
         ended => ended,
     }
 }
 
 async fn execute(
+    called_as: CalledAs,
     command: Command,
     screen: &Screen,
     shutdown: &Shutdown,
@@ -121,18 +123,24 @@ async fn execute(
             until(shutdown, demo_origin::run(&arguments, &mut out)).await?
         }
         Command::Manual(manual) => {
-            write_manual(&manual, &mut out)?;
+            write_manual(called_as, &manual, &mut out)?;
             Exit::Done
         }
     })
 }
 
-fn write_manual(manual: &Manual, out: &mut impl Write) -> Result<(), CommandError> {
-    let Manual::Completions { shell } = manual else {
-        return Ok(manual.write(Config::manual(), out)?);
+fn write_manual(
+    called_as: CalledAs,
+    manual: &Manual,
+    out: &mut impl Write,
+) -> Result<(), CommandError> {
+    let program = Config::manual(called_as);
+    let (Manual::Completions { shell }, CalledAs::Coordinator) = (manual, called_as) else {
+        // The completion of workers' names is written for the name `coordinator`.
+        return Ok(manual.write(program, out)?);
     };
     let mut script = Vec::new();
-    manual.write(Config::manual(), &mut script)?;
+    manual.write(program, &mut script)?;
     let script = completions::with_workers(&shell.to_string(), &String::from_utf8_lossy(&script));
     out.write_all(script.as_bytes())?;
     Ok(out.flush()?)
@@ -187,6 +195,7 @@ mod tests {
                 json: false,
             };
             run(
+                CalledAs::default(),
                 Command::Verify(arguments),
                 &Screen::Silent,
                 &Shutdown::default(),

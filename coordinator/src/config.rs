@@ -19,12 +19,14 @@ use shared::{
 };
 use worker::config::SlotArgs;
 
+mod called_as;
 mod command;
 mod credentials;
 pub(crate) mod init;
 mod plan;
 mod rate;
 
+pub use called_as::CalledAs;
 pub use command::{
     Command, CoordinatorArgs, DemoOriginArgs, DrainArgs, RetryArgs, StatusArgs, VerifyArgs,
 };
@@ -45,24 +47,6 @@ const _: () = assert!(
     "workers keep to each time to live"
 );
 
-const EXAMPLES: &str = "\
-Examples:
-  See it work, without ImageNet and without a list:
-      coordinator --demo
-  One machine, 5 downloads at a time, into the current directory:
-      coordinator --dev --fname data.csv --workers 5 --delete-tar
-  Several workers on this machine, 5 connections in total:
-      coordinator --fname data.csv --max-connections 5 --delete-tar
-      worker --connect http://127.0.0.1:50051 --target /data/imagenet
-  Several machines; it prints the commands for coordinator and workers:
-      coordinator init --advertise node1.example.org
-  How far is it, and who works for it:
-      coordinator status --target /data/imagenet
-  Months later, look whether every file is still what was downloaded:
-      coordinator verify --target /data/imagenet
-
-Every flag can also be given as the environment variable beside it; the flag wins.";
-
 /// Downloads ImageNet classes: hands the classes of a CSV to workers, counts, and names what
 /// failed.
 ///
@@ -72,6 +56,9 @@ Every flag can also be given as the environment variable beside it; the flag win
 #[derive(Debug, Parser)]
 #[command(name = "coordinator", version = crate::version::VERSION, args_conflicts_with_subcommands = true)]
 pub struct Config {
+    /// The name under which the program was called.
+    #[arg(skip)]
+    pub called_as: CalledAs,
     /// What to do instead of a job.
     #[command(subcommand)]
     pub command: Option<Command>,
@@ -232,18 +219,27 @@ pub struct EndpointConfig {
 
 impl Config {
     /// Reads a command line and the environment. `Err` also stands for `--help` and `--version`;
-    /// clap distinguishes them.
+    /// clap distinguishes them. Under the name `imagenet-downloader` a job runs in single-host
+    /// mode.
     ///
     /// # Errors
     /// clap's error, which prints itself and has its own exit code.
     pub fn read(arguments: impl IntoIterator<Item = OsString>) -> Result<Self, clap::Error> {
-        Self::from_arg_matches(&Self::manual().try_get_matches_from(arguments)?)
+        let mut arguments = arguments.into_iter().peekable();
+        let called_as = CalledAs::of(arguments.peek().map(OsString::as_os_str));
+        let matches = Self::manual(called_as).try_get_matches_from(arguments)?;
+        let mut config = Self::from_arg_matches(&matches)?;
+        config.called_as = called_as;
+        config.single_host.dev |= called_as == CalledAs::ImagenetDownloader;
+        Ok(config)
     }
 
     /// The complete command line for `--help`, completions and manual pages.
-    pub fn manual() -> clap::Command {
-        Self::command()
-            .after_help(format!("{EXAMPLES}\n\n{}", exit_code::HELP))
+    pub fn manual(called_as: CalledAs) -> clap::Command {
+        let examples = called_as.examples();
+        called_as
+            .describe(Self::command())
+            .after_help(format!("{examples}\n\n{}", exit_code::HELP))
             // If a flag is given twice the last one applies, as in other tools.
             .args_override_self(true)
             .mut_args(with_variable)
@@ -278,7 +274,7 @@ mod tests {
 
     #[test]
     fn the_help_shows_no_value_of_the_environment() {
-        let manual = Config::manual();
+        let manual = Config::manual(CalledAs::default());
         let commands = std::iter::once(&manual).chain(manual.get_subcommands());
         let hidden: Vec<bool> = commands
             .flat_map(clap::Command::get_arguments)

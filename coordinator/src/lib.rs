@@ -66,6 +66,7 @@ pub async fn run(
 ) -> Result<Exit, CoordinatorError> {
     if let Some(command) = config.command {
         return Ok(Box::pin(commands::run(
+            config.called_as,
             command,
             &screen,
             &shutdown,

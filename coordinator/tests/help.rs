@@ -1,9 +1,14 @@
 //! Snapshots of `coordinator --help`, so that each change of the help is reviewed.
 
-use std::process::Command;
+use std::{os::unix::process::CommandExt as _, process::Command};
 
 fn help(of: &[&str]) -> String {
+    help_under("coordinator", of)
+}
+
+fn help_under(name: &str, of: &[&str]) -> String {
     let output = Command::new(env!("CARGO_BIN_EXE_coordinator"))
+        .arg0(name)
         .args(of)
         .arg("--help")
         .env_clear()
@@ -21,6 +26,27 @@ fn help(of: &[&str]) -> String {
 #[test]
 fn the_help_is_a_manual() {
     insta::assert_snapshot!(help(&[]));
+}
+
+#[test]
+fn the_help_under_the_name_of_the_python_package_is_about_one_machine() {
+    let help = help_under("imagenet-downloader", &[]);
+    let options = |help: &str| {
+        let flags = help
+            .lines()
+            .map(str::trim_start)
+            .filter(|line| line.starts_with("--"));
+        flags.map(str::to_owned).collect::<Vec<_>>()
+    };
+    assert_eq!(options(&help), options(&self::help(&[])));
+    let (about, rest) = help.split_once("\nCommands:").unwrap();
+    let (_, examples) = rest.split_once("\nExamples:").unwrap();
+    insta::assert_snapshot!(format!("{about}\n[...]\nExamples:{examples}"));
+    let status = help_under("imagenet-downloader", &["status"]);
+    assert!(
+        status.contains("Usage: imagenet-downloader status"),
+        "{status}"
+    );
 }
 
 #[test]

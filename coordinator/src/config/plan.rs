@@ -159,6 +159,7 @@ impl Config {
     /// [`ConfigError`]; its message names the flag and the remedy.
     pub fn plan(self) -> Result<Plan, ConfigError> {
         let Self {
+            called_as: _,
             command: _,
             origin,
             target,
@@ -366,6 +367,33 @@ mod tests {
             (job.existing, job.durability),
             (Existing::Adopt, Durability::Power)
         );
+    }
+
+    #[test]
+    fn under_the_name_of_the_python_package_a_job_is_single_host_and_commands_are_the_same() {
+        let read = |flags: &[&str]| {
+            let arguments = ["/venv/bin/imagenet-downloader"].iter().chain(flags);
+            Config::read(arguments.map(OsString::from))
+        };
+        for flags in [&[][..], &["--dev"], &["--demo"]] {
+            let plan = read(flags).unwrap().plan().unwrap();
+            assert_eq!(plan.listen, None, "{flags:?}");
+            assert_eq!(plan.single_host.unwrap().slots, 10, "{flags:?}");
+        }
+        let status = read(&["status", "--json"]).unwrap();
+        assert!(matches!(status.command, Some(Command::Status(_))));
+        let wrong = read(&["--nonsense"]).unwrap_err().to_string();
+        assert!(
+            wrong.contains("Usage: imagenet-downloader [OPTIONS]"),
+            "{wrong}"
+        );
+        let wrong = read(&["status", "--nonsense"]).unwrap_err().to_string();
+        assert!(
+            wrong.contains("Usage: imagenet-downloader status"),
+            "{wrong}"
+        );
+        let version = read(&["--version"]).unwrap_err().to_string();
+        assert!(version.starts_with("imagenet-downloader "), "{version}");
     }
 
     #[test]
