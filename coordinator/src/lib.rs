@@ -12,7 +12,6 @@ pub mod target;
 pub mod concurrency;
 pub mod counters;
 pub mod dispatcher;
-mod failure_lines;
 pub mod failure_log;
 pub mod fleet;
 mod fleet_lines;

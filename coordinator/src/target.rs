@@ -3,26 +3,21 @@
 //! Invariant: while a [`Target`] lives, no other coordinator writes the logs of this folder.
 
 use std::{
-    fs::{self, File, TryLockError},
+    fs::{self, File},
     io::{self, Write as _},
     path::{Path, PathBuf},
 };
 
 use shared::{
-    own_file::{self, PROBE},
+    own_file::PROBE,
     owner::explained,
     probe_files,
+    target_lock::{LOG_NAME, TargetLock},
 };
-
-/// The detailed log. The lock is on this file.
-pub const LOG_NAME: &str = "imagenet_downloader.log";
 
 /// A writable folder that is locked for this process.
 #[derive(Debug)]
-pub struct Target {
-    log: File,
-    unlocked: Option<io::Error>,
-}
+pub struct Target(TargetLock);
 
 /// Why the folder cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -57,7 +52,7 @@ pub enum TargetError {
         /// The operating system's error.
         source: io::Error,
     },
-    /// Another coordinator uses the folder.
+    /// Another coordinator, or a program that downloads with the library, uses the folder.
     #[error("use the target {}: another coordinator works in it; wait for it, or name another folder with --target", path.display())]
     Busy {
         /// The path as given.
@@ -90,21 +85,17 @@ impl Target {
                 path: given(),
                 source: explained(source, [path]),
             })?;
-        let log_path = path.join(LOG_NAME);
-        let log = own_file::open_log(&log_path).map_err(|source| TargetError::Log {
-            source: explained(source, [&log_path]),
-            path: log_path,
-        })?;
-        let unlocked = match log.try_lock() {
-            Ok(()) => None,
-            Err(TryLockError::WouldBlock) => {
-                return Err(TargetError::Busy { path: given() });
+        let lock = TargetLock::take(path).map_err(|source| {
+            let path = path.join(LOG_NAME);
+            TargetError::Log {
+                source: explained(source, [&path]),
+                path,
             }
-            Err(TryLockError::Error(error)) => Some(error),
-        };
+        })?;
+        let lock = lock.ok_or_else(|| TargetError::Busy { path: given() })?;
         // In a folder that cannot be listed the old probe files stay, which does no harm.
         probe_files::remove_left(path).unwrap_or_default();
-        Ok(Self { log, unlocked })
+        Ok(Self(lock))
     }
 
     /// The detailed log. A clone of its file also holds the lock.
@@ -112,12 +103,12 @@ impl Target {
     /// # Errors
     /// If the process has no free file descriptor.
     pub fn log(&self) -> io::Result<File> {
-        self.log.try_clone()
+        self.0.log().try_clone()
     }
 
     /// Warns if the file system does not support locks. Call it once the log is open.
     pub fn warn_if_unlocked(&self) {
-        if let Some(error) = &self.unlocked {
+        if let Some(error) = self.0.unlocked() {
             tracing::warn!(
                 "the target cannot be locked ({error}): make sure that no other coordinator uses it"
             );
@@ -144,7 +135,7 @@ mod tests {
         fs::create_dir_all(&path).unwrap();
         fs::write(path.join(".probe-0123456789abcdef"), "?").unwrap();
         let target = Target::prepare(&path).unwrap();
-        assert!(target.unlocked.is_none());
+        assert!(target.0.unlocked().is_none());
         let names: Vec<_> = fs::read_dir(&path)
             .unwrap()
             .map(|entry| entry.unwrap().file_name())

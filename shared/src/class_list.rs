@@ -108,8 +108,9 @@ impl ClassList {
             rows => format!("{rows} rows that hold"),
         };
         Some(format!(
-            "the class list has {rows} only \"{BARE_PREFIX}\", left out: `grep -o '{BARE_PREFIX}[0-9]*'` also finds this \
-             letter in words; `grep -oE '{BARE_PREFIX}[0-9]{{8}}'` finds only class ids"
+            "the class list has {rows} only \"{BARE_PREFIX}\", left out: \
+             `grep -o '{BARE_PREFIX}[0-9]*'` also finds this letter in words; \
+             `grep -oE '{BARE_PREFIX}[0-9]{{8}}'` finds only class ids"
         ))
     }
 

@@ -127,6 +127,31 @@ impl Screen {
         }
     }
 
+    /// Removes the block and draws none until [`Screen::show`], so that other code can write to the
+    /// terminal. Returns when that is written.
+    pub fn hide(&self) {
+        if let Self::Terminal(terminal) = self {
+            terminal.hide();
+            self.flush();
+        }
+    }
+
+    /// As [`Screen::hide`], but waits at most this long for a terminal that accepts nothing.
+    pub fn hide_within(&self, limit: Duration) {
+        if let Self::Terminal(terminal) = self {
+            terminal.hide();
+            // A terminal that accepts nothing shows the rest later.
+            terminal.output().flush_within(limit).ok();
+        }
+    }
+
+    /// Ends [`Screen::hide`]; the block comes back with the next frame.
+    pub fn show(&self) {
+        if let Self::Terminal(terminal) = self {
+            terminal.show();
+        }
+    }
+
     /// Waits until everything is written, but only for some seconds if the terminal accepts
     /// nothing.
     pub fn flush(&self) {

@@ -143,7 +143,8 @@ impl Output {
         self.flush_within(FLUSH_TIMEOUT)
     }
 
-    fn flush_within(&self, limit: Duration) -> io::Result<()> {
+    /// As [`Output::flush`], with another time than three seconds.
+    pub(crate) fn flush_within(&self, limit: Duration) -> io::Result<()> {
         let queue = self.queue();
         let mut state = queue.lock();
         while state.is_busy() {

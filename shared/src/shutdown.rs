@@ -60,14 +60,14 @@ impl Shutdown {
     }
 }
 
-/// Blocks SIGINT and SIGTERM in the main thread, before it has started other threads, which inherit
+/// Blocks SIGINT and SIGTERM in this thread, before it has started other threads, which inherit
 /// that. The kernel then keeps them for the thread of [`Shutdown::on_signals`] and does not deliver
 /// them to a thread that waits for a hung disk. Blocks SIGXFSZ too, which would end the process: a
 /// write beyond the limit on file sizes (`ulimit -f`) is then only an error.
 ///
 /// # Errors
 /// The error of the operating system.
-pub(crate) fn block_signals() -> io::Result<()> {
+pub fn block_signals() -> io::Result<()> {
     let mut blocked = stopping_signals();
     blocked.add(Signal::SIGXFSZ);
     Ok(blocked.thread_block()?)

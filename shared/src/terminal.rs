@@ -71,6 +71,8 @@ struct Block {
     lines: Vec<DrawnLine>,
     /// Columns of the terminal when it was drawn.
     columns: usize,
+    /// Nothing is drawn.
+    is_hidden: bool,
 }
 
 /// A line as it was written.
@@ -136,13 +138,31 @@ impl Terminal {
     /// Shows these lines in the place of the block; none: removes it. A terminal that accepts
     /// nothing keeps the lines that it has.
     pub(crate) fn draw(&self, lines: &[Line], size: Size) {
-        let new = Block::of(lines, size.columns, self.has_colors);
         let mut block = lock(&self.block);
+        if !block.is_hidden {
+            let new = Block::of(lines, size.columns, self.has_colors);
+            self.replace(&mut block, new);
+        }
+    }
+
+    /// Removes the block until [`Terminal::show`], so that other code can write to the terminal.
+    pub(crate) fn hide(&self) {
+        let mut block = lock(&self.block);
+        self.replace(&mut block, Block::of(&[], size_of_stderr().columns, false));
+        block.is_hidden = true;
+    }
+
+    /// The next frame is drawn again.
+    pub(crate) fn show(&self) {
+        lock(&self.block).is_hidden = false;
+    }
+
+    fn replace(&self, block: &mut Block, new: Block) {
         let is_same_size = block.columns == new.columns || block.lines.is_empty();
         if block.lines == new.lines && is_same_size {
             return;
         }
-        let is_last = lines.is_empty();
+        let is_last = new.lines.is_empty();
         if self
             .output
             .write_frame(block.update(&new).as_bytes(), is_last)
@@ -199,6 +219,7 @@ impl Block {
                 .map(|line| line.drawn(columns, has_colors))
                 .collect(),
             columns,
+            is_hidden: false,
         }
     }
 

@@ -7,7 +7,7 @@
 use std::{
     io,
     panic::{AssertUnwindSafe, catch_unwind, resume_unwind},
-    sync::{Condvar, Mutex},
+    sync::{Arc, Condvar, Mutex, mpsc},
     thread::{self, JoinHandle},
     time::Duration,
 };
@@ -68,6 +68,34 @@ pub fn probe(name: &str) -> Result<(), NoThread> {
     // The thread does nothing that could panic.
     spawn(name, || {})?.join().unwrap_or_default();
     Ok(())
+}
+
+/// As [`probe`], for so many threads at the same time: a runtime that gets its first worker and not
+/// its second one waits for the first one for ever.
+///
+/// # Errors
+/// [`NoThread`].
+pub fn probe_at_once(name: &str, count: usize) -> Result<(), NoThread> {
+    let (held, release) = mpsc::channel::<()>();
+    let release = Arc::new(Mutex::new(release));
+    let mut started = Vec::new();
+    let mut result = Ok(());
+    for _ in 0..count {
+        let release = Arc::clone(&release);
+        // All of them end when `held` is dropped.
+        match spawn(name, move || lock(&release).recv().unwrap_or_default()) {
+            Ok(thread) => started.push(thread),
+            Err(error) => {
+                result = Err(error);
+                break;
+            }
+        }
+    }
+    drop(held);
+    for thread in started {
+        thread.join().unwrap_or_default();
+    }
+    result
 }
 
 /// Starts a thread outside of any runtime.

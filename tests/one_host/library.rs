@@ -99,6 +99,97 @@ fn a_cancelled_batch_writes_checkpoints_and_the_next_call_resumes_within_its_lim
     assert!(took >= least, "{left} bytes arrived in {took:?}");
 }
 
+/// Starts the example program for one class of its own.
+fn start_one(job: &Job, origin: &Origin, wnid: &str) -> Running {
+    let csv = job.folder().join(format!("{wnid}.csv"));
+    std::fs::write(&csv, format!("wnid\n{wnid}\n")).expect("the folder is writable");
+    let mut command = Command::new(program("examples/download_gently"));
+    command.arg(csv).arg(job.target_path()).arg(origin.url());
+    command.args(["2", "1000000"]);
+    job.start_program(command)
+}
+
+#[test]
+fn a_call_for_other_classes_keeps_the_checkpoints_of_an_interrupted_one() {
+    let origin = Origin::start();
+    let tars = tars();
+    for (wnid, tar) in &tars {
+        origin.class(wnid, tar.clone());
+    }
+    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str()));
+    let mut first = start(&job, &origin, "2", "100000");
+    first.wait_until("two classes have some of their files", |running| {
+        let stdout = running.stdout();
+        let received = stdout.lines().filter_map(|line| {
+            let bytes = line.rsplit(", ").next()?.strip_suffix(" bytes")?;
+            bytes.parse::<u64>().ok()
+        });
+        (received.max() > Some(200_000)).then_some(())
+    });
+    first.signal(Signal::INT);
+    assert_eq!(first.wait().code, Some(0));
+    let there = classes(job.target_path());
+    let begun = origin
+        .all_requests()
+        .into_iter()
+        .map(|request| request.wnid);
+    let begun: Vec<String> = begun.filter(|wnid| !there.contains(wnid)).collect();
+    assert!(!begun.is_empty(), "the call was interrupted in a class");
+
+    let (other, _) = tars.last().unwrap();
+    let between = start_one(&job, &origin, other).wait();
+    assert_eq!(between.code, Some(0), "{}", between.stderr);
+    origin.forget_requests();
+    let finished = start(&job, &origin, "2", "1000000").wait();
+    assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+    // The other class may have been interrupted before its first file.
+    let gets: Vec<_> = begun.iter().flat_map(|wnid| origin.gets(wnid)).collect();
+    let continues = gets.iter().any(|get| get.range.is_some());
+    assert!(continues, "of {begun:?} each was requested from its start");
+    for (wnid, tar) in &tars {
+        assert_class_is(tar, &job.class_folder(wnid));
+    }
+    assert_no_partial(job.target_path());
+}
+
+#[test]
+fn a_second_call_for_the_same_target_waits_and_then_finds_the_classes_complete() {
+    let origin = Origin::start();
+    let tars = tars();
+    for (wnid, tar) in &tars {
+        origin.class(wnid, tar.clone());
+    }
+    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str()));
+    let mut first = start(&job, &origin, "2", "200000");
+    first.wait_until("a class receives bytes", |_| {
+        (origin.bytes_sent() > 10_000).then_some(())
+    });
+    let second = start(&job, &origin, "2", "200000").wait();
+    let first = first.wait();
+    for finished in [&first, &second] {
+        assert_eq!(finished.code, Some(0), "{}", finished.stderr);
+        assert!(
+            finished.stdout.contains("6 of 6, 0 under way"),
+            "{}",
+            finished.stdout
+        );
+    }
+    assert!(
+        first.stdout.contains("6 downloaded, 0 failed"),
+        "{}",
+        first.stdout
+    );
+    assert!(
+        second.stdout.contains("0 downloaded, 0 failed"),
+        "{}",
+        second.stdout
+    );
+    for (wnid, tar) in &tars {
+        assert_eq!(origin.gets(wnid).len(), 1, "{wnid}");
+        assert_class_is(tar, &job.class_folder(wnid));
+    }
+}
+
 #[test]
 fn an_origin_that_rejects_every_class_ends_the_batch_after_a_sample_without_failed_classes() {
     let origin = Origin::start();

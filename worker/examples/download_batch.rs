@@ -26,8 +26,8 @@ async fn main() -> Result<(), Box<dyn std::error::Error>> {
         "{} downloaded, {} there before, {} failed",
         stats.success, stats.skipped, stats.failed
     );
-    for (part_id, failure) in &stats.failures {
-        println!("{part_id} - {failure}");
+    for failed in &stats.failures {
+        println!("{} - {}", failed.part_id, failed.failure);
     }
     Ok(())
 }

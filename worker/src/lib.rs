@@ -35,8 +35,8 @@ pub use crate::{
     config::WorkerConfig,
     fetch::context::JobContextError,
     library::{
-        BatchError, BatchProgress, ClassUnderWay, DEFAULT_URL, Options, ProgressCallback,
-        ReadError, Stats, download_batch, load_part_ids_from_csv,
+        BatchError, BatchProgress, ClassUnderWay, DEFAULT_URL, FailedClass, Options,
+        ProgressCallback, ReadError, Stats, download_batch, load_part_ids_from_csv,
     },
     observe::counters::WorkerCounters,
     origin::{allowed_addresses::RefusedAddress, client::OriginError},

@@ -1,13 +1,18 @@
 //! The library for one program on one machine: from a list of classes and a folder to the final
 //! counts.
 
-use std::{collections::HashSet, panic::resume_unwind, path::Path, sync::Arc, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    panic::resume_unwind,
+    path::Path,
+    sync::Arc,
+    time::Duration,
+};
 
 use shared::{
     Wnid,
     class_list::ClassList,
     job::JobOptions,
-    job_line::Screen,
     outcome::{Failure, FailureKind, Outcome},
     threads,
 };
@@ -16,16 +21,22 @@ use tokio::{
     time::{MissedTickBehavior, interval},
 };
 
+mod batch_log;
 mod errors;
 mod first_answers;
+mod locked_target;
 mod options;
+mod screen;
 mod stats;
 
 pub use errors::{BatchError, ReadError};
 pub use options::{BatchProgress, ClassUnderWay, DEFAULT_URL, Options, ProgressCallback};
-pub use stats::Stats;
+pub use stats::{FailedClass, Stats};
 
+use batch_log::BatchLog;
 use first_answers::FirstAnswers;
+use locked_target::LockedTarget;
+use screen::BatchScreen;
 
 use crate::{
     fetch::{
@@ -35,13 +46,13 @@ use crate::{
     lease_clock::LeaseClock,
     observe::progress::Progress,
     origin::{allowed_addresses::PrivateOrigin, limiter::OriginLimiter},
-    slots::{Lease, Slots},
+    slots::{Ended, Lease, Slots},
     storage::target::{Target, TargetError},
     verify,
 };
 
-/// How often the progress is reported while no class ends.
-const PROGRESS_INTERVAL: Duration = Duration::from_millis(500);
+/// The shortest time between two reports of the progress while no class ends.
+const MIN_PROGRESS_INTERVAL: Duration = Duration::from_millis(1);
 
 /// Reads the ids of a CSV file with a `wnid` column, each once, in their order. Rows without a
 /// valid WordNet id are included, so that [`download_batch`] can report them. Rows that hold only
@@ -61,9 +72,13 @@ pub fn load_part_ids_from_csv(path: impl AsRef<Path>) -> Result<Vec<String>, Rea
 /// Downloads the classes into `<target_path>/<wnid>/`, each published as a whole or not at all, and
 /// returns the results.
 ///
-/// Runs on the tokio runtime of the caller (multi-threaded or not) and draws nothing; log lines go
-/// to `tracing`. A class that fails does not stop the others. After an error, a cancellation or the
-/// drop of the future, the next call continues at the checkpoints of this one.
+/// Runs on the tokio runtime of the caller (multi-threaded or not) and draws nothing unless
+/// [`Options::screen`] is set; log lines go to `tracing`. A class that fails does not stop the
+/// others. After an error, a cancellation or the drop of the future, the next call continues at the
+/// checkpoints of this one.
+///
+/// One call or job at a time works in a target: a call waits until no other process, and no other
+/// call in this process, does.
 ///
 /// A list of at least 20 classes starts with 20 that are spread over it. If the origin refuses all
 /// of these in the same way, for example because of a wrong URL or a missing login, no further
@@ -79,14 +94,23 @@ pub async fn download_batch<Id: AsRef<str>>(
     options: &Options,
 ) -> Result<Stats, BatchError> {
     options.check()?;
+    let job = options.job()?;
+    let target_path = target_path.as_ref();
+    let mut log = BatchLog::default();
     let mut stats = Stats::default();
     let mut waiting = stats.sort(part_ids);
-    let listed = waiting.iter().copied().collect();
+    log.begins(&waiting, &stats, target_path, &job);
+    let cancellation = &options.cancellation;
+    let locked = cancellation.run_until_cancelled(LockedTarget::wait_for(target_path));
+    let Some(_locked) = locked.await else {
+        return Err(BatchError::Cancelled { stats });
+    };
+    let listed: HashSet<Wnid> = waiting.iter().copied().collect();
     let Opened {
         mut slots,
         threads,
         some_are_there,
-    } = open(options, target_path.as_ref(), listed).await?;
+    } = open(options, job, target_path, listed.clone()).await?;
     let first_answers = FirstAnswers::of(&mut waiting, some_are_there);
     let mut batch = Batch {
         options,
@@ -94,12 +118,13 @@ pub async fn download_batch<Id: AsRef<str>>(
         waiting: waiting.into_iter(),
         begun: 0,
         first_answers,
+        requests: HashMap::new(),
+        log,
         stats,
         fault: None,
         is_cancelled: false,
     };
-    let checked = options
-        .cancellation
+    let checked = cancellation
         .run_until_cancelled(slots.context().check_origin())
         .await;
     let ran = if let Some(Err(refused)) = checked {
@@ -113,7 +138,7 @@ pub async fn download_batch<Id: AsRef<str>>(
     drop(slots);
     threads.join_all().await;
     ran.and_then(|()| batch.ended())
-        .inspect(|_| target.remove_staging())
+        .inspect(|_| target.remove_staging_of(&listed))
 }
 
 /// A running batch.
@@ -125,6 +150,9 @@ struct Batch<'options> {
     begun: usize,
     /// Present until the origin has sent a tar.
     first_answers: Option<FirstAnswers>,
+    /// Number of requests for the tar of each class that has failed or may have.
+    requests: HashMap<Wnid, u64>,
+    log: BatchLog,
     stats: Stats,
     /// Set if the target failed or the origin refuses every class. Running classes are then
     /// stopped, and no further class is started.
@@ -135,8 +163,9 @@ struct Batch<'options> {
 impl Batch<'_> {
     /// Runs until every class has ended, or until the running classes have stopped.
     async fn run(&mut self, slots: &mut Slots) {
-        let mut ticks = interval(PROGRESS_INTERVAL);
+        let mut ticks = interval(self.options.progress_interval.max(MIN_PROGRESS_INTERVAL));
         ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut screen = BatchScreen::new(&self.options.screen);
         loop {
             self.begin_classes(slots);
             tokio::select! {
@@ -147,7 +176,8 @@ impl Batch<'_> {
                 }
                 ended = slots.next(!self.is_stopping() && self.waiting.len() > 0) => match ended {
                     None => break,
-                    Some((lease, result)) => {
+                    Some(Ended { lease, result, requests }) => {
+                        self.requests.insert(lease.wnid, requests);
                         self.end(lease.wnid, result, slots);
                         self.report_progress(slots);
                     }
@@ -159,8 +189,10 @@ impl Batch<'_> {
                     }
                     self.report_progress(slots);
                 }
+                () = screen.is_due() => screen.draw(self.total, &self.stats, slots),
             }
         }
+        screen.finish();
         if !self.is_stopping() && self.first_answers.is_some() {
             self.end_first_answers();
             self.report_progress(slots);
@@ -240,7 +272,9 @@ impl Batch<'_> {
     }
 
     fn count(&mut self, wnid: Wnid, outcome: Outcome) {
-        self.stats.count(&wnid.to_string(), outcome);
+        let requests = self.requests.remove(&wnid).unwrap_or_default();
+        self.log.ended(&wnid.to_string(), &outcome);
+        self.stats.count(&wnid.to_string(), outcome, requests);
     }
 
     fn report_progress(&self, slots: &Slots) {
@@ -260,7 +294,8 @@ impl Batch<'_> {
         });
     }
 
-    fn ended(self) -> Result<Stats, BatchError> {
+    fn ended(mut self) -> Result<Stats, BatchError> {
+        self.log.ends(&self.stats);
         match self.fault {
             Some(fault) => Err(fault),
             None if self.is_cancelled && self.stats.total() < self.total => {
@@ -282,16 +317,16 @@ struct Opened {
 /// Opens the target and the slots. Uses its own thread, because these are file operations.
 async fn open(
     options: &Options,
+    job: JobOptions,
     target: &Path,
     listed: HashSet<Wnid>,
 ) -> Result<Opened, BatchError> {
-    let job: JobOptions = options.job()?;
     let target = target.to_owned();
     let staging = options.staging.clone();
     let slots = options.workers;
     let budget = options.budget();
     let mut threads = JoinSet::new();
-    let progress = Progress::new(Screen::Silent, Arc::default());
+    let progress = Progress::new(options.screen.clone(), Arc::default());
     let open = move || {
         let target = Arc::new(Target::open(&target, staging.as_deref())?);
         let some_are_there = is_any_there(&target, &listed)?;

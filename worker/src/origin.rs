@@ -6,6 +6,7 @@ use std::{
     time::Duration,
 };
 
+use prometheus_client::metrics::counter::Counter;
 use reqwest::{
     Method, RequestBuilder, Response,
     header::{self, HeaderMap, HeaderValue},
@@ -16,7 +17,7 @@ use tracing::Instrument as _;
 use url::Url;
 
 use crate::{
-    observe::waits::Waits,
+    observe::{progress::ClassProgress, waits::Waits},
     origin::{
         allowed_addresses::PrivateOrigin,
         client::{Clients, Connections, OriginError},
@@ -61,6 +62,8 @@ pub(crate) struct Origin {
     limiter: Arc<OriginLimiter>,
     /// The waits of the class that uses it.
     waits: Waits,
+    /// Counts the requests for bytes of the class's tar.
+    requests: Counter,
 }
 
 /// The origin's response to a request for a tar, or for the rest of one.
@@ -97,13 +100,15 @@ impl Origin {
             timeout: job.timeout,
             limiter,
             waits: Waits::default(),
+            requests: Counter::default(),
         })
     }
 
-    /// The same origin with the same connections; its waits count as those of a class.
-    pub(crate) fn waiting_as(&self, waits: &Waits) -> Self {
+    /// The same origin with the same connections; its waits and requests count as those of a class.
+    pub(crate) fn for_class(&self, class: &ClassProgress) -> Self {
         Self {
-            waits: waits.clone(),
+            waits: class.waits.clone(),
+            requests: class.requests.clone(),
             ..self.clone()
         }
     }
@@ -159,6 +164,7 @@ impl Origin {
             headers.insert(header::RANGE, range(from, until));
             headers.insert(header::IF_RANGE, validator);
         }
+        self.requests.inc();
         let transfer = self.send(&Method::GET, url, &headers, priority).await?;
         let (source, body) = Source::of_answer(url, transfer.response());
         if let Some(length) = source.length.filter(|length| *length > LONGEST_TAR) {

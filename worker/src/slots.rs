@@ -94,6 +94,15 @@ impl Held {
     }
 }
 
+/// A class that has left its slot.
+#[derive(Debug)]
+pub(crate) struct Ended {
+    pub(crate) lease: Lease,
+    pub(crate) result: Result<Outcome, Unfinished>,
+    /// Number of requests for bytes of its tar that were sent.
+    pub(crate) requests: u64,
+}
+
 /// All slots of a worker.
 #[derive(Debug)]
 pub(crate) struct Slots {
@@ -202,7 +211,7 @@ impl Slots {
         let busy = Busy::new(lease, progress);
         let context = Arc::clone(&self.context);
         let tar = Tar {
-            origin: context.origin.waiting_as(&busy.progress.waits),
+            origin: context.origin.for_class(&busy.progress),
             runtime: context.runtime.clone(),
             url: context.job.url.for_class(lease.wnid),
             retries: if lease.probe { 0 } else { context.job.retries },
@@ -213,7 +222,7 @@ impl Slots {
         let work = async move |origin: &Origin| {
             let attempt = Attempt {
                 context: &context,
-                origin: &origin.waiting_as(&tar.progress.waits),
+                origin: &origin.for_class(&tar.progress),
                 wnid: lease.wnid,
                 tar,
                 stop,
@@ -288,10 +297,7 @@ impl Slots {
     /// The next class that ends; `None` when no slot is busy. `left_to_lease`: whether there were
     /// classes for the free slots at the coordinator's last answer. If not, the slots are soon
     /// assigned to the transfers under way. Cancel safe.
-    pub(crate) async fn next(
-        &mut self,
-        left_to_lease: bool,
-    ) -> Option<(Lease, Result<Outcome, Unfinished>)> {
+    pub(crate) async fn next(&mut self, left_to_lease: bool) -> Option<Ended> {
         let wait = if left_to_lease {
             WAIT_FOR_LEASES
         } else {
@@ -308,20 +314,25 @@ impl Slots {
             let (task, result) = joined
                 .unwrap_or_else(|error| (error.id(), Err(Unfinished::Failed(internal(&error)))));
             let slot = self.slot_of.remove(&task).expect("every task has a slot");
-            let Busy { lease, again, .. } = self.busy[slot]
+            let busy = self.busy[slot]
                 .take()
                 .expect("a slot is busy until its task ends");
+            let lease = busy.lease;
             if self.free() == 1 {
                 self.put_off_assignment();
             }
             let counters = &self.progress.counters;
             counters.busy.dec();
             unfinished::counter(&result, counters).inc();
-            if again && matches!(result, Err(Unfinished::Stopped)) {
+            if busy.again && matches!(result, Err(Unfinished::Stopped)) {
                 self.start(lease).expect("its slot is free");
                 continue;
             }
-            return Some((lease, result));
+            return Some(Ended {
+                lease,
+                result,
+                requests: busy.progress.requests.get(),
+            });
         }
     }
 }
@@ -457,7 +468,11 @@ mod tests {
         assert_eq!(slots.held().len(), 1);
         // No server listens at the URL, so an admitted request fails at once.
         limiter.allow_all_slots();
-        let (ended, result) = slots.next(true).await.unwrap();
+        let Ended {
+            lease: ended,
+            result,
+            ..
+        } = slots.next(true).await.unwrap();
         assert_eq!(ended.token, LeaseToken(2));
         assert!(
             matches!(result, Err(Unfinished::Failed(_))),
@@ -469,7 +484,7 @@ mod tests {
         slots.stop(LeaseToken(3));
         slots.start(lease(wnid, 4)).unwrap();
         slots.stop_all();
-        let (_, result) = slots.next(true).await.unwrap();
+        let Ended { result, .. } = slots.next(true).await.unwrap();
         assert!(
             matches!(result, Err(Unfinished::Stopped)),
             "the later stop counts: {result:?}"
@@ -496,8 +511,8 @@ mod tests {
             slots.next(true).await.unwrap(),
             slots.next(true).await.unwrap(),
         ];
-        ended.sort_by_key(|(lease, _)| lease.wnid);
-        let [(_, failed), (_, done)] = ended;
+        ended.sort_by_key(|ended| ended.lease.wnid);
+        let [failed, done] = ended.map(|ended| ended.result);
         assert!(matches!(done, Ok(Outcome::Success(_))), "{done:?}");
         let Err(Unfinished::Failed(failure)) = failed else {
             panic!("{failed:?}")
@@ -510,7 +525,7 @@ mod tests {
         slots.occupy(0, busy(0, bad), async |_: &Origin| {
             Ok(Outcome::Success(Published::default()))
         });
-        let (_, again) = slots.next(true).await.unwrap();
+        let again = slots.next(true).await.unwrap().result;
         assert!(again.is_ok(), "its slot runtime still works: {again:?}");
     }
 
@@ -561,8 +576,8 @@ mod tests {
         let second = occupy(&mut slots, 1);
         assert_eq!(*first.borrow(), 0, "the class takes the slot back at once");
         drop(ends.pop());
-        let (_, ended) = slots.next(false).await.unwrap();
-        assert!(ended.is_err());
+        let ended = slots.next(false).await.unwrap();
+        assert!(ended.result.is_err());
         passes(&mut slots, false, ASSIGN_INTERVAL * 3).await;
         assert_eq!(
             (*first.borrow(), *second.borrow()),

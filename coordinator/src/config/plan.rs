@@ -1,7 +1,6 @@
 //! [`Plan`]: the configuration as checked types. Later code does not check it again.
 
 use std::{
-    io,
     net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     path::{Path, PathBuf},
     sync::Arc,
@@ -10,12 +9,11 @@ use std::{
 
 use shared::{
     http::{self, HostName},
-    job::{InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
-    private_file::{self, NotRead, WritableByOthers, readable_warning},
-    tls::{InvalidBundle, TlsError, bundle},
+    job::{InvalidUrl, JobOptions, UrlTemplate},
+    origin_files::{self, OriginFileError},
+    private_file::{WritableByOthers, readable_warning},
+    tls::TlsError,
 };
-
-use zeroize::Zeroizing;
 
 use super::{Config, DEFAULT_HTTP, DEFAULT_LISTEN, Exposure};
 use crate::{auth::ServerCredentials, concurrency::Ceilings};
@@ -123,32 +121,9 @@ pub enum ConfigError {
     /// A certificate, a key or the tokens cannot be used.
     #[error(transparent)]
     ServerCredentials(#[from] TlsError),
-    /// A file named by a flag cannot be read.
-    #[error("read {}, given with {flag}: {source}", path.display())]
-    File {
-        /// The flag.
-        flag: &'static str,
-        /// Its value.
-        path: PathBuf,
-        /// The operating system's error, or that the content is not valid UTF-8.
-        source: io::Error,
-    },
-    /// A line is not `Name: value`. The text is secret and is not shown.
-    #[error("use the header file {}: line {line} is not of the form `Name: value`", path.display())]
-    Header {
-        /// The file.
-        path: PathBuf,
-        /// Line number, from 1.
-        line: usize,
-    },
-    /// The file has no certificate, or one that cannot be used.
-    #[error("use {}, given with --cacert: {why}", path.display())]
-    Certificate {
-        /// The file.
-        path: PathBuf,
-        /// The defect of the file.
-        why: InvalidBundle,
-    },
+    /// A header or CA file cannot be used.
+    #[error(transparent)]
+    OriginFile(#[from] OriginFileError),
 }
 
 impl Config {
@@ -179,8 +154,12 @@ impl Config {
             timeout: origin.timeout,
             existing: target.existing,
             durability: target.durability,
-            ca_pem: given(origin.cacert.as_deref(), certificates)?,
-            headers: given(origin.header_file.as_deref(), headers)?,
+            ca_pem: given(origin.cacert.as_deref(), |path| {
+                origin_files::certificates("--cacert", path)
+            })?,
+            headers: given(origin.header_file.as_deref(), |path| {
+                origin_files::headers("--header-file", path)
+            })?,
         };
         let (files, exposure) = auth.check(listen, job.has_secrets())?;
         let secret_files = files.secret_paths().chain(&origin.header_file);
@@ -246,69 +225,9 @@ fn connected(address: SocketAddr) -> String {
 /// The result of `read` for the file of a flag; the default value if the flag is not given.
 fn given<T: Default>(
     path: Option<&Path>,
-    read: impl FnOnce(&Path) -> Result<T, ConfigError>,
+    read: impl FnOnce(&Path) -> Result<T, OriginFileError>,
 ) -> Result<T, ConfigError> {
-    path.map_or_else(|| Ok(T::default()), read)
-}
-
-/// Reads a file named by a flag. The content is erased from memory when it is dropped.
-fn read(flag: &'static str, path: &Path) -> Result<Zeroizing<Vec<u8>>, ConfigError> {
-    private_file::read(path).map_err(|why| match why {
-        NotRead::Writable(why) => why.into(),
-        NotRead::File(source) => ConfigError::File {
-            flag,
-            path: path.to_owned(),
-            source,
-        },
-    })
-}
-
-fn certificates(path: &Path) -> Result<Vec<u8>, ConfigError> {
-    let pem = read("--cacert", path)?;
-    bundle::read(&pem).map_err(|why| ConfigError::Certificate {
-        path: path.to_owned(),
-        why,
-    })?;
-    Ok(pem.to_vec())
-}
-
-fn headers(path: &Path) -> Result<Vec<SecretHeader>, ConfigError> {
-    let flag = "--header-file";
-    let bytes = read(flag, path)?;
-    let text = std::str::from_utf8(&bytes).map_err(|_| ConfigError::File {
-        flag,
-        path: path.to_owned(),
-        // The text of the standard library for the same fault.
-        source: io::Error::new(
-            io::ErrorKind::InvalidData,
-            "stream did not contain valid UTF-8",
-        ),
-    })?;
-    let lines = text.trim_start_matches('\u{feff}').lines().map(str::trim);
-    let lines = (1..).zip(lines);
-    lines
-        .filter(|(_, line)| !line.is_empty() && !line.starts_with('#'))
-        .map(|(line, text)| {
-            header(text).ok_or_else(|| ConfigError::Header {
-                path: path.to_owned(),
-                line,
-            })
-        })
-        .collect()
-}
-
-/// A header according to RFC 9110: a token, a colon, visible text.
-fn header(line: &str) -> Option<SecretHeader> {
-    let (name, value) = line.split_once(':')?;
-    let name = name.trim();
-    let value = value.trim();
-    let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
-    let fits =
-        !name.is_empty() && name.bytes().all(is_token) && !value.chars().any(char::is_control);
-    fits.then(|| SecretHeader {
-        name: name.to_owned(),
-        value: value.as_bytes().to_owned(),
-    })
+    path.map_or_else(|| Ok(T::default()), |path| Ok(read(path)?))
 }
 
 #[cfg(test)]
@@ -597,35 +516,6 @@ mod tests {
     }
 
     #[test]
-    fn headers_are_read_line_by_line_and_never_shown() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("headers");
-        let read = |text: &str| {
-            std::fs::write(&path, text).unwrap();
-            headers(&path)
-                .map_err(|error| error.to_string().replace(&path.display().to_string(), "F"))
-        };
-        let found = read("\u{feff}# mine\n\nCookie: a=b; c=d\r\n X-Token :  secret:1 \n").unwrap();
-        let header = |name: &str, value: &str| SecretHeader {
-            name: name.to_owned(),
-            value: value.into(),
-        };
-        assert_eq!(
-            found,
-            [header("Cookie", "a=b; c=d"), header("X-Token", "secret:1")]
-        );
-        for text in [
-            "A: b\nsecret\n",
-            "A: b\nse cret: x\n",
-            "A: b\n: secret\n",
-            "A: b\nC: se\x01cret\n",
-        ] {
-            let said = "use the header file F: line 2 is not of the form `Name: value`";
-            assert_eq!(read(text).unwrap_err(), said);
-        }
-    }
-
-    #[test]
     fn a_file_writable_by_every_user_is_refused_and_a_readable_one_causes_a_warning() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("headers");
@@ -674,30 +564,5 @@ mod tests {
         }
         std::fs::write(&path, "# no header\n").unwrap();
         plan(&["--header-file", file]).unwrap();
-    }
-
-    #[test]
-    fn a_ca_file_without_a_certificate_is_refused() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("ca.pem");
-        std::fs::write(&path, "key").unwrap();
-        assert!(matches!(
-            certificates(&path),
-            Err(ConfigError::Certificate { .. })
-        ));
-        std::fs::write(&path, "-----BEGIN CERTIFICATE-----\n").unwrap();
-        let refused = certificates(&path).unwrap_err().to_string();
-        assert!(
-            refused
-                .contains("given with --cacert: the certificate that begins in line 1 is damaged"),
-            "{refused}"
-        );
-        let key = rcgen::KeyPair::generate().unwrap();
-        let pem = rcgen::CertificateParams::default()
-            .self_signed(&key)
-            .unwrap()
-            .pem();
-        std::fs::write(&path, &pem).unwrap();
-        assert_eq!(certificates(&path).unwrap(), pem.into_bytes());
     }
 }

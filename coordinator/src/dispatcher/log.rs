@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use humantime::format_rfc3339_seconds;
 use shared::{
     Wnid,
+    failure_lines::{FailureLines, warn_each},
     ids::SessionId,
     outcome::{Failure, Outcome, Suspect},
 };
@@ -14,7 +15,6 @@ use tokio::time::Instant;
 use super::{Dispatcher, refusals::Refusals};
 use crate::{
     concurrency::ConcurrencyNotice,
-    failure_lines::{FailureLines, warn_each},
     lease_table::{LeaseNotice, PROBE_EVERY},
     ledger::Record,
 };

@@ -5,6 +5,7 @@ use std::time::SystemTime;
 use shared::{
     InvalidWnid,
     class_list::{ClassList, InvalidRow},
+    failure_lines::{FailureLines, warn_each},
     job_line::Screen,
     outcome::{Failure, FailureKind, Outcome},
 };
@@ -16,7 +17,6 @@ use super::{
 };
 use crate::{
     config::Plan,
-    failure_lines::{FailureLines, warn_each},
     failure_log::{self, FailureLog, warn_if_failed},
     lease_table::{Expected, LeaseTable},
     ledger::{Ledger, LedgerError, Record, Run, Writer},

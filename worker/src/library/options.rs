@@ -4,7 +4,10 @@ use std::{fmt, path::PathBuf, sync::Arc, time::Duration};
 
 pub use shared::protocol::DEFAULT_URL;
 
-use shared::job::{Durability, Existing, InvalidUrl, JobOptions, SecretHeader, UrlTemplate};
+use shared::{
+    job::{Durability, Existing, InvalidUrl, JobOptions, SecretHeader, UrlTemplate},
+    job_line::Screen,
+};
 use tokio_util::sync::CancellationToken;
 
 use super::{BatchError, Stats};
@@ -42,6 +45,10 @@ pub struct Options {
     pub headers: Vec<SecretHeader>,
     /// Called repeatedly while the batch runs.
     pub on_progress: Option<ProgressCallback>,
+    /// How often `on_progress` is called while no class ends, at least a millisecond.
+    pub progress_interval: Duration,
+    /// Where the downloads are drawn as the programs draw them; [`Screen::Silent`]: nowhere.
+    pub screen: Screen,
     /// Cancelling it stops the batch at checkpoints, see [`BatchError::Cancelled`].
     pub cancellation: CancellationToken,
 }
@@ -62,6 +69,8 @@ impl Default for Options {
             ca_pem: Vec::new(),
             headers: Vec::new(),
             on_progress: None,
+            progress_interval: Duration::from_millis(500),
+            screen: Screen::Silent,
             cancellation: CancellationToken::new(),
         }
     }
@@ -109,8 +118,8 @@ impl Options {
     }
 }
 
-/// A callback for the progress of a batch: called at its start, whenever a class ends, and twice a
-/// second. It is called from the task that runs the batch and must not block.
+/// A callback for the progress of a batch: called at its start, whenever a class ends, and every
+/// [`Options::progress_interval`]. It is called from the task that runs the batch and must not block.
 #[derive(Clone)]
 pub struct ProgressCallback(Arc<dyn Fn(&BatchProgress<'_>) + Send + Sync>);
 

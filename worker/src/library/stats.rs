@@ -21,7 +21,19 @@ pub struct Stats {
     /// Images in the classes that were completed or skipped.
     pub files: u64,
     /// Each failed id with its reason, in the order of the failures.
-    pub failures: Vec<(String, Failure)>,
+    pub failures: Vec<FailedClass>,
+}
+
+/// An id without a complete class.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FailedClass {
+    /// The id as it was given, or the valid id in it.
+    pub part_id: String,
+    /// Why it failed.
+    pub failure: Failure,
+    /// Number of requests for the bytes of its tar that this call has sent: the first one, those
+    /// after errors, and those for the rest of the tar or for parts of it.
+    pub attempts: u64,
 }
 
 impl Stats {
@@ -45,6 +57,7 @@ impl Stats {
                     self.count(
                         id.as_ref(),
                         Outcome::Failed(Failure::new(FailureKind::InvalidWnid, error)),
+                        0,
                     );
                 }
             }
@@ -52,7 +65,8 @@ impl Stats {
         valid
     }
 
-    pub(super) fn count(&mut self, id: &str, outcome: Outcome) {
+    /// Counts an id that has ended; `attempts` is of interest if it has failed.
+    pub(super) fn count(&mut self, id: &str, outcome: Outcome, attempts: u64) {
         match outcome {
             Outcome::Success(published) => {
                 self.success += 1;
@@ -64,7 +78,11 @@ impl Stats {
             }
             Outcome::Failed(failure) => {
                 self.failed += 1;
-                self.failures.push((id.to_owned(), failure));
+                self.failures.push(FailedClass {
+                    part_id: id.to_owned(),
+                    failure,
+                    attempts,
+                });
             }
         }
     }

@@ -5,6 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicU64, Ordering},
 };
 
+use prometheus_client::metrics::counter::Counter;
 use shared::{Wnid, job_line::Screen};
 use tokio::time::Instant;
 
@@ -25,6 +26,8 @@ pub(crate) struct ClassProgress {
     /// When the slot began with the class.
     pub(crate) since: Instant,
     pub(crate) waits: Waits,
+    /// Number of requests for bytes of the tar, by this process.
+    pub(crate) requests: Counter,
     here: AtomicU64,
     /// Length of the whole tar; 0 while it is unknown.
     length: AtomicU64,
@@ -52,6 +55,7 @@ impl Progress {
             wnid,
             since: Instant::now(),
             waits: Waits::default(),
+            requests: Counter::default(),
             here: AtomicU64::default(),
             length: AtomicU64::default(),
             has_begun: AtomicBool::default(),

@@ -18,7 +18,7 @@ use crate::{
         file_tree::{if_there, move_entry, nonce, remove_if_there, remove_tree},
         journal::{self, Entries},
         manifest::MANIFEST,
-        staging_area::{entries, wnid_of},
+        staging_area::{JOURNAL, entries, wnid_of},
         target::Target,
     },
 };
@@ -108,7 +108,7 @@ impl Staging {
     }
 
     pub(crate) fn journal(&self) -> PathBuf {
-        self.path.join("journal")
+        self.path.join(JOURNAL)
     }
 
     /// The finished files in the order of the journal.
@@ -133,7 +133,7 @@ pub(crate) fn left_behind(
         let path = entry.path();
         let is_own = own.is_some_and(|own| own.path == path);
         if wnid_of(&entry) == Some(wnid) && !is_own && own_file::check_folder(path).is_ok() {
-            let journal = path.join("journal").symlink_metadata();
+            let journal = path.join(JOURNAL).symlink_metadata();
             found.push((journal.map_or(0, |found| found.len()), path.to_owned()));
         }
     }

@@ -8,6 +8,7 @@
 //! (`area_access`), can write to an area that is used. So its content was written by this program.
 
 use std::{
+    collections::HashSet,
     fs::{self, File, TryLockError},
     io,
     path::{Path, PathBuf},
@@ -31,6 +32,8 @@ use crate::storage::{
     },
 };
 
+/// Name of the journal in the staging folder of a class.
+pub(crate) const JOURNAL: &str = "journal";
 /// Prefix of the names of the lock files.
 const LOCK: &str = "in-use.";
 
@@ -195,6 +198,26 @@ impl StagingArea {
         }
         remove(former).map(drop)
     }
+}
+
+/// Removes what the area has of classes that are done or have no checkpoint, unless it has nothing
+/// else. Returns the number of the other classes.
+pub(crate) fn remove_classes(area: &Path, is_done: impl Fn(Wnid) -> bool) -> io::Result<usize> {
+    let has_checkpoint = |entry: &Entry| {
+        let journal = entry.path().join(JOURNAL).symlink_metadata();
+        journal.is_ok_and(|journal| journal.len() > 0)
+    };
+    let (left, removed): (Vec<_>, Vec<_>) = entries(area)?
+        .into_iter()
+        .filter_map(|entry| Some((wnid_of(&entry)?, entry)))
+        .partition(|(wnid, entry)| !is_done(*wnid) && has_checkpoint(entry));
+    let left: HashSet<Wnid> = left.into_iter().map(|(wnid, _)| wnid).collect();
+    if !left.is_empty() {
+        for (_, entry) in removed {
+            remove_if_there(remove_entry(&entry)).or_else(ignore_busy)?;
+        }
+    }
+    Ok(left.len())
 }
 
 /// Removes an area unless a running process uses it; returns whether it is gone.

@@ -1,6 +1,7 @@
 //! The target folder, and the staging area that belongs to it.
 
 use std::{
+    collections::HashSet,
     fs::{self, File},
     io::{self, ErrorKind, Write as _},
     iter,
@@ -205,12 +206,22 @@ impl Target {
     /// Removes the staging area and its checkpoints after the job, unless another process still
     /// uses it. The process must have closed its files there.
     pub(crate) fn remove_staging(&self) {
-        if let Err(cause) = self.try_to_remove_staging() {
+        self.remove_staging_if(|_| true);
+    }
+
+    /// As [`Self::remove_staging`], but if there are checkpoints of other classes than these, they
+    /// stay with the area: the call that began them continues there.
+    pub(crate) fn remove_staging_of(&self, classes: &HashSet<Wnid>) {
+        self.remove_staging_if(|wnid| classes.contains(&wnid) || self.class_folder(wnid).exists());
+    }
+
+    fn remove_staging_if(&self, is_done: impl Fn(Wnid) -> bool) {
+        if let Err(cause) = self.try_to_remove_staging(is_done) {
             tracing::info!(folder = %self.staging().display(), %cause, "the staging folder stays until the next run");
         }
     }
 
-    fn try_to_remove_staging(&self) -> io::Result<()> {
+    fn try_to_remove_staging(&self, is_done: impl Fn(Wnid) -> bool) -> io::Result<()> {
         self.area.leave()?;
         let mut is_used = false;
         for area in iter::once(self.staging()).chain(self.other_areas.iter().map(PathBuf::as_path))
@@ -224,7 +235,14 @@ impl Target {
                 is_used = true;
             } else {
                 staging::put_back_replaced(area, &self.root)?;
-                is_used |= !staging_area::remove(area)?;
+                let others = staging_area::remove_classes(area, &is_done)?;
+                if others > 0 {
+                    tracing::info!(
+                        folder = %area.display(),
+                        "the checkpoints of {others} other classes stay"
+                    );
+                }
+                is_used |= others > 0 || !staging_area::remove(area)?;
             }
         }
         if !is_used {

@@ -1,13 +1,14 @@
 //! Selects which failures of classes are shown on the screen: the first failure of each cause, and
 //! periodically the number of further ones. The log has a line for each class. No I/O, no clock.
 //!
-//! Bounded: at most [`MOST_CAUSES`] causes are distinguished; the failures of further causes are
+//! Bounded: at most 20 causes are distinguished; the failures of further causes are
 //! counted by their kind.
 
 use std::{collections::HashMap, mem, time::Duration};
 
-use shared::outcome::Failure;
 use tokio::time::Instant;
+
+use crate::outcome::Failure;
 
 /// Number of causes that are counted separately.
 const MOST_CAUSES: usize = 20;
@@ -26,14 +27,14 @@ struct Cause {
 
 /// The causes of this process so far, by their text.
 #[derive(Debug, Default)]
-pub(crate) struct FailureLines {
+pub struct FailureLines {
     causes: HashMap<String, Cause>,
 }
 
 impl FailureLines {
     /// Whether this failure is shown on the screen, because it is the first of its cause. `class`:
     /// the text of the class's row.
-    pub(crate) fn is_first(&mut self, class: &str, failure: &Failure, now: Instant) -> bool {
+    pub fn is_first(&mut self, class: &str, failure: &Failure, now: Instant) -> bool {
         let mut text = failure.to_string();
         if !class.is_empty() {
             text = text.replace(class, ANY_CLASS);
@@ -55,7 +56,7 @@ impl FailureLines {
 
     /// Logs a failure: as a warning, which the screen shows, if it is the first of its cause,
     /// otherwise at a level that only the log file records.
-    pub(crate) fn tell(&mut self, class: &str, failure: &Failure, now: Instant) {
+    pub fn tell(&mut self, class: &str, failure: &Failure, now: Instant) {
         if self.is_first(class, failure, now) {
             tracing::warn!("{class} failed: {failure}");
         } else {
@@ -63,14 +64,14 @@ impl FailureLines {
         }
     }
 
-    /// Lines about failures that were not shown, for each cause whose last line is [`REPORT_EVERY`]
+    /// Lines about failures that were not shown, for each cause whose last line is half a minute
     /// ago.
-    pub(crate) fn due(&mut self, now: Instant) -> Vec<String> {
+    pub fn due(&mut self, now: Instant) -> Vec<String> {
         self.lines(|cause| now - cause.shown_at >= REPORT_EVERY, now)
     }
 
     /// Lines about all failures that were not shown.
-    pub(crate) fn rest(&mut self, now: Instant) -> Vec<String> {
+    pub fn rest(&mut self, now: Instant) -> Vec<String> {
         self.lines(|_| true, now)
     }
 
@@ -91,7 +92,7 @@ impl FailureLines {
 }
 
 /// Logs lines that the screen shows.
-pub(crate) fn warn_each(lines: Vec<String>) {
+pub fn warn_each(lines: Vec<String>) {
     for line in lines {
         tracing::warn!("{line}");
     }
@@ -99,9 +100,8 @@ pub(crate) fn warn_each(lines: Vec<String>) {
 
 #[cfg(test)]
 mod tests {
-    use shared::outcome::FailureKind;
-
     use super::*;
+    use crate::outcome::FailureKind;
 
     fn wnid(number: u32) -> String {
         format!("n{number:08}")
