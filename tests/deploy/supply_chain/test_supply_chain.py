@@ -14,7 +14,9 @@ from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[3]
 PROGRAMS = ("coordinator", "worker")
+MODULE = "python"
 NOTICES = REPOSITORY / "deploy/notices/THIRD-PARTY-NOTICES.txt"
+MODULE_NOTICES = REPOSITORY / "deploy/notices/MODULE-NOTICES.txt"
 IMAGE = REPOSITORY / "target/image/files"
 ACKNOWLEDGEMENT = "This software is based in part on the work of the Independent JPEG Group."
 
@@ -48,13 +50,16 @@ def host() -> str:
 
 class Notices(unittest.TestCase):
     def test_each_crate_that_is_linked_in_has_its_licence_there(self):
-        text = NOTICES.read_text()
-        named = set(re.findall(r"^    (\S+) (\d\S*)$", text, re.MULTILINE))
         advice = "the lock file has changed: deploy/notices/write"
-        self.assertEqual(crates("normal,no-proc-macro", *PROGRAMS) - named, set(), advice)
-        self.assertEqual(named - crates("normal", *PROGRAMS), set(), advice)
-        self.assertGreater(len(named), 100)
-        self.assertIn(ACKNOWLEDGEMENT, text)
+        for notices, packages in ((NOTICES, PROGRAMS), (MODULE_NOTICES, [MODULE])):
+            with self.subTest(notices=notices.name):
+                text = notices.read_text()
+                named = set(re.findall(r"^    (\S+) (\d\S*)$", text, re.MULTILINE))
+                linked = crates("normal,no-proc-macro", *packages)
+                self.assertEqual(linked - named, set(), advice)
+                self.assertEqual(named - crates("normal", *packages), set(), advice)
+                self.assertGreater(len(named), 100)
+        self.assertIn(ACKNOWLEDGEMENT, NOTICES.read_text())
 
     def test_what_the_page_vendors_has_its_licence_there(self):
         page = REPOSITORY / "coordinator/page"
@@ -82,7 +87,7 @@ class Components(unittest.TestCase):
         from cyclonedx.schema import SchemaVersion
         from cyclonedx.validation.json import JsonStrictValidator
 
-        for program in PROGRAMS:
+        for program in (*PROGRAMS, MODULE):
             with self.subTest(program=program):
                 text = (REPOSITORY / f"target/sbom/{program}.cdx.json").read_text()
                 self.assertIsNone(JsonStrictValidator(SchemaVersion.V1_5).validate_str(text))
