@@ -5,6 +5,7 @@ loopback.
     python3 tests/benches/beside_peers --shape realistic           # also: small, skewed, large
     python3 tests/benches/beside_peers --shape realistic --https   # also: --keep-tar, --disk
     python3 tests/benches/beside_peers --all                       # every setting with a target
+    python3 tests/benches/beside_peers --peers from-python --rounds 15   # the Python package
 
 The programs run alternately, in another order each round. After each run the target is compared
 with the corpus; a program that fails or delivers anything else is VOID and has no figures. On a
@@ -13,9 +14,10 @@ more than a tenth of the cores is therefore repeated until --patience is used up
 was never quiet. Loopback has no round-trip time and the origin shares the cores: the ratios are
 meaningful, the seconds are not.
 
-It needs nginx, curl and tar, and openssl for --https; aria2c, wget and a Python with requests below
-target/python_peer (see requirements.txt) are used if they are installed. The corpus is in memory,
-and so are the targets unless --disk is given: up to 5 GB.
+It needs nginx, curl and tar, and openssl for --https; aria2c, wget, a Python with requests below
+target/python_peer (see requirements.txt) and one with the wheel of this program (--python; build it
+with python/build-wheel from the programs of --bin) are used if they are installed. The corpus is in
+memory, and so are the targets unless --disk is given: up to 5 GB.
 
 Exit code: 0, 1 if a run was void or a target was missed, 2 if it could not run.
 """
@@ -32,7 +34,16 @@ from pathlib import Path
 
 from corpus import SHAPES, Corpus
 from origin import Origin, OriginError, nginx
-from peers import OTHERS, REFERENCE, Peer, choose, python_tool, this_program
+from peers import (
+    FROM_PYTHON,
+    OTHERS,
+    REFERENCE,
+    Peer,
+    choose,
+    from_python,
+    python_tool,
+    this_program,
+)
 from rounds import NoRoom, Rounds, Series, Setting
 from table import LEGEND, table
 from targets import TARGETS, NoFigures, Target, judge
@@ -64,7 +75,7 @@ def arguments() -> argparse.Namespace:
         "--peers",
         nargs="+",
         metavar="NAME",
-        choices=[*(each.name for each in OTHERS), "python"],
+        choices=[FROM_PYTHON, *(each.name for each in OTHERS), "python"],
         help=f"only these beside this program and {REFERENCE.name}",
     )
     parser.add_argument(
@@ -88,6 +99,13 @@ def arguments() -> argparse.Namespace:
         default=BUILD / "release",
         metavar="DIR",
         help="where the coordinator is",
+    )
+    parser.add_argument(
+        "--python",
+        type=Path,
+        default=BUILD / "wheel_installed/bin/python",
+        metavar="FILE",
+        help="interpreter that has the wheel of this program (default: below the build's folder)",
     )
     parser.add_argument(
         "--memory-dir",
@@ -120,7 +138,12 @@ class Bench:
         self._scratch = scratch
         self._corpora: dict[str, Corpus] = {}
         self._peers = choose(
-            [this_program(options.bin), *OTHERS, python_tool(BUILD / "python_peer/bin/python")],
+            [
+                this_program(options.bin),
+                from_python(options.python),
+                *OTHERS,
+                python_tool(BUILD / "python_peer/bin/python"),
+            ],
             options.peers,
         )
 

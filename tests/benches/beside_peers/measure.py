@@ -23,6 +23,14 @@ SECONDS_BETWEEN_SAMPLES = 0.02
 
 
 @dataclass(frozen=True)
+class Call:
+    """Seconds and CPU seconds of the call of a library, without the start of its interpreter."""
+
+    wall: float
+    cpu: float
+
+
+@dataclass(frozen=True)
 class Run:
     """Seconds, CPU seconds, bytes of memory; and the share of all cores used by other processes."""
 
@@ -30,6 +38,8 @@ class Run:
     cpu: float
     peak: int
     others: float
+    # Of a peer that prints it.
+    call: Call | None = None
 
     @property
     def disturbed(self) -> bool:
@@ -126,7 +136,8 @@ def measure(
     if fault := job.corpus.fault_in(job.target, job.keep_tar):
         raise Void(fault)
     peak = cost["largest"] if peer.alone else sampler.peak
-    return Run(cost["wall"], cost["cpu"], peak, others)
+    call = Call(**json.loads(last_words.splitlines()[-1])) if peer.prints_call else None
+    return Run(cost["wall"], cost["cpu"], peak, others, call)
 
 
 def end_group(launcher: subprocess.Popen) -> None:

@@ -59,6 +59,10 @@ class Peer:
     alone: bool = False
     # Whether its output is durable at its end; otherwise the measured time includes a sync.
     durable: bool = False
+    # Package that its interpreter, the first of `needs`, must have; empty: none.
+    imports: str = ""
+    # Whether its last line has the cost of the call alone, without the start of the interpreter.
+    prints_call: bool = False
 
 
 # Shared part of the scripts. Unpacking is bound by the CPU, so more processes than cores would only
@@ -152,6 +156,24 @@ def python_tool(interpreter: Path) -> Peer:
         lambda _: [str(interpreter), str(HERE / "plain_python.py")],
         (str(interpreter),),
         alone=True,
+        imports="requests",
+    )
+
+
+FROM_PYTHON = "from-python"
+
+
+def from_python(interpreter: Path) -> Peer:
+    """`download_batch` of the Python package, with default options."""
+    return Peer(
+        FROM_PYTHON,
+        "this program, from Python",
+        lambda _: [str(interpreter), str(HERE / "from_python.py")],
+        (str(interpreter),),
+        alone=True,
+        durable=True,
+        imports="imagenet_downloader",
+        prints_call=True,
     )
 
 
@@ -176,12 +198,10 @@ def what_is_missing(peer: Peer) -> str | None:
     for program in peer.needs:
         if not shutil.which(program):
             return f"{program} is not there"
-    if peer.name == "python":
-        has_requests = (
-            subprocess.run([*peer.needs, "-c", "import requests"], capture_output=True).returncode
-            == 0
-        )
-        return None if has_requests else f"{peer.needs[0]} has no requests"
+    if peer.imports:
+        command = [peer.needs[0], "-c", f"import {peer.imports}"]
+        if subprocess.run(command, capture_output=True).returncode != 0:
+            return f"{peer.needs[0]} has no {peer.imports}"
     return None
 
 

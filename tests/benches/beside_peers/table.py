@@ -5,8 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from corpus import Corpus
-from measure import QUIET, Run
-from peers import REFERENCE
+from measure import QUIET, Call, Run
+from peers import FROM_PYTHON, REFERENCE
 from rounds import Series, Setting
 
 MEGABYTE = 1e6
@@ -34,7 +34,9 @@ class Figures:
         return self.others > QUIET
 
 
-def median_ratio(runs: list[Run], reference: list[Run], of: Callable[[Run], float]) -> float:
+def median_ratio(
+    runs: list[Run | Call], reference: list[Run], of: Callable[[Run | Call], float]
+) -> float:
     """The median of the ratios of each round, which is not affected by a slow or disturbed
     round."""
     return statistics.median(
@@ -42,13 +44,13 @@ def median_ratio(runs: list[Run], reference: list[Run], of: Callable[[Run], floa
     )
 
 
-def wall_of(run: Run) -> float:
-    """Formats seconds."""
+def wall_of(run: Run | Call) -> float:
+    """Seconds."""
     return run.wall
 
 
-def cpu_of(run: Run) -> float:
-    """Formats CPU seconds."""
+def cpu_of(run: Run | Call) -> float:
+    """CPU seconds."""
     return run.cpu
 
 
@@ -91,6 +93,7 @@ def table(setting: Setting, corpus: Corpus, all_series: list[Series], file_syste
         "|---|--:|--:|--:|--:|--:|--:|",
     ]
     lines += [row(each, all_series, corpus.payload) for each in all_series]
+    lines += beside_program(all_series)
     if repeated := ", ".join(
         f"{each.peer.name} {each.thrown_away}" for each in all_series if each.thrown_away
     ):
@@ -112,6 +115,19 @@ def row(series: Series, all_series: list[Series], payload: int) -> str:
         f"| {ratio(found.wall_ratio)} | {found.cpu_per_gb:.2f} | {ratio(found.cpu_ratio)} "
         f"| {found.peak / MEGABYTE:.1f} | {found.others:.0%}{' busy' if found.busy else ''} |"
     )
+
+
+def beside_program(all_series: list[Series]) -> list[str]:
+    """How the package from Python compares with the program: the process, and its call alone."""
+    ours, package = by_name(all_series, "ours"), by_name(all_series, FROM_PYTHON)
+    if not ours or not package or not package.runs:
+        return []
+    calls = [run.call for run in package.runs]
+    process, call = (
+        " and ".join(f"{median_ratio(runs, ours.runs, of):.3f}" for of in (wall_of, cpu_of))
+        for runs in (package.runs, calls)
+    )
+    return ["", f"From Python beside this program, wall and CPU: process {process}, call {call}"]
 
 
 def ratio(value: float | None) -> str:

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 
 from corpus import Corpus
+from peers import FROM_PYTHON
 from rounds import Series, Setting
-from table import MEGABYTE, by_name, figures, median_ratio, wall_of
+from table import MEGABYTE, by_name, cpu_of, figures, median_ratio, wall_of
 
 PEAK_MB = 40.0
 
@@ -20,13 +21,16 @@ class Target:
     fastest: bool = False
     # Factor on the time that the bytes take with every connection busy all the time.
     ideal: float | None = None
+    # Wall and CPU of the call of `download_batch` from Python, as factors on those of this program,
+    # if Python has the package.
+    from_python: float | None = None
     # Programs in addition to this one and curl | tar; None: all. A disk keeps all targets until the
     # end and has no space for more, and peak memory is only a target of this program.
     peers: tuple[str, ...] | None = None
 
 
 TARGETS = (
-    Target(Setting("realistic"), wall=0.65, cpu=0.70),
+    Target(Setting("realistic"), wall=0.65, cpu=0.70, from_python=1.03),
     Target(Setting("realistic", keep_tar=True), wall=0.62, cpu=0.65, fastest=True),
     Target(Setting("realistic", https=True), wall=0.72, cpu=0.75),
     Target(Setting("small"), wall=0.62, cpu=0.65, fastest=True),
@@ -86,4 +90,24 @@ def judge(target: Target, all_series: list[Series], corpus: Corpus) -> list[Verd
                 target.ideal,
             )
         )
+    if target.from_python is not None:
+        verdicts += judge_package(target.from_python, ours, all_series)
     return verdicts
+
+
+def judge_package(bound: float, ours: Series, all_series: list[Series]) -> list[Verdict]:
+    """Compares the call from Python with this program, if Python has the package."""
+    package = next((each for each in all_series if each.peer.name == FROM_PYTHON), None)
+    if package is None:
+        return []
+    if package.void:
+        raise NoFigures("no figures: the Python package is void")
+    calls = [run.call for run in package.runs]
+    return [
+        Verdict(
+            f"{what} beside this program, called from Python",
+            median_ratio(calls, ours.runs, of),
+            bound,
+        )
+        for what, of in (("wall", wall_of), ("CPU", cpu_of))
+    ]

@@ -10,8 +10,8 @@ from pathlib import Path
 from random import Random
 
 from corpus import SHAPES, Corpus
-from measure import Load, Run, Void, measure
-from peers import REFERENCE, Job, Peer, this_program
+from measure import Call, Load, Run, Void, measure
+from peers import REFERENCE, Job, Peer, from_python, this_program
 from processes import CORES, parse_stat
 from rounds import Rounds, Series, Setting, in_turn
 from table import median_ratio, row, wall_of
@@ -182,6 +182,23 @@ class TheFigures(unittest.TestCase):
             target, series(OURS, 1.0), series(REFERENCE, 2.0), series(wget, 0.9), void
         )
         self.assertEqual(verdicts["wall beside the fastest peer, wget"], False)
+
+    def test_the_package_is_compared_with_this_program_and_not_with_the_reference(self):
+        runs = [replace(run(1.5, 1.5), call=call) for call in (Call(1.02, 1.1), Call(1.04, 1.1))]
+        package = Series(from_python(Path("python")), runs)
+        target = Target(Setting("small"), from_python=1.03)
+        verdicts = self.judge(target, series(OURS, 1.0, 1.0), series(REFERENCE, 2.0, 2.0), package)
+        self.assertEqual(
+            verdicts,
+            {
+                "peak memory": True,
+                "wall beside this program, called from Python": True,
+                "CPU beside this program, called from Python": False,
+            },
+        )
+        package = Series(from_python(Path("python")), void="exit code 1")
+        with self.assertRaises(NoFigures):
+            self.judge(target, series(OURS, 1.0), series(REFERENCE, 2.0), package)
 
     def test_without_this_program_or_the_reference_nothing_passes(self):
         for absent in (OURS, REFERENCE):
