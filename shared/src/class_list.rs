@@ -1,8 +1,8 @@
 //! `ClassList`: the rows of the CSV file, parsed once at startup.
 //!
 //! Accepts the variants that spreadsheets and scripts write around the ids. A row without a valid
-//! id is kept with its line number, so that no row is lost silently. The one exception are rows that
-//! hold only `n`, which are counted: a common recipe for a list of failed classes,
+//! id is kept with its line number, so that no row is lost silently. The one exception are rows
+//! that hold only `n`, which are counted: a common recipe for a list of failed classes,
 //! `grep -o 'n[0-9]*' failed_downloads.log`, also prints the letter of other words. The list takes
 //! four bytes for each valid row, and no line longer than [`LINE_LIMIT`] is read into memory.
 

@@ -96,8 +96,8 @@ pub fn certificates(option: &'static str, path: &Path) -> Result<Vec<u8>, Origin
     Ok(pem.to_vec())
 }
 
-/// Request headers from the file that `option` names, one in each line; lines that begin with `#` are
-/// comments.
+/// Request headers from the file that `option` names, one in each line; lines that begin with `#`
+/// are comments.
 ///
 /// # Errors
 /// [`OriginFileError`].

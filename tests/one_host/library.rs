@@ -23,26 +23,33 @@ fn tars() -> Vec<(String, Vec<u8>)> {
         .collect()
 }
 
-/// Starts the example program with these limits.
-fn start(job: &Job, origin: &Origin, connections: &str, bytes_per_second: &str) -> Running {
-    let mut command = Command::new(program("examples/download_gently"));
-    command
-        .arg(job.folder().join("data.csv"))
-        .arg(job.target_path());
-    command
-        .arg(origin.url())
-        .args([connections, bytes_per_second]);
-    job.start_program(command)
-}
-
-#[test]
-fn a_cancelled_batch_writes_checkpoints_and_the_next_call_resumes_within_its_limits() {
+/// An origin with the classes, and a job whose list names them.
+fn prepared() -> (Origin, Vec<(String, Vec<u8>)>, Job) {
     let origin = Origin::start();
     let tars = tars();
     for (wnid, tar) in &tars {
         origin.class(wnid, tar.clone());
     }
     let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str()));
+    (origin, tars, job)
+}
+
+/// Starts the example program with these limits.
+fn start(job: &Job, origin: &Origin, connections: &str, bytes_per_second: &str) -> Running {
+    start_list(job, origin, "data.csv", [connections, bytes_per_second])
+}
+
+/// Starts the example program for a list in the job's folder.
+fn start_list(job: &Job, origin: &Origin, list: &str, limits: [&str; 2]) -> Running {
+    let mut command = Command::new(program("examples/download_gently"));
+    command.arg(job.folder().join(list)).arg(job.target_path());
+    command.arg(origin.url()).args(limits);
+    job.start_program(command)
+}
+
+#[test]
+fn a_cancelled_batch_writes_checkpoints_and_the_next_call_resumes_within_its_limits() {
+    let (origin, tars, job) = prepared();
 
     // Slow enough for an interruption in the middle of two classes.
     let mut first = start(&job, &origin, "2", "100000");
@@ -99,24 +106,9 @@ fn a_cancelled_batch_writes_checkpoints_and_the_next_call_resumes_within_its_lim
     assert!(took >= least, "{left} bytes arrived in {took:?}");
 }
 
-/// Starts the example program for one class of its own.
-fn start_one(job: &Job, origin: &Origin, wnid: &str) -> Running {
-    let csv = job.folder().join(format!("{wnid}.csv"));
-    std::fs::write(&csv, format!("wnid\n{wnid}\n")).expect("the folder is writable");
-    let mut command = Command::new(program("examples/download_gently"));
-    command.arg(csv).arg(job.target_path()).arg(origin.url());
-    command.args(["2", "1000000"]);
-    job.start_program(command)
-}
-
 #[test]
 fn a_call_for_other_classes_keeps_the_checkpoints_of_an_interrupted_one() {
-    let origin = Origin::start();
-    let tars = tars();
-    for (wnid, tar) in &tars {
-        origin.class(wnid, tar.clone());
-    }
-    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str()));
+    let (origin, tars, job) = prepared();
     let mut first = start(&job, &origin, "2", "100000");
     first.wait_until("two classes have some of their files", |running| {
         let stdout = running.stdout();
@@ -137,7 +129,8 @@ fn a_call_for_other_classes_keeps_the_checkpoints_of_an_interrupted_one() {
     assert!(!begun.is_empty(), "the call was interrupted in a class");
 
     let (other, _) = tars.last().unwrap();
-    let between = start_one(&job, &origin, other).wait();
+    std::fs::write(job.folder().join("other.csv"), format!("wnid\n{other}\n")).unwrap();
+    let between = start_list(&job, &origin, "other.csv", ["2", "1000000"]).wait();
     assert_eq!(between.code, Some(0), "{}", between.stderr);
     origin.forget_requests();
     let finished = start(&job, &origin, "2", "1000000").wait();
@@ -154,12 +147,7 @@ fn a_call_for_other_classes_keeps_the_checkpoints_of_an_interrupted_one() {
 
 #[test]
 fn a_second_call_for_the_same_target_waits_and_then_finds_the_classes_complete() {
-    let origin = Origin::start();
-    let tars = tars();
-    for (wnid, tar) in &tars {
-        origin.class(wnid, tar.clone());
-    }
-    let job = Job::new().classes(tars.iter().map(|(wnid, _)| wnid.as_str()));
+    let (origin, tars, job) = prepared();
     let mut first = start(&job, &origin, "2", "200000");
     first.wait_until("a class receives bytes", |_| {
         (origin.bytes_sent() > 10_000).then_some(())

@@ -188,7 +188,9 @@ impl Worker {
             self.start_due_calls();
             let more_to_report = !self.outbox.is_full();
             tokio::select! {
-                Some(Ended { lease, result, .. }) = self.slots.next(self.status.pending > 0) => self.finished(lease, result),
+                Some(Ended { lease, result, .. }) = self.slots.next(self.status.pending > 0) => {
+                    self.finished(lease, result);
+                }
                 Some(answer) = self.calls.next() => self.answered(answer),
                 Some(result) = beats.recv() => self.heartbeat_answered(result),
                 found = next_results(&mut self.inventory), if more_to_report => self.add_existing_results(found),

@@ -38,7 +38,8 @@ impl LockedTarget {
             };
             if let Some(error) = lock.unlocked() {
                 tracing::warn!(
-                    "the target cannot be locked ({error}): make sure that no other download uses it"
+                    "the target cannot be locked ({error}): make sure that no other download \
+                     uses it"
                 );
             }
             return Self(Some(lock));

@@ -119,7 +119,8 @@ impl Options {
 }
 
 /// A callback for the progress of a batch: called at its start, whenever a class ends, and every
-/// [`Options::progress_interval`]. It is called from the task that runs the batch and must not block.
+/// [`Options::progress_interval`]. It is called from the task that runs the batch and must not
+/// block.
 #[derive(Clone)]
 pub struct ProgressCallback(Arc<dyn Fn(&BatchProgress<'_>) + Send + Sync>);
 
